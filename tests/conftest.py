@@ -21,3 +21,22 @@ def real_data_dir() -> Path:
     if not REAL.is_dir():
         pytest.skip(f"no real X-rays at {REAL}")
     return REAL
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of 60 small synthetic X-rays."""
+    from hub_models.phantom import write_phantoms  # the legacy environment lacks scipy
+
+    return write_phantoms(tmp_path_factory.mktemp("set") / "phantoms", 24, 36, image_size=80, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the config of a SegFormer small enough for tests, to be trained from scratch."""
+    from transformers import SegformerConfig
+
+    folder = tmp_path_factory.mktemp("tiny_segformer")
+    sizes = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 32}
+    SegformerConfig(**sizes, num_attention_heads=[1, 1, 2, 4]).save_pretrained(folder)
+    return folder
