@@ -1,0 +1,48 @@
+"""Scripts run as users run them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Finished `python ARGUMENTS` in the project's root; its output is shown where it failed and `check` is set."""
+    return _run([sys.executable, *map(str, arguments)], check)
+
+
+def accelerate(*arguments: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Finished `accelerate launch ... ARGUMENTS` on the CPU, in one process or two, in the project's root."""
+    return _run(_launch(processes, arguments), check)
+
+
+def kill_when(reached: Callable[[], bool], *arguments: object, seconds: float = 120) -> None:
+    """Start `accelerate launch --cpu ... ARGUMENTS` and end it with SIGKILL as soon as `reached()` is true."""
+    command = _launch(1, arguments)
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
+        limit = time.monotonic() + seconds
+        while not reached():
+            if process.poll() is not None or time.monotonic() > limit:
+                os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+                raise RuntimeError(f"{command} ended, or took {seconds} s, before it was to be killed: {process.stderr.read()}")
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _launch(processes: int, arguments: tuple[object, ...]) -> list[str]:
+    single = "--cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    double = "--config_file scripts/accelerate/cpu_2_processes.yaml --main_process_port 0"  # 0: any free port
+    options = {1: single, 2: double}[processes].split()
+    return [sys.executable, "-m", "accelerate.commands.launch", *options, *map(str, arguments)]
+
+
+def _run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540)
+    if check and done.returncode:
+        raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
