@@ -80,6 +80,6 @@ class TrainConfig:
         return cls(**values)
 
     def differences(self, other: "TrainConfig") -> list[str]:
-        """"field: ours, theirs" for each field in which two configs differ."""
+        """Lines `field: ours, not theirs`, one for each field in which two configs differ."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name}: {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import groupby
@@ -134,7 +133,7 @@ def _inspect(job: Job, read: cxm.Reader) -> Look:
 
 
 def _failure(file: cxm.SetFile, error: Exception) -> Failure:
-    message = re.sub(r" <_io\.BytesIO[^>]*>", "", str(error) or type(error).__name__)
+    message = cxm.reason(error)
     message = message if file.name in message else f"{file.name}: {message}"
     bomb = isinstance(error.__cause__, Image.DecompressionBombError)
     return Failure(file.id, message, bomb or f"more than {cxm.MAX_PIXELS}" in message)

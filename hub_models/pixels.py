@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from chest_xray_masks import binarize, dicom_png
+from chest_xray_masks import binarize, dicom_png, reason
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
 BIT_DEPTHS = (8, 10, 12, 14, 16)
@@ -32,7 +32,7 @@ def open_image(source: Source) -> Image.Image:
         image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be decoded as an image ({error}): pass a sound PNG or DICOM file") from error
+        raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): pass a sound file") from error
     return image
 
 
@@ -57,7 +57,7 @@ def to_gray(source: Source) -> Image.Image:
 
 
 def to_mask(source: Source) -> np.ndarray:
-    """(H, W) bool of a mask in any mode: above half of white, or of 1 where 1 is its largest value."""
+    """(H, W) bool of a mask in any mode: above 127 of 255, of other ranges (0/1, 16 bits) above half of its top."""
     return binarize(open_image(source))
 
 

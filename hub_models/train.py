@@ -15,6 +15,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -69,6 +70,7 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     accelerator = Accelerator(cpu=cpu, dataloader_config=DataLoaderConfiguration(split_batches=True))
     if done := _open_run(config, folder):
         logger.info("%s is finished: delete it, or pass another output_dir, to train anew", folder)
+        logger.info("test %s", _shown(done[task.main_figure], task))
         return done
     if config.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
@@ -83,6 +85,7 @@ def fit(config: TrainConfig) -> dict[str, Any]:
         config.save(folder)
     model = _train(run, model)
     per_image, summary = run.figures(model, "test")
+    logger.info("test %s", _shown(summary, task))
     results = {
         "task": config.task,
         "split": "test",
@@ -95,6 +98,11 @@ def fit(config: TrainConfig) -> dict[str, Any]:
         _save(folder, accelerator.unwrap_model(model), run.processor, results)
     accelerator.wait_for_everyone()
     return results
+
+
+def _shown(summary: dict[str, dict[str, Any]], task: Task) -> str:
+    sites = (f"{site} {figure['mean']:.4f} (n {figure['n']})" for site, figure in summary.items())
+    return f"{task.main_figure}: {', '.join(sites)}"
 
 
 def _open_run(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
@@ -143,14 +151,14 @@ def _train(run: Run, model: PreTrainedModel) -> torch.nn.Module:
     checkpoints = Path(config.output_dir) / CHECKPOINTS
     first = _resume(checkpoints, accelerator)
     shown = {"total": config.epochs * len(loader), "initial": first * len(loader), "unit": "step"}
-    with tqdm(**shown, disable=not accelerator.is_main_process, dynamic_ncols=True) as progress:
+    shown |= {"disable": not accelerator.is_main_process, "dynamic_ncols": True}
+    with logging_redirect_tqdm(), tqdm(**shown) as progress:
         for epoch in range(first, config.epochs):
             loader.set_epoch(epoch)
             loss = _train_epoch(run, model, loader, optimizer, schedule, epoch, progress)
             _, summary = run.figures(model, "validation")
             _checkpoint(checkpoints, epoch + 1, accelerator)
-            figures = ", ".join(f"{site} {figure['mean']:.4f}" for site, figure in summary.items())
-            logger.info("epoch %d: loss %.4f, validation %s %s", epoch + 1, loss, run.task.main_figure, figures)
+            logger.info("epoch %d: loss %.4f, validation %s", epoch + 1, loss, _shown(summary, run.task))
     return model
 
 

@@ -14,6 +14,7 @@ Stopped at any moment, the same command goes on from the last whole epoch. `--he
 import logging
 
 from transformers import HfArgumentParser
+from transformers.utils import logging as transformers_logging
 
 from hub_models.config import TrainConfig
 from hub_models.train import fit
@@ -21,5 +22,7 @@ from hub_models.train import fit
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hub_models").setLevel(logging.INFO)
+    transformers_logging.set_verbosity_error()  # its advice on torchvision, which nothing here needs
+    transformers_logging.disable_progress_bar()
     (config,) = HfArgumentParser(TrainConfig).parse_args_into_dataclasses()
     fit(config)

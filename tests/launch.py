@@ -29,7 +29,9 @@ def kill_when(reached: Callable[[], bool], *arguments: object, seconds: float = 
         while not reached():
             if process.poll() is not None or time.monotonic() > limit:
                 os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
-                raise RuntimeError(f"{command} ended, or took {seconds} s, before it was to be killed: {process.stderr.read()}")
+                raise RuntimeError(
+                    f"{command} ended, or took {seconds} s, before it was to be killed: {process.stderr.read()}"
+                )
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
 

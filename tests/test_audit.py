@@ -404,7 +404,8 @@ def test_nothing_of_the_set(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         audit(tmp_path / "nowhere")
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04")
-    assert kinds(run(tmp_path / "cut.zip"))["unreadable file"] == [("cut.zip",)]
+    ((name,),) = kinds(run(tmp_path / "cut.zip"))["unreadable file"]
+    assert name.endswith("cut.zip")
 
 
 def test_report_path_is_checked_before_the_work(make: Make, tmp_path: Path) -> None:

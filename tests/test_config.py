@@ -55,7 +55,9 @@ def test_differences_name_the_field() -> None:
 
 
 def test_command_line_reads_every_kind_of_field() -> None:
-    line = "--data_dir d --output_dir o --from_scratch --augment False --learning_rate 0.001 --model m --config_name MC"
+    line = (
+        "--data_dir d --output_dir o --from_scratch --augment False --learning_rate 0.001 --model m --config_name MC"
+    )
     (config,) = HfArgumentParser(TrainConfig).parse_args_into_dataclasses(line.split())
     wanted = {"from_scratch": True, "augment": False, "learning_rate": 1e-3, "model": "m", "config_name": "MC"}
     assert config == TrainConfig("d", "o", **wanted)

@@ -104,6 +104,7 @@ def test_masks_of_any_mode_become_the_same_bool() -> None:
         palette_image(hard),
         Image.fromarray(np.stack([hard] * 3, -1)),
         Image.fromarray(lungs.astype(np.uint16) * 65535),
+        Image.fromarray(lungs.astype(np.uint16) * 4095),
     ]
     for image in modes:
         np.testing.assert_array_equal(to_mask(encoded(image)), lungs)

@@ -53,7 +53,7 @@ def test_checkpoint_weights_are_kept_and_a_head_for_other_classes_is_not(tiny_se
 
 
 def test_loss_by_hand() -> None:
-    # one image of two pixels, logits at the mask's size: softmax 1/2 and 1/2 everywhere, the mask holds one lung pixel:
+    # one image of two pixels, logits at the mask's size: softmax 1/2 and 1/2 everywhere, one lung pixel in the mask:
     # cross-entropy log 2; soft Dice = 2 * 0.5 / (0.5 + 0.5 + 1) = 0.5, so Dice loss 0.5
     logits, mask = torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 1]]])
     assert LUNGS.loss(logits, {"mask": mask}).item() == pytest.approx(np.log(2) + 0.5, abs=1e-4)
@@ -67,7 +67,9 @@ def test_loss_is_the_mean_over_images_and_upsamples_logits() -> None:
     confident = torch.stack([-20.0 * masks, 20.0 * masks - 10], 1).float()
     assert LUNGS.loss(confident, {"mask": masks}) < 1e-3
     large = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
-    assert LUNGS.loss(logits, {"mask": masks}) > cross_entropy(large, masks.long()) - 1e-6  # the Dice part is not negative
+    assert (
+        LUNGS.loss(logits, {"mask": masks}) > cross_entropy(large, masks.long()) - 1e-6
+    )  # the Dice part is not negative
 
 
 def test_prediction_is_on_the_original_grid() -> None:

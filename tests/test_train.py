@@ -108,7 +108,9 @@ def test_run_killed_and_started_again_ends_with_the_same_weights(config, results
     assert not (tmp_path / "run" / "results.json").exists()
     log = accelerate(*line(again)).stderr
     assert "going on from" in log and "epoch 1:" not in log and "epoch 12:" in log
-    weights, resumed = (load_file(Path(folder) / "model.safetensors") for folder in (config.output_dir, again.output_dir))
+    weights, resumed = (
+        load_file(Path(folder) / "model.safetensors") for folder in (config.output_dir, again.output_dir)
+    )
     assert all(torch.equal(weights[name], resumed[name]) for name in weights | resumed)
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     assert not (tmp_path / "run" / "checkpoints").exists()
