@@ -1,0 +1,85 @@
+"""The README's commands and code, run as written on the phantoms that `make demo` writes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import ROOT
+from PIL import Image
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project's files in which `make demo` was run, with this environment as its `.venv`."""
+    root = tmp_path_factory.mktemp("clone") / "project"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    environment = root / ".venv"
+    environment.symlink_to(sys.prefix)
+    if not (environment / ".installed").exists():
+        pytest.skip("not in the environment that `make install` makes")
+    os.utime(root / "constraints.txt", (0, 0))
+    os.utime(root / "pyproject.toml", (0, 0))  # older than .installed: nothing to install
+    run("make demo", root)
+    return root
+
+
+def run(command: str, root: Path) -> str:
+    """Output of a shell command with the environment's programs first on the path."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(root)}
+    done = subprocess.run(command, shell=True, cwd=root, env=environment, capture_output=True, text=True, timeout=1200)
+    if done.returncode:
+        raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def test_first_screen_says_what_and_what_not() -> None:
+    first = README.splitlines()[:12]
+    assert any("not a medical device" in line for line in first)
+    assert any(line.startswith("![") for line in first)
+    assert (ROOT / re.search(r"!\[.*?\]\((.*?)\)", README)[1]).is_file()
+    assert "make demo" in blocks("bash")[0] and "make test" in blocks("bash")[0]
+    assert len([line for line in blocks("python")[0].splitlines() if line]) == 8
+
+
+@pytest.mark.slow
+def test_demo_ends_above_090_with_its_picture(demo: Path) -> None:
+    results = json.loads((demo / "demo" / "run-phantoms" / "results.json").read_text())
+    assert results["dice"]["all"]["mean"] > 0.90
+    assert Image.open(demo / "demo" / "overlays.png").size[0] > 500
+    assert json.loads((demo / "demo" / "audit.json").read_text())["counts"]["MC"]["images"] == 40
+
+
+@pytest.mark.slow
+def test_eight_lines_run(demo: Path) -> None:
+    (demo / "eight_lines.py").write_text(blocks("python")[0])
+    id, age, *findings, share = run("python eight_lines.py", demo).split()
+    assert id[:6] in ("MCUCXR", "CHNCXR") and findings
+    assert 0.1 < float(share) < 0.5  # of the picture are lungs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [line for block in blocks("bash")[1:] for line in block.splitlines() if line])
+def test_command_runs(command: str, demo: Path) -> None:
+    run(command, demo)
+
+
+def test_every_command_is_found() -> None:
+    commands = [line for block in blocks("bash") for line in block.splitlines() if line]
+    assert all(line.split()[0] in ("make", "python", "accelerate") for line in commands)
+    scripts = {path.name for path in (ROOT / "scripts").glob("*.py")}
+    assert {"train.py", "audit_dataset.py", "show_dataset.py", "draw_overlays.py", "benchmark.py"} <= scripts

@@ -1,0 +1,82 @@
+"""The rooms of the project and who may call whom, as the README draws them."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = {f"hub_models.{path.stem}": path for path in (ROOT / "hub_models").glob("*.py") if path.stem != "__init__"}
+ROOMS = {"chest_xray_masks": ROOT / "chest_xray_masks.py"} | PACKAGE
+# Each room may import the rooms before it in this list, never one behind it.
+ORDER = [
+    "chest_xray_masks",
+    "files",
+    "pixels",
+    "phantom",
+    "metrics",
+    "config",
+    "inspection",
+    "audit",
+    "data",
+    "augment",
+    "tasks",
+    "evaluation",
+    "train",
+    "predict",
+    "figures",
+    "benchmark",
+]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_every_room_is_in_the_order() -> None:
+    assert {name.removeprefix("hub_models.") for name in ROOMS} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_imports_run_downward(name: str) -> None:
+    place = ORDER.index(name.removeprefix("hub_models."))
+    rooms = {room.removeprefix("hub_models.") for room in imported(ROOMS[name]) & set(ROOMS)}
+    assert rooms <= set(ORDER[:place])
+
+
+def test_builder_is_complete_on_its_own() -> None:
+    import sys
+
+    tops = {name.split(".")[0] for name in imported(ROOMS["chest_xray_masks"])}
+    assert tops <= set(sys.stdlib_module_names) | {"datasets", "numpy", "PIL"}
+
+
+def test_scripts_hold_no_logic() -> None:
+    for path in (ROOT / "scripts").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), path
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)], path
+
+
+def test_file_tree_of_the_readme_is_the_files() -> None:
+    tree = re.search(r"```\n(chest_xray_masks\.py .*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    shown, folder = set(), ""
+    for line in tree.splitlines():
+        if match := re.match(r"( *)(\S+)", line):
+            name = match[2]
+            folder = name if name.endswith("/") and not match[1] else folder if match[1] else ""
+            shown.add(name if not match[1] else folder + name)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    files = {path for path in tracked.stdout.splitlines() if path.endswith(".py") and not path.startswith("tests/")}
+    assert files - {"hub_models/__init__.py"} == {path for path in shown if path.endswith(".py")}
+    assert all((ROOT / path).exists() for path in shown)
