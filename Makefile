@@ -30,6 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
+	mkdir -p demo
 	$(if $(strip $(DATA)),,$(BIN)/python scripts/write_phantoms.py --output $(SOURCE))
 	$(BIN)/python scripts/audit_dataset.py --data_dir "$(SOURCE)" --json demo/audit.json
 	$(BIN)/python scripts/show_dataset.py --data_dir "$(SOURCE)"
@@ -42,13 +43,14 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-# datasets 3.6.0 is the last line that runs dataset scripts; it needs an environment of its own
-test-legacy: $(VENV)-legacy/.installed
-	$(VENV)-legacy/bin/python -m pytest -m slow tests/test_legacy.py
+# The builder on older lines of datasets, each in an environment of its own: 3.6.0 is the last that runs scripts
+test-legacy: $(VENV)-datasets3/.installed $(VENV)-datasets4/.installed
+	$(VENV)-datasets3/bin/python -m pytest -m slow tests/test_legacy.py
+	PYTHONPATH=. $(VENV)-datasets4/bin/python -m pytest tests/test_chest_xray_masks.py
 
-$(VENV)-legacy/.installed: tests/constraints-legacy.txt
-	$(PYTHON) -m venv $(VENV)-legacy
-	$(VENV)-legacy/bin/python -m pip install --quiet --constraint tests/constraints-legacy.txt datasets pillow pydicom pytest
+$(VENV)-datasets%/.installed: tests/constraints-datasets%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint $< datasets pillow pydicom pytest
 	touch $@
 
 lint: install

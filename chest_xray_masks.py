@@ -41,8 +41,10 @@ LAYOUTS = (
 SITES = {"MC": "Montgomery", "Shenzhen": "Shenzhen"}  # config -> site
 SITE_OF_PREFIX = {"MCUCXR": "Montgomery", "CHNCXR": "Shenzhen"}
 PARTS = ("train", "validation", "test")
-# Chosen among 10 million so that, on the full 800, every group of site x label x has-mask keeps its 70/10/20 shares.
-SPLIT_SALT = 8310705
+# Chosen among 65 million so that, on the full 800, every group of site x label x has-mask keeps its 70/10/20 shares
+# within 1.4 points, and films that look like one patient's though no reading says so (MCUCXR_0254 and 0255, 0372 and
+# 0375) share a part.
+SPLIT_SALT = 62858640
 # What the readings of the full set say ("same pt as ..."): kept here too, so that a copy without them splits alike.
 SAME_PATIENT = {"MCUCXR_0117": "MCUCXR_0113", "MCUCXR_0166": "MCUCXR_0162", "MCUCXR_0170": "MCUCXR_0162"}
 MAX_PIXELS = 100_000_000  # the largest original holds 19.7 million

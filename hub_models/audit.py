@@ -193,6 +193,7 @@ def _file_findings(tree: cxm.Tree, looks: list[Look]) -> Iterator[Finding]:
     """Zips and files that cannot be read or are too large, and copies that differ; names are relative to the tree."""
 
     def short(text: str) -> str:
+        """Text without the path of the tree."""
         return text.replace(f"{Path(tree.root).expanduser().resolve()}/", "")
 
     for name, message in tree.problems:

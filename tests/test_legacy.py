@@ -18,10 +18,10 @@ pytestmark = [
 ]
 
 SCRIPT = Path(__file__).parents[1] / "chest_xray_masks.py"
-IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0", "CHNCXR_0327_1", "MCUCXR_0001_0", "MCUCXR_0007_0", "MCUCXR_0013_0")
+IDS = ("CHNCXR_0005_0", "CHNCXR_0006_0", "CHNCXR_0327_1", "MCUCXR_0001_0", "MCUCXR_0022_0", "MCUCXR_0043_0")
 EXPECTED = {
-    "MC": {"train": ["MCUCXR_0001_0"], "validation": ["MCUCXR_0013_0"], "test": ["MCUCXR_0007_0"]},
-    "Shenzhen": {"train": ["CHNCXR_0327_1"], "validation": ["CHNCXR_0001_0"], "test": ["CHNCXR_0002_0"]},
+    "MC": {"train": ["MCUCXR_0001_0"], "validation": ["MCUCXR_0043_0"], "test": ["MCUCXR_0022_0"]},
+    "Shenzhen": {"train": ["CHNCXR_0327_1"], "validation": ["CHNCXR_0005_0"], "test": ["CHNCXR_0006_0"]},
 }
 EXPECTED["all"] = {part: EXPECTED["Shenzhen"][part] + EXPECTED["MC"][part] for part in ("train", "validation", "test")}
 HOW = {"plain": {}, "streaming": {"streaming": True}, "num_proc": {"num_proc": 2}}

@@ -83,9 +83,9 @@ def bare_png(width: int, height: int, pixels: bytes = b"") -> bytes:
 
 
 MC_IDS = ("MCUCXR_0001_0", "MCUCXR_0002_0", "MCUCXR_0104_1")
-SHENZHEN_IDS = ("CHNCXR_0001_0", "CHNCXR_0002_0", "CHNCXR_0327_1")
+SHENZHEN_IDS = ("CHNCXR_0001_0", "CHNCXR_0006_0", "CHNCXR_0327_1")
 IDS = (*SHENZHEN_IDS, *MC_IDS)  # sorted
-WITHOUT_MASK = "CHNCXR_0002_0"
+WITHOUT_MASK = "CHNCXR_0006_0"
 
 
 def kaggle(ids: tuple[str, ...] = IDS, top: str = "Lung Segmentation/") -> dict[str, bytes]:
