@@ -4,8 +4,11 @@ VENV ?= .venv
 DATA ?=
 # bf16 halves the time of a step where the processor has it in hardware
 PRECISION ?= $(shell grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null && echo bf16 || echo no)
+# left to itself, the launcher gives a process one thread
+THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN := $(VENV)/bin
-LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision $(PRECISION) --dynamo_backend no
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no \
+	--num_cpu_threads_per_process $(THREADS) --mixed_precision $(PRECISION)
 export HF_UPDATE_DOWNLOAD_COUNTS := 0
 
 ifeq ($(strip $(DATA)),)

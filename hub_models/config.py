@@ -24,7 +24,9 @@ class TrainConfig:
     """
 
     data_dir: str = field(metadata={"help": "folder or zip that holds the X-rays"})
-    output_dir: str = field(metadata={"help": "run folder to make, or to go on with"})
+    output_dir: str = field(
+        metadata={"help": "run folder to make, or to go on with, on a disk that all processes share"}
+    )
     task: Literal["lung_segmentation"] = option("lung_segmentation", "what to learn")
     config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites to train on and test on")
     model: str | None = option(None, "Hub id or folder of the checkpoint to start from (the task's own by default)")
@@ -32,7 +34,7 @@ class TrainConfig:
     image_size: int = option(256, "side in pixels to which X-rays are scaled, a multiple of 32")
     epochs: int = option(30, "passes over the training images")
     batch_size: int = option(8, "images in a step, all processes together")
-    learning_rate: float | None = option(None, "peak of the one-cycle schedule (6e-4 from scratch, 2e-4 otherwise)")
+    learning_rate: float | None = option(None, "peak of the cosine schedule (6e-4 from scratch, 2e-4 otherwise)")
     weight_decay: float = option(0.01, "AdamW's, on weights of two and more dimensions")
     warmup_share: float = option(0.1, "share of the steps in which the learning rate climbs to its peak")
     gradient_norm: float = option(1.0, "largest norm of the gradient; longer ones are clipped")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.config import TrainConfig
@@ -33,7 +33,7 @@ class Predictor:
         task = TASKS[TrainConfig.load(folder).task]
         if not (folder / "model.safetensors").is_file():
             raise FileNotFoundError(f"no model.safetensors in {folder}: let scripts/train.py finish")
-        model = AutoModelForSemanticSegmentation.from_pretrained(folder, local_files_only=True).eval()
+        model = task.build(str(folder), False, task.labels).eval()
         return cls(task, model, AutoImageProcessor.from_pretrained(folder, local_files_only=True))
 
     @torch.inference_mode()

@@ -13,12 +13,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import DataLoaderConfiguration, set_seed
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 from transformers.image_processing_utils import BaseImageProcessor
 
+from chest_xray_masks import SITES, scan
 from hub_models.augment import augment, draw
 from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.data import Arrays, load_splits, prepare, training_loader
@@ -29,6 +30,7 @@ from hub_models.tasks import TASKS, Task
 logger = get_logger(__name__)  # speaks on the main process only
 
 CHECKPOINTS = "checkpoints"
+DATA_NAME = "data.json"
 RESULTS_NAME = "results.json"
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate")
 
@@ -56,33 +58,39 @@ class Run:
 def fit(config: TrainConfig) -> dict[str, Any]:
     """Results of the run that `config` asks for, leaving a run folder in `config.output_dir`.
 
-    The folder holds the weights (safetensors), the image processor, `train_config.json` and `results.json`, which is
-    written last: a folder without it is not done, and the same call goes on from its newest whole epoch, with the same
-    final weights as a run never stopped. A finished run of the same config is not trained again.
+    The folder holds the weights (safetensors), the image processor, `train_config.json`, `data.json` (which X-rays are
+    in which part) and `results.json`, which is written last: a folder without it is not done, and the same call goes
+    on from its newest whole epoch, with the same final weights as a run never stopped. A finished run of the same
+    config is not trained again.
 
     Raises:
-        ValueError: the folder holds something else, a part of the data is empty, or a loss is not finite.
+        ValueError: the folder holds something else or a run of another config or other X-rays, a part of the data is
+            empty, or a loss is not finite.
         FileNotFoundError: nothing of the set under `config.data_dir`.
     """
     folder, task = Path(config.output_dir), TASKS[config.task]
     # a launcher of several processes takes them to have GPUs unless told
     cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, dataloader_config=DataLoaderConfiguration(split_batches=True))
-    if done := _open_run(config, folder):
-        logger.info("%s is finished: delete it, or pass another output_dir, to train anew", folder)
-        logger.info("test %s", _shown(done[task.main_figure], task))
-        return done
+    _check_folder(config, folder)
     if config.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
         raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}")
     set_seed(config.seed)
     rows, arrays = _load(config, task, accelerator)
+    data = _describe_data(config, folder, rows)
+    if (folder / RESULTS_NAME).exists():
+        logger.info("%s is finished: delete it, or pass another output_dir, to train anew", folder)
+        results = json.loads((folder / RESULTS_NAME).read_text())
+        logger.info("test %s", _shown(results[task.main_figure], task))
+        return results
     source = config.model or task.model
     model = task.build(source, config.from_scratch, task.labels)
     run = Run(config, task, task.processor(source, config.image_size), accelerator, rows, arrays)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         config.save(folder)
+        write_json(data, folder / DATA_NAME)
     model = _train(run, model)
     per_image, summary = run.figures(model, "test")
     logger.info("test %s", _shown(summary, task))
@@ -105,17 +113,24 @@ def _shown(summary: dict[str, dict[str, Any]], task: Task) -> str:
     return f"{task.main_figure}: {', '.join(sites)}"
 
 
-def _open_run(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
-    """Results of the finished run in `folder`; None where there is a run to begin or to go on with."""
+def _check_folder(config: TrainConfig, folder: Path) -> None:
+    """Raise ValueError unless `folder` is new or empty, or holds a run of this config."""
     if not (folder / CONFIG_NAME).exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise ValueError(f"output_dir {folder} holds files but no run: pass a new or an empty folder")
-        return None
-    if differences := config.differences(TrainConfig.load(folder)):
+    elif differences := config.differences(TrainConfig.load(folder)):
         changed = "; ".join(differences)
         raise ValueError(f"output_dir {folder} holds a run of another config ({changed}): delete it, or pass another")
-    results = folder / RESULTS_NAME
-    return json.loads(results.read_text()) if results.exists() else None
+
+
+def _describe_data(config: TrainConfig, folder: Path, rows: dict[str, datasets.Dataset]) -> dict[str, Any]:
+    """Fingerprint of the X-rays and the ids in each part; ValueError where the run in `folder` began with others."""
+    fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
+    data = {"fingerprint": fingerprint} | {part: list(share["id"]) for part, share in rows.items()}
+    path = folder / DATA_NAME
+    if path.exists() and json.loads(path.read_text()) != data:
+        raise ValueError(f"{config.data_dir} changed since the run in {folder} began: pass another output_dir")
+    return data
 
 
 def _load(
@@ -145,8 +160,7 @@ def _train(run: Run, model: PreTrainedModel) -> torch.nn.Module:
     optimizer = _optimizer(config, model)
     loader = training_loader(run.arrays["train"], config.batch_size, config.seed)
     updates = config.epochs * math.ceil(len(loader) / accelerator.gradient_accumulation_steps)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    schedule = OneCycleLR(optimizer, peaks, total_steps=updates, pct_start=config.warmup_share, cycle_momentum=False)
+    schedule = get_cosine_schedule_with_warmup(optimizer, round(config.warmup_share * updates), updates)
     model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
     checkpoints = Path(config.output_dir) / CHECKPOINTS
     first = _resume(checkpoints, accelerator)
@@ -167,7 +181,7 @@ def _train_epoch(
     model: torch.nn.Module,
     loader: torch.utils.data.DataLoader,
     optimizer: torch.optim.Optimizer,
-    schedule: OneCycleLR,
+    schedule: LRScheduler,
     epoch: int,
     progress: tqdm,
 ) -> float:
@@ -187,7 +201,8 @@ def _train_epoch(
             if not torch.isfinite(loss):
                 raise ValueError(f"the loss is {loss.item()} in epoch {epoch + 1}: lower learning_rate")
             accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), config.gradient_norm)
+            if accelerator.sync_gradients:  # else the gradient is only a part of the step's
+                accelerator.clip_grad_norm_(model.parameters(), config.gradient_norm)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

@@ -1,7 +1,7 @@
 r"""Train a model on the chest X-rays.
 
-From random weights (no download):
-    accelerate launch scripts/train.py --data_dir DATA --output_dir runs/lungs --from_scratch
+From random weights (no download), on a CPU; leave out --cpu on a GPU:
+    accelerate launch --cpu --num_processes 1 scripts/train.py --data_dir DATA --output_dir runs/lungs --from_scratch
 From the ImageNet checkpoint nvidia/mit-b0:
     accelerate launch scripts/train.py --data_dir DATA --output_dir runs/lungs
 On the CPUs of one machine, in two processes:

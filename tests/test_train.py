@@ -36,7 +36,8 @@ def line(config: TrainConfig) -> list[str]:
 
 def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> None:
     folder = Path(config.output_dir)
-    names = {"config.json", "model.safetensors", "preprocessor_config.json", "train_config.json", "results.json"}
+    names = {"config.json", "model.safetensors", "preprocessor_config.json"}
+    names |= {"train_config.json", "data.json", "results.json"}
     assert {path.name for path in folder.iterdir()} == names
     assert TrainConfig.load(folder) == config
     assert json.loads((folder / "results.json").read_text()) == results
@@ -67,6 +68,18 @@ def test_finished_run_is_not_trained_again(config, results) -> None:
 def test_other_config_for_the_same_folder_names_the_field(config, results) -> None:
     with pytest.raises(ValueError, match=r"run of another config \(epochs: 9, not 12\)"):
         fit(dataclasses.replace(config, epochs=9))
+
+
+def test_changed_x_rays_are_noticed(config, phantoms, tmp_path) -> None:
+    shutil.copytree(phantoms, tmp_path / "set")
+    run = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"), epochs=1)
+    data = json.loads((Path(config.output_dir) / "data.json").read_text())
+    assert all(split_of(id[:-2]) == part for part in ("validation", "test") for id in data[part] if id[:3] == "CHN")
+    results = fit(run)
+    assert fit(run) == results
+    next((tmp_path / "set").rglob("CXR_png/*.png")).touch()
+    with pytest.raises(ValueError, match="set changed since the run in .*run began"):
+        fit(run)
 
 
 def test_folder_of_something_else_is_left_alone(config, tmp_path) -> None:
