@@ -17,7 +17,7 @@ RUN := demo/run-phantoms
 SETTINGS := --image_size 128 --epochs 20
 else
 SOURCE := $(DATA)
-RUN := demo/run
+RUN ?= demo/run
 SETTINGS := --image_size 256 --epochs 20
 endif
 
@@ -25,7 +25,7 @@ endif
 
 install: $(VENV)/.installed
 
-# torch first, by its exact pin: so no other package asks for a build of several GB
+# torch first, by its exact pin: no other package then asks for another build of it
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0

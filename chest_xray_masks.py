@@ -83,13 +83,14 @@ class Reading(NamedTuple):
     findings: str | None = None
 
 
-_WORDS_OF_SEX = {"female": "f female woman girl", "male": "m male man boy", "other": "o other others"}
+_WORDS_OF_SEX = {"female": "f fem female woman girl", "male": "m male man boy", "other": "o other others"}
 _SEX_WORDS = {word: sex for sex, words in _WORDS_OF_SEX.items() for word in words.split()}
 _DAYS = {"y": 365.25, "m": 365.25 / 12, "w": 7.0, "d": 1.0}
 _STOP = r"[^\S\n]*(?:[,;)\]]|\.?[^\S\n]*$)"  # where a phrase ends: a comma, a bracket, the line
 _SEX_NEXT = rf"[^\w\n]*(?:(?:(?:fe)?male|(?:wo)?man|boy|girl)\b|[fm]\b(?={_STOP}))"
 # Letters and misspellings must end where the word ends; spelt-out units may touch the next word ("45yrsnormal").
-_UNIT = r"(?:(?:[tu]?y[ears]{0,6}|y/?o|mo?n?t?h?s?|w(?:ee)?k?s?|d)\b|years?|yrs?|months?|weeks?|days?|(?<=\d)y)"
+_MISSPELT = r"[tu]?y[ears]{0,6}|y/?o|m[ounthes]{0,7}(?<!most)(?<!men)|w[eks]{0,4}|d[ayes]{0,4}"
+_UNIT = rf"(?:(?:{_MISSPELT})\b|years?|yrs?|months?|weeks?|days?|(?<=\d)y)"
 _SPAN = rf"\d{{1,3}}(?:[.,]\d+)?[^\w\n]{{0,3}}{_UNIT}"
 _AGE = rf"{_SPAN}(?:(?:[^\S\n]*(?:and[^\S\n]*)?{_SPAN})+(?={_STOP}))?(?:[ -]?old\b(?={_STOP}|{_SEX_NEXT}))?"
 _LABEL = r"(?:p[a-z]{1,7}\W{0,2}s?\W{0,2})?"  # "Patient's ", in any spelling and with any apostrophe
@@ -206,10 +207,10 @@ class Tree:
         return {(file.role, file.id): file for file in reversed(self.files)}
 
     def fingerprint(self, site: str | None) -> str:
-        """Hash of this code and of names, sizes and times of the files used for `site` (None: all): the cache key."""
+        """Hash of the names, sizes and times of the files used for `site` (None: all), and of what cannot be read."""
         used = sorted(row for row in self.chosen().values() if row.role != "test_copy" and _is_at(row.id, site))
         facts = [(file.role, file.id, PurePosixPath(file.member or file.path).name, *file[4:]) for file in used]
-        return hashlib.sha256(repr((_CODE_HASH, facts, self.problems)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((facts, self.problems)).encode()).hexdigest()[:16]
 
 
 class Row(NamedTuple):
@@ -392,16 +393,20 @@ class Reader:
         """Bytes of a file.
 
         Raises:
-            ValueError: the zip's member is damaged or encrypted.
+            ValueError: the zip's member is damaged, encrypted, or larger than an image of `MAX_PIXELS` can be.
         """
         if not file.member:
             return Path(file.path).read_bytes()
+        if file.size > 8 * MAX_PIXELS:
+            raise ValueError(
+                f"{file.name} would unpack to {file.size} bytes, more than an X-ray has: get the zip anew"
+            )
         with self.lock:
             if file.path not in self.archives:
                 self.archives[file.path] = _open_zip(file.path)
         try:
             return self.archives[file.path].read(file.member)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        except Exception as error:  # each kind of compression has its own
             raise ValueError(f"{file.name} cannot be read from its zip ({error}): get the zip anew") from error
 
 
@@ -439,12 +444,16 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
 
 
 def binarize(mask: Image.Image) -> np.ndarray:
-    """(H, W) bool of any mask image: above 127 (re-saved masks have soft edges); other ranges: above half its top."""
+    """(H, W) bool of any mask image.
+
+    True above 127 where the top is 128 to 255 (re-saved masks have soft edges), at every label where it is at most 3,
+    else above half of the top.
+    """
     if mask.mode not in ("L", "I", "F") and not mask.mode.startswith("I;16"):
         mask = mask.convert("L")
     values = np.asarray(mask)
     top = values.max(initial=0)
-    return values > (127 if 1 < top <= 255 else top / 2)
+    return values > (0.5 if top <= 3 else 127 if 127 < top <= 255 else top / 2)
 
 
 def mask_png(files: Iterable[tuple[str, bytes]], size: tuple[int, int]) -> bytes:
@@ -544,10 +553,11 @@ class ChestXrayMasksConfig(datasets.BuilderConfig):
     url: str = DOWNLOAD_URL
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Key of the cache: the files used under `data_dir`; not `data_files`, which `load_dataset` fills by guess."""
+        """Key of the cache: this code and the files used, or the URL; not `data_files`, which are a guess."""
         kept = {key: value for key, value in config_kwargs.items() if key not in ("data_dir", "data_files")}
-        # a download is kept by its URL, and built anew when this code changes
-        kept["tree"] = scan(self.data_dir).fingerprint(SITES.get(self.name)) if self.data_dir else _CODE_HASH[:16]
+        kept["code"] = _CODE_HASH[:16]
+        if self.data_dir:
+            kept["tree"] = scan(self.data_dir).fingerprint(SITES.get(self.name))
         return super().create_config_id(kept, custom_features)
 
 
@@ -577,9 +587,9 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
         try:
             path = dl_manager.download(url)
         except Exception as error:  # each transport has its own; fsspec calls any status a FileNotFoundError
-            reason = error.__cause__ or error
-            reason = f"{type(reason).__name__}: {reason}"
-            raise ConnectionError(f"the download of {url} failed ({reason}): try again, or {way_out}") from error
+            cause = error.__cause__ or error
+            said = f"{type(cause).__name__}: {cause}"
+            raise ConnectionError(f"the download of {url} failed ({said}): try again, or {way_out}") from error
         if not dl_manager.is_streaming and not zipfile.is_zipfile(path):
             size = Path(path).stat().st_size
             Path(path).unlink()  # else the next try would take it for the set

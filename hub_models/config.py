@@ -24,9 +24,7 @@ class TrainConfig:
     """
 
     data_dir: str = field(metadata={"help": "folder or zip that holds the X-rays"})
-    output_dir: str = field(
-        metadata={"help": "run folder to make, or to go on with, on a disk that all processes share"}
-    )
+    output_dir: str = field(metadata={"help": "run folder to make or to go on with; all processes must see it"})
     task: Literal["lung_segmentation"] = option("lung_segmentation", "what to learn")
     config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites to train on and test on")
     model: str | None = option(None, "Hub id or folder of the checkpoint to start from (the task's own by default)")
@@ -82,6 +80,7 @@ class TrainConfig:
         return cls(**values)
 
     def differences(self, other: "TrainConfig") -> list[str]:
-        """Lines `field: ours, not theirs`, one for each field in which two configs differ."""
+        """Lines `field: ours, not theirs`, one for each field but the two folders in which two configs differ."""
         mine, theirs = asdict(self), asdict(other)
-        return [f"{name}: {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+        names = [name for name in mine if name not in ("data_dir", "output_dir") and mine[name] != theirs[name]]
+        return [f"{name}: {mine[name]!r}, not {theirs[name]!r}" for name in names]

@@ -1,5 +1,6 @@
 """Rows to splits, and rows to fixed-size uint8 arrays that are decoded once, kept on disk and memory-mapped."""
 
+import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 
 from chest_xray_masks import ChestXrayMasks
+from hub_models import pixels
 from hub_models.pixels import resize_gray, resize_mask, to_gray, to_mask
 
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
+CODE_HASH = hashlib.sha256(Path(__file__).read_bytes() + Path(pixels.__file__).read_bytes()).hexdigest()[:16]
 
 
 def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.DatasetDict:
@@ -27,7 +30,7 @@ def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.Data
     try:
         builder.download_and_prepare()
     except datasets.exceptions.DatasetGenerationError as error:
-        raise (error.__cause__ if isinstance(error.__cause__, (ValueError, ImportError)) else error) from error
+        raise error.__cause__ or error from None  # the cause names the file
     return builder.as_dataset()
 
 
@@ -41,7 +44,7 @@ def prepare(rows: datasets.Dataset, image_size: int) -> datasets.Dataset:
     processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
     return rows.map(
         _shrink,
-        fn_kwargs={"image_size": image_size},
+        fn_kwargs={"image_size": image_size, "code": CODE_HASH},
         remove_columns=[name for name in rows.column_names if name not in ("id", "label", "site")],
         features=datasets.Features(
             {name: rows.features[name] for name in ("id", "label", "site")}
@@ -53,7 +56,8 @@ def prepare(rows: datasets.Dataset, image_size: int) -> datasets.Dataset:
     )
 
 
-def _shrink(row: dict[str, Any], image_size: int) -> dict[str, Any]:
+def _shrink(row: dict[str, Any], image_size: int, code: str) -> dict[str, Any]:
+    """A prepared row; `code` is here for the key of the cache, which knows functions by name only."""
     gray = to_gray(row["image"])
     mask = None if row["mask"] is None else resize_mask(to_mask(row["mask"]), image_size)
     return {

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -35,7 +35,9 @@ def evaluate(
 
     `arrays` holds the same rows at the training size. Each process takes a share; nothing is averaged before all join.
     """
-    model.eval()
+    model = accelerator.unwrap_model(model).eval()  # a share can be empty, and wrapped models wait for each other
+    for buffer in model.buffers():  # running statistics are each process's own
+        broadcast(buffer, from_process=0)
     figures = []
     with accelerator.split_between_processes(list(range(len(rows)))) as mine:
         for start in range(0, len(mine), CHUNK):

@@ -5,16 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
 from hub_models.pixels import to_gray, to_mask
 from hub_models.predict import Predictor
-
-matplotlib.use("Agg")  # no screen needed
-from matplotlib import pyplot  # noqa: E402
 
 TRUE, PREDICTED = np.array([40, 200, 120]), np.array([255, 160, 20])  # green, orange
 
@@ -32,7 +29,8 @@ class Overlay:
 
 def draw_overlays(overlays: list[Overlay], path: Path) -> None:
     """Save a PNG with a column per X-ray: the image, its true mask, the predicted mask, and its Dice below."""
-    figure, axes = pyplot.subplots(3, len(overlays), figsize=(2.2 * len(overlays) + 0.4, 7.2), squeeze=False)
+    figure = Figure(figsize=(2.2 * len(overlays) + 0.4, 7.2))
+    axes = figure.subplots(3, len(overlays), squeeze=False)
     for column, one in zip(axes.T, overlays, strict=True):
         tints = ((np.zeros_like(one.true), TRUE), (one.true, TRUE), (one.predicted, PREDICTED))
         for axis, tint in zip(column, tints, strict=True):
@@ -46,7 +44,6 @@ def draw_overlays(overlays: list[Overlay], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
     figure.savefig(aside, dpi=110, format="png")
-    pyplot.close(figure)
     aside.replace(path)
 
 

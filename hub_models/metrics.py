@@ -41,11 +41,6 @@ def iou(counts: Overlap) -> float:
     return counts.both / size if size else 1.0
 
 
-def dice_per_image(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(N,) float64 Dice of each image of two (N, H, W) bool mask stacks; 1.0 where both are empty."""
-    return np.array([dice(count_overlap(*pair)) for pair in zip(predicted, reference, strict=True)])
-
-
 def summarize(values: Iterable[float]) -> dict[str, float | int | None]:
     """n, mean, sample sd, median and minimum over images; the sd of one image and all figures of none are None."""
     figures = np.fromiter(values, float)

@@ -94,18 +94,25 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     model = _train(run, model)
     per_image, summary = run.figures(model, "test")
     logger.info("test %s", _shown(summary, task))
-    results = {
-        "task": config.task,
-        "split": "test",
-        "images": {part: len(share) for part, share in rows.items()},
-        task.main_figure: summary,
-        "per_image": per_image,
-        "versions": {name: version(name) for name in LIBRARIES},
-    }
+    results = _results(run, per_image, summary)
     if accelerator.is_main_process:
         _save(folder, accelerator.unwrap_model(model), run.processor, results)
     accelerator.wait_for_everyone()
     return results
+
+
+def _results(run: Run, per_image: list[dict[str, Any]], summary: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What `results.json` holds: the test images' figures, and how they came about."""
+    accelerator = run.accelerator
+    return {
+        "task": run.config.task,
+        "split": "test",
+        "images": {part: len(share) for part, share in run.rows.items()},
+        run.task.main_figure: summary,
+        "per_image": per_image,
+        "launch": {"processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision},
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
 
 
 def _shown(summary: dict[str, dict[str, Any]], task: Task) -> str:

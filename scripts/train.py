@@ -4,7 +4,7 @@ From random weights (no download), on a CPU; leave out --cpu on a GPU:
     accelerate launch --cpu --num_processes 1 scripts/train.py --data_dir DATA --output_dir runs/lungs --from_scratch
 From the ImageNet checkpoint nvidia/mit-b0:
     accelerate launch scripts/train.py --data_dir DATA --output_dir runs/lungs
-On the CPUs of one machine, in two processes:
+In two processes on a machine without a GPU:
     accelerate launch --config_file scripts/accelerate/cpu_2_processes.yaml scripts/train.py --data_dir DATA \
         --output_dir runs/lungs --from_scratch
 

@@ -1,12 +1,15 @@
 """What every test needs: no network, a cache of its own, the real X-rays where they are at hand."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 # Read when the libraries are imported, so set before any import of them.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0", "TOKENIZERS_PARALLELISM": "false"}
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_home_")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 os.environ["ACCELERATE_USE_CPU"] = "true"
 
 import pytest  # noqa: E402

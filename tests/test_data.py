@@ -51,6 +51,23 @@ def test_preparing_again_reads_the_cache(splits) -> None:
     assert Path(file).stat().st_mtime_ns == written
 
 
+def test_another_code_is_another_cache(splits, monkeypatch) -> None:
+    first = prepare(splits["test"], 64).cache_files
+    monkeypatch.setattr(data, "CODE_HASH", "another")
+    assert prepare(splits["test"], 64).cache_files != first
+
+
+def test_error_of_the_disk_keeps_its_own_words(phantoms, tmp_path, monkeypatch) -> None:
+    def full(self, file):
+        raise OSError(28, "No space left on device")
+
+    shutil.copytree(phantoms, tmp_path / "set")
+    next((tmp_path / "set").rglob("*.txt")).touch()  # else it is the same set, and read from the cache
+    monkeypatch.setattr("chest_xray_masks.Reader.__call__", full)
+    with pytest.raises(OSError, match="No space left"):
+        load_splits(tmp_path / "set")
+
+
 def test_another_size_is_another_cache(splits) -> None:
     sides = {len(prepare(splits["test"], side)[0]["pixels"]) for side in (32, 64)}
     assert sides == {32 * 32, 64 * 64}

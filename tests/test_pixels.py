@@ -105,6 +105,8 @@ def test_masks_of_any_mode_become_the_same_bool() -> None:
         Image.fromarray(np.stack([hard] * 3, -1)),
         Image.fromarray(lungs.astype(np.uint16) * 65535),
         Image.fromarray(lungs.astype(np.uint16) * 4095),
+        Image.fromarray(lungs.astype(np.uint8) * np.array([[1] * 4 + [2] * 4], np.uint8)),  # left 1, right 2
+        Image.fromarray(lungs.astype(np.uint8) * 100),
     ]
     for image in modes:
         np.testing.assert_array_equal(to_mask(encoded(image)), lungs)

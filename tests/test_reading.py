@@ -121,6 +121,12 @@ FAMILY = [
     ("Patient's Sex: M\nPatient's Age: 031\nnormal", "male", 31, "normal"),
     # units misspelt, short, spaced, capital
     ("male 33 yaers\nPTB", "male", 33, "PTB"),
+    ("male 16 mouths\nPTB", "male", 16 * MONTH, "PTB"),
+    ("male 16 monthes\nPTB", "male", 16 * MONTH, "PTB"),
+    ("male 10 dyas\nPTB", "male", 10 / 365.25, "PTB"),
+    ("fem 28yrs\nPTB", "female", 28, "PTB"),
+    ("male 45 most lesions calcified", "male", 45, "most lesions calcified"),
+    ("male 45 moderate effusion", "male", 45, "moderate effusion"),
     ("male 33yesrs\nPTB", "male", 33, "PTB"),
     ("male 33yrrs\nPTB", "male", 33, "PTB"),
     ("male 33tyrs\nPTB", "male", 33, "PTB"),

@@ -130,11 +130,16 @@ def test_run_killed_and_started_again_ends_with_the_same_weights(config, results
 
 
 def test_two_processes_train_and_test_each_image_once(config, results, tmp_path) -> None:
-    both = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
+    shutil.copytree(config.data_dir, tmp_path / "set")
+    masks = [mask for mask in (tmp_path / "set").rglob("masks/*.png") if split_of(mask.name[:11]) == "validation"]
+    for mask in masks[1:]:  # one validation image is left: one process has none
+        mask.unlink()
+    both = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"))
     accelerate(*line(both), processes=2)
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [one["id"] for one in found["per_image"]] == [one["id"] for one in results["per_image"]]
-    assert found["images"] == results["images"]
+    assert found["images"] == results["images"] | {"validation": 1}
+    assert found["launch"] == {"processes": 2, "mixed_precision": "no"}
     assert found["dice"]["all"]["mean"] > 0.5
 
 
