@@ -11,7 +11,9 @@ from hub_models.benchmark import dataset_ratios
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["dataset"], help="what to measure")
-    parser.add_argument("--data_dir", required=True, help="folder that holds the X-rays")
+    parser.add_argument(
+        "--data_dir", default="demo/phantoms", help="folder that holds the X-rays (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     for name, ratio in dataset_ratios(arguments.data_dir).items():
         print(f"{name} {ratio:.2f}")
