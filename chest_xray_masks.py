@@ -324,6 +324,9 @@ def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
         wanted = site or "Montgomery or Shenzhen"
         looked_for = "CXR_png/{MCUCXR,CHNCXR}_<number>_<0 or 1>.png at any depth, in one of these layouts"
         raise FileNotFoundError(f"no {wanted} chest X-rays in {tree.root}: looked for {looked_for}: {LAYOUTS}")
+    if all(role in ("image", "test_copy") for role, _ in chosen):
+        hint = "%s has X-rays but no mask and no reading: if they are beside it, pass the folder above"
+        datasets.logging.get_logger(__name__).warning(hint, tree.root)
     with Reader() as reader:
         readings = {id: decode_text(reader(file)) for (role, id), file in chosen.items() if role == "reading"}
     patients = patients_of(readings)
@@ -553,11 +556,12 @@ class ChestXrayMasksConfig(datasets.BuilderConfig):
     url: str = DOWNLOAD_URL
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Key of the cache: this code and the files used, or the URL; not `data_files`, which are a guess."""
+        """Key of the cache beside the code: the files used, or the URL; not `data_files`, which are a guess."""
         kept = {key: value for key, value in config_kwargs.items() if key not in ("data_dir", "data_files")}
-        kept["code"] = _CODE_HASH[:16]
         if self.data_dir:
             kept["tree"] = scan(self.data_dir).fingerprint(SITES.get(self.name))
+        else:
+            kept["url"] = self.url
         return super().create_config_id(kept, custom_features)
 
 
@@ -568,6 +572,10 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [ChestXrayMasksConfig(name=name) for name in (*SITES, "all")]
     DEFAULT_CONFIG_NAME = "all"
     DEFAULT_WRITER_BATCH_SIZE = 16  # originals take up to 10 MB each: keeps memory flat
+
+    def __init__(self, *args: Any, hash: str | None = None, **kwargs: Any) -> None:
+        """As any builder's; made by hand it shares the cache of `load_dataset`, which passes the code's hash."""
+        super().__init__(*args, hash=hash or _CODE_HASH, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(

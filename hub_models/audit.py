@@ -87,6 +87,11 @@ class Audit:
         """Whether any finding is more than information."""
         return any(finding.is_off for finding in self.findings)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the copy holds no image at all."""
+        return not any(row["images"] for row in self.counts.values())
+
     def of_kind(self, kind: str) -> list[Finding]:
         """Findings of one of `KINDS`."""
         return [finding for finding in self.findings if finding.kind == kind]

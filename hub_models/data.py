@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import torch
 
-from chest_xray_masks import ChestXrayMasks
+import chest_xray_masks
 from hub_models import pixels
 from hub_models.pixels import resize_gray, resize_mask, to_gray, to_mask
 
@@ -26,12 +26,10 @@ def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.Data
         FileNotFoundError: nothing of the set under `data_dir`.
         ValueError: a damaged or mismatched file, or an unknown config.
     """
-    builder = ChestXrayMasks(config_name=config_name, data_dir=str(data_dir))
     try:
-        builder.download_and_prepare()
+        return datasets.load_dataset(chest_xray_masks.__name__, config_name, data_dir=str(data_dir))
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None  # the cause names the file
-    return builder.as_dataset()
 
 
 def prepare(rows: datasets.Dataset, image_size: int) -> datasets.Dataset:

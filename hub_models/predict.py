@@ -34,7 +34,7 @@ class Predictor:
         if not (folder / "model.safetensors").is_file():
             raise FileNotFoundError(f"no model.safetensors in {folder}: let scripts/train.py finish")
         model = task.build(str(folder), False, task.labels).eval()
-        return cls(task, model, AutoImageProcessor.from_pretrained(folder, local_files_only=True))
+        return cls(task, model, AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil"))
 
     @torch.inference_mode()
     def __call__(self, source: Source) -> np.ndarray:

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
     SegformerConfig,
     SegformerForSemanticSegmentation,
-    SegformerImageProcessor,
+    SegformerImageProcessorPil,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -70,8 +70,11 @@ def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
 def _segformer(model: str, from_scratch: bool, labels: tuple[str, ...]) -> PreTrainedModel:
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
     if not from_scratch:
-        # the encoder checkpoints have no decode head, and others may have one for other classes
-        return SegformerForSemanticSegmentation.from_pretrained(model, **names, ignore_mismatched_sizes=True)
+        try:  # the encoder checkpoints have no decode head, and others may have one for other classes
+            return SegformerForSemanticSegmentation.from_pretrained(model, **names, ignore_mismatched_sizes=True)
+        except OSError as error:
+            where = "no folder with config.json and model.safetensors here, and not to be had from the Hub"
+            raise OSError(f"no model at {model!r}: {where}; pass another --model, or --from_scratch") from error
     if model in SEGFORMER_SIZES:
         widths, depths, decoder = SEGFORMER_SIZES[model]
         sizes = {"hidden_sizes": list(widths), "depths": list(depths), "decoder_hidden_size": decoder}
@@ -82,8 +85,8 @@ def _segformer(model: str, from_scratch: bool, labels: tuple[str, ...]) -> PreTr
 
 
 def _segformer_processor(model: str, image_size: int) -> BaseImageProcessor:
-    size = {"height": image_size, "width": image_size}
-    return SegformerImageProcessor(size=size, resample=BOX, do_reduce_labels=False)
+    size = {"height": image_size, "width": image_size}  # PIL's form gives the same pixels with torchvision and without
+    return SegformerImageProcessorPil(size=size, resample=BOX, do_reduce_labels=False)
 
 
 _dice_and_cross_entropy = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)

@@ -1,6 +1,7 @@
 """`fit()`: the one Accelerate loop. What differs between the tasks stands in tasks.py."""
 
 import json
+import logging
 import math
 import shutil
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
@@ -27,7 +27,7 @@ from hub_models.evaluation import evaluate, normalize, summarize_sites
 from hub_models.files import write_json
 from hub_models.tasks import TASKS, Task
 
-logger = get_logger(__name__)  # speaks on the main process only
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 DATA_NAME = "data.json"
@@ -72,6 +72,7 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     # a launcher of several processes takes them to have GPUs unless told
     cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    logger.disabled = not accelerator.is_main_process
     _check_folder(config, folder)
     if config.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
@@ -148,7 +149,9 @@ def _load(
         rows = {part: task.usable(share) for part, share in load_splits(config.data_dir, config.config_name).items()}
         for part, share in rows.items():
             if not len(share):
-                raise ValueError(f"no {part} X-ray for {config.task} in {config.data_dir}: pass more of the set")
+                raise ValueError(
+                    f"no {part} X-ray in {config.data_dir} is fit for {config.task}: pass more of the set"
+                )
         arrays = {part: Arrays(prepare(share, config.image_size), config.image_size) for part, share in rows.items()}
     return {part: share.remove_columns("image") for part, share in rows.items()}, arrays
 
@@ -172,7 +175,7 @@ def _train(run: Run, model: PreTrainedModel) -> torch.nn.Module:
     checkpoints = Path(config.output_dir) / CHECKPOINTS
     first = _resume(checkpoints, accelerator)
     shown = {"total": config.epochs * len(loader), "initial": first * len(loader), "unit": "step"}
-    shown |= {"disable": not accelerator.is_main_process, "dynamic_ncols": True}
+    shown |= {"disable": None if accelerator.is_main_process else True, "dynamic_ncols": True}  # None: no terminal
     with logging_redirect_tqdm(), tqdm(**shown) as progress:
         for epoch in range(first, config.epochs):
             loader.set_epoch(epoch)
@@ -252,6 +255,7 @@ def _save(folder: Path, model: PreTrainedModel, processor: BaseImageProcessor, r
     model.save_pretrained(aside)
     processor.save_pretrained(aside)
     for path in aside.iterdir():
+        path.chmod((folder / CONFIG_NAME).stat().st_mode)  # safetensors' own would shut out colleagues
         path.replace(folder / path.name)
     aside.rmdir()
     write_json(results, folder / RESULTS_NAME)

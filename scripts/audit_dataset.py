@@ -4,8 +4,8 @@
 As JSON too, and with exit status 1 if something is off:
     python scripts/audit_dataset.py --data_dir DATA --json report.json --strict
 
-DATA is the set as a folder or a zip. Exit status: 1 with --strict if something is off; 2 if nothing could be checked;
-else 0.
+DATA is the set as a folder or a zip. Exit status: 1 with --strict if something is off; 2 if there is no X-ray to
+check; else 0.
 """
 
 import argparse
@@ -26,4 +26,4 @@ if __name__ == "__main__":
     except OSError as error:
         parser.exit(2, f"{error}\n")
     Console().print(found.table())
-    parser.exit(int(options.strict and found.is_off))
+    parser.exit(2 if found.is_empty else int(options.strict and found.is_off))

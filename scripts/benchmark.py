@@ -7,6 +7,7 @@ The dataset builder against `load_dataset("imagefolder")` on the same files:
 import argparse
 
 from hub_models.benchmark import dataset_ratios
+from hub_models.console import plain_terminal
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -15,5 +16,6 @@ if __name__ == "__main__":
         "--data_dir", default="demo/phantoms", help="folder that holds the X-rays (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    for name, ratio in dataset_ratios(arguments.data_dir).items():
-        print(f"{name} {ratio:.2f}")
+    with plain_terminal():
+        for name, ratio in dataset_ratios(arguments.data_dir).items():
+            print(f"{name} {ratio:.2f}")

@@ -6,8 +6,7 @@ Run it after scripts/train.py:
 
 import argparse
 
-from transformers.utils import logging as transformers_logging
-
+from hub_models.console import plain_terminal
 from hub_models.figures import draw_run
 
 if __name__ == "__main__":
@@ -15,7 +14,6 @@ if __name__ == "__main__":
     parser.add_argument("--model", required=True, help="run folder that scripts/train.py made")
     parser.add_argument("--data_dir", required=True, help="folder or zip that the run was trained on")
     parser.add_argument("--output", required=True, help="PNG file to write")
-    transformers_logging.set_verbosity_error()  # its advice on torchvision, which nothing here needs
-    transformers_logging.disable_progress_bar()
     arguments = parser.parse_args()
-    print(f"wrote {draw_run(arguments.model, arguments.data_dir, arguments.output)}")
+    with plain_terminal():
+        print(f"wrote {draw_run(arguments.model, arguments.data_dir, arguments.output)}")

@@ -7,6 +7,7 @@
 import argparse
 from pathlib import Path
 
+from hub_models.console import plain_terminal
 from hub_models.phantom import write_phantoms
 
 if __name__ == "__main__":
@@ -17,4 +18,5 @@ if __name__ == "__main__":
     parser.add_argument("--image_size", type=int, default=256, help="larger side in pixels, about")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients")
     options = vars(parser.parse_args())
-    print(f"wrote {write_phantoms(options.pop('output'), **options)}")
+    with plain_terminal():
+        print(f"wrote {write_phantoms(options.pop('output'), **options)}")

@@ -37,7 +37,7 @@ def kill_when(reached: Callable[[], bool], *arguments: object, seconds: float = 
 
 
 def _launch(processes: int, arguments: tuple[object, ...]) -> list[str]:
-    single = "--cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    single = "--config_file scripts/accelerate/cpu.yaml"
     double = "--config_file scripts/accelerate/cpu_2_processes.yaml --main_process_port 0"  # 0: any free port
     options = {1: single, 2: double}[processes].split()
     return [sys.executable, "-m", "accelerate.commands.launch", *options, *map(str, arguments)]

@@ -306,6 +306,17 @@ def test_unchanged_tree_is_not_built_again(tree: Path, load: Callable, built: li
         assert again[part]._fingerprint == first[part]._fingerprint
 
 
+def test_builder_by_hand_shares_the_cache_and_what_was_mapped(
+    tree: Path, load: Callable, built: list[int], tmp_path: Path
+) -> None:
+    mapped = load("MC", data_dir=str(tree))["train"].map(lambda row: {"letters": len(row["id"])})
+    builder = ChestXrayMasks(config_name="MC", data_dir=str(tree), cache_dir=str(tmp_path / "cache"))
+    builder.download_and_prepare()
+    assert built == [3, 2, 2]
+    assert all(Path(file["filename"]).is_file() for file in mapped.cache_files)
+    assert builder.as_dataset()["train"].cache_files == load("MC", data_dir=str(tree))["train"].cache_files
+
+
 def replace_with_same_size(folder: Path) -> None:
     path = folder / "CXR_png/MCUCXR_0001_0.png"
     before = path.stat()

@@ -14,6 +14,7 @@ ROOMS = {"chest_xray_masks": ROOT / "chest_xray_masks.py"} | PACKAGE
 ORDER = [
     "chest_xray_masks",
     "files",
+    "console",
     "pixels",
     "phantom",
     "metrics",
