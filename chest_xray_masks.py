@@ -338,7 +338,7 @@ def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
         elif len(masks) == 1:
             datasets.logging.get_logger(__name__).warning("%s is one lung of two: %s has no mask", masks[0].name, id)
             masks = []
-        rows.append(Row(id, patients.get(id[:-2], id[:-2]), chosen["image", id], tuple(masks), readings.get(id)))
+        rows.append(Row(id, patient_of(id, patients), chosen["image", id], tuple(masks), readings.get(id)))
     return rows
 
 
@@ -359,6 +359,11 @@ def patients_of(readings: dict[str, str]) -> dict[str, str]:
                 if earlier != later:
                     links[later] = earlier
     return {patient: first(patient) for patient in links}
+
+
+def patient_of(id: str, patients: dict[str, str]) -> str:
+    """Patient id of an image, given what `patients_of` found: by itself the id without the label digit."""
+    return patients.get(id[:-2], id[:-2])
 
 
 def decode_text(data: bytes) -> str:

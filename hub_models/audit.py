@@ -261,7 +261,7 @@ def _reading_findings(readings: dict[str, str]) -> Iterator[Finding]:
     patients = cxm.patients_of(readings)
     for earlier, later in pairwise(id for id in parsed if _config(id) == "MC"):
         one, other = parsed[earlier], parsed[later]
-        known = patients.get(earlier[:-2], earlier) == patients.get(later[:-2], later)
+        known = cxm.patient_of(earlier, patients) == cxm.patient_of(later, patients)
         if known or None in one + other or one[:2] != other[:2] or says_normal(one.findings + "; " + other.findings):
             continue
         if SequenceMatcher(None, one.findings, other.findings, autojunk=False).ratio() >= SIMILAR_FINDINGS:
@@ -281,7 +281,7 @@ def _image_findings(films: dict[str, Film], readings: dict[str, str]) -> Iterato
     distances = hash_distances(films[id].phash for id in ids)
     for first, second in np.argwhere(np.triu(distances <= NEAR_BITS, 1)).tolist():
         pair = ids[first], ids[second]
-        if len({patients.get(id[:-2], id[:-2]) for id in pair}) == 2:
+        if len({cxm.patient_of(id, patients) for id in pair}) == 2:
             yield Finding("near-duplicate", pair, f"{distances[first, second]} of 256 bits apart")
 
 

@@ -285,6 +285,15 @@ def test_may_be_one_patient(tmp_path: Path) -> None:
     assert found == {"site absent": [("Shenzhen",)], "may be one patient": [("MCUCXR_0200_1", "MCUCXR_0201_1")]}
 
 
+def test_films_known_to_be_of_one_patient_are_no_finding(tmp_path: Path) -> None:
+    files, findings = {}, "stable scar in the right upper lobe"
+    for id, link in (("MCUCXR_0200_1", ""), ("MCUCXR_0201_1", " (same pt as MCUCXR_0200_1)")):
+        files |= files_of(id, len(files))
+        text = f"Patient's Sex: M\nPatient's Age: 033Y\n{findings}{link}"
+        files[f"ClinicalReadings/{id}.txt"] = text.encode()
+    assert kinds(run(write(tmp_path, files))) == {"site absent": [("Shenzhen",)]}
+
+
 def test_test_copies(make: Make) -> None:
     copies = {
         f"test/{NORMAL}.png": png(Image.fromarray(film(1)).convert("RGB")),  # other bytes, same pixels
