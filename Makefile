@@ -11,15 +11,23 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --dynamo_b
 	--num_cpu_threads_per_process $(THREADS) --mixed_precision $(PRECISION)
 export HF_UPDATE_DOWNLOAD_COUNTS := 0
 
+# Lungs: most epochs on small images, the last ones at full size. TB: what the lungs show, as the lung model finds them.
 ifeq ($(strip $(DATA)),)
 SOURCE := demo/phantoms
-RUN := demo/run-phantoms
-SETTINGS := --image_size 128 --epochs 20
+RUNS := demo/runs-phantoms
+SMALL := --image_size 64 --epochs 20
+FULL := --image_size 128 --epochs 5
+TB := --image_size 64 --epochs 15
 else
 SOURCE := $(DATA)
-RUN ?= demo/run
-SETTINGS := --image_size 256 --epochs 20
+RUNS ?= demo/runs
+SMALL := --image_size 128 --epochs 30
+FULL := --image_size 256 --epochs 10
+TB := --image_size 96 --epochs 40
 endif
+LUNG_RECIPE := --batch_size 4 --augment strong --ema 0.995
+TB_RECIPE := --task tb_classification --batch_size 16 --learning_rate 2e-3 --weight_decay 0.05 --label_smoothing 0.1 \
+	--ema 0.99 --region found_lungs
 
 .PHONY: install demo test test-slow test-legacy lint clean
 
@@ -29,7 +37,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dicom,tensorboard,test]"
 	touch $@
 
 demo: install
@@ -37,8 +45,12 @@ demo: install
 	$(if $(strip $(DATA)),,$(BIN)/python scripts/write_phantoms.py --output $(SOURCE))
 	$(BIN)/python scripts/audit_dataset.py --data_dir "$(SOURCE)" --json demo/audit.json
 	$(BIN)/python scripts/show_dataset.py --data_dir "$(SOURCE)"
-	$(LAUNCH) scripts/train.py --data_dir "$(SOURCE)" --output_dir $(RUN) --from_scratch $(SETTINGS)
-	$(BIN)/python scripts/draw_overlays.py --model $(RUN) --data_dir "$(SOURCE)" --output demo/overlays.png
+	$(LAUNCH) scripts/train.py --data_dir "$(SOURCE)" --output_dir $(RUNS)/lungs-small --model segformer-light \
+		--from_scratch --learning_rate 1.5e-3 $(SMALL) $(LUNG_RECIPE)
+	$(LAUNCH) scripts/train.py --data_dir "$(SOURCE)" --output_dir $(RUNS)/lungs --model $(RUNS)/lungs-small \
+		--learning_rate 6e-4 $(FULL) $(LUNG_RECIPE)
+	$(LAUNCH) scripts/train.py --data_dir "$(SOURCE)" --output_dir $(RUNS)/tb --model resnet-light --from_scratch \
+		--segmenter $(RUNS)/lungs $(TB) $(TB_RECIPE)
 
 test: install
 	$(BIN)/python -m pytest

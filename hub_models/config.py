@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from hub_models.files import write_json
+from hub_models.protocols import FOLDS
 
 CONFIG_NAME = "train_config.json"
+PLACES = ("data_dir", "output_dir")  # where a run reads and writes says nothing of what it computes
 
 
 def option(default: Any, text: str) -> Any:
@@ -17,26 +19,50 @@ def option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run. At the defaults, SegFormer-B0 from scratch takes about a minute an epoch on 2 CPU cores.
+    """A training run.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: a value is out of its range, or two of them exclude each other.
     """
 
     data_dir: str = field(metadata={"help": "folder or zip that holds the X-rays"})
     output_dir: str = field(metadata={"help": "run folder to make or to go on with; all processes must see it"})
-    task: Literal["lung_segmentation"] = option("lung_segmentation", "what to learn")
-    config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites to train on and test on")
+    task: Literal["lung_segmentation", "tb_classification"] = option("lung_segmentation", "what to learn")
+    protocol: Literal["default", "idiap", "ark", "mc_to_shenzhen", "shenzhen_to_mc", "folds"] = option(
+        "default", "which X-rays are trained on, which chosen with, and which tested on"
+    )
+    fold: int | None = option(None, f"of protocol folds, 0 to {FOLDS - 1}; all, one after the other, unless given")
+    config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites to read")
     model: str | None = option(None, "Hub id or folder of the checkpoint to start from (the task's own by default)")
     from_scratch: bool = option(False, "random weights in the architecture of `model`; needs no download")
-    image_size: int = option(256, "side in pixels to which X-rays are scaled, a multiple of 32")
+    image_size: int | None = option(None, "side in pixels to which X-rays are scaled, a multiple of 32 (256; TB 224)")
+    fit: Literal["squash", "pad"] = option("squash", "scale both sides to image_size, or keep the aspect and pad")
+    region: Literal["image", "lungs", "found_lungs"] = option(
+        "image", "what TB is read from: the X-ray, or its lungs, by its mask if it has one, or always as found"
+    )
+    segmenter: str | None = option(
+        None, "run folder of the lung model that finds lungs, for region lungs, found_lungs"
+    )
     epochs: int = option(30, "passes over the training images")
     batch_size: int = option(8, "images in a step, all processes together")
-    learning_rate: float | None = option(None, "peak of the cosine schedule (6e-4 from scratch, 2e-4 otherwise)")
+    accumulation: int = option(1, "steps whose gradients make one update of the weights")
+    learning_rate: float | None = option(None, "peak of the cosine schedule (from scratch 1e-3, otherwise 2e-4)")
+    layer_decay: float = option(1.0, "factor of the learning rate from each layer to the one below; 1 is none")
     weight_decay: float = option(0.01, "AdamW's, on weights of two and more dimensions")
-    warmup_share: float = option(0.1, "share of the steps in which the learning rate climbs to its peak")
+    warmup_share: float = option(0.1, "share of the updates in which the learning rate climbs to its peak")
     gradient_norm: float = option(1.0, "largest norm of the gradient; longer ones are clipped")
-    augment: bool = option(True, "turn, scale, shift, and change the contrast of training images")
+    dropout: float = option(0.0, "of the classifier and of whole layers; above 0, processes draw apart")
+    label_smoothing: float = option(0.0, "share of a TB label spread over both classes")
+    ema: float = option(0.0, "decay per update of the running mean of the weights that is kept; 0 keeps the weights")
+    balance: Literal["none", "weights", "sampling"] = option(
+        "none", "make both TB classes count alike: in the loss, or by drawing the rarer more often"
+    )
+    augment: Literal["none", "light", "strong"] = option("light", "how much training images are changed")
+    keep: Literal["best", "last"] = option("best", "the epoch that is kept: best on validation, or the last")
+    patience: int = option(0, "epochs without a better validation figure after which training stops; 0 never stops")
+    checkpoint_steps: int = option(0, "steps between checkpoints within an epoch; 0 makes one at its end only")
+    checkpoints: int = option(2, "newest checkpoints that are kept while training")
+    tracker: str = option("tensorboard", "any that Accelerate knows (wandb, mlflow, ...), `all` found, or `none`")
     seed: int = option(0, "of the weights, the order of images and their augmentation")
 
     def __post_init__(self) -> None:
@@ -45,19 +71,40 @@ class TrainConfig:
             known = get_args(one.type) if get_origin(one.type) is Literal else ()
             if known and getattr(self, one.name) not in known:
                 raise ValueError(f"{one.name} must be one of {', '.join(known)}, got {getattr(self, one.name)!r}")
+        size, lungs = self.image_size, self.task == "lung_segmentation"
         rules = {
-            "image_size": (self.image_size > 0 and self.image_size % 32 == 0, "must be a multiple of 32"),
+            "image_size": (size is None or (size > 0 and size % 32 == 0), "must be a multiple of 32"),
+            "fold": (self.fold is None or 0 <= self.fold < FOLDS, f"must be 0 to {FOLDS - 1}"),
             "epochs": (self.epochs > 0, "must be at least 1"),
             "batch_size": (self.batch_size > 0, "must be at least 1"),
+            "accumulation": (self.accumulation > 0, "must be at least 1"),
             "learning_rate": (self.learning_rate is None or self.learning_rate > 0, "must be above 0"),
+            "layer_decay": (0 < self.layer_decay <= 1, "must be in (0, 1]"),
             "weight_decay": (self.weight_decay >= 0, "must not be negative"),
             "warmup_share": (0 <= self.warmup_share < 1, "must be in [0, 1)"),
             "gradient_norm": (self.gradient_norm > 0, "must be above 0"),
+            "dropout": (0 <= self.dropout < 1, "must be in [0, 1)"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "must be in [0, 1)"),
+            "ema": (0 <= self.ema < 1, "must be in [0, 1)"),
+            "patience": (self.patience >= 0, "must not be negative"),
+            "checkpoint_steps": (self.checkpoint_steps >= 0, "must not be negative"),
+            "checkpoints": (self.checkpoints > 0, "must be at least 1"),
             "seed": (self.seed >= 0, "must not be negative"),
         }
         for name, (kept, rule) in rules.items():
             if not kept:
                 raise ValueError(f"{name} {rule}, got {getattr(self, name)}")
+        exclusive = {
+            "fold is of protocol folds": self.fold is not None and self.protocol != "folds",
+            "region is of task tb_classification": self.region != "image" and lungs,
+            "balance is of task tb_classification": self.balance != "none" and lungs,
+            "label_smoothing is of task tb_classification": self.label_smoothing > 0 and lungs,
+            "segmenter is of region lungs or found_lungs": self.segmenter is not None and self.region == "image",
+        }
+        for rule, broken in exclusive.items():
+            if broken:
+                name = rule.split()[0]
+                raise ValueError(f"{rule}: leave out {name} {getattr(self, name)!r}, or change the other")
 
     def save(self, folder: Path) -> None:
         """Write `train_config.json`, whole or not at all."""
@@ -82,5 +129,5 @@ class TrainConfig:
     def differences(self, other: "TrainConfig") -> list[str]:
         """Lines `field: ours, not theirs`, one for each field but the two folders in which two configs differ."""
         mine, theirs = asdict(self), asdict(other)
-        names = [name for name in mine if name not in ("data_dir", "output_dir") and mine[name] != theirs[name]]
+        names = [name for name in mine if name not in PLACES and mine[name] != theirs[name]]
         return [f"{name}: {mine[name]!r}, not {theirs[name]!r}" for name in names]

@@ -1,6 +1,8 @@
 """What the scripts show at the terminal: errors as one sentence, the project's own log, no advice of libraries."""
 
 import logging
+import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ def plain_terminal() -> Iterator[None]:
     """Run a block with the log of `hub_models` shown; where it meets bad input, end the program with one sentence.
 
     Raises:
-        SystemExit: for a ValueError, OSError or ImportError, with its text; other errors are bugs, and pass.
+        SystemExit: for Ctrl-C, a ValueError, OSError or ImportError, with its text; other errors are bugs, and pass.
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hub_models").setLevel(logging.INFO)
@@ -23,6 +25,9 @@ def plain_terminal() -> Iterator[None]:
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # of DDP, on speed
     try:
         yield
+    except KeyboardInterrupt as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from stopped
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
     except DatasetGenerationError as error:

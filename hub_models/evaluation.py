@@ -1,66 +1,159 @@
-"""A model's figures on X-rays: one row per image, gathered by id, then summaries per site."""
+"""A model's figures: one row per image, gathered from all processes, then intervals for all, per site, sex and age."""
 
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, gather_object
-from transformers import PreTrainedModel
+from accelerate.utils import gather_object
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hub_models.cohort import Part
 from hub_models.data import Arrays
-from hub_models.metrics import summarize
+from hub_models.intervals import paired_difference, with_intervals
+from hub_models.predict import Predictor, logits_of
 from hub_models.tasks import Task
 
 CHUNK = 16  # images in a forward pass without gradients
+PER_IMAGE_NAME = "per_image.parquet"
+AGE_BANDS = ((0, 15), (15, 35), (35, 55), (55, 150))  # years, the upper end left out
+KNOWN = ("id", "patient_id", "site", "label", "sex", "age_years")
+REPEATS = 1000  # of the bootstrap
 
 
-def normalize(pixels: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
-    """Model input (B, 3, S, S) from gray (B, S, S) float in [0, 1], as the saved image processor makes it."""
-    mean, std = (pixels.new_tensor(value)[:, None, None] for value in (processor.image_mean, processor.image_std))
-    return (pixels[:, None] - mean) / std  # (B, 3, S, S)
+def validate(
+    model: torch.nn.Module, processor: BaseImageProcessor, task: Task, arrays: Arrays, accelerator: Accelerator
+) -> dict[str, np.ndarray]:
+    """Per-image columns (n,) of prepared X-rays at the training size, for the loop; the same on every process."""
+
+    def work(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        columns = task.validate(logits, batch)
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    rows = _forward(model, processor, arrays, accelerator, work)
+    return columns_of(rows) | {"label": np.array(arrays.prepared["label"], float)}
+
+
+def measure(predictor: Predictor, part: Part, accelerator: Accelerator) -> list[dict[str, Any]]:
+    """Figures of each X-ray of a part on its own pixels, sorted by id, the same list on every process."""
+    task, settings = predictor.task, predictor.settings
+    model = predictor.model.to(accelerator.device)
+    names = {name: part.rows.features[name].names for name in ("site", "sex")}
+
+    def work(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        found = []
+        for index, one in zip(batch["index"].tolist(), logits, strict=True):
+            row = part.rows[index]
+            known = {name: row[name] for name in KNOWN}
+            known |= {name: None if row[name] is None else labels[row[name]] for name, labels in names.items()}
+            found.append(known | task.measure(one, row, settings))
+        return found
+
+    rows = _forward(model, predictor.processor, part.arrays, accelerator, work, settings.views)
+    return sorted(rows, key=lambda row: row["id"])
 
 
 @torch.inference_mode()
-def evaluate(
-    model: PreTrainedModel,
+def _forward(
+    model: torch.nn.Module,
     processor: BaseImageProcessor,
-    task: Task,
-    rows: datasets.Dataset,
     arrays: Arrays,
     accelerator: Accelerator,
+    work: Callable[[torch.Tensor, dict[str, torch.Tensor]], list[dict[str, Any]]],
+    views: int = 1,
 ) -> list[dict[str, Any]]:
-    """Figures of each of `rows` on its original pixel grid, sorted by id, the same list on every process.
+    """Rows that `work` makes of logits and batch, in the order of the arrays; nothing is averaged before all join.
 
-    `arrays` holds the same rows at the training size. Each process takes a share; nothing is averaged before all join.
+    Every process makes as many forward passes (sharded models wait for each other); what repeats is dropped.
     """
-    model = accelerator.unwrap_model(model).eval()  # a share can be empty, and wrapped models wait for each other
-    for buffer in model.buffers():  # running statistics are each process's own
-        broadcast(buffer, from_process=0)
-    figures = []
-    with accelerator.split_between_processes(list(range(len(rows)))) as mine:
+    model.eval()
+    found: list[tuple[int, dict[str, Any]]] = []
+    with accelerator.split_between_processes(list(range(len(arrays))), apply_padding=True) as mine:
         for start in range(0, len(mine), CHUNK):
             indices = mine[start : start + CHUNK]
-            pixels = arrays.__getitems__(indices)["pixels"].to(accelerator.device)
+            batch = {name: values.to(accelerator.device) for name, values in arrays.__getitems__(indices).items()}
             with accelerator.autocast():
-                logits = model(pixel_values=normalize(pixels.float() / 255, processor)).logits
-            figures += [_figures_of(rows[index], one, task) for index, one in zip(indices, logits, strict=True)]
-    by_id = {row["id"]: row for row in gather_object(figures)}
-    return [by_id[id] for id in sorted(by_id)]
+                logits = logits_of(model, processor, batch["pixels"].float() / 255, views)
+            found += zip(indices, work(logits, batch), strict=True)
+    by_index = dict(gather_object(found))
+    return [by_index[index] for index in sorted(by_index)]
 
 
-def _figures_of(row: dict[str, Any], logits: torch.Tensor, task: Task) -> dict[str, Any]:
-    reference = task.reference(row)
-    predicted = task.predict(logits, *reference.shape)
-    known = {name: row[name] for name in ("id", "site", "label", "sex", "age_years")}
-    return known | task.figures(predicted, reference)
+def columns_of(per_image: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Numbers of per-image rows as float columns (n,), nan where None."""
+    names = [name for name, value in per_image[0].items() if not isinstance(value, str) and name != "sex"]
+    return {name: np.array([np.nan if row[name] is None else row[name] for row in per_image], float) for name in names}
 
 
-def summarize_sites(per_image: list[dict[str, Any]], figure: str) -> dict[str, dict[str, Any]]:
-    """Summary of one figure over the images of each site, and over all."""
-    sites = sorted({row["site"] for row in per_image})
-    groups = {site: [row[figure] for row in per_image if row["site"] == site] for site in sites}
-    return {site: summarize(values) for site, values in groups.items()} | {
-        "all": summarize(row[figure] for row in per_image)
-    }
+def groups_of(per_image: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Indices of the images of each group, under "all", "site: X", "sex: X" and "age: a-b"; unknown ones named so."""
+    groups: dict[str, list[int]] = {"all": list(range(len(per_image)))}
+    for index, row in enumerate(per_image):
+        for name in (f"site: {row['site']}", f"sex: {row['sex'] or 'unknown'}", f"age: {_band(row['age_years'])}"):
+            groups.setdefault(name, []).append(index)
+    order = {"all": 0, "site": 1, "sex": 2, "age": 3}
+    return dict(sorted(groups.items(), key=lambda group: (order[group[0].split(":")[0]], group[0])))
+
+
+def _band(age_years: float | None) -> str:
+    if age_years is None:
+        return "unknown"
+    low, high = next(band for band in AGE_BANDS if band[0] <= age_years < band[1])
+    return f"{low:02d}-{high - 1}" if high < AGE_BANDS[-1][1] else f"{low} and over"
+
+
+def summarize(per_image: list[dict[str, Any]], task: Task, repeats: int = REPEATS) -> dict[str, dict[str, Any]]:
+    """Per group: `n`, `patients`, and each figure of the task with `value`, and `low` and `high` of its 95 % interval.
+
+    The interval is the percentile bootstrap over patients; None where undefined.
+    """
+    summary = {}
+    for name, indices in groups_of(per_image).items():
+        rows = [per_image[index] for index in indices]
+        patients = [row["patient_id"] for row in rows]
+        figures = with_intervals(task.figures, columns_of(rows), patients, repeats)
+        summary[name] = {"n": len(rows), "patients": len(set(patients))} | figures
+    return summary
+
+
+def compare(
+    per_image: list[dict[str, Any]], other: list[dict[str, Any]], task: Task, repeats: int = REPEATS
+) -> dict[str, dict[str, Any]]:
+    """Per group, each figure of `per_image` minus that of `other` on the same X-rays, with its 95 % interval.
+
+    Raises:
+        ValueError: the two are not of the same X-rays.
+    """
+    if [row["id"] for row in per_image] != [row["id"] for row in other]:
+        raise ValueError("the two models were tested on different X-rays: give both the same data, protocol and split")
+    differences = {}
+    for name, indices in groups_of(per_image).items():
+        mine, theirs = ([rows[index] for index in indices] for rows in (per_image, other))
+        patients = [row["patient_id"] for row in mine]
+        differences[name] = paired_difference(task.figures, columns_of(mine), columns_of(theirs), patients, repeats)
+    return differences
+
+
+def write_per_image(per_image: list[dict[str, Any]], folder: Path) -> None:
+    """Write `per_image.parquet`, whole or not at all."""
+    aside = folder / f".{PER_IMAGE_NAME}.{os.getpid()}"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(per_image), aside)
+    aside.replace(folder / PER_IMAGE_NAME)
+
+
+def read_per_image(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a folder's `per_image.parquet`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not (folder / PER_IMAGE_NAME).is_file():
+        raise FileNotFoundError(
+            f"no {PER_IMAGE_NAME} in {folder}: pass a folder of scripts/train.py or scripts/evaluate.py"
+        )
+    return pyarrow.parquet.read_table(folder / PER_IMAGE_NAME).to_pylist()

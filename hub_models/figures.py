@@ -1,19 +1,23 @@
-"""Pictures of what a model does."""
+"""Pictures of what a model does: overlays of lungs, the spread of Dice, ROC, reliability."""
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn.metrics import auc, roc_curve
 
-from hub_models.config import TrainConfig
-from hub_models.data import load_splits
 from hub_models.pixels import to_gray, to_mask
-from hub_models.predict import Predictor
 
 TRUE, PREDICTED = np.array([40, 200, 120]), np.array([255, 160, 20])  # green, orange
+COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
+WORST = 5
+RELIABILITY_BINS = 10
+Predict = Callable[[dict[str, Any]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,7 @@ def draw_overlays(overlays: list[Overlay], path: Path) -> None:
         column[2].set_xlabel(f"Dice {one.dice:.3f}", fontsize=10)
     for axis, text in zip(axes[:, 0], ("X-ray", "true mask", "predicted mask"), strict=True):
         axis.set_ylabel(text, fontsize=10)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, dpi=110, format="png")
-    aside.replace(path)
+    _save(figure, path)
 
 
 def _tint(gray: np.ndarray, mask: np.ndarray, color: np.ndarray) -> np.ndarray:
@@ -63,24 +63,97 @@ def worst_median_best(per_image: list[dict[str, Any]], figure: str) -> list[dict
     return chosen
 
 
-def draw_run(run_folder: str | Path, data_dir: str | Path, output: str | Path) -> Path:
-    """Save the overlays of a run's worst, median and best test images of each site; returns `output`.
-
-    Raises:
-        FileNotFoundError: the run has not ended, or the data are not there.
-        ValueError: `data_dir` lacks a test image of the run.
-    """
-    run_folder = Path(run_folder)
-    predictor = Predictor.from_run(run_folder)
-    results = json.loads((run_folder / "results.json").read_text())
-    rows = load_splits(data_dir, TrainConfig.load(run_folder).config_name)["test"]
+def _overlays(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict, path: Path) -> None:
     index_of = {id: index for index, id in enumerate(rows["id"])}
     overlays = []
-    for result in worst_median_best(results["per_image"], "dice"):
-        if result["id"] not in index_of:
-            raise ValueError(f"{result['id']}, tested in {run_folder}, is not in {data_dir}: pass the run's own data")
+    for result in worst_median_best(per_image, "dice"):
         row = rows[index_of[result["id"]]]
         gray = np.asarray(to_gray(row["image"])).astype(np.uint8)
-        overlays.append(Overlay(result["id"], gray, to_mask(row["mask"]), predictor(row["image"]), result["dice"]))
-    draw_overlays(overlays, Path(output))
-    return Path(output)
+        overlays.append(Overlay(result["id"], gray, to_mask(row["mask"]), predict(row), result["dice"]))
+    draw_overlays(overlays, path)
+
+
+def _groups(per_image: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of each site, and all of them where there are two."""
+    sites = sorted({row["site"] for row in per_image})
+    groups = {site: [row for row in per_image if row["site"] == site] for site in sites}
+    return groups if len(sites) == 1 else groups | {"all": per_image}
+
+
+def draw_distribution(per_image: list[dict[str, Any]], path: Path) -> None:
+    """Save a PNG of the Dice of every image, sorted, a line per site: what the mean hides stands at the left."""
+    figure = Figure(figsize=(6, 4))
+    axis = figure.subplots()
+    for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
+        values = np.sort([row["dice"] for row in rows])
+        share = (np.arange(len(values)) + 0.5) / len(values)
+        label = f"{site}: mean {values.mean():.3f}, median {np.median(values):.3f} (n {len(values)})"
+        axis.plot(share, values, ".-", color=color, label=label, linewidth=1, markersize=4)
+    axis.set(xlabel="share of images with a lower Dice", ylabel="Dice of the image", title="Dice per image")
+    _finish(axis, "lower right")
+    _save(figure, path)
+
+
+def draw_roc(per_image: list[dict[str, Any]], path: Path) -> None:
+    """Save a PNG of the ROC of each site with the operating point, and the WHO's minimum for a triage test."""
+    figure = Figure(figsize=(5.2, 5))
+    axis = figure.subplots()
+    axis.axhspan(0.9, 1, 0, 0.3, color="#cfe8cf", label="WHO triage target: sensitivity .90, specificity .70")
+    for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
+        labels, probabilities, thresholds = (
+            np.array([row[name] for row in rows]) for name in ("label", "probability", "threshold")
+        )
+        if len(set(labels)) < 2:
+            continue
+        false, true, _ = roc_curve(labels, probabilities)
+        axis.plot(false, true, color=color, label=f"{site}: AUROC {auc(false, true):.3f} (n {len(rows)})")
+        called = probabilities >= thresholds
+        axis.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", color=color)
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC; dots: the stored threshold")
+    axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    _finish(axis, "lower right")
+    _save(figure, path)
+
+
+def draw_reliability(per_image: list[dict[str, Any]], path: Path) -> None:
+    """Save a PNG of the share of positives against the mean probability, in ten bins, with the count of each bin."""
+    figure = Figure(figsize=(5.2, 5.8))
+    axis, below = figure.subplots(2, height_ratios=(4, 1), sharex=True)
+    axis.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, label="calibrated")
+    labels, probabilities = (np.array([row[name] for row in per_image]) for name in ("label", "probability"))
+    bins = np.minimum((probabilities * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    held = [index for index in range(RELIABILITY_BINS) if (bins == index).any()]
+    means = [(probabilities[bins == index].mean(), labels[bins == index].mean()) for index in held]
+    axis.plot(*zip(*means, strict=True), "o-", color=COLORS[0], label=f"model (n {len(labels)})")
+    axis.set(ylabel="share with the label tuberculosis", title="Reliability", xlim=(0, 1), ylim=(0, 1))
+    _finish(axis, "upper left")
+    below.bar((np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS, np.bincount(bins, minlength=10), 0.09)
+    below.set(xlabel="probability", ylabel="images")
+    _save(figure, path)
+
+
+def _finish(axis: Axes, place: str) -> None:
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc=place)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write the PNG, whole or not at all."""
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, dpi=110, format="png")
+    aside.replace(path)
+
+
+# The pictures of each task by file name: (per-image rows, original rows, what predicts a row, path).
+PICTURES: dict[str, dict[str, Callable[[list[dict[str, Any]], datasets.Dataset, Predict, Path], None]]] = {
+    "lung_segmentation": {
+        "overlays.png": _overlays,
+        "dice.png": lambda per_image, rows, predict, path: draw_distribution(per_image, path),
+    },
+    "tb_classification": {
+        "roc.png": lambda per_image, rows, predict, path: draw_roc(per_image, path),
+        "reliability.png": lambda per_image, rows, predict, path: draw_reliability(per_image, path),
+    },
+}

@@ -2,17 +2,23 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import maximum_filter1d
 
 from chest_xray_masks import binarize, dicom_png, reason
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 BOX = Image.Resampling.BOX  # plain area average; the saved image processors use it too, so both see the same pixels
+FITS = ("squash", "pad")  # how an X-ray fills the square: its aspect squashed, or kept between black bars
+MARGIN = 0.07  # around the lungs, of the sides of their box, where no other is asked for
+MID_GRAY, LUNG_SD = 128, 42.5  # so that three standard deviations each way are kept
 
 Source = Image.Image | str | Path | bytes
+Fit = Literal["squash", "pad"]
 
 
 def open_image(source: Source) -> Image.Image:
@@ -61,12 +67,82 @@ def to_mask(source: Source) -> np.ndarray:
     return binarize(open_image(source))
 
 
-def resize_gray(gray: Image.Image, size: int) -> np.ndarray:
-    """(size, size) uint8 by area average, the aspect squashed; `gray` as `to_gray` gives it."""
-    small = gray.resize((size, size), BOX)
-    return np.asarray(small) if small.mode == "L" else np.asarray(small).round().clip(0, 255).astype(np.uint8)
+def content_box(height: int, width: int, size: int, fit: Fit = "squash") -> tuple[int, int, int, int]:
+    """(top, left, bottom, right), the last two excluded, in pixels of the square of what an X-ray fills there.
+
+    `squash` fills it all. `pad` keeps the aspect: the longer side fills the square, the shorter is centred, rounded
+    to whole pixels, at least one; an odd bar is the wider one below or to the right.
+
+    Raises:
+        ValueError: a side below 1 pixel, or an unknown fit.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+    if min(height, width, size) < 1:
+        raise ValueError(f"an X-ray of {height}x{width} pixels has no place in a square of {size}: pass sides above 0")
+    if fit == "squash":
+        return 0, 0, size, size
+    rows, columns = (max(1, round(size * side / max(height, width))) for side in (height, width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return top, left, top + rows, left + columns
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """(size, size) bool by nearest neighbour of an (H, W) bool mask, the aspect squashed."""
-    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+def resize_gray(gray: Image.Image, size: int, fit: Fit = "squash") -> np.ndarray:
+    """(size, size) uint8 by area average, in its `content_box`, black around it; `gray` as `to_gray` gives it."""
+    top, left, bottom, right = content_box(gray.height, gray.width, size, fit)
+    small = gray.resize((right - left, bottom - top), BOX)
+    values = np.asarray(small) if small.mode == "L" else np.asarray(small).round().clip(0, 255).astype(np.uint8)
+    return np.pad(values, ((top, size - bottom), (left, size - right)))
+
+
+def resize_mask(mask: np.ndarray, size: int, fit: Fit = "squash") -> np.ndarray:
+    """(size, size) bool by nearest neighbour of an (H, W) bool mask, in its `content_box`, no lung around it."""
+    top, left, bottom, right = content_box(*mask.shape, size, fit)
+    small = np.asarray(Image.fromarray(mask).resize((right - left, bottom - top), Image.Resampling.NEAREST))
+    return np.pad(small, ((top, size - bottom), (left, size - right)))
+
+
+def lungs_box(mask: np.ndarray, margin: float) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right), the last two excluded, of an (H, W) bool mask, widened and clipped to its image.
+
+    `margin`: the share of the box's own height and width, rounded to pixels, that is added on each side.
+
+    Raises:
+        ValueError: a mask without any lung, or a negative margin.
+    """
+    if not margin >= 0:
+        raise ValueError(f"margin must not be negative, got {margin}")
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        raise ValueError(f"the mask of {mask.shape[0]}x{mask.shape[1]} pixels holds no lung: pass one that does")
+    (top, bottom), (left, right) = ((int(one[0]), int(one[-1]) + 1) for one in (rows, columns))
+    down, across = round(margin * (bottom - top)), round(margin * (right - left))
+    height, width = mask.shape
+    return max(0, top - down), max(0, left - across), min(height, bottom + down), min(width, right + across)
+
+
+def crop_to_lungs(gray: Image.Image, mask: np.ndarray, margin: float) -> Image.Image:
+    """The gray image cut to the `lungs_box` of its (H, W) bool mask, as mode `L`: the lungs alone, at one brightness.
+
+    The lungs' mean and standard deviation become MID_GRAY and LUNG_SD, clipped to [0, 255], and all else MID_GRAY:
+    what an exposure, a detector or a marker beside the lungs tells of the site is gone. Of the lungs is what lies
+    within half the margin of the mask, of the longer side of its box, along rows and columns (a square, no disc).
+
+    Raises:
+        ValueError: the mask is not as large as the image or holds no lung, or the margin is negative.
+    """
+    if mask.shape != (gray.height, gray.width):
+        shapes = f"{mask.shape[0]}x{mask.shape[1]} pixels, its X-ray {gray.height}x{gray.width}"
+        raise ValueError(f"a lung mask of {shapes}: pass the mask on the X-ray's own pixels")
+    top, left, bottom, right = lungs_box(mask, 0)
+    reach = round(margin / 2 * max(bottom - top, right - left))
+    top, left, bottom, right = lungs_box(mask, margin)
+    near = mask[top:bottom, left:right].astype(np.uint8)
+    for axis in (0, 1):
+        near = maximum_filter1d(near, 2 * reach + 1, axis, mode="constant")
+    lungs = near > 0
+    values = np.asarray(gray.crop((left, top, right, bottom)), dtype=np.float32)  # (bottom - top, right - left)
+    inside = values[lungs].astype(np.float64)
+    spread = inside.std() or 1.0  # a constant image has none
+    even = MID_GRAY + LUNG_SD * (values - inside.mean()) / spread
+    return Image.fromarray(np.where(lungs, even, MID_GRAY).round().clip(0, 255).astype(np.uint8))

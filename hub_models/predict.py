@@ -1,17 +1,25 @@
 """A trained model from its run folder, and what it says of an X-ray on that X-ray's own pixels."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hub_models.architectures import build, normalize
+from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
-from hub_models.evaluation import normalize
-from hub_models.pixels import Source, resize_gray, to_gray
-from hub_models.tasks import TASKS, Task
+from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
+from hub_models.tasks import TASKS, Settings, Task
+
+VIEWS = ((0, 1), (0, 0.9), (0, 1.1), (5, 1), (-5, 1))  # degrees and scale; no mirror image: the heart has a side
+RUN_PARTS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -21,29 +29,87 @@ class Predictor:
     task: Task
     model: PreTrainedModel
     processor: BaseImageProcessor
+    settings: Settings
 
     @classmethod
-    def from_run(cls, folder: str | Path) -> "Predictor":
-        """Model of a folder that scripts/train.py made.
+    def from_run(cls, folder: str | Path, task: str | None = None) -> "Predictor":
+        """Model of a folder that scripts/train.py made, for `task` where that matters.
 
         Raises:
-            FileNotFoundError: the folder is no run, or its training has not ended.
+            FileNotFoundError: the folder is no run, or lacks a part: its training has not ended.
+            ValueError: the model is for another task.
         """
         folder = Path(folder)
-        task = TASKS[TrainConfig.load(folder).task]
-        if not (folder / "model.safetensors").is_file():
-            raise FileNotFoundError(f"no model.safetensors in {folder}: let scripts/train.py finish")
-        model = task.build(str(folder), False, task.labels).eval()
-        return cls(task, model, AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil"))
+        found = TrainConfig.load(folder).task
+        if task not in (None, found):
+            raise ValueError(f"{folder} holds a model for {found}, not for {task}: pass another run folder")
+        if missing := [name for name in RUN_PARTS if not (folder / name).is_file()]:
+            raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let scripts/train.py finish")
+        kind = TASKS[found].kind
+        image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        model = build(kind, str(folder), False, TASKS[found].labels, image_processor.size["height"]).eval()
+        return cls(TASKS[found], model, image_processor, Settings.of(model))
 
     @torch.inference_mode()
-    def __call__(self, source: Source) -> np.ndarray:
-        """(H, W) bool lung mask on the pixels of an X-ray of any mode: a PIL image, a file, its bytes.
+    def __call__(self, source: Source, mask: np.ndarray | None = None) -> Any:
+        """What the model says of an X-ray of any mode: a PIL image, a file, its bytes.
+
+        Lung segmentation gives the (H, W) bool mask on the X-ray's pixels, TB classification the calibrated
+        probability in [0, 1]. `mask`, the (H, W) bool lungs, is what a model of the lung region sees.
 
         Raises:
-            ValueError: it cannot be decoded.
+            ValueError: it cannot be decoded, or the model needs a mask.
         """
         gray = to_gray(source)
-        pixels = torch.from_numpy(resize_gray(gray, self.processor.size["height"]).copy())  # (S, S)
-        logits = self.model(pixel_values=normalize(pixels[None].float() / 255, self.processor)).logits
-        return self.task.predict(logits[0], gray.height, gray.width)
+        height, width = gray.height, gray.width
+        if self.settings.region != "image":
+            if mask is None:
+                raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
+            gray = crop_to_lungs(gray, mask, MARGIN)
+        small = resize_gray(gray, self.settings.image_size, self.settings.fit)
+        pixels = torch.from_numpy(small.copy())[None].to(self.model.device)  # (1, S, S)
+        logits = logits_of(self.model, self.processor, pixels.float() / 255, self.settings.views)
+        return self.task.predict(logits[0], height, width, self.settings)
+
+
+def logits_of(
+    model: torch.nn.Module, processor: BaseImageProcessor, images: torch.Tensor, views: int = 1
+) -> torch.Tensor:
+    """Logits of gray images (B, S, S) float in [0, 1]: (B, C), or maps (B, C, s, s); the mean over `views` of them.
+
+    The first view is the image itself, the others are turned or scaled a little, and their maps turned back.
+    """
+    total = weight = 0.0
+    for angle, scale in VIEWS[:views]:
+        plain = (angle, scale) == (0, 1)
+        moved = images if plain else shift_scale_turn(images[:, None], angle, scale, (0, 0))[:, 0]  # (B, S, S)
+        logits = model(pixel_values=normalize(moved, processor)).logits
+        seen = torch.ones_like(logits)
+        if logits.ndim == 4 and not plain:  # a map, of which the view may have lost the rim
+            logits, seen = (
+                shift_scale_turn(one.float(), angle, scale, (0, 0), inverse=True) for one in (logits, seen)
+            )
+        total, weight = total + logits, weight + seen
+    return total / weight
+
+
+def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = False) -> datasets.Dataset:
+    """`rows` with the lungs that the segmenter of `run_folder` finds where `mask` is None, in `datasets`' cache.
+
+    `every` finds them for each row, as it is for whoever has no mask.
+
+    Raises:
+        FileNotFoundError, ValueError: `run_folder` is no finished run of lung_segmentation.
+    """
+    predictor = Predictor.from_run(run_folder, "lung_segmentation")
+    predictor = replace(predictor, settings=replace(predictor.settings, two_lungs=True))
+    weights = hashlib.sha256((Path(run_folder) / "model.safetensors").read_bytes()).hexdigest()
+
+    def fill(row: dict[str, Any], weights: str) -> dict[str, Any]:
+        lungs = predictor(row["image"]) if every or row["mask"] is None else None
+        return {"mask": row["mask"] if lungs is None else Image.fromarray(np.uint8(lungs) * 255)}
+
+    key = hashlib.sha256(f"{rows._fingerprint} {weights} {every}".encode()).hexdigest()[
+        :16
+    ]  # the weights, not their folder
+    return rows.map(fill, fn_kwargs={"weights": weights}, new_fingerprint=key, desc="Finding lungs")

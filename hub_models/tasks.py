@@ -1,64 +1,112 @@
 """ONE table, `TASKS`: all that differs between the tasks; no other room asks which task it is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
-from torch.nn.functional import interpolate
-from transformers import (
-    PreTrainedModel,
-    SegformerConfig,
-    SegformerForSemanticSegmentation,
-    SegformerImageProcessorPil,
+from scipy.ndimage import binary_fill_holes, label
+from torch.nn.functional import cross_entropy, interpolate
+from transformers import PreTrainedModel
+
+from hub_models.metrics import (
+    Overlap,
+    count_overlap,
+    dice,
+    fit_temperature,
+    iou,
+    lung_figures,
+    screening_figures,
+    surface_distances,
+    threshold_for_sensitivity,
 )
-from transformers.image_processing_utils import BaseImageProcessor
+from hub_models.pixels import content_box, to_mask
+from hub_models.published import pixel_spacing_mm
 
-from hub_models.metrics import count_overlap, dice, iou
-from hub_models.pixels import BOX, to_mask
+SETTINGS_KEY = "chest_xray_masks"
+SENSITIVITY = 0.9  # at which the threshold is chosen. Source: WHO 2014, target product profile of a TB triage test
+DISTANCES = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")  # % of the image's diagonal
+Row = Mapping[str, Any]
 
-# Source: Xie et al. 2021, SegFormer, arXiv 2105.15203, table 6: widths, depths, decoder width of each encoder.
-_WIDTHS = (64, 128, 320, 512)
-SEGFORMER_SIZES = {
-    "nvidia/mit-b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256),
-    "nvidia/mit-b1": (_WIDTHS, (2, 2, 2, 2), 256),
-    "nvidia/mit-b2": (_WIDTHS, (3, 4, 6, 3), 768),
-    "nvidia/mit-b3": (_WIDTHS, (3, 4, 18, 3), 768),
-    "nvidia/mit-b4": (_WIDTHS, (3, 8, 27, 3), 768),
-    "nvidia/mit-b5": (_WIDTHS, (3, 6, 40, 3), 768),
-}
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is to be used; kept in its config.json under `chest_xray_masks`.
+
+    Attributes:
+        task: key of TASKS.
+        image_size: side in pixels of the model's input.
+        fit: "squash" or "pad", how an X-ray becomes square.
+        region: "image", or "lungs" where the model sees the lungs only.
+        temperature: what the logits were divided by so that probabilities are calibrated; the weights hold it already.
+        threshold: probability from which on an X-ray is called positive; 0.5 where the task has no decision.
+        views: how often each X-ray is looked at, turned and scaled a little (`predict.VIEWS`).
+        two_lungs: keep the two largest regions of a lung mask only, their holes filled.
+    """
+
+    task: str
+    image_size: int
+    fit: str = "squash"
+    region: str = "image"
+    temperature: float = 1.0
+    threshold: float = 0.5
+    views: int = 1
+    two_lungs: bool = False
+
+    def store(self, model: PreTrainedModel) -> None:
+        """Write into `model.config`, and so into the config.json saved with it."""
+        setattr(model.config, SETTINGS_KEY, asdict(self))
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Settings":
+        """Settings that `store` wrote.
+
+        Raises:
+            ValueError: the model was not made by this project.
+        """
+        values = getattr(model.config, SETTINGS_KEY, None)
+        if values is None or set(values) != {field.name for field in fields(cls)}:
+            raise ValueError(
+                f"config.json of {model.name_or_path} has no {SETTINGS_KEY}: pass a model of scripts/train.py"
+            )
+        return cls(**values)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the loop needs to know of a task.
+    """What the other rooms need to know of a task.
 
     Attributes:
+        kind: "segmentation" or "classification", which says what models there are.
         labels: names of the classes, in the order of the logits.
         model: checkpoint to start from unless another is given.
-        usable: whether a row can be learned from and tested on.
-        build: (checkpoint, from_scratch, labels) to a model.
-        processor: (checkpoint, image_size) to the image processor saved beside the weights.
-        loss: (logits, batch) to a scalar, the mean over the batch's images.
-        predict: (logits, height, width) of one image to what is compared with the reference, on the original grid.
-        reference: original row to what the prediction is compared with.
-        figures: (predicted, reference) to the figures of one image.
+        image_size: side in pixels unless another is given.
+        usable: rows that can be learned from and tested on.
+        check: (part, rows) raises ValueError where a part cannot be trained on or tested with.
+        loss: (logits, batch, label_smoothing) to a scalar, a plain mean over the batch's images.
+        validate: (logits (B, ...), batch) to per-image columns at the training size, for the loop.
+        measure: (logits of one image, its original row, settings) to its figures, on its own pixels.
+        predict: (logits of one image, height, width, settings) to what a user gets.
+        figures: (columns (n,), weights (R, n)) to each figure (R,); an image counts as often as its weight says.
+        decide: (settings, validation columns) to settings with temperature and threshold.
         main_figure: name of the figure that the run is judged by; higher is better.
     """
 
+    kind: str
     labels: tuple[str, ...]
     model: str
+    image_size: int
     usable: Callable[[datasets.Dataset], datasets.Dataset]
-    build: Callable[[str, bool, tuple[str, ...]], PreTrainedModel]
-    processor: Callable[[str, int], BaseImageProcessor]
-    loss: Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]
-    predict: Callable[[torch.Tensor, int, int], np.ndarray]
-    reference: Callable[[dict[str, Any]], np.ndarray]
-    figures: Callable[[np.ndarray, np.ndarray], dict[str, float]]
+    check: Callable[[str, datasets.Dataset], None]
+    loss: Callable[[torch.Tensor, dict[str, torch.Tensor], float], torch.Tensor]
+    validate: Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, list[float]]]
+    measure: Callable[[torch.Tensor, Row, Settings], dict[str, float]]
+    predict: Callable[[torch.Tensor, int, int, Settings], Any]
+    figures: Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
+    decide: Callable[[Settings, dict[str, np.ndarray]], Settings]
     main_figure: str
 
 
@@ -67,58 +115,131 @@ def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.select([index for index, is_absent in enumerate(absent) if not is_absent])
 
 
-def _segformer(model: str, from_scratch: bool, labels: tuple[str, ...]) -> PreTrainedModel:
-    names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
-    if not from_scratch:
-        try:  # the encoder checkpoints have no decode head, and others may have one for other classes
-            return SegformerForSemanticSegmentation.from_pretrained(model, **names, ignore_mismatched_sizes=True)
-        except OSError as error:
-            where = "no folder with config.json and model.safetensors here, and not to be had from the Hub"
-            raise OSError(f"no model at {model!r}: {where}; pass another --model, or --from_scratch") from error
-    if model in SEGFORMER_SIZES:
-        widths, depths, decoder = SEGFORMER_SIZES[model]
-        sizes = {"hidden_sizes": list(widths), "depths": list(depths), "decoder_hidden_size": decoder}
-        return SegformerForSemanticSegmentation(SegformerConfig(**sizes, **names))
-    if not Path(model).is_dir():
-        raise ValueError(f"from_scratch knows the architectures {', '.join(SEGFORMER_SIZES)} and folders, got {model}")
-    return SegformerForSemanticSegmentation(SegformerConfig.from_pretrained(model, **names))
-
-
-def _segformer_processor(model: str, image_size: int) -> BaseImageProcessor:
-    size = {"height": image_size, "width": image_size}  # PIL's form gives the same pixels with torchvision and without
-    return SegformerImageProcessorPil(size=size, resample=BOX, do_reduce_labels=False)
-
-
 _dice_and_cross_entropy = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
 
 
-def _segmentation_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _segmentation_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
     masks = batch["mask"].long()[:, None]  # (B, 1, S, S)
     logits = interpolate(logits.float(), masks.shape[-2:], mode="bilinear")  # (B, 2, S, S)
     return _dice_and_cross_entropy(logits, masks)
 
 
-def _lungs_from_logits(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
-    logits = interpolate(logits[None].float(), (height, width), mode="bilinear")  # (1, 2, H, W)
-    return (logits[0, 1] > logits[0, 0]).cpu().numpy()
+def _validate_lungs(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    masks = batch["mask"].bool()  # (B, S, S)
+    margin = (logits[:, 1:] - logits[:, :1]).float()  # (B, 1, s, s)
+    predicted = interpolate(margin, masks.shape[-2:], mode="bilinear")[:, 0] > 0  # (B, S, S)
+    pairs = (predicted & masks, predicted & ~masks, ~predicted & masks)
+    counts = [Overlap(*one) for one in torch.stack([pair.sum((1, 2)) for pair in pairs], 1).tolist()]
+    overlaps = {"dice": [dice(one) for one in counts], "iou": [iou(one) for one in counts]}
+    columns = dict(zip(Overlap._fields, map(list, zip(*counts, strict=True)), strict=True))
+    return overlaps | columns | {name: [np.nan] * len(counts) for name in DISTANCES}
 
 
-def _overlap_figures(predicted: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+def _lungs_from_logits(logits: torch.Tensor, height: int, width: int, settings: Settings) -> np.ndarray:
+    """(height, width) bool of one X-ray's logits (2, s, s)."""
+    side = max(height, width)
+    square = (height, width) if settings.fit == "squash" else (side, side)
+    margin = interpolate((logits[1:] - logits[:1])[None].float(), square, mode="bilinear")[0, 0]  # (H, W) or (L, L)
+    if settings.fit != "squash":
+        top, left, bottom, right = content_box(height, width, side, settings.fit)
+        margin = margin[top:bottom, left:right]  # (H, W)
+    mask = (margin > 0).cpu().numpy()
+    return keep_two_lungs(mask) if settings.two_lungs else mask
+
+
+def keep_two_lungs(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool: the two largest regions of a mask, their holes filled; an empty mask stays empty."""
+    regions, count = label(mask)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    largest = 1 + np.argsort(-sizes, kind="stable")[:2]
+    return binary_fill_holes(np.isin(regions, largest) & mask)
+
+
+def _measure_lungs(logits: torch.Tensor, row: Row, settings: Settings) -> dict[str, float]:
+    reference = to_mask(row["mask"])
+    height, width = reference.shape
+    predicted = _lungs_from_logits(logits, height, width, settings)
     counts = count_overlap(predicted, reference)
-    return {"dice": dice(counts), "iou": iou(counts)}
+    in_pixels = np.array(surface_distances(predicted, reference))
+    spacing = pixel_spacing_mm(row["id"], height, width)
+    if spacing is None:
+        in_mm = np.full(2, np.nan)
+    elif spacing[0] == spacing[1]:
+        in_mm = in_pixels * spacing[0]
+    else:  # a squashed copy
+        in_mm = np.array(surface_distances(predicted, reference, spacing))
+    in_percent = 100 * in_pixels / np.hypot(height, width)
+    distances = dict(zip(DISTANCES, [*in_mm.tolist(), *in_percent.tolist()], strict=True))
+    return {"dice": dice(counts), "iou": iou(counts)} | counts._asdict() | distances
+
+
+def _both_classes(part: str, rows: datasets.Dataset) -> None:
+    names = rows.features["label"].names
+    held = set(rows["label"])
+    if missing := [name for index, name in enumerate(names) if index not in held]:
+        raise ValueError(f"no X-ray of {part} is {' or '.join(missing)} ({len(rows)} rows): pass more of the set")
+
+
+def _classification_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
+    losses = cross_entropy(logits.float(), batch["label"], reduction="none", label_smoothing=label_smoothing)  # (B,)
+    return (
+        losses * batch["weight"]
+    ).mean()  # not over the sum of weights: halves of a batch then average to the whole
+
+
+def _log_odds(logits: torch.Tensor) -> torch.Tensor:
+    return (logits[..., 1] - logits[..., 0]).float()
+
+
+def _measure_tb(logits: torch.Tensor, row: Row, settings: Settings) -> dict[str, float]:
+    log_odds = _log_odds(logits)
+    return {"log_odds": log_odds.item(), "probability": log_odds.sigmoid().item(), "threshold": settings.threshold}
+
+
+def _validate_tb(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    log_odds = _log_odds(logits)
+    halves = [0.5] * len(log_odds)  # the threshold is chosen once training ends
+    return {"log_odds": log_odds.tolist(), "probability": log_odds.sigmoid().tolist(), "threshold": halves}
+
+
+def _decide_tb(settings: Settings, columns: dict[str, np.ndarray]) -> Settings:
+    """Temperature and threshold from log odds and labels of the validation images."""
+    temperature = fit_temperature(columns["log_odds"], columns["label"])
+    calibrated = 1 / (1 + np.exp(-columns["log_odds"] / temperature))
+    # lowered by what rounding to float32 may move a probability, so that the positive that set it stays above
+    threshold = threshold_for_sensitivity(columns["label"], calibrated, SENSITIVITY) * (1 - 1e-5)
+    return Settings(**asdict(settings) | {"temperature": temperature, "threshold": threshold})
 
 
 TASKS = {
     "lung_segmentation": Task(
+        kind="segmentation",
         labels=("background", "lung"),
         model="nvidia/mit-b0",
+        image_size=256,
         usable=_rows_with_mask,
-        build=_segformer,
-        processor=_segformer_processor,
+        check=lambda part, rows: None,
         loss=_segmentation_loss,
+        validate=_validate_lungs,
+        measure=_measure_lungs,
         predict=_lungs_from_logits,
-        reference=lambda row: to_mask(row["mask"]),
-        figures=_overlap_figures,
+        figures=lung_figures,
+        decide=lambda settings, columns: settings,
         main_figure="dice",
+    ),
+    "tb_classification": Task(
+        kind="classification",
+        labels=("normal", "tuberculosis"),
+        model="google/vit-base-patch16-224",
+        image_size=224,
+        usable=lambda rows: rows,
+        check=_both_classes,
+        loss=_classification_loss,
+        validate=_validate_tb,
+        measure=_measure_tb,
+        predict=lambda logits, height, width, settings: _log_odds(logits).sigmoid().item(),
+        figures=lambda columns, weights: screening_figures(columns, weights, columns["threshold"]),
+        decide=_decide_tb,
+        main_figure="auroc",
     ),
 }

@@ -4,7 +4,9 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Read when the libraries are imported, so set before any import of them.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0", "TOKENIZERS_PARALLELISM": "false"}
@@ -43,3 +45,50 @@ def tiny_segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 32}
     SegformerConfig(**sizes, num_attention_heads=[1, 1, 2, 4]).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the config of a ResNet small enough for tests, to be trained from scratch."""
+    from transformers import ResNetConfig
+
+    folder = tmp_path_factory.mktemp("tiny_resnet")
+    ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the config of a ViT small enough for tests, to be trained from scratch."""
+    from transformers import ViTConfig
+
+    folder = tmp_path_factory.mktemp("tiny_vit")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTConfig(**sizes, image_size=32, patch_size=16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_run() -> Callable[..., Path]:
+    """What makes a run folder as training leaves it, its weights random: (config, seed, ids of each part) to it."""
+    import torch
+
+    from hub_models.architectures import build, processor_for
+    from hub_models.config import TrainConfig
+    from hub_models.files import write_json
+    from hub_models.tasks import TASKS, Settings
+
+    def make(config: TrainConfig, seed: int = 3, **ids: Any) -> Path:
+        folder, task = Path(config.output_dir), TASKS[config.task]
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed)
+        model = build(task.kind, config.model, True, task.labels, config.image_size)
+        Settings(config.task, config.image_size, config.fit, config.region).store(model)
+        model.save_pretrained(folder)
+        processor_for(task.kind, config.model, True, config.image_size).save_pretrained(folder)
+        config.save(folder)
+        data = {"fingerprint": "", "train": [], "validation": [], "test": [], "earlier": []}
+        write_json(data | ids, folder / "data.json")
+        return folder
+
+    return make

@@ -21,8 +21,19 @@ def accelerate(*arguments: object, processes: int = 1, check: bool = True) -> su
     return _run(_launch(processes, arguments), check)
 
 
-def kill_when(reached: Callable[[], bool], *arguments: object, seconds: float = 120) -> None:
+def kill_when(reached: Callable[[], bool], *arguments: object) -> None:
     """Start `accelerate launch --cpu ... ARGUMENTS` and end it with SIGKILL as soon as `reached()` is true."""
+    _signal_when(reached, signal.SIGKILL, arguments)
+
+
+def interrupt_when(reached: Callable[[], bool], *arguments: object) -> tuple[int, str]:
+    """The same with Ctrl-C, which a terminal sends to every process of a command: exit status and error output."""
+    return _signal_when(reached, signal.SIGINT, arguments)
+
+
+def _signal_when(
+    reached: Callable[[], bool], number: int, arguments: tuple[object, ...], seconds: float = 120
+) -> tuple[int, str]:
     command = _launch(1, arguments)
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
         limit = time.monotonic() + seconds
@@ -30,10 +41,12 @@ def kill_when(reached: Callable[[], bool], *arguments: object, seconds: float = 
             if process.poll() is not None or time.monotonic() > limit:
                 os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
                 raise RuntimeError(
-                    f"{command} ended, or took {seconds} s, before it was to be killed: {process.stderr.read()}"
+                    f"{command} ended, or took {seconds} s, before it was to be signalled: {process.stderr.read()}"
                 )
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, number)
+        log = process.stderr.read()
+        return process.wait(), log
 
 
 def _launch(processes: int, arguments: tuple[object, ...]) -> list[str]:

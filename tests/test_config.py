@@ -1,11 +1,19 @@
 import dataclasses
 import json
+from typing import get_args
 
 import pytest
 from transformers import HfArgumentParser
 
+from hub_models import protocols
+from hub_models.augment import STRENGTHS
 from hub_models.config import TrainConfig
+from hub_models.data import REGIONS
 from hub_models.files import write_json
+from hub_models.pixels import FITS
+from hub_models.tasks import TASKS
+
+TB = {"task": "tb_classification"}
 
 
 @pytest.mark.parametrize(
@@ -13,12 +21,25 @@ from hub_models.files import write_json
     [
         ("image_size", 300, "must be a multiple of 32, got 300"),
         ("image_size", 0, "must be a multiple of 32, got 0"),
+        ("image_size", -32, "must be a multiple of 32, got -32"),
+        ("fold", 5, "must be 0 to 4, got 5"),
+        ("fold", -1, "must be 0 to 4, got -1"),
         ("epochs", 0, "must be at least 1, got 0"),
         ("batch_size", 0, "must be at least 1, got 0"),
+        ("accumulation", 0, "must be at least 1, got 0"),
         ("learning_rate", 0.0, "must be above 0, got 0.0"),
+        ("learning_rate", float("nan"), "must be above 0, got nan"),
+        ("layer_decay", 0.0, r"must be in \(0, 1\], got 0.0"),
+        ("layer_decay", 1.1, r"must be in \(0, 1\], got 1.1"),
         ("weight_decay", -0.1, "must not be negative, got -0.1"),
         ("warmup_share", 1.0, r"must be in \[0, 1\), got 1.0"),
         ("gradient_norm", 0.0, "must be above 0, got 0.0"),
+        ("dropout", 1.0, r"must be in \[0, 1\), got 1.0"),
+        ("label_smoothing", -0.1, r"must be in \[0, 1\), got -0.1"),
+        ("ema", 1.0, r"must be in \[0, 1\), got 1.0"),
+        ("patience", -1, "must not be negative, got -1"),
+        ("checkpoint_steps", -1, "must not be negative, got -1"),
+        ("checkpoints", 0, "must be at least 1, got 0"),
         ("seed", -1, "must not be negative, got -1"),
     ],
 )
@@ -27,14 +48,59 @@ def test_each_rule_names_field_value_and_way_out(field: str, value: object, rule
         TrainConfig("data", "out", **{field: value})
 
 
-def test_unknown_task_and_site_are_refused() -> None:
-    for field, known in (("task", "lung_segmentation"), ("config_name", "Shenzhen")):
-        with pytest.raises(ValueError, match=f"{field} must be one of .*{known}.*, got 'other'"):
-            TrainConfig("data", "out", **{field: "other"})
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [
+        ("task", "lung_segmentation"),
+        ("protocol", "mc_to_shenzhen"),
+        ("config_name", "Shenzhen"),
+        ("fit", "pad"),
+        ("region", "lungs"),
+        ("balance", "sampling"),
+        ("augment", "strong"),
+        ("keep", "last"),
+    ],
+)
+def test_unknown_choices_are_refused(field: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be one of .*{known}.*, got 'other'"):
+        TrainConfig("data", "out", **{field: "other"})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fold": 1}, "fold is of protocol folds: leave out fold 1, or change the other"),
+        ({"region": "lungs"}, "region is of task tb_classification: leave out region 'lungs'"),
+        ({"region": "found_lungs"}, "region is of task tb_classification: leave out region 'found_lungs'"),
+        ({"balance": "weights"}, "balance is of task tb_classification: leave out balance 'weights'"),
+        ({"label_smoothing": 0.1}, "label_smoothing is of task tb_classification: leave out label_smoothing 0.1"),
+        ({"segmenter": "runs/lungs"}, "segmenter is of region lungs or found_lungs: leave out segmenter 'runs/lungs'"),
+        (TB | {"segmenter": "runs/lungs"}, "segmenter is of region lungs or found_lungs: leave out segmenter 'runs/lungs'"),
+    ],
+)
+def test_options_that_exclude_each_other(given: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        TrainConfig("data", "out", **given)
+
+
+def test_options_that_go_together() -> None:
+    assert TrainConfig("data", "out", protocol="folds").fold is None  # all of them
+    assert [TrainConfig("data", "out", protocol="folds", fold=fold).fold for fold in range(protocols.FOLDS)] == [0, 1, 2, 3, 4]
+    options = {"region": "lungs", "segmenter": "runs/lungs", "balance": "weights", "label_smoothing": 0.1}
+    assert TrainConfig("data", "out", **TB, **options).segmenter == "runs/lungs"
+    assert TrainConfig("data", "out", **TB, **options | {"region": "found_lungs"}).region == "found_lungs"
+
+
+def test_choices_are_those_of_the_rooms() -> None:
+    choices = {field.name: get_args(field.type) for field in dataclasses.fields(TrainConfig)}
+    assert choices["task"] == tuple(TASKS)
+    assert choices["protocol"] == protocols.PROTOCOLS
+    assert choices["augment"] == tuple(STRENGTHS)
+    assert (choices["fit"], choices["region"]) == (FITS, (*REGIONS, "found_lungs"))
 
 
 def test_saved_config_comes_back_equal(tmp_path) -> None:
-    config = TrainConfig("data", "out", epochs=3, learning_rate=1e-3, from_scratch=True)
+    config = TrainConfig("data", "out", epochs=3, learning_rate=1e-3, from_scratch=True, protocol="folds", fold=2)
     config.save(tmp_path)
     assert TrainConfig.load(tmp_path) == config
     assert [path.name for path in tmp_path.iterdir()] == ["train_config.json"]
@@ -48,19 +114,18 @@ def test_load_errors(tmp_path) -> None:
         TrainConfig.load(tmp_path)
 
 
-def test_differences_name_the_field() -> None:
+def test_differences_name_the_field_and_pass_over_the_folders() -> None:
     one, other = TrainConfig("data", "out", epochs=3), TrainConfig("data", "out", epochs=5)
     assert one.differences(other) == ["epochs: 3, not 5"]
     assert one.differences(one) == []
+    assert one.differences(dataclasses.replace(one, data_dir="moved", output_dir="there")) == []
 
 
 def test_command_line_reads_every_kind_of_field() -> None:
-    line = (
-        "--data_dir d --output_dir o --from_scratch --augment False --learning_rate 0.001 --model m --config_name MC"
-    )
-    (config,) = HfArgumentParser(TrainConfig).parse_args_into_dataclasses(line.split())
-    wanted = {"from_scratch": True, "augment": False, "learning_rate": 1e-3, "model": "m", "config_name": "MC"}
-    assert config == TrainConfig("d", "o", **wanted)
+    line = "--data_dir d --output_dir o --from_scratch --augment none --learning_rate 0.001 --model m --fold 3"
+    (config,) = HfArgumentParser(TrainConfig).parse_args_into_dataclasses([*line.split(), "--protocol", "folds"])
+    wanted = {"from_scratch": True, "augment": "none", "learning_rate": 1e-3, "model": "m", "fold": 3}
+    assert config == TrainConfig("d", "o", protocol="folds", **wanted)
     helps = [field.metadata.get("help") for field in dataclasses.fields(TrainConfig)]
     assert all(helps)
 

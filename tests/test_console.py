@@ -1,8 +1,11 @@
 import logging
+import runpy
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
-from launch import python
+from launch import ROOT, python
 
 from hub_models.console import plain_terminal
 
@@ -21,8 +24,15 @@ def test_bugs_keep_their_traceback() -> None:
     assert logging.getLogger("hub_models").isEnabledFor(logging.INFO)
 
 
+def test_stopped_run_says_how_it_goes_on(capsys) -> None:
+    with pytest.raises(SystemExit) as ended, plain_terminal():
+        raise KeyboardInterrupt("stopped after epoch 2: the same command goes on from there")
+    assert ended.value.code == 130  # as shells have it: 128 and the number of SIGINT
+    assert capsys.readouterr().err == "stopped after epoch 2: the same command goes on from there\n"
+
+
 @pytest.mark.parametrize("what", ["no folder", "empty folder", "cut zip", "broken image"])
-def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_path) -> None:
+def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_path, monkeypatch, capsys) -> None:
     path = tmp_path / "set"
     if what == "empty folder":
         path.mkdir()
@@ -31,9 +41,8 @@ def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_pat
     elif what == "broken image":
         shutil.copytree(phantoms, path)
         min(path.rglob("CXR_png/*.png")).write_bytes(b"no image")
-    done = python("scripts/show_dataset.py", "--data_dir", path, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and str(path) in done.stderr
+    said = ended(monkeypatch, capsys, "scripts/show_dataset.py", "--data_dir", path)
+    assert said.startswith("error: ") and str(path) in said
 
 
 @pytest.mark.parametrize(
@@ -44,11 +53,42 @@ def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_pat
         (("--model", "runs/typo", "--from_scratch", "False"), "no model at 'runs/typo'"),
         (("--model", "runs/typo", "--from_scratch"), "got runs/typo"),
         (("--config_name", "mc"), "invalid choice: 'mc'"),
+        (("--region", "lungs"), "region is of task tb_classification"),
+        (("--task", "tb_classification", "--region", "found_lungs", "--from_scratch"), "pass --segmenter"),
     ],
 )
-def test_training_names_the_option(option: tuple[str, ...], said: str, phantoms, tmp_path) -> None:
+def test_training_names_the_option(option: tuple[str, ...], said: str, phantoms, tmp_path, monkeypatch, capsys) -> None:
     arguments = ("--data_dir", phantoms, "--output_dir", tmp_path / "run", "--image_size", "32", *option)
-    done = python("scripts/train.py", *arguments, check=False)
-    assert done.returncode and "Traceback" not in done.stderr
-    assert said in done.stderr.strip().splitlines()[-1]
+    assert said in ended(monkeypatch, capsys, "scripts/train.py", *arguments)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ((), "no train_config.json in"),
+        (("--split", "all"), "invalid choice: 'all'"),
+        (("--protocol", "mine"), "invalid choice: 'mine'"),
+    ],
+)
+def test_evaluation_names_the_option(option: tuple[str, ...], said: str, phantoms, tmp_path, monkeypatch, capsys) -> None:
+    arguments = ("--model", tmp_path, "--data_dir", phantoms, *option)
+    assert said in ended(monkeypatch, capsys, "scripts/evaluate.py", *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_script_of_its_own_ends_with_one_sentence(tmp_path) -> None:
+    done = python("scripts/show_dataset.py", "--data_dir", tmp_path / "set", check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and str(tmp_path / "set") in last
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, script: str, *arguments: object) -> str:
+    """Last line that a script ends with; run within this process, which has the libraries at hand."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(Path(ROOT) / script), run_name="__main__")
+    code = caught.value.code
+    said = capsys.readouterr().err.strip().splitlines()
+    return code if isinstance(code, str) else said[-1]

@@ -1,10 +1,50 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from hub_models.config import TrainConfig
-from hub_models.figures import Overlay, draw_overlays, draw_run, worst_median_best
-from hub_models.train import fit
+from hub_models import figures
+from hub_models.data import load_splits
+from hub_models.figures import (
+    PICTURES,
+    Overlay,
+    draw_distribution,
+    draw_overlays,
+    draw_reliability,
+    draw_roc,
+    worst_median_best,
+)
+from hub_models.pixels import to_mask
+from hub_models.tasks import TASKS
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    """(H, W, 3) int of a PNG that is whole, and alone in its folder."""
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def of_tb(labels: list[int], probabilities: list[float], site: str = "A") -> list[dict]:
+    return [
+        {"id": f"{site}{number}", "site": site, "label": label, "probability": probability, "threshold": 0.5}
+        for number, (label, probability) in enumerate(zip(labels, probabilities, strict=True))
+    ]
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Figure]:
+    """The figures that are saved while a test runs."""
+    saved, save = [], figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
 
 
 def test_worst_median_and_best_of_each_site() -> None:
@@ -18,22 +58,100 @@ def test_overlays_show_image_true_and_predicted_mask(tmp_path) -> None:
     left, right = np.zeros((2, 40, 40), bool)
     left[:, :20] = right[:, 20:] = True
     draw_overlays([Overlay("one", gray, left, right, 0.0)], tmp_path / "new" / "overlays.png")
-    picture = np.asarray(Image.open(tmp_path / "new" / "overlays.png").convert("RGB")).astype(int)
-    red, green, blue = np.moveaxis(picture, -1, 0)
+    red, green, blue = np.moveaxis(pixels_of(tmp_path / "new" / "overlays.png"), -1, 0)
     greenish, orange = (green > red + 20) & (green > blue), (red > blue + 20) & (red > green)
     assert greenish.sum() == pytest.approx(orange.sum(), rel=0.1)  # half of a square each
     assert np.argwhere(greenish)[:, 0].max() < np.argwhere(orange)[:, 0].min()  # the true mask stands above
     assert np.argwhere(greenish)[:, 1].max() < np.argwhere(orange)[:, 1].max()  # and is left of the predicted one
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["overlays.png"]
 
 
-def test_run_is_drawn_from_its_own_data_only(phantoms, tiny_segformer, tmp_path) -> None:
-    settings = {"from_scratch": True, "image_size": 32, "epochs": 1, "config_name": "MC"}
-    fit(TrainConfig(str(phantoms), str(tmp_path / "run"), model=str(tiny_segformer), **settings))
-    path = draw_run(tmp_path / "run", phantoms, tmp_path / "overlays.png")
-    assert Image.open(path).size[0] > 300
-    from hub_models.phantom import write_phantoms
+def test_overlays_of_a_task_are_of_worst_median_and_best(phantoms, tmp_path, monkeypatch) -> None:
+    rows = TASKS["lung_segmentation"].usable(load_splits(phantoms)["test"])
+    names = rows.features["site"]
+    per_image = [
+        {"id": row["id"], "site": names.int2str(row["site"]), "dice": 0.5 + index / 100}
+        for index, row in enumerate(rows)
+    ]
+    seen = []
+    monkeypatch.setattr(figures, "draw_overlays", lambda overlays, path: seen.extend(overlays))
+    PICTURES["lung_segmentation"]["overlays.png"](per_image[::-1], rows, lambda row: ~to_mask(row["mask"]), tmp_path)
+    assert [one.name for one in seen] == [row["id"] for row in worst_median_best(per_image, "dice")]
+    by_id = {row["id"]: row for row in rows}
+    for one in seen:
+        np.testing.assert_array_equal(one.true, to_mask(by_id[one.name]["mask"]))
+        np.testing.assert_array_equal(one.predicted, ~one.true)
+        assert one.gray.shape == one.true.shape and one.gray.dtype == np.uint8
 
-    other = write_phantoms(tmp_path / "other", 2, 12, image_size=80)
-    with pytest.raises((ValueError, FileNotFoundError), match="MCUCXR_.* is not in|no MC"):
-        draw_run(tmp_path / "run", other, tmp_path / "overlays.png")
+
+def test_distribution_has_a_line_for_each_site_and_all(tmp_path, drawn) -> None:
+    values = {"A": [0.9, 0.5, 0.7], "B": [0.2]}
+    rows = [{"id": f"{site}{n}", "site": site, "dice": v} for site, vs in values.items() for n, v in enumerate(vs)]
+    draw_distribution(rows, tmp_path / "dice.png")
+    height, width, _ = pixels_of(tmp_path / "dice.png").shape
+    assert 300 < height < width < 1000
+    assert texts(drawn[0]) == [
+        "A: mean 0.700, median 0.700 (n 3)",
+        "B: mean 0.200, median 0.200 (n 1)",
+        "all: mean 0.575, median 0.600 (n 4)",
+    ]
+    shares, dices = drawn[0].axes[0].get_lines()[0].get_data()
+    assert list(dices) == [0.5, 0.7, 0.9] and list(shares) == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    draw_distribution(rows[:3], tmp_path / "dice.png")
+    assert texts(drawn[1]) == ["A: mean 0.700, median 0.700 (n 3)"]  # one site is all
+
+
+def test_roc_by_hand(tmp_path, drawn) -> None:
+    # of 4 pairs, .4 against .6 is lost; from .5 up half of the positives and half of the negatives are called
+    rows = of_tb([1, 0, 1, 0], [0.9, 0.2, 0.4, 0.6])
+    draw_roc(rows, tmp_path / "roc.png")
+    assert min(pixels_of(tmp_path / "roc.png").shape[:2]) > 300
+    assert texts(drawn[0])[1:] == ["A: AUROC 0.750 (n 4)"]
+    _, point = drawn[0].axes[0].get_lines()
+    assert np.array(point.get_data()).ravel().tolist() == [0.5, 0.5]
+    both = rows + of_tb([1, 0], [0.9, 0.1], "B")
+    draw_roc(both, tmp_path / "roc.png")
+    assert [text.split(":")[0] for text in texts(drawn[1])[1:]] == ["A", "B", "all"]
+
+
+def test_roc_of_one_class_is_left_out(tmp_path, drawn) -> None:
+    draw_roc(of_tb([1, 1], [0.9, 0.2]), tmp_path / "roc.png")
+    assert pixels_of(tmp_path / "roc.png").std() > 0 and len(texts(drawn[0])) == 1
+    draw_roc(of_tb([1, 1], [0.9, 0.2]) + of_tb([0, 1], [0.1, 0.8], "B"), tmp_path / "roc.png")
+    assert [text.split(":")[0] for text in texts(drawn[1])[1:]] == ["B", "all"]
+
+
+def test_reliability_by_hand(tmp_path, drawn) -> None:
+    # bins of a tenth: .25 and .29 share one, of whose two X-rays one is positive; 1.0 is in the last
+    draw_reliability(of_tb([1, 0, 1], [0.25, 0.29, 1.0]), tmp_path / "reliability.png")
+    assert min(pixels_of(tmp_path / "reliability.png").shape[:2]) > 300
+    axis, below = drawn[0].axes
+    means, shares = axis.get_lines()[1].get_data()
+    assert list(means) == pytest.approx([0.27, 1.0]) and list(shares) == [0.5, 1.0]
+    assert [int(bar.get_height()) for bar in below.patches] == [0, 0, 2, 0, 0, 0, 0, 0, 0, 1]
+    draw_reliability(of_tb([1], [0.0]), tmp_path / "reliability.png")
+    assert pixels_of(tmp_path / "reliability.png").std() > 0
+
+
+def test_a_picture_is_whole_or_absent(tmp_path, monkeypatch) -> None:
+    draw_roc(of_tb([1, 0], [0.9, 0.2]), tmp_path / "roc.png")
+    before = (tmp_path / "roc.png").read_bytes()
+
+    def fail(self: Figure, path: Path, **options: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        draw_roc(of_tb([1, 0], [0.9, 0.2]), tmp_path / "roc.png")
+    assert (tmp_path / "roc.png").read_bytes() == before
+
+
+def test_every_task_has_pictures(tmp_path) -> None:
+    assert set(PICTURES) == set(TASKS)
+    rows = of_tb([1, 0], [0.9, 0.2])
+    for name, draw in PICTURES["tb_classification"].items():
+        draw(rows, None, None, tmp_path / name[:-4] / name)
+        assert pixels_of(tmp_path / name[:-4] / name).std() > 0
+    draw = PICTURES["lung_segmentation"]["dice.png"]
+    draw([{"id": "a", "site": "A", "dice": 0.5}], None, None, tmp_path / "lungs" / "dice.png")
+    assert pixels_of(tmp_path / "lungs" / "dice.png").std() > 0

@@ -1,9 +1,23 @@
+import warnings
+from time import perf_counter
+
 import numpy as np
 import pytest
 import torch
-from monai.metrics import DiceMetric, MeanIoU
+from monai.metrics import DiceMetric, HausdorffDistanceMetric, MeanIoU, SurfaceDistanceMetric
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
-from hub_models.metrics import Overlap, count_overlap, dice, iou, summarize
+from hub_models.metrics import (
+    Overlap,
+    count_overlap,
+    dice,
+    fit_temperature,
+    iou,
+    lung_figures,
+    screening_figures,
+    surface_distances,
+    threshold_for_sensitivity,
+)
 
 LEFT = np.array([[1, 1, 0, 0], [1, 1, 0, 0]], bool)
 TOP = np.array([[1, 1, 1, 1], [0, 0, 0, 0]], bool)
@@ -38,9 +52,229 @@ def test_shapes_must_agree() -> None:
         count_overlap(LEFT, TOP.T)
 
 
-def test_summary_by_hand() -> None:
-    # mean (0.5+0.7+0.9)/3 = 0.7; sample sd = sqrt((0.04+0+0.04)/2) = 0.2
-    expected = {"n": 3, "mean": 0.7, "sd": 0.2, "median": 0.7, "min": 0.5}
-    assert summarize([0.9, 0.5, 0.7]) == pytest.approx(expected)
-    assert summarize([0.9]) == {"n": 1, "mean": 0.9, "sd": None, "median": 0.9, "min": 0.9}
-    assert summarize([]) == {"n": 0, "mean": None, "sd": None, "median": None, "min": None}
+def test_surface_distances_by_hand() -> None:
+    predicted, reference = np.zeros((2, 20, 30), bool)
+    predicted[5, 4:8] = reference[8, 4:8] = True  # two lines of 4 pixels, 3 rows apart
+    assert surface_distances(predicted, reference) == (3.0, 3.0)
+    assert surface_distances(predicted, reference, spacing=(0.5, 7.0)) == (1.5, 1.5)
+    assert surface_distances(predicted.T, reference.T, spacing=(7.0, 0.5)) == (1.5, 1.5)
+    assert surface_distances(predicted, predicted) == (0.0, 0.0)
+    reference[8, 20] = True
+    # Predicted to reference: 3 four times. Back: 3 four times, and from (8, 20) to (5, 7) sqrt(9 + 169) = 13.342.
+    # 95th percentile of [3, 3, 3, 3, 13.342]: rank 0.95 * 4 = 3.8, so 3 + 0.8 * 10.342 = 11.273. Mean: 37.342 / 9.
+    assert surface_distances(predicted, reference) == pytest.approx((11.273, 37.342 / 9), abs=1e-3)
+    assert surface_distances(reference, predicted) == pytest.approx((11.273, 37.342 / 9), abs=1e-3)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.0875, 0.2)])
+def test_monai_agrees_on_surface_distances(spacing: tuple[float, float]) -> None:
+    rng = np.random.default_rng(1)
+    masks = np.zeros((2, 6, 50, 40), bool)
+    for mask in masks.reshape(-1, 50, 40):  # blocks that touch the border here and there, with holes
+        top, left = rng.integers(0, (20, 15))
+        mask[top : top + 30, left : left + 25] = rng.random((min(30, 50 - top), 25)) > 0.1
+    ours = np.array([surface_distances(*pair, spacing) for pair in zip(*masks, strict=True)])
+    stacks = [torch.from_numpy(stack[:, None].astype(np.float32)) for stack in masks]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's about its own arguments
+        hd95 = HausdorffDistanceMetric(include_background=True, percentile=95)(*stacks, spacing=spacing)
+        assd = SurfaceDistanceMetric(include_background=True, symmetric=True)(*stacks, spacing=spacing)
+    np.testing.assert_allclose(ours, torch.cat([hd95, assd], 1), rtol=1e-5)
+
+
+def test_surface_distances_of_an_empty_mask_are_undefined() -> None:
+    empty = np.zeros_like(LEFT)
+    for pair in ((empty, LEFT), (LEFT, empty), (empty, empty)):
+        assert np.isnan(surface_distances(*pair)).all()
+
+
+def test_surface_distances_refuse_what_they_cannot_measure() -> None:
+    with pytest.raises(ValueError, match="must have one shape"):
+        surface_distances(LEFT, TOP.T)
+    for spacing in ((1.0, 0.0), (1.0, float("nan")), (1.0, 1.0, 1.0), None):
+        with pytest.raises(ValueError, match="spacing must be two positive numbers"):
+            surface_distances(LEFT, TOP, spacing)
+
+
+def test_full_size_masks_are_measured_in_seconds() -> None:
+    rows, columns = np.ogrid[:4892, :4020]
+    predicted, reference = (
+        ((rows - 2400 - shift) / 1900) ** 2 + ((columns - 2000) / 1500) ** 2 < 1 for shift in (0, 20)
+    )
+    start = perf_counter()
+    hd95, assd = surface_distances(predicted, reference, spacing=(0.0875, 0.0875))
+    assert perf_counter() - start < 8  # 1 s on a free core
+    assert assd < hd95 <= 20 * 0.0875 * 1.01
+
+
+def lung_columns() -> dict[str, np.ndarray]:
+    counts = [Overlap(9, 1, 1), Overlap(2, 2, 4), Overlap(0, 0, 0), Overlap(30, 10, 0)]
+    columns = {name: np.array([count[i] for count in counts], float) for i, name in enumerate(Overlap._fields)}
+    columns |= {"dice": np.array([dice(one) for one in counts]), "iou": np.array([iou(one) for one in counts])}
+    distances = {"hd95_mm": [1, np.nan, np.nan, 3], "assd_mm": [0.5, np.nan, np.nan, 1.5]}
+    distances |= {"hd95_percent": [1, 4, np.nan, 4], "assd_percent": [np.nan] * 4}
+    return columns | {name: np.array(values, float) for name, values in distances.items()}
+
+
+def test_lung_figures_by_hand() -> None:
+    figures = lung_figures(lung_columns(), np.ones((1, 4)))
+    # dice: 18/20 = 0.9, 4/10 = 0.4, 1, 60/70 = 6/7; iou: 9/11, 2/8, 1, 30/40. Sums: 41 both, 13 + 5 in one only.
+    values = np.array([0.9, 0.4, 1, 6 / 7])
+    expected = {
+        "dice": values.mean(),
+        "dice_sd": values.std(ddof=1),
+        "dice_median": (0.9 + 6 / 7) / 2,
+        "iou": (9 / 11 + 0.25 + 1 + 0.75) / 4,
+        "dice_pooled": 82 / 100,
+        "iou_pooled": 41 / 59,
+        "hd95_mm": 2.0,
+        "assd_mm": 1.0,
+        "hd95_percent": 3.0,
+        "assd_percent": np.nan,
+    }
+    assert list(figures) == list(expected)
+    assert all(figure.shape == (1,) and figure.dtype == float for figure in figures.values())
+    assert {name: figure[0] for name, figure in figures.items()} == pytest.approx(expected, nan_ok=True)
+
+
+def test_weights_are_repeats_of_images() -> None:
+    rng = np.random.default_rng(0)
+    lungs = {name: rng.random(9) for name in lung_columns()}
+    lungs["hd95_mm"][::2] = np.nan
+    screening = {"label": rng.integers(0, 2, 9), "probability": rng.random(9).round(1)}
+    weights = rng.integers(0, 4, (20, 9))
+    for columns, figures in ((lungs, lung_figures), (screening, lambda c, w: screening_figures(c, w, 0.4))):
+        together = figures(columns, weights)
+        for index, row in enumerate(weights):
+            repeated = {name: column.repeat(row) for name, column in columns.items()}
+            alone = figures(repeated, np.ones((1, row.sum())))
+            for name, figure in alone.items():
+                np.testing.assert_allclose(together[name][index], figure[0], rtol=1e-12, err_msg=name)
+    assert lung_figures(lungs, weights)["dice_median"][0] == pytest.approx(np.median(lungs["dice"].repeat(weights[0])))
+
+
+def test_lung_figures_where_undefined() -> None:
+    columns = lung_columns()
+    nothing, one, empty_masks = (
+        {name: figure[0] for name, figure in lung_figures(columns, np.array([weights])).items()}
+        for weights in ([0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0])
+    )
+    assert all(np.isnan(value) for value in nothing.values())
+    assert one["dice"] == one["dice_median"] == one["dice_pooled"] == 0.4
+    assert np.isnan(one["dice_sd"]) and np.isnan(one["hd95_mm"]) and one["hd95_percent"] == 4
+    assert empty_masks["dice_pooled"] == empty_masks["iou_pooled"] == 1.0
+    no_images = lung_figures({name: column[:0] for name, column in columns.items()}, np.ones((1, 0)))
+    assert all(np.isnan(figure).all() and figure.shape == (1,) for figure in no_images.values())
+
+
+def test_screening_figures_by_hand() -> None:
+    columns = {"label": np.array([1, 1, 1, 0, 0]), "probability": np.array([0.9, 0.65, 0.2, 0.65, 0.1])}
+    figures = screening_figures(columns, np.ones((1, 5)), threshold=0.7)
+    expected = {
+        "auroc": 4.5 / 6,  # of 6 pairs .9 wins 2, .65 wins 1 and ties 1, .2 wins 1
+        "average_precision": (1 + 2 / 3 + 3 / 4) / 3,  # precision at .9, at .65 (2 of 3), at .2 (3 of 4)
+        "sensitivity": 1 / 3,
+        "specificity": 1.0,
+        "sensitivity_at_half": 2 / 3,
+        "specificity_at_half": 0.5,
+        "specificity_at_90_sensitivity": 0.5,  # all positives from .2 up; then .65 of the negatives is called too
+        "brier": (0.1**2 + 0.35**2 + 0.8**2 + 0.65**2 + 0.1**2) / 5,
+        "ece": (0.1 + 0.3 + 0.8 + 0.1) / 5,  # bins: .9 alone, both .65 (1.3 for 1 positive), .2 alone, .1 alone
+    }
+    assert list(figures) == list(expected)
+    assert {name: figure[0] for name, figure in figures.items()} == pytest.approx(expected)
+
+
+def test_each_image_may_have_a_threshold_of_its_own() -> None:
+    columns = {"label": np.array([1, 1, 0, 0]), "probability": np.array([0.6, 0.6, 0.6, 0.6])}
+    figures = screening_figures(columns, np.array([[1, 1, 1, 1], [1, 3, 2, 0]]), np.array([0.6, 0.7, 0.1, 0.9]))
+    np.testing.assert_array_equal(figures["sensitivity"], [0.5, 0.25])  # 1 of 2, 1 of 4
+    np.testing.assert_array_equal(figures["specificity"], [0.5, 0.0])  # 1 of 2, 0 of 2
+
+
+def test_scikit_learn_agrees_on_each_resample() -> None:
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, 2, 60)
+    probability = np.clip(0.3 * label + 0.7 * rng.random(60), 0, 1).round(2)  # with ties
+    weights = rng.integers(0, 3, (25, 60))
+    figures = screening_figures({"label": label, "probability": probability}, weights, 0.5)
+    for index, row in enumerate(weights):
+        given = {"sample_weight": row}
+        fall_out, sensitivity, _ = roc_curve(label, probability, **given, drop_intermediate=False)
+        expected = {
+            "auroc": roc_auc_score(label, probability, **given),
+            "average_precision": average_precision_score(label, probability, **given),
+            "brier": brier_score_loss(label, probability, **given),
+            "specificity_at_90_sensitivity": 1 - fall_out[sensitivity >= 0.9].min(),
+        }
+        assert {name: figures[name][index] for name in expected} == pytest.approx(expected)
+
+
+def test_a_bin_of_the_calibration_error_holds_its_upper_edge() -> None:
+    columns = {"label": np.array([1, 0]), "probability": np.array([0.3, 0.25])}
+    assert screening_figures(columns, np.ones((1, 2)), 0.5)["ece"][0] == pytest.approx((1 - 0.55) / 2)  # one bin
+    columns["probability"] = np.array([0.3, 0.35])
+    assert screening_figures(columns, np.ones((1, 2)), 0.5)["ece"][0] == pytest.approx((0.7 + 0.35) / 2)  # two
+
+
+def test_screening_figures_where_undefined() -> None:
+    columns = {"label": np.array([1, 0]), "probability": np.array([0.8, 0.4])}
+    figures = screening_figures(columns, np.array([[1, 0], [0, 1], [0, 0]]), 0.5)  # positives, negatives, nothing
+    for name in ("auroc", "average_precision", "specificity_at_90_sensitivity"):
+        assert np.isnan(figures[name]).all()
+    np.testing.assert_array_equal(figures["sensitivity"], [1, np.nan, np.nan])
+    np.testing.assert_array_equal(figures["specificity"], [np.nan, 1, np.nan])
+    np.testing.assert_allclose(figures["brier"], [0.2**2, 0.4**2, np.nan])
+    np.testing.assert_allclose(figures["ece"], [0.2, 0.4, np.nan])
+    no_images = screening_figures({name: column[:0] for name, column in columns.items()}, np.ones((1, 0)), 0.5)
+    assert all(np.isnan(figure).all() and figure.shape == (1,) for figure in no_images.values())
+
+
+def test_columns_and_weights_must_be_of_the_same_images() -> None:
+    with pytest.raises(ValueError, match=r"weights must be \(R, n\) .* got weights \(1, 3\)"):
+        lung_figures(lung_columns(), np.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"got weights \(2,\) and {'label': \(2,\)"):
+        screening_figures({"label": np.ones(2), "probability": np.ones(2)}, np.ones(2), 0.5)
+
+
+def test_threshold_for_sensitivity_by_hand() -> None:
+    labels = np.array([1] * 10 + [0] * 2)
+    probabilities = np.array([0.9, 0.8, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.95, 0.15])
+    assert threshold_for_sensitivity(labels, probabilities) == 0.2  # 9 of 10 positives
+    assert threshold_for_sensitivity(labels, probabilities, 0.91) == 0.1
+    assert threshold_for_sensitivity(labels, probabilities, 0.2) == 0.8
+    assert threshold_for_sensitivity(labels, probabilities, 1.0) == 0.1
+    figures = screening_figures({"label": labels, "probability": probabilities}, np.ones((1, 12)), 0.2)
+    assert figures["sensitivity"][0] == 0.9 and figures["specificity"][0] == 0.5
+    assert figures["specificity_at_90_sensitivity"][0] == 0.5
+
+
+def test_threshold_needs_positives() -> None:
+    with pytest.raises(ValueError, match="0 of 3 labels are 1"):
+        threshold_for_sensitivity(np.zeros(3), np.ones(3))
+    with pytest.raises(ValueError, match=r"labels \(3,\) and probabilities \(2,\)"):
+        threshold_for_sensitivity(np.ones(3), np.ones(2))
+    with pytest.raises(ValueError, match=r"sensitivity must be in \(0, 1\], got 90"):
+        threshold_for_sensitivity(np.ones(3), np.ones(3), 90)
+
+
+def test_temperature_by_hand() -> None:
+    # Logits of +-2, three of four right: the best probability is 3/4 = sigmoid(ln 3), so T = 2 / ln 3.
+    logits, labels = np.array([2.0, 2, 2, -2, -2, -2, -2, 2]), np.array([1, 1, 1, 1, 0, 0, 0, 0])
+    assert fit_temperature(logits, labels) == pytest.approx(2 / np.log(3), rel=1e-4)
+    assert fit_temperature(10 * logits, labels) == pytest.approx(20 / np.log(3), rel=1e-4)
+
+
+def test_temperature_of_calibrated_logits_and_its_bounds() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 20_000)
+    labels = rng.random(20_000) < 1 / (1 + np.exp(-logits))
+    assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
+    assert fit_temperature(np.array([5.0, -5.0]), np.array([1, 0])) == pytest.approx(0.05, rel=0.01)  # all right
+    assert fit_temperature(np.array([5.0, -5.0]), np.array([0, 1])) == pytest.approx(20, rel=0.01)  # all wrong
+
+
+def test_temperature_needs_both_classes() -> None:
+    for labels in (np.zeros(3), np.ones(3)):
+        with pytest.raises(ValueError, match=r"[03] of 3 labels are 1: fitting a temperature needs both classes"):
+            fit_temperature(np.arange(3), labels)

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hub_models.pixels import open_image, resize_gray, resize_mask, to_gray, to_mask
+from hub_models.pixels import (
+    content_box,
+    crop_to_lungs,
+    lungs_box,
+    open_image,
+    resize_gray,
+    resize_mask,
+    to_gray,
+    to_mask,
+)
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -124,3 +133,106 @@ def test_resize_averages_areas_and_takes_nearest_mask() -> None:
     mask[:, :4] = True
     np.testing.assert_array_equal(resize_mask(mask, 4), np.array([[True, True, False, False]] * 4))
     assert resize_gray(Image.new("L", (30, 50), 255), 32).tolist() == [[255] * 32] * 32  # upwards, and squashed
+
+
+@pytest.mark.parametrize(
+    ("sides", "box"),
+    [
+        ((4892, 4020, 512), (0, 45, 512, 466)),  # 512 * 4020 / 4892 = 420.7, so 421 columns; (512 - 421) // 2 = 45
+        ((4020, 4892, 512), (45, 0, 466, 512)),
+        ((100, 100, 32), (0, 0, 32, 32)),
+        ((2, 4, 8), (2, 0, 6, 8)),  # upwards: half of 8 rows, 2 above and below
+        ((1, 1000, 32), (15, 0, 16, 32)),  # 0.03 rows: one at least
+    ],
+)
+def test_padded_x_ray_fills_its_box(sides: tuple[int, int, int], box: tuple[int, ...]) -> None:
+    assert content_box(*sides, "pad") == box
+    assert content_box(*sides, "squash") == (0, 0, sides[2], sides[2])
+
+
+def test_padding_keeps_the_aspect_between_black_bars() -> None:
+    gray = np.array([[0, 100, 10, 10], [100, 200, 30, 30]], np.uint8)
+    # 2x4 to the square of 2: one row of the means of 2x2 blocks, 400 / 4 and 80 / 4; no row above it, one below
+    np.testing.assert_array_equal(resize_gray(Image.fromarray(gray), 2, "pad"), [[100, 20], [0, 0]])
+    np.testing.assert_array_equal(resize_gray(Image.fromarray(gray.T), 2, "pad"), [[100, 0], [20, 0]])
+    deep = Image.fromarray(gray.astype(np.float32))
+    np.testing.assert_array_equal(resize_gray(deep, 2, "pad"), [[100, 20], [0, 0]])
+    # twice as large, two bars of two rows
+    top, _, bottom, _ = content_box(2, 4, 8, "pad")
+    large = resize_gray(Image.fromarray(gray), 8, "pad")
+    np.testing.assert_array_equal(large[top:bottom], gray.repeat(2, 0).repeat(2, 1))
+    assert not large[:top].any() and not large[bottom:].any()
+
+
+def test_padded_mask_lies_on_its_padded_image() -> None:
+    mask = np.zeros((40, 20), bool)
+    mask[10:30, 4:16] = True
+    small = resize_mask(mask, 20, "pad")  # half as large, 5 columns without lung on either side
+    expected = np.zeros((20, 20), bool)
+    expected[5:15, 5 + 2 : 5 + 8] = True
+    np.testing.assert_array_equal(small, expected)
+    np.testing.assert_array_equal(resize_gray(Image.fromarray(mask * np.uint8(255)), 20, "pad") > 127, small)
+
+
+def test_squash_stays_the_default() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (30, 50), np.uint8)
+    np.testing.assert_array_equal(
+        resize_gray(Image.fromarray(noise), 16), resize_gray(Image.fromarray(noise), 16, "squash")
+    )
+    np.testing.assert_array_equal(resize_mask(noise > 99, 16), resize_mask(noise > 99, 16, "squash"))
+
+
+def test_unknown_fits_and_sides_are_refused() -> None:
+    with pytest.raises(ValueError, match="fit must be one of squash, pad, got 'crop'"):
+        resize_gray(Image.new("L", (4, 4)), 2, "crop")
+    with pytest.raises(ValueError, match="0x5 pixels has no place in a square of 8"):
+        content_box(0, 5, 8, "pad")
+
+
+LUNGS = np.zeros((20, 24), bool)
+LUNGS[8:12, 6:14] = True  # 4 rows and 8 columns
+
+
+def test_box_of_the_lungs_by_hand() -> None:
+    assert lungs_box(LUNGS, 0) == (8, 6, 12, 14)
+    assert lungs_box(LUNGS, 0.25) == (7, 4, 13, 16)  # a row and two columns more on each side
+    assert lungs_box(LUNGS, 10) == (0, 0, 20, 24)  # clipped
+
+
+@pytest.mark.parametrize("mode", ["L", "F"])
+def test_crop_is_the_lungs_at_one_brightness_by_hand(mode: str) -> None:
+    # margin 0.25: rows 7 to 12 and columns 4 to 15; the lungs are what lies within round(0.125 * 8) = 1 pixel of the
+    # mask: 6 rows of 10 columns, half of them 60 and half of them 100: mean 80, sd 20, so 128 -+ 42.5
+    values = np.full((20, 24), 200)
+    values[7:10, 5:15], values[10:13, 5:15] = 60, 100
+    gray = Image.fromarray(values.astype(np.uint8)).convert(mode)
+    cut = crop_to_lungs(gray, LUNGS, 0.25)
+    expected = np.full((6, 12), 128)
+    expected[:3, 1:-1], expected[3:, 1:-1] = 86, 170  # rounded half to even
+    assert cut.mode == "L"
+    np.testing.assert_array_equal(np.asarray(cut), expected)
+    brighter = Image.fromarray((values * 1.2 + 7).astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(crop_to_lungs(brighter, LUNGS, 0.25)), expected)
+    turned = crop_to_lungs(Image.fromarray(values.T.astype(np.uint8)).convert(mode), LUNGS.T, 0.25)
+    np.testing.assert_array_equal(np.asarray(turned), expected.T)
+
+
+def test_crop_without_margin_is_the_box_with_mid_gray_between_the_lungs() -> None:
+    two = np.zeros((4, 6), bool)
+    two[1:3, [1, 4]] = True
+    values = np.zeros((4, 6), np.uint8)
+    values[:, 1], values[:, 4] = 10, 30
+    cut = crop_to_lungs(Image.fromarray(values), two, 0)
+    np.testing.assert_array_equal(np.asarray(cut), [[86, 128, 128, 170]] * 2)
+    flat = crop_to_lungs(Image.new("L", (6, 4), 10), two, 0)
+    np.testing.assert_array_equal(np.asarray(flat), [[128] * 4] * 2)
+
+
+def test_crop_refuses_masks_that_do_not_fit() -> None:
+    gray = Image.new("L", (24, 20), 100)
+    with pytest.raises(ValueError, match="lung mask of 10x24 pixels, its X-ray 20x24"):
+        crop_to_lungs(gray, LUNGS[:10], 0.1)
+    with pytest.raises(ValueError, match="mask of 20x24 pixels holds no lung"):
+        crop_to_lungs(gray, np.zeros_like(LUNGS), 0.1)
+    with pytest.raises(ValueError, match="margin must not be negative, got -0.1"):
+        crop_to_lungs(gray, LUNGS, -0.1)

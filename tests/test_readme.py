@@ -58,10 +58,14 @@ def test_first_screen_says_what_and_what_not() -> None:
 
 
 @pytest.mark.slow
-def test_demo_ends_above_090_with_its_picture(demo: Path) -> None:
-    results = json.loads((demo / "demo" / "run-phantoms" / "results.json").read_text())
-    assert results["dice"]["all"]["mean"] > 0.90
-    assert Image.open(demo / "demo" / "overlays.png").size[0] > 500
+def test_demo_ends_above_090_with_its_pictures(demo: Path) -> None:
+    lungs, tb = (demo / "demo" / "runs-phantoms" / name for name in ("lungs", "tb"))
+    results = json.loads((lungs / "results.json").read_text())
+    assert results["figures"]["all"]["dice"]["value"] > 0.90
+    for picture in (lungs / "overlays.png", lungs / "dice.png", tb / "roc.png", tb / "reliability.png"):
+        assert Image.open(picture).size[0] > 500
+    screening = json.loads((tb / "results.json").read_text())["figures"]["all"]
+    assert screening["n"] == 24 and 0 <= screening["auroc"]["low"] <= screening["auroc"]["high"] <= 1
     assert json.loads((demo / "demo" / "audit.json").read_text())["counts"]["MC"]["images"] == 40
 
 
@@ -74,6 +78,13 @@ def test_eight_lines_run(demo: Path) -> None:
 
 
 @pytest.mark.slow
+def test_modules_of_evaluate_give_what_the_comments_say(demo: Path) -> None:
+    (demo / "modules.py").write_text(blocks("python")[1])
+    said = [float(value) for value in re.findall(r"# ([\d.]+)$", blocks("python")[1], re.M)]
+    assert [float(line) for line in run("python modules.py", demo).split()] == pytest.approx(said)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [line for block in blocks("bash")[1:] for line in block.splitlines() if line])
 def test_command_runs(command: str, demo: Path) -> None:
     run(command, demo)
@@ -83,4 +94,4 @@ def test_every_command_is_found() -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line]
     assert all(line.split()[0] in ("make", "python", "accelerate") for line in commands)
     scripts = {path.name for path in (ROOT / "scripts").glob("*.py")}
-    assert {"train.py", "audit_dataset.py", "show_dataset.py", "draw_overlays.py", "benchmark.py"} <= scripts
+    assert {"train.py", "audit_dataset.py", "show_dataset.py", "evaluate.py", "benchmark.py"} <= scripts

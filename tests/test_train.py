@@ -5,22 +5,36 @@ from pathlib import Path
 
 import pytest
 import torch
-from launch import accelerate, kill_when
+from launch import accelerate, interrupt_when, kill_when
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    ViTConfig,
+)
 
 from chest_xray_masks import split_of
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
+from hub_models.evaluation import read_per_image
 from hub_models.tasks import TASKS
-from hub_models.train import _optimizer, fit
+from hub_models.train import fit
 
 
 @pytest.fixture(scope="module")
 def config(phantoms, tiny_segformer, tmp_path_factory) -> TrainConfig:
     folder = tmp_path_factory.mktemp("runs") / "first"
-    settings = {"image_size": 32, "epochs": 12, "batch_size": 4, "learning_rate": 0.005}
+    settings = {"image_size": 32, "epochs": 12, "batch_size": 4, "learning_rate": 0.005, "checkpoint_steps": 3}
     return TrainConfig(str(phantoms), str(folder), model=str(tiny_segformer), from_scratch=True, **settings)
+
+
+@pytest.fixture(scope="module")
+def tb_config(config, tiny_resnet, tmp_path_factory) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("tb_runs") / "first"
+    other = {"task": "tb_classification", "model": str(tiny_resnet), "output_dir": str(folder), "epochs": 8}
+    return dataclasses.replace(config, **other, ema=0.9, accumulation=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +51,8 @@ def line(config: TrainConfig) -> list[str]:
 def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> None:
     folder = Path(config.output_dir)
     names = {"config.json", "model.safetensors", "preprocessor_config.json"}
-    names |= {"train_config.json", "data.json", "results.json"}
+    names |= {"train_config.json", "data.json", "results.json", "per_image.parquet", "overlays.png", "dice.png"}
+    names |= {"tracking"}
     assert {path.name for path in folder.iterdir()} == names
     assert TrainConfig.load(folder) == config
     assert json.loads((folder / "results.json").read_text()) == results
@@ -48,15 +63,27 @@ def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> 
 
 def test_results_are_of_the_test_images_and_add_up(config, results) -> None:
     rows = TASKS["lung_segmentation"].usable(load_splits(config.data_dir)["test"])
-    per_image = results["per_image"]
+    per_image = read_per_image(Path(config.output_dir))
     assert [one["id"] for one in per_image] == sorted(rows["id"])
     assert all(split_of(row["patient_id"]) == "test" for row in rows)
-    assert results["images"]["test"] == len(rows)
-    for site, summary in results["dice"].items():
+    assert results["images"] == results["parts"]["test"] == len(rows)
+    for site in ("all", "Montgomery", "Shenzhen"):
+        summary = results["figures"]["all" if site == "all" else f"site: {site}"]
         of_site = [one["dice"] for one in per_image if site in (one["site"], "all")]
         assert summary["n"] == len(of_site)
-        assert summary["mean"] == pytest.approx(sum(of_site) / len(of_site))
-    assert results["dice"]["all"]["mean"] > 0.5  # even this small a model learns in 12 epochs; a blank mask gets 0
+        assert summary["dice"]["value"] == pytest.approx(sum(of_site) / len(of_site))
+        assert summary["dice"]["low"] <= summary["dice"]["value"] <= summary["dice"]["high"]
+    # even this small a model learns in 12 epochs; a blank mask gets 0
+    assert results["figures"]["all"]["dice"]["value"] > 0.5
+    epochs = results["training"]["epochs"]
+    best = max(range(12), key=lambda index: epochs[index]["validation_dice"])
+    assert len(epochs) == 12 and results["training"]["kept_epoch"] == best + 1
+
+
+def test_training_is_tracked(config, results) -> None:
+    accumulator = EventAccumulator(str(Path(config.output_dir) / "tracking")).Reload()
+    losses = [event.value for event in accumulator.Scalars("loss")]
+    assert losses == pytest.approx([epoch["loss"] for epoch in results["training"]["epochs"]])
 
 
 def test_finished_run_is_not_trained_again(config, results) -> None:
@@ -94,53 +121,90 @@ def test_part_without_masks_is_named_before_training(config, phantoms, tmp_path)
     for mask in (tmp_path / "set").rglob("masks/*.png"):
         if split_of(mask.name[:11]) == "validation":
             mask.unlink()
-    with pytest.raises(ValueError, match="no validation X-ray in .*set is fit for lung_segmentation"):
+    with pytest.raises(ValueError, match="no validation X-ray in .*set .* is fit for lung_segmentation"):
         fit(dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
-def test_loss_that_is_not_finite_stops_the_run(config, tmp_path) -> None:
-    with pytest.raises(ValueError, match="the loss is nan in epoch [12]: lower learning_rate"):
-        fit(dataclasses.replace(config, learning_rate=1e30, output_dir=str(tmp_path / "run")))
+def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_x_rays(config, tmp_path) -> None:
+    broken = dataclasses.replace(config, learning_rate=1e30, output_dir=str(tmp_path / "run"), tracker="none")
+    with pytest.raises(ValueError, match=r"in epoch 1, step \d+, of (MCU|CHN)CXR_.*: lower learning_rate"):
+        fit(broken)
     assert not (tmp_path / "run" / "results.json").exists()
+    assert not list((tmp_path / "run").glob("checkpoints/epoch-*"))  # nothing spoilt is kept
 
 
-def test_norms_and_biases_are_not_decayed(config) -> None:
-    model = TASKS["lung_segmentation"].build(config.model, True, ("background", "lung"))
-    decayed, others = _optimizer(config, model).param_groups
-    names = {id(weight): name for name, weight in model.named_parameters()}
-    assert not any("bias" in names[id(weight)] or "norm" in names[id(weight)] for weight in decayed["params"])
-    assert all("bias" in names[id(weight)] or "norm" in names[id(weight)] for weight in others["params"])
-    assert (decayed["weight_decay"], others["weight_decay"]) == (config.weight_decay, 0)
-    assert len(names) == len(decayed["params"]) + len(others["params"])
+def weights_of(folder: str | Path) -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / "model.safetensors")
 
 
-def test_run_killed_and_started_again_ends_with_the_same_weights(config, results, tmp_path) -> None:
+def assert_same_run(folder: Path, config: TrainConfig) -> None:
+    """The weights, to the bit, and the results of two runs are the same."""
+    weights, again = weights_of(config.output_dir), weights_of(folder)
+    assert all(torch.equal(weights[name], again[name]) for name in weights | again)
+    first, second = (json.loads((Path(run) / "results.json").read_text()) for run in (config.output_dir, folder))
+    assert first == second
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("reached", ["epoch-00002-step-000000", "epoch-00001-step-000003"])
+def test_run_killed_and_started_again_ends_with_the_same_weights(config, results, tmp_path, reached) -> None:
     again = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
-    kill_when((tmp_path / "run" / "checkpoints" / "epoch-00002").exists, *line(again))
+    kill_when((tmp_path / "run" / "checkpoints" / reached).exists, *line(again))
     assert not (tmp_path / "run" / "results.json").exists()
     log = accelerate(*line(again)).stderr
-    assert "going on from" in log and "epoch 1:" not in log and "epoch 12:" in log
-    weights, resumed = (
-        load_file(Path(folder) / "model.safetensors") for folder in (config.output_dir, again.output_dir)
-    )
-    assert all(torch.equal(weights[name], resumed[name]) for name in weights | resumed)
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert "going on from epoch" in log and "epoch 1:" not in log and "epoch 12:" in log
+    assert_same_run(tmp_path / "run", config)
 
 
-def test_two_processes_train_and_test_each_image_once(config, results, tmp_path) -> None:
+def test_ctrl_c_keeps_a_checkpoint_and_tb_with_all_extras_resumes_the_same(tb_config, tmp_path) -> None:
+    fit(tb_config)
+    again = dataclasses.replace(tb_config, output_dir=str(tmp_path / "run"))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    status, log = interrupt_when(lambda: any(checkpoints.glob("epoch-*")), *line(again))
+    assert status and "the same command goes on from there" in log  # the launcher itself dies of the signal
+    assert any(checkpoints.glob("epoch-*")) and not (tmp_path / "run" / "results.json").exists()
+    accelerate(*line(again))
+    assert_same_run(tmp_path / "run", tb_config)
+
+
+def test_resume_under_another_launch_names_the_field(config, tmp_path) -> None:
+    again = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
+    kill_when((tmp_path / "run" / "checkpoints" / "epoch-00001-step-000000").exists, *line(again))
+    done = accelerate(*line(again), processes=2, check=False)
+    assert done.returncode and "made by another launch (processes: 2, not 1)" in done.stderr
+
+
+def test_one_process_and_two_learn_the_same(config, results, tmp_path) -> None:
+    both = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
+    accelerate(*line(both), processes=2)
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["launch"] == {"processes": 2, "mixed_precision": "no"}
+    for one, two in zip(results["training"]["epochs"], found["training"]["epochs"], strict=True):
+        assert two == pytest.approx(one, abs=1e-5)
+    pairs = zip(read_per_image(Path(config.output_dir)), read_per_image(tmp_path / "run"), strict=True)
+    for one, two in pairs:  # a pixel on the edge may fall to either side
+        assert two["id"] == one["id"] and two["dice"] == pytest.approx(
+            one["dice"], abs=1e-3
+        )
+    for group, figures in results["figures"].items():
+        assert found["figures"][group]["dice"]["value"] == pytest.approx(figures["dice"]["value"], abs=2e-4)
+
+
+def test_two_processes_test_each_image_once_even_where_one_has_none(config, results, tmp_path) -> None:
     shutil.copytree(config.data_dir, tmp_path / "set")
     masks = [mask for mask in (tmp_path / "set").rglob("masks/*.png") if split_of(mask.name[:11]) == "validation"]
     for mask in masks[1:]:  # one validation image is left: one process has none
         mask.unlink()
-    both = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"))
+    both = dataclasses.replace(
+        config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"), epochs=1, batch_size=2
+    )
     accelerate(*line(both), processes=2)
     found = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [one["id"] for one in found["per_image"]] == [one["id"] for one in results["per_image"]]
-    assert found["images"] == results["images"] | {"validation": 1}
-    assert found["launch"] == {"processes": 2, "mixed_precision": "no"}
-    assert found["dice"]["all"]["mean"] > 0.5
+    assert [one["id"] for one in read_per_image(tmp_path / "run")] == sorted(
+        TASKS["lung_segmentation"].usable(load_splits(both.data_dir)["test"])["id"]
+    )
+    assert found["parts"] == results["parts"] | {"validation": 1}
 
 
 def test_batch_must_fit_the_processes(config, tmp_path) -> None:
@@ -148,3 +212,68 @@ def test_batch_must_fit_the_processes(config, tmp_path) -> None:
     done = accelerate(*line(odd), processes=2, check=False)
     assert done.returncode and "batch_size must be a multiple of the 2 processes, got 3" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_early_stop_keeps_the_best_epoch(config, tmp_path) -> None:
+    # a learning rate of almost nothing: no epoch is better than the first by much, and the random ranking decides
+    slow = dataclasses.replace(
+        config, learning_rate=1e-12, patience=2, epochs=9, output_dir=str(tmp_path / "run"), tracker="none"
+    )
+    training = fit(slow)["training"]
+    figures = [epoch["validation_dice"] for epoch in training["epochs"]]
+    assert len(figures) < 9 and len(figures) - training["kept_epoch"] == 2
+    assert training["kept_epoch"] == figures.index(max(figures)) + 1
+
+
+def test_accumulated_parts_are_one_batch(config, tmp_path) -> None:
+    """Three steps of 5 that make one update equal one step of 15, where the model has no batch norm."""
+    settings = {"task": "tb_classification", "image_size": 32, "epochs": 2, "augment": "none", "keep": "last"}
+    vit = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    vit.save_pretrained(tmp_path / "vit")
+    weights = []
+    for name, batch_size, accumulation in (("whole", 15, 1), ("thirds", 5, 3)):
+        run = TrainConfig(
+            config.data_dir, str(tmp_path / name), model=str(tmp_path / "vit"), from_scratch=True, tracker="none",
+            batch_size=batch_size, accumulation=accumulation, **settings,
+        )  # fmt: skip
+        fit(run)
+        weights.append(weights_of(tmp_path / name))
+    assert all(torch.allclose(one, weights[1][name], atol=1e-5) for name, one in weights[0].items())
+
+
+def test_all_folds_are_trained_and_every_x_ray_is_tested_once(tb_config, tmp_path) -> None:
+    folds = dataclasses.replace(
+        tb_config, protocol="folds", epochs=1, output_dir=str(tmp_path / "run"), tracker="none"
+    )
+    results = fit(folds)
+    rows = load_splits(folds.data_dir)
+    assert results["images"] == sum(len(part) for part in rows.values())
+    per_image = read_per_image(tmp_path / "run")
+    assert [row["id"] for row in per_image] == sorted(id for part in rows.values() for id in part["id"])
+    assert fit(folds)["figures"] == results["figures"]  # from the finished folds
+
+
+def test_tb_part_without_positives_is_named_before_training(tb_config, tmp_path) -> None:
+    shutil.copytree(tb_config.data_dir, tmp_path / "set")
+    for image in (tmp_path / "set").rglob("CXR_png/*_1.png"):
+        if split_of(image.stem[:-2]) == "validation":
+            image.unlink()
+    bare = dataclasses.replace(tb_config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"no X-ray of validation \(protocol default\) is tuberculosis"):
+        fit(bare)
+    assert not (tmp_path / "run").exists()
+
+
+def test_calibrated_probabilities_and_the_threshold_are_in_the_model_itself(tb_config) -> None:
+    fit(tb_config)
+    folder = Path(tb_config.output_dir)
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    settings = model.config.chest_xray_masks
+    assert settings["temperature"] > 0 and 0 < settings["threshold"] < 1
+    row = load_splits(tb_config.data_dir)["test"][0]
+    (found,) = [one for one in read_per_image(folder) if one["id"] == row["id"]]
+    pixels = AutoImageProcessor.from_pretrained(folder)(row["image"].convert("RGB"), return_tensors="pt")
+    with torch.no_grad():
+        probability = model(**pixels).logits.softmax(1)[0, 1].item()
+    assert probability == pytest.approx(found["probability"], abs=1e-5)
+    assert found["threshold"] == settings["threshold"]

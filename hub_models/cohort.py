@@ -1,0 +1,123 @@
+"""The X-rays of a run: divided by its protocol, fit for its task, at its model's size; and who was trained on what."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate import Accelerator
+
+from chest_xray_masks import PARTS, SITES, scan
+from hub_models.augment import STRENGTHS
+from hub_models.config import TrainConfig
+from hub_models.data import Arrays, load_splits, prepare
+from hub_models.predict import fill_masks
+from hub_models.protocols import PATIENT_SHARING, divide, leaks
+from hub_models.tasks import TASKS
+
+DATA_NAME = "data.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """X-rays of one part: the original rows, and the same at the model's size."""
+
+    rows: datasets.Dataset
+    arrays: Arrays
+
+
+def load_cohort(config: TrainConfig, accelerator: Accelerator, parts: tuple[str, ...] = PARTS) -> dict[str, Part]:
+    """Parts of the X-rays that `config` asks for, made by one process and then read by all.
+
+    Raises:
+        FileNotFoundError: nothing of the set under `config.data_dir`.
+        ValueError: a part is empty, or cannot be trained on or tested with.
+    """
+    with accelerator.main_process_first():
+        rows = load_rows(config, parts)
+        task, size = TASKS[config.task], config.image_size or TASKS[config.task].image_size
+        ranges = {"train": STRENGTHS[config.augment]}
+        region = "image" if config.region == "image" else "lungs"
+        if region == "lungs":
+            rows = {part: _with_lungs(share, config) for part, share in rows.items()}
+        for part, share in rows.items():
+            task.check(f"{part} (protocol {config.protocol})", share)
+        return {
+            part: Part(share, Arrays(prepare(share, size, config.fit, region), size, ranges.get(part), config.seed))
+            for part, share in rows.items()
+        }
+
+
+def load_rows(config: TrainConfig, parts: tuple[str, ...] = PARTS) -> dict[str, datasets.Dataset]:
+    """Original rows of each part, as the protocol divides them, that are usable for the task.
+
+    Raises:
+        FileNotFoundError: nothing of the set under `config.data_dir`.
+        ValueError: a part is empty.
+    """
+    divided = divide(load_splits(config.data_dir, config.config_name), config.protocol, config.task, config.fold)
+    rows = {part: TASKS[config.task].usable(divided[part]) for part in parts}
+    for part, share in rows.items():
+        if not len(share):
+            where = f"{config.data_dir} (protocol {config.protocol})"
+            raise ValueError(f"no {part} X-ray in {where} is fit for {config.task}: pass more of the set")
+    return rows
+
+
+def _with_lungs(rows: datasets.Dataset, config: TrainConfig) -> datasets.Dataset:
+    every = config.region == "found_lungs"
+    wanted = [id for id, is_absent in zip(rows["id"], _absent_masks(rows), strict=True) if every or is_absent]
+    if wanted and config.segmenter is None:
+        needed = f"{len(wanted)} X-rays need their lungs found ({wanted[0]}, ...)"
+        raise ValueError(f"region {config.region}: {needed}: pass --segmenter <lung run folder>")
+    return fill_masks(rows, config.segmenter, every) if wanted else rows
+
+
+def _absent_masks(rows: datasets.Dataset) -> list[bool]:
+    return rows.select_columns("mask").with_format("arrow")[:]["mask"].is_null().to_pylist()  # decodes no image
+
+
+def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str, Any]:
+    """What `data.json` says: fingerprint of the X-rays, ids in each part, and ids that earlier models were trained on.
+
+    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name.
+
+    Raises:
+        ValueError: an earlier model was trained on one of this run's test patients.
+    """
+    earlier = set()
+    for source in (None if config.from_scratch else config.model, config.segmenter):
+        if source and (Path(source) / DATA_NAME).is_file():
+            seen = trained_ids(Path(source))
+            refuse_leaks(source, seen, rows["test"], config.protocol)
+            earlier |= seen
+    fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
+    ids = {part: list(share["id"]) for part, share in rows.items()}
+    return {"fingerprint": fingerprint} | ids | {"earlier": sorted(earlier)}
+
+
+def trained_ids(run_folder: Path) -> set[str]:
+    """Ids of all X-rays that the model of a run, or one it began with, was trained or chosen on.
+
+    Raises:
+        FileNotFoundError: the folder does not say.
+    """
+    path = run_folder / DATA_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"no {DATA_NAME} in {run_folder}: what the model was trained on is not known")
+    data = json.loads(path.read_text())
+    return {id for part in ("train", "validation", "earlier") for id in data[part]}
+
+
+def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, protocol: str) -> None:
+    """Raise ValueError where a patient of `test` has an X-ray among those that a model has `seen`.
+
+    Where the protocol itself parts the films of a patient, which it warns of, only the X-rays themselves count.
+    """
+    leaked = sorted(seen & set(test["id"])) if protocol in PATIENT_SHARING else leaks(seen, test)
+    if leaked:
+        raise ValueError(
+            f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
+            f"({leaked[0]}, ...): pass a model trained with the same protocol"
+        )

@@ -1,0 +1,108 @@
+"""Bootstrap intervals of the figures of a set, by resampling its patients.
+
+Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3 (percentile intervals); Field and
+Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x (whole clusters drawn, here patients).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Columns = dict[str, np.ndarray]
+Figures = Callable[[Columns, np.ndarray], dict[str, np.ndarray]]  # columns (n,), weights (R, n) to figures (R,)
+Interval = dict[str, float | int | None]
+
+
+def resample(patients: Sequence[str], repeats: int = 1000, seed: int = 0) -> np.ndarray:
+    """How often each image counts in each resample, (repeats, n) float of whole numbers.
+
+    As many patients as there are, drawn with replacement; all images of a patient count as often as the patient was
+    drawn. The same seed and patients give the same draws, in whatever order the images come.
+
+    Args:
+        patients: (n,) patient of each image.
+        repeats: number of resamples.
+        seed: of the draws.
+
+    Raises:
+        ValueError: `repeats` is below 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    names, patient_of = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+    if not names.size:
+        return np.zeros((repeats, 0))
+    drawn = np.random.default_rng(seed).multinomial(names.size, np.full(names.size, 1 / names.size), size=repeats)
+    return drawn[:, patient_of].astype(float)  # (repeats, n)
+
+
+def with_intervals(
+    figures: Figures, columns: Columns, patients: Sequence[str], repeats: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """Each figure as {"value", "low", "high"}: of the set itself, and its 95 % interval over resampled patients.
+
+    low and high are the 2.5th and 97.5th percentiles of the resamples where the figure is defined. value is None where
+    the figure is undefined; low and high are None there, with fewer than two patients, and where fewer than half of
+    the resamples define the figure. So the whole is plain JSON, without nan.
+
+    Args:
+        figures: such as `lung_figures`; called with weights (1, n) and (repeats, n).
+        columns: (n,) each, what `figures` takes.
+        patients: (n,) patient of each image.
+        repeats: number of resamples.
+        seed: of the draws.
+
+    Raises:
+        ValueError: the lengths differ, or `repeats` is below 1.
+    """
+    _check_lengths(patients, columns)
+    weights = resample(patients, repeats, seed)
+    values, resampled = figures(columns, np.ones((1, len(patients)))), figures(columns, weights)
+    enough = len(set(patients)) > 1
+    return {name: _interval(value[0], resampled[name], enough) for name, value in values.items()}
+
+
+def paired_difference(
+    figures: Figures, columns: Columns, other: Columns, patients: Sequence[str], repeats: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+    """Each figure of `columns` less that of `other`, of the same images, in the form of `with_intervals`.
+
+    Both are taken on the same resamples, so what is hard for both does not widen the interval. A figure over the
+    images where it is defined (distances) takes each model's own such images.
+
+    Args:
+        figures: such as `lung_figures`.
+        columns: (n,) each, of the first model.
+        other: (n,) each, of the second model, images in the same order.
+        patients: (n,) patient of each image.
+        repeats: number of resamples.
+        seed: of the draws.
+
+    Raises:
+        ValueError: the lengths differ, or `repeats` is below 1.
+    """
+    _check_lengths(patients, columns, other)
+
+    def difference(both: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
+        first, second = figures(columns, weights), figures(other, weights)
+        return {name: first[name] - second[name] for name in first}
+
+    return with_intervals(difference, columns, patients, repeats, seed)
+
+
+def _check_lengths(patients: Sequence[str], *tables: Columns) -> None:
+    lengths = [{name: len(column) for name, column in table.items()} for table in tables]
+    if any(length != len(patients) for table in lengths for length in table.values()):
+        raise ValueError(
+            f"{len(patients)} patients need columns of as many images, got {' and '.join(map(str, lengths))}"
+        )
+
+
+def _interval(value: float, resampled: np.ndarray, enough: bool) -> Interval:
+    defined = resampled[~np.isnan(resampled)]
+    if np.isnan(value):
+        return {"value": None, "low": None, "high": None}
+    if not enough or 2 * defined.size < resampled.size:
+        return {"value": float(value), "low": None, "high": None}
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return {"value": float(value), "low": float(low), "high": float(high)}

@@ -1,0 +1,53 @@
+"""What others published about each X-ray: its part in three splits, and the size of the original Montgomery films.
+
+`published.csv`, beside this file, holds all 800 ids. Its columns, empty where a split leaves the X-ray out:
+    width, height: pixels of the original, Montgomery only (Shenzhen's films have no known spacing).
+    idiap_segmentation: both sites, 704 X-rays with a lung mask. Source: Idiap's bob/deepdraw, its default splits.
+    idiap_classification: both sites, all 800. Source: Idiap's bob.med.tb, its default splits.
+    ark_shenzhen: Shenzhen's 662. Source: Ark, JLiangLab, arXiv 2310.09507.
+"""
+
+import csv
+from functools import cache
+from pathlib import Path
+
+TABLE = Path(__file__).with_suffix(".csv")
+SPLITS = ("idiap_segmentation", "idiap_classification", "ark_shenzhen")
+FILM_SPACING_MM = 0.0875  # of the original Montgomery pixels, each way; source: NLM's readme of the set
+
+
+@cache
+def _table() -> dict[str, dict[str, str]]:
+    """Rows of `published.csv` by id."""
+    with TABLE.open(newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def published_part(id: str, split: str) -> str | None:
+    """Part (train, validation or test) of an X-ray in one of `SPLITS`; None where the split leaves it out.
+
+    An id that is none of the 800 is left out by every split.
+
+    Raises:
+        ValueError: an unknown split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no published split {split!r}: choose one of {', '.join(SPLITS)}")
+    return _table().get(id, {}).get(split) or None
+
+
+def pixel_spacing_mm(id: str, height: int, width: int) -> tuple[float, float] | None:
+    """(row, column) spacing in mm of a whole Montgomery film in a copy of `height` x `width` pixels.
+
+    The side of the film, original pixels times 0.0875 mm, over the copy's: so a copy may be scaled, its aspect
+    squashed too, but neither cut nor turned. None for Shenzhen, whose spacing nobody knows, and for unknown ids.
+
+    Raises:
+        ValueError: a side below 1 pixel.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"a copy of {id} cannot have {height}x{width} pixels: pass its height and width")
+    row = _table().get(id)
+    if row is None or not row["height"]:
+        return None
+    return int(row["height"]) * FILM_SPACING_MM / height, int(row["width"]) * FILM_SPACING_MM / width

@@ -1,0 +1,205 @@
+"""What is kept of an evaluation: `results.json`, `per_image.parquet`, pictures; and evaluate_run(), which makes it."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import Accelerator
+
+from hub_models.cohort import load_cohort, refuse_leaks, trained_ids
+from hub_models.config import TrainConfig
+from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
+from hub_models.figures import PICTURES
+from hub_models.files import write_json
+from hub_models.predict import Predictor
+from hub_models.protocols import FOLDS
+from hub_models.tasks import SENSITIVITY, TASKS
+
+logger = logging.getLogger(__name__)
+
+RESULTS_NAME = "results.json"
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate")
+WORST = 5
+WHO_SPECIFICITY = 0.7  # Source: WHO 2014, target product profile of a TB triage test, at sensitivity 0.9
+
+
+@dataclasses.dataclass
+class Evaluated:
+    """One model on one part: figures of each image, the original rows, and what predicts a row."""
+
+    config: TrainConfig
+    part: str
+    per_image: list[dict[str, Any]]
+    rows: datasets.Dataset
+    predict: Callable[[dict[str, Any]], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """X-rays to test on, and what of a model's settings to change for it."""
+
+    data_dir: str
+    split: str
+    protocol: str | None
+    fold: int | None
+    segmenter: str | None
+    use: dict[str, Any]
+
+
+def make_accelerator(**options: Any) -> Accelerator:
+    """Accelerator on the GPUs that there are, else on the CPU; only its main process logs from then on."""
+    # a launcher of several processes takes them to have GPUs unless told
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), **options)
+    if not accelerator.is_main_process:
+        logging.getLogger("hub_models").setLevel(logging.ERROR)
+    return accelerator
+
+
+def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, more: dict[str, Any]) -> dict[str, Any]:
+    """`results.json` as written into `folder` after per-image rows and pictures, so that it stands for all of them.
+
+    `figures` holds, per group, each figure with its 95 % interval; `more` is added at the end.
+    """
+    config, per_image = evaluated.config, evaluated.per_image
+    task = TASKS[config.task]
+    results = {"task": config.task, "protocol": config.protocol, "fold": config.fold, "split": evaluated.part}
+    results |= {"images": len(per_image), "main_figure": task.main_figure, "figures": summarize(per_image, task)}
+    results |= _worst(per_image, task.main_figure) | _against_who(results["figures"]) | more
+    results |= {"launch": launch_of(accelerator), "versions": {name: version(name) for name in LIBRARIES}}
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULTS_NAME).unlink(missing_ok=True)  # the old one does not stand for the new rows
+        write_per_image(per_image, folder)
+        for name, draw in PICTURES[config.task].items():
+            draw(per_image, evaluated.rows, evaluated.predict, folder / name)
+        write_json(results, folder / RESULTS_NAME)
+    accelerator.wait_for_everyone()
+    logger.info("%s %s", evaluated.part, shown(results))
+    return results
+
+
+def launch_of(accelerator: Accelerator) -> dict[str, Any]:
+    """How the processes were launched, as far as it changes figures."""
+    return {"processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
+
+
+def shown(results: dict[str, Any]) -> str:
+    """One line of the main figure with its interval, for each site and all."""
+    name = results["main_figure"]
+    groups = {key: group for key, group in results["figures"].items() if key == "all" or key.startswith("site")}
+    texts = [
+        f"{key.removeprefix('site: ')} {_interval(group[name])} (n {group['n']})" for key, group in groups.items()
+    ]
+    return f"{name}: {', '.join(texts)}"
+
+
+def _interval(figure: dict[str, float | None]) -> str:
+    if figure["value"] is None:
+        return "undefined"
+    interval = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['value']:.4f}{interval}"
+
+
+def _worst(per_image: list[dict[str, Any]], figure: str) -> dict[str, Any]:
+    """The images with the lowest figure, where it is one of images."""
+    ranked = sorted((row for row in per_image if figure in row), key=lambda row: (row[figure], row["id"]))[:WORST]
+    return {"worst": [{"id": row["id"], figure: row[figure]} for row in ranked]} if ranked else {}
+
+
+def _against_who(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Whether the model reaches the WHO's minimum of a triage test, where the task has such a figure."""
+    name = "specificity_at_90_sensitivity"
+    if name not in figures["all"]:
+        return {}
+    met = {
+        key: group[name]["value"] is not None and group[name]["value"] >= WHO_SPECIFICITY
+        for key, group in figures.items()
+    }
+    return {"who_triage_minimum": {"sensitivity": SENSITIVITY, "specificity": WHO_SPECIFICITY, "met": met}}
+
+
+def evaluate_run(
+    model: str | Path,
+    data_dir: str | Path,
+    split: str = "test",
+    protocol: str | None = None,
+    fold: int | None = None,
+    segmenter: str | None = None,
+    output: str | Path | None = None,
+    compared: str | Path | None = None,
+    views: int | None = None,
+    two_lungs: bool = False,
+) -> dict[str, Any]:
+    """Results of a run's model on X-rays, also written to `output` (by default `evaluation/` in the run folder).
+
+    `protocol` and `fold` are the run's own unless given. A folder of all folds is tested fold by fold, and the rows
+    are pooled. With `compared`, another run folder, the differences between the two on the same X-rays are added.
+    `views` looks at each X-ray so many times, turned and scaled a little (`predict.VIEWS`); `two_lungs` keeps the two
+    largest regions of a lung mask and fills their holes.
+
+    Raises:
+        FileNotFoundError: a run folder is not whole, or nothing of the set is under `data_dir`.
+        ValueError: the model was trained on patients it would be tested on, or cannot be tested on these X-rays.
+    """
+    model, accelerator = Path(model), make_accelerator()
+    use = {name: value for name, value in (("views", views), ("two_lungs", two_lungs)) if value}
+    asked = Asked(str(data_dir), split, protocol, fold, segmenter, use)
+    evaluated = _evaluate(model, asked, accelerator)
+    config, more = evaluated.config, {"use": use}
+    if compared is not None:
+        other = _evaluate(Path(compared), dataclasses.replace(asked, protocol=config.protocol), accelerator)
+        if other.config.task != config.task:
+            raise ValueError(f"{compared} is a model for {other.config.task}, {model} for {config.task}")
+        differences = compare(evaluated.per_image, other.per_image, TASKS[config.task])
+        more |= {"compared_with": str(compared), "differences": differences}
+    folder = Path(output) if output else model / "evaluation" / f"{config.protocol}-{split}"
+    return write_report(folder, evaluated, accelerator, more)
+
+
+def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated:
+    if (folder / "fold-0").is_dir() and asked.fold is None:
+        members = (dataclasses.replace(asked, fold=fold) for fold in range(FOLDS))
+        return pool([_evaluate(folder / f"fold-{one.fold}", one, accelerator) for one in members])
+    predictor = Predictor.from_run(folder)
+    predictor = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, **asked.use))
+    trained = TrainConfig.load(folder)
+    protocol = asked.protocol or trained.protocol
+    config = dataclasses.replace(
+        trained,
+        data_dir=asked.data_dir,
+        protocol=protocol,
+        fold=trained.fold if asked.fold is None and protocol == trained.protocol else asked.fold,
+        segmenter=asked.segmenter or trained.segmenter,
+        image_size=predictor.settings.image_size,
+    )
+    part = load_cohort(config, accelerator, (asked.split,))[asked.split]
+    if asked.split == "test":
+        refuse_leaks(folder, trained_ids(folder), part.rows, config.protocol)
+    per_image = measure(predictor, part, accelerator)
+    return Evaluated(config, asked.split, per_image, part.rows, lambda row: predictor(row["image"]))
+
+
+def pool(folds: list[Evaluated]) -> Evaluated:
+    """All folds as one: each X-ray with what the model that did not see it says."""
+    predict = {id: one.predict for one in folds for id in one.rows["id"]}
+    per_image = sorted((row for one in folds for row in one.per_image), key=lambda row: row["id"])
+    rows = datasets.concatenate_datasets([one.rows for one in folds])
+    config = dataclasses.replace(folds[0].config, fold=None)
+    return Evaluated(config, folds[0].part, per_image, rows, lambda row: predict[row["id"]](row))
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`results.json` and the per-image rows of a folder.
+
+    Raises:
+        FileNotFoundError: there is none: the run or the evaluation has not ended.
+    """
+    if not (folder / RESULTS_NAME).is_file():
+        raise FileNotFoundError(f"no {RESULTS_NAME} in {folder}: let it finish")
+    return json.loads((folder / RESULTS_NAME).read_text()), read_per_image(folder)
