@@ -35,6 +35,7 @@ def make_optimizer(config: TrainConfig, model: PreTrainedModel) -> torch.optim.A
             for (depth, decayed), weights in sorted(groups.items(), key=lambda group: group[0])
         ],
         eps=EPSILON,
+        fused=True,  # one pass over the weights, which counts where the model is small
     )
 
 
@@ -73,13 +74,15 @@ def running_mean(model: torch.nn.Module, decay: float) -> AveragedModel:
     The decay climbs to `decay` as (1 + n) / (10 + n), so that the random start is forgotten.
     """
 
-    def mix(mean: torch.Tensor, new: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-        if not mean.is_floating_point():
-            return new
+    @torch.no_grad()
+    def mix(means: list[torch.Tensor], news: list[torch.Tensor], count: torch.Tensor | int) -> None:
+        if not means[0].is_floating_point():  # a count of batches
+            torch._foreach_copy_(means, news)
+            return
         share = min(decay, (1 + int(count)) / (10 + int(count)))
-        return mean * share + new * (1 - share)
+        torch._foreach_lerp_(means, news, 1 - share)
 
-    return AveragedModel(model, avg_fn=mix, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=mix, use_buffers=True)
 
 
 class SharedBatchNorm2d(torch.nn.BatchNorm2d):

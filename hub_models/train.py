@@ -36,7 +36,7 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     in which part), per-image figures, pictures, and `results.json`, which is written last: a folder without it is not
     done, and the same call goes on from its newest checkpoint, with the same final weights as a run never stopped. A
     finished run of the same config is not trained again. Protocol folds without a fold trains all, each in a folder
-    `fold-K`, and pools the rows of their test parts.
+    `fold-K`, and pools the rows of their test parts; a `model` or `segmenter` of all folds gives each its own.
 
     Raises:
         ValueError: the folder holds something else or a run of another config, launch or other X-rays, a part of the
@@ -53,7 +53,12 @@ def _fit_folds(config: TrainConfig) -> dict[str, Any]:
     folder, members = Path(config.output_dir), []
     for fold in range(FOLDS):
         logger.info("fold %d of %d", fold + 1, FOLDS)
-        _, evaluated = _fit(dataclasses.replace(config, fold=fold, output_dir=str(folder / f"fold-{fold}")))
+        places = {"output_dir": str(folder / f"fold-{fold}")}
+        for name in ("model", "segmenter"):
+            source = getattr(config, name)
+            if source and (Path(source) / f"fold-{fold}").is_dir():
+                places[name] = str(Path(source) / f"fold-{fold}")
+        _, evaluated = _fit(dataclasses.replace(config, fold=fold, **places))
         members.append(evaluated)
     return write_report(folder, pool(members), make_accelerator(), {})
 

@@ -138,7 +138,9 @@ def test_encoder_of_a_lung_model_is_carried_over_into_a_classifier(tiny_segforme
     assert model.config.id2label == {0: "normal", 1: "tuberculosis"}
 
 
-def test_dropout_is_of_whole_layers_and_the_classifier_where_there_are_such(tiny_segformer, tiny_vit, tmp_path) -> None:
+def test_dropout_is_of_whole_layers_and_the_classifier_where_there_are_such(
+    tiny_segformer, tiny_vit, tmp_path
+) -> None:
     segformer = build("segmentation", str(tiny_segformer), True, LUNGS, 32, 0.2).config
     assert (segformer.classifier_dropout_prob, segformer.drop_path_rate) == (0.2, 0.2)
     assert (segformer.hidden_dropout_prob, segformer.attention_probs_dropout_prob) == (0.0, 0.0)

@@ -126,7 +126,9 @@ def test_description_has_ids_and_fingerprint(phantoms) -> None:
     assert data["fingerprint"] == scan(phantoms).fingerprint(None) and data["earlier"] == []
     assert json.loads(json.dumps(data)) == data
     mc = config_of(phantoms, config_name="MC")
-    assert describe(mc, load_rows(mc))["fingerprint"] == scan(phantoms).fingerprint("Montgomery") != data["fingerprint"]
+    assert (
+        describe(mc, load_rows(mc))["fingerprint"] == scan(phantoms).fingerprint("Montgomery") != data["fingerprint"]
+    )
 
 
 @pytest.mark.parametrize("option", ["model", "segmenter"])
@@ -140,7 +142,9 @@ def test_earlier_model_must_not_know_test_patients(option: str, phantoms, make_r
     assert describe(config, rows)["earlier"] == sorted([safe, "CHNCXR_9999_0", "CHNCXR_9998_1"])
     for part in ("train", "validation", "earlier"):
         make_run(lungs, **{part: [test]})
-        said = rf"was trained on patients of 1 of the {len(rows['test'])} X-rays to test on \({test}, ...\): pass a model"
+        said = (
+            rf"was trained on patients of 1 of the {len(rows['test'])} X-rays to test on \({test}, ...\): pass a model"
+        )
         with pytest.raises(ValueError, match=said):
             describe(config, rows)
 

@@ -75,7 +75,10 @@ def test_unknown_choices_are_refused(field: str, known: str) -> None:
         ({"balance": "weights"}, "balance is of task tb_classification: leave out balance 'weights'"),
         ({"label_smoothing": 0.1}, "label_smoothing is of task tb_classification: leave out label_smoothing 0.1"),
         ({"segmenter": "runs/lungs"}, "segmenter is of region lungs or found_lungs: leave out segmenter 'runs/lungs'"),
-        (TB | {"segmenter": "runs/lungs"}, "segmenter is of region lungs or found_lungs: leave out segmenter 'runs/lungs'"),
+        (
+            TB | {"segmenter": "runs/lungs"},
+            "segmenter is of region lungs or found_lungs: leave out segmenter 'runs/lungs'",
+        ),
     ],
 )
 def test_options_that_exclude_each_other(given: dict, said: str) -> None:
@@ -85,7 +88,13 @@ def test_options_that_exclude_each_other(given: dict, said: str) -> None:
 
 def test_options_that_go_together() -> None:
     assert TrainConfig("data", "out", protocol="folds").fold is None  # all of them
-    assert [TrainConfig("data", "out", protocol="folds", fold=fold).fold for fold in range(protocols.FOLDS)] == [0, 1, 2, 3, 4]
+    assert [TrainConfig("data", "out", protocol="folds", fold=fold).fold for fold in range(protocols.FOLDS)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     options = {"region": "lungs", "segmenter": "runs/lungs", "balance": "weights", "label_smoothing": 0.1}
     assert TrainConfig("data", "out", **TB, **options).segmenter == "runs/lungs"
     assert TrainConfig("data", "out", **TB, **options | {"region": "found_lungs"}).region == "found_lungs"

@@ -57,7 +57,9 @@ def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_pat
         (("--task", "tb_classification", "--region", "found_lungs", "--from_scratch"), "pass --segmenter"),
     ],
 )
-def test_training_names_the_option(option: tuple[str, ...], said: str, phantoms, tmp_path, monkeypatch, capsys) -> None:
+def test_training_names_the_option(
+    option: tuple[str, ...], said: str, phantoms, tmp_path, monkeypatch, capsys
+) -> None:
     arguments = ("--data_dir", phantoms, "--output_dir", tmp_path / "run", "--image_size", "32", *option)
     assert said in ended(monkeypatch, capsys, "scripts/train.py", *arguments)
     assert not (tmp_path / "run").exists()
@@ -71,7 +73,9 @@ def test_training_names_the_option(option: tuple[str, ...], said: str, phantoms,
         (("--protocol", "mine"), "invalid choice: 'mine'"),
     ],
 )
-def test_evaluation_names_the_option(option: tuple[str, ...], said: str, phantoms, tmp_path, monkeypatch, capsys) -> None:
+def test_evaluation_names_the_option(
+    option: tuple[str, ...], said: str, phantoms, tmp_path, monkeypatch, capsys
+) -> None:
     arguments = ("--model", tmp_path, "--data_dir", phantoms, *option)
     assert said in ended(monkeypatch, capsys, "scripts/evaluate.py", *arguments)
     assert not list(tmp_path.iterdir())

@@ -69,7 +69,11 @@ def test_one_row_per_image_on_its_own_grid(chunk: int, phantoms, tiny_segformer,
         predicted = LUNGS.predict(logits[0], row["image"].height, row["image"].width, settings)
         np.testing.assert_array_equal(predicted, theirs.bool())  # as transformers' own pipeline has it
         assert one["dice"] == pytest.approx(dice(count_overlap(predicted, to_mask(row["mask"]))), abs=1e-3)
-        assert (one["patient_id"], one["label"], one["age_years"]) == (row["patient_id"], row["label"], row["age_years"])
+        assert (one["patient_id"], one["label"], one["age_years"]) == (
+            row["patient_id"],
+            row["label"],
+            row["age_years"],
+        )
         names = part.rows.features
         assert one["site"] == names["site"].int2str(row["site"])
         assert one["sex"] == (None if row["sex"] is None else names["sex"].int2str(row["sex"]))
@@ -187,7 +191,9 @@ def test_comparison_is_the_difference_on_the_same_x_rays() -> None:
     assert differences["all"]["dice"] == pytest.approx({"value": 0.25, "low": 0.25, "high": 0.25})
     assert compare(worse, better, LUNGS, repeats=100)["all"]["dice"]["value"] == pytest.approx(-0.25)
     for other in (worse[1:], worse[::-1], [worse[0] | {"id": "e"}, *worse[1:]]):
-        with pytest.raises(ValueError, match="tested on different X-rays: give both the same data, protocol and split"):
+        with pytest.raises(
+            ValueError, match="tested on different X-rays: give both the same data, protocol and split"
+        ):
             compare(better, other, LUNGS)
 
 

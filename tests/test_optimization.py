@@ -96,7 +96,12 @@ def test_depths_of_a_segformer(kind: str, tiny_segformer, tmp_path) -> None:
 
 def test_depths_of_a_resnet(tiny_resnet) -> None:
     depths = layer_depths(classifier(tiny_resnet))
-    assert [depth_of(depths, place) for place in (".embedder.", "stages.0.", "stages.1.", "classifier")] == [0, 1, 2, 3]
+    assert [depth_of(depths, place) for place in (".embedder.", "stages.0.", "stages.1.", "classifier")] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert set(depths) == set(dict(classifier(tiny_resnet).named_parameters()))
 
 

@@ -154,7 +154,9 @@ def test_all_missing_parts_are_named(run_folder, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no train_config.json"):
         Predictor.from_run(tmp_path)
     TrainConfig("data", "out").save(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no data.json, config.json, preprocessor_config.json, model.safetensor"):
+    with pytest.raises(
+        FileNotFoundError, match="no data.json, config.json, preprocessor_config.json, model.safetensor"
+    ):
         Predictor.from_run(tmp_path)
     assert dataclasses.is_dataclass(Predictor.from_run(run_folder))
 

@@ -38,6 +38,13 @@ def untrained(config, make_run) -> Path:
     return make_run(dataclasses.replace(config, output_dir=f"{config.output_dir}-untrained"), seed=4)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch) -> None:
+    """Leave out what takes most of the time."""
+    for task in TASKS:
+        monkeypatch.setitem(report.PICTURES, task, {})
+
+
 def plain(path: Path) -> dict:
     """JSON of a file, which holds no nan or infinity."""
 
@@ -81,7 +88,7 @@ def test_evaluation_leaves_results_rows_and_pictures(run, config) -> None:
     assert [(one["dice"], one["id"]) for one in results["worst"]] == worst
 
 
-def test_another_part_protocol_and_folder(untrained, config, tmp_path) -> None:
+def test_another_part_protocol_and_folder(untrained, config, tmp_path, no_pictures) -> None:
     validation = evaluate_run(untrained, config.data_dir, "validation")
     assert validation["images"] == len(load_rows(config)["validation"])
     assert (untrained / "evaluation" / "default-validation" / "results.json").is_file()
@@ -90,7 +97,7 @@ def test_another_part_protocol_and_folder(untrained, config, tmp_path) -> None:
     assert {row["site"] for row in read_per_image(tmp_path / "there")} == {"Montgomery"}
 
 
-def test_model_trained_on_its_test_patients_is_refused(run, config) -> None:
+def test_model_trained_on_its_test_patients_is_refused(run, config, no_pictures) -> None:
     with pytest.raises(ValueError, match=r"was trained on patients of .* X-rays to test on .*: pass a model trained"):
         evaluate_run(run, config.data_dir, protocol="mc_to_shenzhen")
     assert not (run / "evaluation" / "mc_to_shenzhen-test").exists()
@@ -105,14 +112,14 @@ def test_model_without_a_record_of_its_training_is_refused(run, config, tmp_path
         evaluate_run(tmp_path / "run", config.data_dir)
 
 
-def test_another_use_of_the_model_is_written_down(untrained, config, tmp_path) -> None:
+def test_another_use_of_the_model_is_written_down(untrained, config, tmp_path, no_pictures) -> None:
     results = evaluate_run(untrained, config.data_dir, output=tmp_path / "used", views=3, two_lungs=True)
     assert results["use"] == {"views": 3, "two_lungs": True}
     as_it_is = evaluate_run(untrained, config.data_dir, output=tmp_path / "plain")
     assert as_it_is["figures"]["all"]["dice"] != results["figures"]["all"]["dice"]
 
 
-def test_two_models_are_compared_on_the_same_x_rays(run, untrained, config, tmp_path) -> None:
+def test_two_models_are_compared_on_the_same_x_rays(run, untrained, config, tmp_path, no_pictures) -> None:
     results = evaluate_run(run, config.data_dir, compared=untrained, output=tmp_path / "both")
     assert results["compared_with"] == str(untrained)
     alone = [evaluate_run(one, config.data_dir, output=tmp_path / one.name)["figures"] for one in (run, untrained)]
@@ -152,7 +159,7 @@ def test_models_of_two_tasks_are_not_compared(run, tb_run, config) -> None:
         evaluate_run(run, config.data_dir, compared=tb_run)
 
 
-def test_folds_are_tested_apart_and_pooled(config, make_run, tmp_path) -> None:
+def test_folds_are_tested_apart_and_pooled(config, make_run, tmp_path, no_pictures) -> None:
     folder = tmp_path / "run"
     for fold in range(5):
         one = dataclasses.replace(config, protocol="folds", fold=fold, output_dir=str(folder / f"fold-{fold}"))
@@ -171,7 +178,7 @@ def test_folds_are_tested_apart_and_pooled(config, make_run, tmp_path) -> None:
         evaluate_run(folder / "fold-3", config.data_dir, fold=2)
 
 
-def test_worst_are_five_sorted_by_figure_then_id(run, config, tmp_path) -> None:
+def test_worst_are_five_sorted_by_figure_then_id(config, tmp_path, no_pictures) -> None:
     dices = {"f": 0.9, "b": 0.2, "a": 0.2, "d": 0.4, "c": 0.1, "e": 0.5}
     per_image = [of_lungs(id, dice) for id, dice in sorted(dices.items())]
     results = write(tmp_path, config, per_image)
@@ -180,14 +187,11 @@ def test_worst_are_five_sorted_by_figure_then_id(run, config, tmp_path) -> None:
 
 
 def write(folder: Path, config: TrainConfig, per_image: list[dict], **more: object) -> dict:
-    """Results of given rows, their pictures left out."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(report.PICTURES, config.task, {})
-        evaluated = Evaluated(config, "test", per_image, None, None)
-        return write_report(folder, evaluated, Accelerator(), dict(more))
+    """Results of given rows, for tests without pictures."""
+    return write_report(folder, Evaluated(config, "test", per_image, None, None), Accelerator(), dict(more))
 
 
-def test_who_verdict_by_hand(tmp_path) -> None:
+def test_who_verdict_by_hand(tmp_path, no_pictures) -> None:
     # The ninth of 10 positives lies at .6: 3 of 10 normal ones at A are at least that, 4 of 10 at B, 7 of 20 of all.
     config = TrainConfig("data", "out", "tb_classification")
     found = [0.9] * 8 + [0.6, 0.1]
@@ -207,7 +211,7 @@ def test_who_verdict_by_hand(tmp_path) -> None:
     assert not any(one_class["who_triage_minimum"]["met"].values())  # undefined is not met
 
 
-def test_old_results_do_not_stand_for_new_rows(tmp_path, monkeypatch) -> None:
+def test_old_results_do_not_stand_for_new_rows(tmp_path, monkeypatch, no_pictures) -> None:
     config = TrainConfig("data", "out")
     write(tmp_path, config, [of_lungs("a", 0.5)])
 
