@@ -23,11 +23,11 @@ SOURCE := $(DATA)
 RUNS ?= demo/runs
 SMALL := --image_size 128 --epochs 30
 FULL := --image_size 256 --epochs 10
-TB := --image_size 96 --epochs 40
+TB := --image_size 96 --epochs 50
 endif
 LUNG_RECIPE := --batch_size 4 --augment strong --ema 0.995
 TB_RECIPE := --task tb_classification --batch_size 16 --learning_rate 2e-3 --weight_decay 0.05 --label_smoothing 0.1 \
-	--ema 0.99 --region found_lungs
+	--ema 0.99 --keep last --region found_lungs
 
 .PHONY: install demo test test-slow test-legacy lint clean
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from hub_models.files import write_json
 
 CHECKPOINTS = "checkpoints"
-BEST_NAME = "best.safetensors"
+KEPT_NAME = "kept.safetensors"
 PROGRESS_NAME = "progress.json"
 
 
@@ -83,19 +83,19 @@ def load_checkpoint(folder: Path, launch: dict[str, Any], accelerator: Accelerat
     return Progress(**values)
 
 
-def save_best(folder: Path, weights: dict[str, torch.Tensor], accelerator: Accelerator) -> None:
-    """Replace the best weights so far in one step."""
+def save_kept(folder: Path, weights: dict[str, torch.Tensor], accelerator: Accelerator) -> None:
+    """Replace the weights that are to be kept, so far, in one step."""
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{BEST_NAME}"
+        aside = folder / f".{KEPT_NAME}"
         save_file({name: values.detach().cpu().contiguous() for name, values in weights.items()}, aside)
-        aside.replace(folder / BEST_NAME)
+        aside.replace(folder / KEPT_NAME)
     accelerator.wait_for_everyone()
 
 
-def load_best(folder: Path) -> dict[str, torch.Tensor]:
-    """The best weights so far."""
-    return load_file(folder / BEST_NAME)
+def load_kept(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that are to be kept, so far."""
+    return load_file(folder / KEPT_NAME)
 
 
 class Stop:

@@ -23,6 +23,7 @@ def plain_terminal() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # of DDP, on speed
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     try:
         yield
     except KeyboardInterrupt as stopped:

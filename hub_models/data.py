@@ -21,8 +21,14 @@ Region = Literal["image", "lungs"]
 REGIONS = ("image", "lungs")  # what of an X-ray a model sees
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 KEPT = ("id", "patient_id", "site", "label")  # columns of the rows that prepared rows have, too
-_CODE = (__file__, pixels.__file__, published.__file__, published.TABLE, chest_xray_masks.__file__)
-CODE_HASH = hashlib.sha256(b"".join(Path(file).read_bytes() for file in _CODE)).hexdigest()[:16]
+
+
+def code_hash(*files: str | Path) -> str:
+    """Digest of source files: part of a cache's key, so that changed code does not read what the old one made."""
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
+
+
+CODE_HASH = code_hash(__file__, pixels.__file__, published.__file__, published.TABLE, chest_xray_masks.__file__)
 
 
 def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.DatasetDict:

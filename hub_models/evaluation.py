@@ -21,7 +21,7 @@ from hub_models.tasks import Task
 
 CHUNK = 16  # images in a forward pass without gradients
 PER_IMAGE_NAME = "per_image.parquet"
-AGE_BANDS = ((0, 15), (15, 35), (35, 55), (55, 150))  # years, the upper end left out
+AGE_BANDS = ((0, 15), (15, 35), (35, 55), (55, np.inf))  # years, the upper end left out
 KNOWN = ("id", "patient_id", "site", "label", "sex", "age_years")
 REPEATS = 1000  # of the bootstrap
 
@@ -104,7 +104,7 @@ def _band(age_years: float | None) -> str:
     if age_years is None:
         return "unknown"
     low, high = next(band for band in AGE_BANDS if band[0] <= age_years < band[1])
-    return f"{low:02d}-{high - 1}" if high < AGE_BANDS[-1][1] else f"{low} and over"
+    return f"{low:02d}-{high - 1}" if high < np.inf else f"{low} and over"
 
 
 def summarize(per_image: list[dict[str, Any]], task: Task, repeats: int = REPEATS) -> dict[str, dict[str, Any]]:

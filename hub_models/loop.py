@@ -19,7 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.architectures import normalize
 from hub_models.augment import STRENGTHS, augment
-from hub_models.checkpoints import CHECKPOINTS, Progress, Stop, load_best, load_checkpoint, save_best, save_checkpoint
+from hub_models.checkpoints import CHECKPOINTS, Progress, Stop, load_checkpoint, load_kept, save_checkpoint, save_kept
 from hub_models.cohort import Part
 from hub_models.config import TrainConfig
 from hub_models.data import training_loader
@@ -70,7 +70,7 @@ class Learner:
 def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
     """The model that is to be kept, after all epochs; those done before are read from the newest checkpoint."""
     config, accelerator = run.config, run.accelerator
-    learner = _learner(run, model)
+    learner = make_learner(run, model)
     launch = launch_of(accelerator)
     learner.progress = progress = load_checkpoint(run.checkpoints, launch, accelerator)
     if progress.epoch or progress.step:
@@ -78,7 +78,7 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
     accelerator.init_trackers("tracking", {name: str(value) for name, value in dataclasses.asdict(config).items()})
     with _bar(run, learner) as bar, logging_redirect_tqdm(), Stop().listening() as stop:
         while progress.epoch < config.epochs and not _stale(config, progress):
-            loss, rate = _train_epoch(run, learner, bar, stop)
+            loss, rate = train_epoch(run, learner, bar, stop)
             figure = _judge(run, learner)
             name = run.task.main_figure
             progress.history.append({"loss": loss, f"validation_{name}": figure})
@@ -90,13 +90,13 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
             )  # fmt: skip
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes before the test
         tracker.finish()
-    kept = accelerator.unwrap_model(learner.judged)
-    if config.keep == "best":
-        kept.load_state_dict(load_best(run.checkpoints))
+    kept = type(model)(model.config).to(accelerator.device)  # whole, where the learner's weights may be sharded
+    kept.load_state_dict(load_kept(run.checkpoints))
     return kept, progress
 
 
-def _learner(run: Run, model: PreTrainedModel) -> Learner:
+def make_learner(run: Run, model: PreTrainedModel) -> Learner:
+    """Learner of a run at its start, everything on its device."""
     config, accelerator = run.config, run.accelerator
     if accelerator.num_processes > 1:
         share_batch_norms(model)
@@ -129,7 +129,7 @@ def _stale(config: TrainConfig, progress: Progress) -> bool:
     return bool(stale)
 
 
-def _train_epoch(run: Run, learner: Learner, bar: tqdm, stop: Stop) -> tuple[float, float]:
+def train_epoch(run: Run, learner: Learner, bar: tqdm, stop: Stop) -> tuple[float, float]:
     """Mean loss of an epoch over all processes, and images per second; from the step at which a resumed one stood."""
     config, accelerator, progress = run.config, run.accelerator, learner.progress
     arrays, steps = run.parts["train"].arrays, len(learner.loader)
@@ -211,15 +211,16 @@ def _look(run: Run, learner: Learner, watched: list[tuple[torch.Tensor, ...]], b
 
 
 def _judge(run: Run, learner: Learner) -> float:
-    """Main figure on the validation images after an epoch; the weights are kept where it is the best so far."""
+    """Main figure on the validation images after an epoch; the weights are saved where they are the ones to keep."""
     progress, accelerator = learner.progress, run.accelerator
     columns = validate(learner.judged, run.processor, run.task, run.parts["validation"].arrays, accelerator)
     weights = np.ones((1, len(columns["label"])))
     figure = float(run.task.figures(columns, weights)[run.task.main_figure][0])
-    if progress.best is None or figure > progress.best:
+    better = progress.best is None or figure > progress.best
+    if better:
         progress.best, progress.best_epoch = figure, progress.epoch
-        if run.config.keep == "best":
-            model = learner.judged
-            state = accelerator.get_state_dict(model) if learner.mean is None else model.state_dict()
-            save_best(run.checkpoints, state, accelerator)
+    if better or run.config.keep == "last":
+        model = learner.judged
+        state = accelerator.get_state_dict(model) if learner.mean is None else model.state_dict()
+        save_kept(run.checkpoints, state, accelerator)
     return figure

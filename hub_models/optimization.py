@@ -17,6 +17,9 @@ LEARNING_RATES = {True: 1e-3, False: 2e-4}  # from scratch or not
 EPSILON = 1e-6
 
 
+UNDECAYED = ("bias", "token", "position_embedding")  # whatever their shape
+
+
 def make_optimizer(config: TrainConfig, model: PreTrainedModel) -> torch.optim.AdamW:
     """AdamW that decays matrices and kernels but no norm and no bias, and moves lower layers of the backbone less."""
     peak = config.learning_rate or LEARNING_RATES[config.from_scratch]
@@ -24,7 +27,8 @@ def make_optimizer(config: TrainConfig, model: PreTrainedModel) -> torch.optim.A
     top = max(depths.values())
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
     for name, weight in model.named_parameters():
-        groups.setdefault((depths[name], weight.ndim > 1), []).append(weight)
+        decayed = weight.ndim > 1 and not any(word in name for word in UNDECAYED)
+        groups.setdefault((depths[name], decayed), []).append(weight)
     return torch.optim.AdamW(
         [
             {
@@ -43,7 +47,7 @@ def layer_depths(model: PreTrainedModel) -> dict[str, int]:
     """Depth of each weight by name: 0 for the embeddings, then one more per layer of the backbone, the head the most.
 
     Layers are told by the numbers in their weights' names, as in `vit.layers.3.` or `segformer.stages.1.blocks.0.`;
-    what stands in a stage before its layers counts with the first of them.
+    what stands in a stage beside its layers counts with the first of them.
     """
     backbone = f"{model.base_model_prefix}."
     places = {name: _place(name) if name.startswith(backbone) else None for name, _ in model.named_parameters()}
@@ -116,13 +120,16 @@ def share_batch_norms(model: torch.nn.Module) -> None:
             module.__class__ = SharedBatchNorm2d
 
 
-def divide_logits(model: torch.nn.Module, temperature: float) -> None:
-    """Divide a classifier's logits by `temperature`, in place, in the weights of its last linear layer.
+def divide_logits(model: PreTrainedModel, temperature: float) -> None:
+    """Divide a classifier's logits by `temperature`, in place, in the weights of its last layers.
 
     Every way to use the weights then gives calibrated probabilities.
     """
-    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     with torch.no_grad():
-        last.weight /= temperature
-        if last.bias is not None:
-            last.bias /= temperature
+        for head in heads:
+            if head.out_features != model.config.num_labels:
+                continue
+            head.weight /= temperature
+            if head.bias is not None:
+                head.bias /= temperature

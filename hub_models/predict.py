@@ -12,13 +12,15 @@ from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hub_models import pixels, tasks
 from hub_models.architectures import build, normalize
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
+from hub_models.data import code_hash
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
-from hub_models.tasks import TASKS, Settings, Task
+from hub_models.tasks import TASKS, VIEWS, Settings, Task
 
-VIEWS = ((0, 1), (0, 0.9), (0, 1.1), (5, 1), (-5, 1))  # degrees and scale; no mirror image: the heart has a side
+CODE_HASH = code_hash(__file__, pixels.__file__, tasks.__file__)
 RUN_PARTS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json", "model.safetensors")
 
 
@@ -109,7 +111,7 @@ def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = Fal
         lungs = predictor(row["image"]) if every or row["mask"] is None else None
         return {"mask": row["mask"] if lungs is None else Image.fromarray(np.uint8(lungs) * 255)}
 
-    key = hashlib.sha256(f"{rows._fingerprint} {weights} {every}".encode()).hexdigest()[
+    key = hashlib.sha256(f"{rows._fingerprint} {weights} {every} {CODE_HASH}".encode()).hexdigest()[
         :16
     ]  # the weights, not their folder
     return rows.map(fill, fn_kwargs={"weights": weights}, new_fingerprint=key, desc="Finding lungs")

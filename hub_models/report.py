@@ -164,6 +164,10 @@ def evaluate_run(
 
 def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated:
     if (folder / "fold-0").is_dir() and asked.fold is None:
+        if asked.protocol not in (None, "folds"):
+            raise ValueError(
+                f"{folder} holds all folds, got protocol {asked.protocol}: pass one of its folders fold-K"
+            )
         members = (dataclasses.replace(asked, fold=fold) for fold in range(FOLDS))
         return pool([_evaluate(folder / f"fold-{one.fold}", one, accelerator) for one in members])
     predictor = Predictor.from_run(folder)
@@ -180,7 +184,9 @@ def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated
     )
     part = load_cohort(config, accelerator, (asked.split,))[asked.split]
     if asked.split == "test":
-        refuse_leaks(folder, trained_ids(folder), part.rows, config.protocol)
+        for source in (folder, asked.segmenter):
+            if source:
+                refuse_leaks(source, trained_ids(Path(source)), part.rows, config.protocol)
     per_image = measure(predictor, part, accelerator)
     return Evaluated(config, asked.split, per_image, part.rows, lambda row: predictor(row["image"]))
 

@@ -28,6 +28,7 @@ from hub_models.published import pixel_spacing_mm
 
 SETTINGS_KEY = "chest_xray_masks"
 SENSITIVITY = 0.9  # at which the threshold is chosen. Source: WHO 2014, target product profile of a TB triage test
+VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
 DISTANCES = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")  # % of the image's diagonal
 Row = Mapping[str, Any]
 
@@ -43,7 +44,7 @@ class Settings:
         region: "image", or "lungs" where the model sees the lungs only.
         temperature: what the logits were divided by so that probabilities are calibrated; the weights hold it already.
         threshold: probability from which on an X-ray is called positive; 0.5 where the task has no decision.
-        views: how often each X-ray is looked at, turned and scaled a little (`predict.VIEWS`).
+        views: how often each X-ray is looked at, turned and scaled a little: the first so many of VIEWS.
         two_lungs: keep the two largest regions of a lung mask only, their holes filled.
     """
 
@@ -55,6 +56,11 @@ class Settings:
     threshold: float = 0.5
     views: int = 1
     two_lungs: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for views that there are not."""
+        if not 1 <= self.views <= len(VIEWS):
+            raise ValueError(f"views must be 1 to {len(VIEWS)}, got {self.views}")
 
     def store(self, model: PreTrainedModel) -> None:
         """Write into `model.config`, and so into the config.json saved with it."""

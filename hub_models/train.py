@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 from transformers import PreTrainedModel
 
 from hub_models.architectures import build, processor_for
@@ -27,6 +27,8 @@ from hub_models.report import RESULTS_NAME, Evaluated, make_accelerator, pool, r
 from hub_models.tasks import TASKS, Settings, Task
 
 logger = logging.getLogger(__name__)
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def fit(config: TrainConfig) -> dict[str, Any]:
@@ -118,6 +120,8 @@ def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
     elif differences := config.differences(TrainConfig.load(folder)):
         changed = "; ".join(differences)
         raise ValueError(f"output_dir {folder} holds a run of another config ({changed}): delete it, or pass another")
+    if config.ema and accelerator.distributed_type in SHARDED:
+        raise ValueError(f"ema {config.ema} needs whole weights on each process: leave it out with sharded ones")
     if config.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
         raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}")

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from hub_models import checkpoints
-from hub_models.checkpoints import Progress, Stop, load_best, load_checkpoint, save_best, save_checkpoint
+from hub_models.checkpoints import Progress, Stop, load_checkpoint, load_kept, save_checkpoint, save_kept
 
 LAUNCH = {"processes": 1, "mixed_precision": "no"}
 
@@ -111,7 +111,7 @@ def test_progress_is_plain_json(tmp_path) -> None:
 
 def test_best_is_replaced_in_one_step(tmp_path, monkeypatch) -> None:
     accelerator, _ = training(1.0)
-    save_best(tmp_path / "new", {"a": torch.ones(2), "b": torch.arange(6).view(2, 3).T}, accelerator)
+    save_kept(tmp_path / "new", {"a": torch.ones(2), "b": torch.arange(6).view(2, 3).T}, accelerator)
 
     def fail(weights: dict, path: Path) -> None:
         path.write_bytes(b"half")
@@ -120,12 +120,12 @@ def test_best_is_replaced_in_one_step(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save_file", fail)
         with pytest.raises(OSError, match="disk full"):
-            save_best(tmp_path / "new", {"a": torch.zeros(2)}, accelerator)
-    best = load_best(tmp_path / "new")
+            save_kept(tmp_path / "new", {"a": torch.zeros(2)}, accelerator)
+    best = load_kept(tmp_path / "new")
     assert best["a"].tolist() == [1, 1] and best["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
-    save_best(tmp_path / "new", {"a": torch.zeros(2, requires_grad=True)}, accelerator)
-    assert load_best(tmp_path / "new")["a"].tolist() == [0, 0]
-    assert names(tmp_path / "new") == ["best.safetensors"]
+    save_kept(tmp_path / "new", {"a": torch.zeros(2, requires_grad=True)}, accelerator)
+    assert load_kept(tmp_path / "new")["a"].tolist() == [0, 0]
+    assert names(tmp_path / "new") == ["kept.safetensors"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

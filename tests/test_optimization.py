@@ -145,7 +145,7 @@ def test_running_mean_by_hand() -> None:
             model[1].num_batches_tracked.fill_(int(value))
         mean.update_parameters(model)
         seen.append(mean.module[0].weight.item())
-    # The first update copies. Shares of the old mean: (1 + 1) / (10 + 1), then 3/12 and 4/13, of which 0.2 is the most.
+    # The first update copies. Shares of the old mean: (1 + 1) / (10 + 1), then 3/12 and 4/13, but at most 0.2.
     second = 2 / 11 * 1 + 9 / 11 * 2
     third = 0.2 * second + 0.8 * 3
     assert seen == pytest.approx([1, second, third, 0.2 * third + 0.8 * 4])

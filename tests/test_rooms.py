@@ -38,6 +38,7 @@ ORDER = [
     "loop",
     "train",
     "benchmark",
+    "training_benchmark",
 ]
 
 

@@ -184,9 +184,7 @@ def test_one_process_and_two_learn_the_same(config, results, tmp_path) -> None:
         assert two == pytest.approx(one, abs=1e-5)
     pairs = zip(read_per_image(Path(config.output_dir)), read_per_image(tmp_path / "run"), strict=True)
     for one, two in pairs:  # a pixel on the edge may fall to either side
-        assert two["id"] == one["id"] and two["dice"] == pytest.approx(
-            one["dice"], abs=1e-3
-        )
+        assert two["id"] == one["id"] and two["dice"] == pytest.approx(one["dice"], abs=1e-3)
     for group, figures in results["figures"].items():
         assert found["figures"][group]["dice"]["value"] == pytest.approx(figures["dice"]["value"], abs=2e-4)
 
