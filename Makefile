@@ -11,7 +11,6 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --dynamo_b
 	--num_cpu_threads_per_process $(THREADS) --mixed_precision $(PRECISION)
 export HF_UPDATE_DOWNLOAD_COUNTS := 0
 
-# Lungs: most epochs on small images, the last ones at full size. TB: what the lungs show, as the lung model finds them.
 ifeq ($(strip $(DATA)),)
 SOURCE := demo/phantoms
 RUNS := demo/runs-phantoms
@@ -25,11 +24,15 @@ SMALL := --image_size 128 --epochs 30
 FULL := --image_size 256 --epochs 10
 TB := --image_size 96 --epochs 50
 endif
-LUNG_RECIPE := --batch_size 4 --augment strong --ema 0.995
-TB_RECIPE := --task tb_classification --batch_size 16 --learning_rate 2e-3 --weight_decay 0.05 --label_smoothing 0.1 \
-	--ema 0.99 --keep last --region found_lungs
+# Lungs: most epochs on small images, the last ones on larger ones. TB: from the lungs, as the lung model finds them.
+TRAIN = $(LAUNCH) scripts/train.py --data_dir "$(SOURCE)"
+LUNGS := --batch_size 4 --augment strong --ema 0.995
+FIRST := $(LUNGS) --model segformer-light --from_scratch --learning_rate 1.5e-3
+THEN := $(LUNGS) --learning_rate 6e-4
+SCREEN := --task tb_classification --model resnet-light --from_scratch --batch_size 16 --learning_rate 2e-3 \
+	--weight_decay 0.05 --label_smoothing 0.1 --ema 0.99 --keep last
 
-.PHONY: install demo test test-slow test-legacy lint clean
+.PHONY: install demo figures test test-slow test-legacy lint clean
 
 install: $(VENV)/.installed
 
@@ -45,12 +48,34 @@ demo: install
 	$(if $(strip $(DATA)),,$(BIN)/python scripts/write_phantoms.py --output $(SOURCE))
 	$(BIN)/python scripts/audit_dataset.py --data_dir "$(SOURCE)" --json demo/audit.json
 	$(BIN)/python scripts/show_dataset.py --data_dir "$(SOURCE)"
-	$(LAUNCH) scripts/train.py --data_dir "$(SOURCE)" --output_dir $(RUNS)/lungs-small --model segformer-light \
-		--from_scratch --learning_rate 1.5e-3 $(SMALL) $(LUNG_RECIPE)
-	$(LAUNCH) scripts/train.py --data_dir "$(SOURCE)" --output_dir $(RUNS)/lungs --model $(RUNS)/lungs-small \
-		--learning_rate 6e-4 $(FULL) $(LUNG_RECIPE)
-	$(LAUNCH) scripts/train.py --data_dir "$(SOURCE)" --output_dir $(RUNS)/tb --model resnet-light --from_scratch \
-		--segmenter $(RUNS)/lungs $(TB) $(TB_RECIPE)
+	$(TRAIN) --output_dir $(RUNS)/lungs-small $(FIRST) $(SMALL)
+	$(TRAIN) --output_dir $(RUNS)/lungs --model $(RUNS)/lungs-small $(THEN) $(FULL)
+	$(TRAIN) --output_dir $(RUNS)/tb --region found_lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
+
+# Every figure of the README but the ratios, with DATA=<folder>: about three hours of one CPU core
+F := demo/figures
+figures: install
+	$(if $(strip $(DATA)),,$(error pass DATA=<folder or zip of the set>))
+	mkdir -p $(F)
+	$(TRAIN) --output_dir $(F)/lungs-small $(FIRST) --image_size 128 --epochs 40
+	$(TRAIN) --output_dir $(F)/lungs --model $(F)/lungs-small $(THEN) --image_size 256 --epochs 20
+	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-lungs $(FIRST) --image_size 128 --epochs 100
+	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-lungs-small $(FIRST) --image_size 128 --epochs 40
+	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-lungs --model $(F)/sz-lungs-small $(THEN) \
+		--image_size 256 --epochs 12
+	$(TRAIN) --output_dir $(F)/tb $(SCREEN) $(TB) --region found_lungs --segmenter $(F)/lungs
+	$(TRAIN) --output_dir $(F)/tb-image $(SCREEN) $(TB) --region image
+	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-tb $(SCREEN) --image_size 96 --epochs 100 \
+		--region found_lungs --segmenter $(F)/mc-lungs
+	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-tb $(SCREEN) $(TB) --region found_lungs \
+		--segmenter $(F)/sz-lungs
+	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-tb-image $(SCREEN) --image_size 96 --epochs 100
+	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-tb-image $(SCREEN) $(TB)
+	$(TRAIN) --protocol folds --output_dir $(F)/lungs-folds $(FIRST) --image_size 128 --epochs 15
+	$(TRAIN) --protocol folds --output_dir $(F)/tb-folds $(SCREEN) $(TB) --region found_lungs \
+		--segmenter $(F)/lungs-folds
+	$(TRAIN) --output_dir $(F)/lungs-light $(FIRST) --augment light --image_size 128 --epochs 40
+	$(TRAIN) --output_dir $(F)/lungs-no-ema $(FIRST) --ema 0 --image_size 128 --epochs 40
 
 test: install
 	$(BIN)/python -m pytest

@@ -130,5 +130,5 @@ def processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -
 
 def normalize(pixels: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
     """Model input (B, 3, S, S) from gray (B, S, S) float in [0, 1], as the saved image processor makes it."""
-    mean, std = (pixels.new_tensor(value)[:, None, None] for value in (processor.image_mean, processor.image_std))
-    return (pixels[:, None] - mean) / std  # (B, 3, S, S)
+    channels = zip(processor.image_mean, processor.image_std, strict=True)
+    return torch.stack([(pixels - mean) / std for mean, std in channels], 1)  # (B, 3, S, S)

@@ -12,9 +12,9 @@ from chest_xray_masks import PARTS, SITES, scan
 from hub_models.augment import STRENGTHS
 from hub_models.config import TrainConfig
 from hub_models.data import Arrays, load_splits, prepare
-from hub_models.predict import fill_masks
+from hub_models.predict import fill_masks, run_digest
 from hub_models.protocols import PATIENT_SHARING, divide, leaks
-from hub_models.tasks import TASKS
+from hub_models.tasks import TASKS, absent_masks
 
 DATA_NAME = "data.json"
 
@@ -67,15 +67,11 @@ def load_rows(config: TrainConfig, parts: tuple[str, ...] = PARTS) -> dict[str, 
 
 def _with_lungs(rows: datasets.Dataset, config: TrainConfig) -> datasets.Dataset:
     every = config.region == "found_lungs"
-    wanted = [id for id, is_absent in zip(rows["id"], _absent_masks(rows), strict=True) if every or is_absent]
+    wanted = [id for id, is_absent in zip(rows["id"], absent_masks(rows), strict=True) if every or is_absent]
     if wanted and config.segmenter is None:
         needed = f"{len(wanted)} X-rays need their lungs found ({wanted[0]}, ...)"
         raise ValueError(f"region {config.region}: {needed}: pass --segmenter <lung run folder>")
     return fill_masks(rows, config.segmenter, every) if wanted else rows
-
-
-def _absent_masks(rows: datasets.Dataset) -> list[bool]:
-    return rows.select_columns("mask").with_format("arrow")[:]["mask"].is_null().to_pylist()  # decodes no image
 
 
 def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str, Any]:
@@ -94,11 +90,12 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str
             earlier |= seen
     fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
     ids = {part: list(share["id"]) for part, share in rows.items()}
-    return {"fingerprint": fingerprint} | ids | {"earlier": sorted(earlier)}
+    lungs = {} if config.segmenter is None else {"segmenter": run_digest(config.segmenter)}
+    return {"fingerprint": fingerprint} | ids | {"earlier": sorted(earlier)} | lungs
 
 
-def trained_ids(run_folder: Path) -> set[str]:
-    """Ids of all X-rays that the model of a run, or one it began with, was trained or chosen on.
+def trained_ids(run_folder: Path, parts: tuple[str, ...] = ("train", "validation")) -> set[str]:
+    """Ids of all X-rays that the model of a run was trained or chosen on, or of `parts`, and of what it began with.
 
     Raises:
         FileNotFoundError: the folder does not say.
@@ -107,7 +104,7 @@ def trained_ids(run_folder: Path) -> set[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no {DATA_NAME} in {run_folder}: what the model was trained on is not known")
     data = json.loads(path.read_text())
-    return {id for part in ("train", "validation", "earlier") for id in data[part]}
+    return {id for part in (*parts, "earlier") for id in data[part]}
 
 
 def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, protocol: str) -> None:
@@ -119,5 +116,5 @@ def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, pro
     if leaked:
         raise ValueError(
             f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
-            f"({leaked[0]}, ...): pass a model trained with the same protocol"
+            f"({leaked[0]}, ...): pass a model whose training left them out, as one of the same protocol does"
         )

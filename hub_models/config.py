@@ -34,7 +34,10 @@ class TrainConfig:
     fold: int | None = option(None, f"of protocol folds, 0 to {FOLDS - 1}; all, one after the other, unless given")
     config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites to read")
     model: str | None = option(None, "Hub id or folder of the checkpoint to start from (the task's own by default)")
-    from_scratch: bool = option(False, "random weights in the architecture of `model`; needs no download")
+    from_scratch: bool = option(
+        False,
+        "random weights in the architecture of `model`, which may also be segformer-light or resnet-light; no download",
+    )
     image_size: int | None = option(None, "side in pixels to which X-rays are scaled, a multiple of 32 (256; TB 224)")
     fit: Literal["squash", "pad"] = option("squash", "scale both sides to image_size, or keep the aspect and pad")
     region: Literal["image", "lungs", "found_lungs"] = option(

@@ -212,7 +212,13 @@ def training_loader(arrays: Arrays, batch_size: int, seed: int, balanced: bool =
     """
     order = EpochOrder(len(arrays), seed, list(arrays.prepared["label"]) if balanced else None)
     return torch.utils.data.DataLoader(
-        arrays, batch_size, sampler=order, drop_last=len(arrays) >= batch_size, collate_fn=_as_is
+        arrays,
+        batch_size,
+        sampler=order,
+        drop_last=len(arrays) >= batch_size,
+        collate_fn=_as_is,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own: a resumed epoch must not draw from the global one a second time
     )
 
 

@@ -45,20 +45,22 @@ def measure(predictor: Predictor, part: Part, accelerator: Accelerator) -> list[
     model = predictor.model.to(accelerator.device)
     names = {name: part.rows.features[name].names for name in ("site", "sex")}
 
+    rows = part.rows.remove_columns("image")  # its decoding is spared
+
     def work(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
         found = []
         for index, one in zip(batch["index"].tolist(), logits, strict=True):
-            row = part.rows[index]
+            row = rows[index]
             known = {name: row[name] for name in KNOWN}
             known |= {name: None if row[name] is None else labels[row[name]] for name, labels in names.items()}
             found.append(known | task.measure(one, row, settings))
         return found
 
-    rows = _forward(model, predictor.processor, part.arrays, accelerator, work, settings.views)
-    return sorted(rows, key=lambda row: row["id"])
+    per_image = _forward(model, predictor.processor, part.arrays, accelerator, work, settings.views)
+    return sorted(per_image, key=lambda row: row["id"])
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference_mode() would spoil sharded weights for training
 def _forward(
     model: torch.nn.Module,
     processor: BaseImageProcessor,
@@ -77,8 +79,7 @@ def _forward(
         for start in range(0, len(mine), CHUNK):
             indices = mine[start : start + CHUNK]
             batch = {name: values.to(accelerator.device) for name, values in arrays.__getitems__(indices).items()}
-            with accelerator.autocast():
-                logits = logits_of(model, processor, batch["pixels"].float() / 255, views)
+            logits = logits_of(model, processor, batch["pixels"].float() / 255, views)
             found += zip(indices, work(logits, batch), strict=True)
     by_index = dict(gather_object(found))
     return [by_index[index] for index in sorted(by_index)]

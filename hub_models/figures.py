@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from sklearn.metrics import auc, roc_curve
 
 from hub_models.pixels import to_gray, to_mask
@@ -17,6 +18,7 @@ TRUE, PREDICTED = np.array([40, 200, 120]), np.array([255, 160, 20])  # green, o
 COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
 WORST = 5
 RELIABILITY_BINS = 10
+SHOWN = 800
 Predict = Callable[[dict[str, Any]], np.ndarray]
 
 
@@ -47,6 +49,12 @@ def draw_overlays(overlays: list[Overlay], path: Path) -> None:
     _save(figure, path)
 
 
+def _shrink(plane: Image.Image) -> Image.Image:
+    """`plane` at no more than SHOWN pixels along its longer side: a picture shows no more."""
+    factor = max(1, -(-max(plane.size) // SHOWN))
+    return plane.resize([side // factor for side in plane.size], Image.Resampling.NEAREST)
+
+
 def _tint(gray: np.ndarray, mask: np.ndarray, color: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8: gray, with the mask's pixels tinted."""
     picture = np.repeat(gray[..., None], 3, axis=2)
@@ -68,8 +76,9 @@ def _overlays(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: 
     overlays = []
     for result in worst_median_best(per_image, "dice"):
         row = rows[index_of[result["id"]]]
-        gray = np.asarray(to_gray(row["image"])).astype(np.uint8)
-        overlays.append(Overlay(result["id"], gray, to_mask(row["mask"]), predict(row), result["dice"]))
+        planes = (to_gray(row["image"]), Image.fromarray(to_mask(row["mask"])), Image.fromarray(predict(row)))
+        gray, true, predicted = (np.asarray(_shrink(plane)) for plane in planes)
+        overlays.append(Overlay(result["id"], gray.astype(np.uint8), true, predicted, result["dice"]))
     draw_overlays(overlays, path)
 
 
@@ -121,7 +130,7 @@ def draw_reliability(per_image: list[dict[str, Any]], path: Path) -> None:
     axis, below = figure.subplots(2, height_ratios=(4, 1), sharex=True)
     axis.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, label="calibrated")
     labels, probabilities = (np.array([row[name] for row in per_image]) for name in ("label", "probability"))
-    bins = np.minimum((probabilities * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    bins = np.maximum(np.ceil(probabilities * RELIABILITY_BINS).astype(int) - 1, 0)  # as those of ece: (a, b]
     held = [index for index in range(RELIABILITY_BINS) if (bins == index).any()]
     means = [(probabilities[bins == index].mean(), labels[bins == index].mean()) for index in held]
     axis.plot(*zip(*means, strict=True), "o-", color=COLORS[0], label=f"model (n {len(labels)})")

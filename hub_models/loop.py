@@ -88,6 +88,8 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
                 "epoch %d: loss %.4f, validation %s %.4f (best %.4f, epoch %d), %.1f images/s",
                 progress.epoch, loss, name, figure, progress.best, progress.best_epoch, rate,
             )  # fmt: skip
+            if stop.agreed(accelerator) and progress.epoch < config.epochs:
+                raise KeyboardInterrupt(f"stopped after epoch {progress.epoch}: the same command goes on from there")
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes before the test
         tracker.finish()
     kept = type(model)(model.config).to(accelerator.device)  # whole, where the learner's weights may be sharded
@@ -172,7 +174,7 @@ def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[t
         inputs = normalize(images, run.processor)
         references = batch | {"mask": masks}
         if run.class_weights is not None:
-            references["weight"] = run.class_weights.to(images.device)[batch["label"]]
+            references["weight"] = run.class_weights[batch["label"]]
     norm = torch.zeros((), device=images.device)
     with accelerator.accumulate(learner.model):
         with accelerator.autocast():
@@ -180,7 +182,9 @@ def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[t
         loss = run.task.loss(logits, references, config.label_smoothing)
         accelerator.backward(loss)
         if accelerator.sync_gradients:  # else the gradient is only a part of the update's
-            norm = accelerator.clip_grad_norm_(learner.model.parameters(), config.gradient_norm)
+            clipped = accelerator.clip_grad_norm_(learner.model.parameters(), config.gradient_norm)
+            clipped = clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped  # of sharded weights
+            norm = torch.as_tensor(0.0 if clipped is None else clipped, device=images.device)  # None: of DeepSpeed
         learner.optimizer.step()
         if accelerator.sync_gradients:
             learner.schedule.step()
@@ -213,7 +217,8 @@ def _look(run: Run, learner: Learner, watched: list[tuple[torch.Tensor, ...]], b
 def _judge(run: Run, learner: Learner) -> float:
     """Main figure on the validation images after an epoch; the weights are saved where they are the ones to keep."""
     progress, accelerator = learner.progress, run.accelerator
-    columns = validate(learner.judged, run.processor, run.task, run.parts["validation"].arrays, accelerator)
+    with accelerator.autocast():
+        columns = validate(learner.judged, run.processor, run.task, run.parts["validation"].arrays, accelerator)
     weights = np.ones((1, len(columns["label"])))
     figure = float(run.task.figures(columns, weights)[run.task.main_figure][0])
     better = progress.best is None or figure > progress.best

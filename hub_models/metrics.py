@@ -83,7 +83,8 @@ def lung_figures(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[st
 
     dice, dice_sd, dice_median, iou: mean, sample sd (nan below two images), median and mean over images, in [0, 1].
     dice_pooled, iou_pooled: one ratio over all pixels, in [0, 1]; 1 where all masks are empty, as for one image.
-    hd95_mm, assd_mm, hd95_percent, assd_percent: means over the images where they are defined.
+    hd95_mm, assd_mm, hd95_percent, assd_percent: means over the images where they are defined: hd95_percent and
+    assd_percent where neither mask is empty; undefined_distances: the share in [0, 1] of the other images.
 
     Args:
         columns: (n,) each: dice, iou, both, predicted_only, reference_only (see `Overlap`), hd95_percent,
@@ -104,7 +105,8 @@ def lung_figures(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[st
         "iou_pooled": _pooled(columns["both"], columns["both"] + errors, weights),
     }
     distances = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")
-    return figures | {name: _mean(columns[name], weights) for name in distances}
+    figures |= {name: _mean(columns[name], weights) for name in distances}
+    return figures | {"undefined_distances": _mean(np.isnan(columns["hd95_percent"]).astype(float), weights)}
 
 
 def screening_figures(

@@ -124,12 +124,20 @@ def divide_logits(model: PreTrainedModel, temperature: float) -> None:
     """Divide a classifier's logits by `temperature`, in place, in the weights of its last layers.
 
     Every way to use the weights then gives calibrated probabilities.
+
+    Raises:
+        ValueError: the model has no such layer.
     """
-    heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    backbone, labels = f"{model.base_model_prefix}.", model.config.num_labels
+    heads = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == labels and not name.startswith(backbone)
+    ]
+    if not heads:
+        raise ValueError(f"{type(model).__name__} has no linear layer of {labels} outputs: pass another --model")
     with torch.no_grad():
         for head in heads:
-            if head.out_features != model.config.num_labels:
-                continue
             head.weight /= temperature
             if head.bias is not None:
                 head.bias /= temperature

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hub_models import pixels, tasks
+from hub_models import architectures, augment, pixels, tasks
 from hub_models.architectures import build, normalize
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
@@ -20,7 +20,7 @@ from hub_models.data import code_hash
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
 from hub_models.tasks import TASKS, VIEWS, Settings, Task
 
-CODE_HASH = code_hash(__file__, pixels.__file__, tasks.__file__)
+CODE_HASH = code_hash(*(room.__file__ for room in (architectures, augment, pixels, tasks)), __file__)
 RUN_PARTS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json", "model.safetensors")
 
 
@@ -105,13 +105,27 @@ def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = Fal
     """
     predictor = Predictor.from_run(run_folder, "lung_segmentation")
     predictor = replace(predictor, settings=replace(predictor.settings, two_lungs=True))
-    weights = hashlib.sha256((Path(run_folder) / "model.safetensors").read_bytes()).hexdigest()
+    if torch.accelerator.is_available():
+        predictor.model.to(torch.accelerator.current_accelerator())
 
-    def fill(row: dict[str, Any], weights: str) -> dict[str, Any]:
+    def fill(row: dict[str, Any]) -> dict[str, Any]:
         lungs = predictor(row["image"]) if every or row["mask"] is None else None
         return {"mask": row["mask"] if lungs is None else Image.fromarray(np.uint8(lungs) * 255)}
 
-    key = hashlib.sha256(f"{rows._fingerprint} {weights} {every} {CODE_HASH}".encode()).hexdigest()[
-        :16
-    ]  # the weights, not their folder
-    return rows.map(fill, fn_kwargs={"weights": weights}, new_fingerprint=key, desc="Finding lungs")
+    made_of = f"{rows._fingerprint} {run_digest(run_folder)} {every} {CODE_HASH}"  # not the folder's name
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    others = [name for name in rows.column_names if name != "mask"]
+    found = rows.map(
+        fill,
+        remove_columns=others,  # the images need no second copy
+        features=datasets.Features({"mask": rows.features["mask"]}),
+        new_fingerprint=key,
+        desc="Finding lungs",
+    )
+    return datasets.concatenate_datasets([rows.remove_columns("mask"), found], axis=1)
+
+
+def run_digest(run_folder: str | Path) -> str:
+    """Digest of what a run's model says: its weights, its config and its image processor."""
+    names = ("model.safetensors", "config.json", "preprocessor_config.json")
+    return hashlib.sha256(b"".join((Path(run_folder) / name).read_bytes() for name in names)).hexdigest()

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import logging
+import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ from typing import Any
 import datasets
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from hub_models.cohort import load_cohort, refuse_leaks, trained_ids
-from hub_models.config import TrainConfig
+from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
 from hub_models.figures import PICTURES
 from hub_models.files import write_json
@@ -55,7 +58,8 @@ class Asked:
 def make_accelerator(**options: Any) -> Accelerator:
     """Accelerator on the GPUs that there are, else on the CPU; only its main process logs from then on."""
     # a launcher of several processes takes them to have GPUs unless told
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), **options)
+    waiting = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # the others wait while one decodes the set
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[waiting], **options)
     if not accelerator.is_main_process:
         logging.getLogger("hub_models").setLevel(logging.ERROR)
     return accelerator
@@ -71,6 +75,7 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
     results = {"task": config.task, "protocol": config.protocol, "fold": config.fold, "split": evaluated.part}
     results |= {"images": len(per_image), "main_figure": task.main_figure, "figures": summarize(per_image, task)}
     results |= _worst(per_image, task.main_figure) | _against_who(results["figures"]) | more
+    results |= {"config": dataclasses.asdict(config), "commit": _commit()}
     results |= {"launch": launch_of(accelerator), "versions": {name: version(name) for name in LIBRARIES}}
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,15 +118,35 @@ def _worst(per_image: list[dict[str, Any]], figure: str) -> dict[str, Any]:
 
 
 def _against_who(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Whether the model reaches the WHO's minimum of a triage test, where the task has such a figure."""
+    """Whether the model reaches the WHO's minimum of a triage test, where the task has such figures.
+
+    `reachable`: at the threshold that gives the sensitivity on these images; `met`: at the stored one.
+    """
+
+    def at_least(group: dict[str, Any], name: str, least: float) -> bool:
+        return group[name]["value"] is not None and group[name]["value"] >= least
+
     name = "specificity_at_90_sensitivity"
     if name not in figures["all"]:
         return {}
-    met = {
-        key: group[name]["value"] is not None and group[name]["value"] >= WHO_SPECIFICITY
+    groups = {
+        key: {
+            "reachable": at_least(group, name, WHO_SPECIFICITY),
+            "met": at_least(group, "sensitivity", SENSITIVITY) and at_least(group, "specificity", WHO_SPECIFICITY),
+        }
         for key, group in figures.items()
     }
-    return {"who_triage_minimum": {"sensitivity": SENSITIVITY, "specificity": WHO_SPECIFICITY, "met": met}}
+    return {"who_triage_minimum": {"sensitivity": SENSITIVITY, "specificity": WHO_SPECIFICITY, "groups": groups}}
+
+
+def _commit() -> str | None:
+    """Commit of this code, with a + where files were changed since; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def evaluate_run(
@@ -153,17 +178,24 @@ def evaluate_run(
     evaluated = _evaluate(model, asked, accelerator)
     config, more = evaluated.config, {"use": use}
     if compared is not None:
-        other = _evaluate(Path(compared), dataclasses.replace(asked, protocol=config.protocol), accelerator)
+        same = dataclasses.replace(asked, protocol=config.protocol, fold=config.fold)
+        other = _evaluate(Path(compared), same, accelerator)
         if other.config.task != config.task:
             raise ValueError(f"{compared} is a model for {other.config.task}, {model} for {config.task}")
         differences = compare(evaluated.per_image, other.per_image, TASKS[config.task])
         more |= {"compared_with": str(compared), "differences": differences}
-    folder = Path(output) if output else model / "evaluation" / f"{config.protocol}-{split}"
+    fold = "" if config.fold is None else f"-fold-{config.fold}"
+    ways = "".join(f"-{name}" if value is True else f"-{name}-{value}" for name, value in use.items())
+    folder = Path(output) if output else model / "evaluation" / f"{config.protocol}{fold}-{split}{ways}"
+    if (folder / CONFIG_NAME).exists():
+        raise ValueError(f"output {folder} is a run folder, whose own results would be lost: pass another")
     return write_report(folder, evaluated, accelerator, more)
 
 
 def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated:
-    if (folder / "fold-0").is_dir() and asked.fold is None:
+    if (folder / f"fold-{asked.fold}").is_dir():
+        folder = folder / f"fold-{asked.fold}"
+    elif (folder / "fold-0").is_dir():
         if asked.protocol not in (None, "folds"):
             raise ValueError(
                 f"{folder} holds all folds, got protocol {asked.protocol}: pass one of its folders fold-K"
@@ -179,14 +211,16 @@ def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated
         data_dir=asked.data_dir,
         protocol=protocol,
         fold=trained.fold if asked.fold is None and protocol == trained.protocol else asked.fold,
-        segmenter=asked.segmenter or trained.segmenter,
+        config_name=trained.config_name if asked.protocol is None else "all",
+        segmenter=trained.segmenter if trained.region == "image" else asked.segmenter or trained.segmenter,
         image_size=predictor.settings.image_size,
     )
     part = load_cohort(config, accelerator, (asked.split,))[asked.split]
-    if asked.split == "test":
-        for source in (folder, asked.segmenter):
-            if source:
-                refuse_leaks(source, trained_ids(Path(source)), part.rows, config.protocol)
+    for source in (folder, config.segmenter):
+        if source and asked.split != "train":
+            chosen_on = asked.split == "validation" and source == folder
+            seen = trained_ids(Path(source), ("train",) if chosen_on else ("train", "validation"))
+            refuse_leaks(source, seen, part.rows, protocol)
     per_image = measure(predictor, part, accelerator)
     return Evaluated(config, asked.split, per_image, part.rows, lambda row: predictor(row["image"]))
 

@@ -116,9 +116,13 @@ class Task:
     main_figure: str
 
 
+def absent_masks(rows: datasets.Dataset) -> list[bool]:
+    """For each row whether it has no mask; decodes no image."""
+    return rows.select_columns("mask").with_format("arrow")[:]["mask"].is_null().to_pylist()
+
+
 def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
-    absent = rows.select_columns("mask").with_format("arrow")[:]["mask"].is_null().to_pylist()  # decodes no image
-    return rows.select([index for index, is_absent in enumerate(absent) if not is_absent])
+    return rows.select([index for index, is_absent in enumerate(absent_masks(rows)) if not is_absent])
 
 
 _dice_and_cross_entropy = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
@@ -194,7 +198,7 @@ def _classification_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], l
 
 
 def _log_odds(logits: torch.Tensor) -> torch.Tensor:
-    return (logits[..., 1] - logits[..., 0]).float()
+    return logits[..., 1].float() - logits[..., 0].float()
 
 
 def _measure_tb(logits: torch.Tensor, row: Row, settings: Settings) -> dict[str, float]:

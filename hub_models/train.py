@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from hub_models.architectures import build, processor_for
 from hub_models.cohort import DATA_NAME, Part, describe, load_cohort
 from hub_models.config import CONFIG_NAME, TrainConfig
-from hub_models.evaluation import measure, validate
+from hub_models.evaluation import PER_IMAGE_NAME, measure, validate
+from hub_models.figures import PICTURES
 from hub_models.files import write_json
 from hub_models.loop import Run, learn
 from hub_models.optimization import divide_logits
@@ -28,6 +29,7 @@ from hub_models.tasks import TASKS, Settings, Task
 
 logger = logging.getLogger(__name__)
 
+FOLDERS = tuple(f"fold-{fold}" for fold in range(FOLDS))
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -53,6 +55,16 @@ def fit(config: TrainConfig) -> dict[str, Any]:
 
 def _fit_folds(config: TrainConfig) -> dict[str, Any]:
     folder, members = Path(config.output_dir), []
+    others = {path.name for path in folder.glob("[!.]*")} - {
+        *FOLDERS,
+        RESULTS_NAME,
+        PER_IMAGE_NAME,
+        *PICTURES[config.task],
+    }
+    if others:
+        raise ValueError(
+            f"output_dir {folder} holds more than folds ({min(others)}, ...): pass a new or an empty folder"
+        )
     for fold in range(FOLDS):
         logger.info("fold %d of %d", fold + 1, FOLDS)
         places = {"output_dir": str(folder / f"fold-{fold}")}
@@ -80,7 +92,7 @@ def _fit(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         processor_for(task.kind, source, config.from_scratch, size),
         accelerator,
         parts,
-        _class_weights(config, task, parts["train"]),
+        _class_weights(config, task, parts["train"], accelerator),
     )
     training = None
     if not (folder / RESULTS_NAME).exists():
@@ -134,13 +146,13 @@ def _check_data(config: TrainConfig, folder: Path, data: dict[str, Any]) -> None
         raise ValueError(f"{config.data_dir} changed since the run in {folder} began: pass another output_dir")
 
 
-def _class_weights(config: TrainConfig, task: Task, part: Part) -> torch.Tensor | None:
+def _class_weights(config: TrainConfig, task: Task, part: Part, accelerator: Accelerator) -> torch.Tensor | None:
     if task.kind != "classification":
         return None
     counts = np.bincount(part.rows["label"], minlength=len(task.labels))
     even = config.balance != "weights"
     weights = np.ones(len(counts)) if even else counts.sum() / (len(counts) * counts)
-    return torch.tensor(weights, dtype=torch.float32)
+    return torch.tensor(weights, dtype=torch.float32, device=accelerator.device)
 
 
 def _finish(run: Run, model: PreTrainedModel, folder: Path) -> None:

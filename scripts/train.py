@@ -9,7 +9,13 @@ In two processes on a machine without a GPU:
     accelerate launch --config_file scripts/accelerate/cpu_2_processes.yaml scripts/train.py --data_dir DATA \
         --output_dir runs/lungs --from_scratch
 
-Stopped at any moment, the same command goes on from the last whole epoch. `--help` lists the options.
+TB, from the lungs that a lung run finds:
+    accelerate launch --config_file scripts/accelerate/cpu.yaml scripts/train.py --task tb_classification \
+        --data_dir DATA --output_dir runs/tb --region found_lungs --segmenter runs/lungs \
+        --model resnet-light --from_scratch --image_size 96 --batch_size 16
+
+Stopped at any moment, the same command goes on from the newest checkpoint: each epoch's, and every
+`--checkpoint_steps`. `--help` lists the options.
 """
 
 from transformers import HfArgumentParser

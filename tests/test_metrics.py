@@ -131,6 +131,7 @@ def test_lung_figures_by_hand() -> None:
         "assd_mm": 1.0,
         "hd95_percent": 3.0,
         "assd_percent": np.nan,
+        "undefined_distances": 0.25,  # one of four has no hd95_percent
     }
     assert list(figures) == list(expected)
     assert all(figure.shape == (1,) and figure.dtype == float for figure in figures.values())

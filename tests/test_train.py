@@ -251,6 +251,20 @@ def test_all_folds_are_trained_and_every_x_ray_is_tested_once(tb_config, tmp_pat
     assert fit(folds)["figures"] == results["figures"]  # from the finished folds
 
 
+@pytest.mark.slow
+def test_folds_of_tb_take_the_segmenter_of_each_fold(config, tb_config, tmp_path) -> None:
+    short = {"protocol": "folds", "epochs": 1, "tracker": "none"}
+    fit(dataclasses.replace(config, output_dir=str(tmp_path / "lungs"), **short))
+    other = {"region": "found_lungs", "segmenter": str(tmp_path / "lungs")}
+    results = fit(dataclasses.replace(tb_config, output_dir=str(tmp_path / "tb"), **short, **other))
+    assert results["images"] == 60
+    assert TrainConfig.load(tmp_path / "tb" / "fold-3").segmenter == str(tmp_path / "lungs" / "fold-3")
+    wrong = other | {"segmenter": str(tmp_path / "lungs" / "fold-0")}  # has seen most of the others' test X-rays
+    with pytest.raises(ValueError, match="fold-0 was trained on patients of .* pass a model trained with the same"):
+        fit(dataclasses.replace(tb_config, output_dir=str(tmp_path / "no"), **short | {"fold": 1}, **wrong))
+    assert not (tmp_path / "no").exists()
+
+
 def test_tb_part_without_positives_is_named_before_training(tb_config, tmp_path) -> None:
     shutil.copytree(tb_config.data_dir, tmp_path / "set")
     for image in (tmp_path / "set").rglob("CXR_png/*_1.png"):
