@@ -36,7 +36,7 @@ class TrainConfig:
     model: str | None = option(None, "Hub id or folder of the checkpoint to start from (the task's own by default)")
     from_scratch: bool = option(
         False,
-        "random weights in the architecture of `model`, which may also be segformer-light or resnet-light; no download",
+        "random weights in the architecture of `model`, segformer-light and resnet-light too; no download",
     )
     image_size: int | None = option(None, "side in pixels to which X-rays are scaled, a multiple of 32 (256; TB 224)")
     fit: Literal["squash", "pad"] = option("squash", "scale both sides to image_size, or keep the aspect and pad")

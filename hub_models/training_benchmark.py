@@ -165,7 +165,7 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
 def _run(config: TrainConfig, accelerator: Accelerator, part: Part) -> Run:
     task = TASKS[config.task]
     processor = processor_for(task.kind, config.model, True, part.arrays.image_size)
-    weights = torch.ones(len(task.labels)) if task.kind == "classification" else None
+    weights = torch.ones(len(task.labels), device=accelerator.device) if task.kind == "classification" else None
     return Run(config, task, processor, accelerator, {"train": part}, weights)
 
 

@@ -3,7 +3,7 @@
 The dataset builder against `load_dataset("imagefolder")` on the same files:
     python scripts/benchmark.py dataset --data_dir DATA
 The training loop against bare compute and against the loop of transformers' example scripts, on phantoms as large as
-the originals (takes a quarter of an hour on two cores), or on a set:
+the originals (takes some minutes), or on a set:
     python scripts/benchmark.py train
     python scripts/benchmark.py train --data_dir DATA --task tb_classification --precision bf16
 """

@@ -102,6 +102,11 @@ def test_evaluation_leaves_results_rows_and_pictures(run, config) -> None:
     assert [(one["dice"], one["id"]) for one in results["worst"]] == worst
 
 
+def test_results_of_a_run_are_not_overwritten(untrained, config) -> None:
+    with pytest.raises(ValueError, match="is a run folder, whose own results would be lost: pass another"):
+        evaluate_run(untrained, config.data_dir, output=untrained)
+
+
 def test_another_part_protocol_and_folder(untrained, config, tmp_path, no_pictures) -> None:
     validation = evaluate_run(untrained, config.data_dir, "validation")
     assert validation["images"] == len(load_rows(config)["validation"])

@@ -143,20 +143,30 @@ def assert_same_run(folder: Path, config: TrainConfig) -> None:
     weights, again = weights_of(config.output_dir), weights_of(folder)
     assert all(torch.equal(weights[name], again[name]) for name in weights | again)
     first, second = (json.loads((Path(run) / "results.json").read_text()) for run in (config.output_dir, folder))
+    assert first.pop("config") | {"output_dir": ""} == second.pop("config") | {"output_dir": ""}
     assert first == second
     assert not (folder / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("reached", ["epoch-00002-step-000000", "epoch-00001-step-000003"])
-def test_run_killed_and_started_again_ends_with_the_same_weights(config, results, tmp_path, reached) -> None:
+def test_run_killed_and_started_again_ends_with_the_same_weights(config, results, tmp_path) -> None:
     again = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
-    kill_when((tmp_path / "run" / "checkpoints" / reached).exists, *line(again))
+    kill_when((tmp_path / "run" / "checkpoints" / "epoch-00002-step-000000").exists, *line(again))
     assert not (tmp_path / "run" / "results.json").exists()
     log = accelerate(*line(again)).stderr
     assert "going on from epoch" in log and "epoch 1:" not in log and "epoch 12:" in log
     assert_same_run(tmp_path / "run", config)
 
 
+def test_run_killed_within_an_epoch_ends_with_the_same_weights_though_it_draws_dropout(config, tmp_path) -> None:
+    whole = dataclasses.replace(config, dropout=0.2, epochs=4, output_dir=str(tmp_path / "whole"))
+    fit(whole)
+    again = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+    kill_when((tmp_path / "run" / "checkpoints" / "epoch-00001-step-000003").exists, *line(again))
+    assert "going on from epoch 2, step" in accelerate(*line(again)).stderr
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint_and_tb_with_all_extras_resumes_the_same(tb_config, tmp_path) -> None:
     fit(tb_config)
     again = dataclasses.replace(tb_config, output_dir=str(tmp_path / "run"))
@@ -168,6 +178,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_tb_with_all_extras_resumes_the_same(tb_co
     assert_same_run(tmp_path / "run", tb_config)
 
 
+@pytest.mark.slow
 def test_resume_under_another_launch_names_the_field(config, tmp_path) -> None:
     again = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
     kill_when((tmp_path / "run" / "checkpoints" / "epoch-00001-step-000000").exists, *line(again))
@@ -189,6 +200,7 @@ def test_one_process_and_two_learn_the_same(config, results, tmp_path) -> None:
         assert found["figures"][group]["dice"]["value"] == pytest.approx(figures["dice"]["value"], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_test_each_image_once_even_where_one_has_none(config, results, tmp_path) -> None:
     shutil.copytree(config.data_dir, tmp_path / "set")
     masks = [mask for mask in (tmp_path / "set").rglob("masks/*.png") if split_of(mask.name[:11]) == "validation"]
@@ -239,6 +251,7 @@ def test_accumulated_parts_are_one_batch(config, tmp_path) -> None:
     assert all(torch.allclose(one, weights[1][name], atol=1e-5) for name, one in weights[0].items())
 
 
+@pytest.mark.slow
 def test_all_folds_are_trained_and_every_x_ray_is_tested_once(tb_config, tmp_path) -> None:
     folds = dataclasses.replace(
         tb_config, protocol="folds", epochs=1, output_dir=str(tmp_path / "run"), tracker="none"
@@ -249,6 +262,8 @@ def test_all_folds_are_trained_and_every_x_ray_is_tested_once(tb_config, tmp_pat
     per_image = read_per_image(tmp_path / "run")
     assert [row["id"] for row in per_image] == sorted(id for part in rows.values() for id in part["id"])
     assert fit(folds)["figures"] == results["figures"]  # from the finished folds
+    with pytest.raises(ValueError, match=r"holds more than folds \(config.json, ...\): pass a new or an empty folder"):
+        fit(dataclasses.replace(folds, output_dir=str(tmp_path / "run" / "fold-0")))
 
 
 @pytest.mark.slow
