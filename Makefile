@@ -52,7 +52,7 @@ demo: install
 	$(TRAIN) --output_dir $(RUNS)/lungs --model $(RUNS)/lungs-small $(THEN) $(FULL)
 	$(TRAIN) --output_dir $(RUNS)/tb --region found_lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
 
-# Every figure of the README but the ratios, with DATA=<folder>: about three hours of one CPU core
+# Every figure of the README but the ratios, with DATA=<folder>: about two hours of one CPU core
 F := demo/figures
 figures: install
 	$(if $(strip $(DATA)),,$(error pass DATA=<folder or zip of the set>))
@@ -71,11 +71,13 @@ figures: install
 		--segmenter $(F)/sz-lungs
 	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-tb-image $(SCREEN) --image_size 96 --epochs 100
 	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-tb-image $(SCREEN) $(TB)
-	$(TRAIN) --protocol folds --output_dir $(F)/lungs-folds $(FIRST) --image_size 128 --epochs 15
+	$(TRAIN) --protocol folds --output_dir $(F)/lungs-folds $(FIRST) --image_size 128 --epochs 5
 	$(TRAIN) --protocol folds --output_dir $(F)/tb-folds $(SCREEN) $(TB) --region found_lungs \
 		--segmenter $(F)/lungs-folds
-	$(TRAIN) --output_dir $(F)/lungs-light $(FIRST) --augment light --image_size 128 --epochs 40
-	$(TRAIN) --output_dir $(F)/lungs-no-ema $(FIRST) --ema 0 --image_size 128 --epochs 40
+	$(TRAIN) --protocol folds --output_dir $(F)/tb-folds-image $(SCREEN) $(TB)
+	for run in lungs mc-lungs sz-lungs; do for way in "--views 5" --two_lungs; do \
+		$(BIN)/python scripts/evaluate.py --model $(F)/$$run --data_dir "$(SOURCE)" $$way || exit 1; done; done
+	$(BIN)/python scripts/evaluate.py --model $(F)/tb-folds --data_dir "$(SOURCE)" --compare $(F)/tb-folds-image
 
 test: install
 	$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ from hub_models.files import write_json
 from hub_models.protocols import FOLDS
 
 CONFIG_NAME = "train_config.json"
+LABEL_TASKS = ("tb_classification",)
 PLACES = ("data_dir", "output_dir")  # where a run reads and writes says nothing of what it computes
 
 
@@ -74,7 +75,7 @@ class TrainConfig:
             known = get_args(one.type) if get_origin(one.type) is Literal else ()
             if known and getattr(self, one.name) not in known:
                 raise ValueError(f"{one.name} must be one of {', '.join(known)}, got {getattr(self, one.name)!r}")
-        size, lungs = self.image_size, self.task == "lung_segmentation"
+        size, lungs = self.image_size, self.task not in LABEL_TASKS
         rules = {
             "image_size": (size is None or (size > 0 and size % 32 == 0), "must be a multiple of 32"),
             "fold": (self.fold is None or 0 <= self.fold < FOLDS, f"must be 0 to {FOLDS - 1}"),

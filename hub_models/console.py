@@ -27,7 +27,7 @@ def plain_terminal() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stopped:
-        print(stopped, file=sys.stderr)
+        sys.stderr.write(f"{stopped}\n")
         raise SystemExit(128 + signal.SIGINT) from stopped
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -168,7 +168,7 @@ def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[t
     config, accelerator = run.config, run.accelerator
     with torch.no_grad():
         images = batch["pixels"].float() / 255  # (B, S, S)
-        masks = batch["mask"].bool() if run.task.kind == "segmentation" else None
+        masks = batch["mask"].bool() if run.task.learns_masks else None
         if "drawn" in batch:
             images, masks = augment(images, masks, batch["drawn"], STRENGTHS[config.augment])
         inputs = normalize(images, run.processor)

@@ -87,6 +87,7 @@ class Task:
 
     Attributes:
         kind: "segmentation" or "classification", which says what models there are.
+        learns_masks: whether it learns from masks, each X-ray's own; else from labels, which can be weighted.
         labels: names of the classes, in the order of the logits.
         model: checkpoint to start from unless another is given.
         image_size: side in pixels unless another is given.
@@ -102,6 +103,7 @@ class Task:
     """
 
     kind: str
+    learns_masks: bool
     labels: tuple[str, ...]
     model: str
     image_size: int
@@ -224,6 +226,7 @@ def _decide_tb(settings: Settings, columns: dict[str, np.ndarray]) -> Settings:
 TASKS = {
     "lung_segmentation": Task(
         kind="segmentation",
+        learns_masks=True,
         labels=("background", "lung"),
         model="nvidia/mit-b0",
         image_size=256,
@@ -239,6 +242,7 @@ TASKS = {
     ),
     "tb_classification": Task(
         kind="classification",
+        learns_masks=False,
         labels=("normal", "tuberculosis"),
         model="google/vit-base-patch16-224",
         image_size=224,

@@ -147,7 +147,7 @@ def _check_data(config: TrainConfig, folder: Path, data: dict[str, Any]) -> None
 
 
 def _class_weights(config: TrainConfig, task: Task, part: Part, accelerator: Accelerator) -> torch.Tensor | None:
-    if task.kind != "classification":
+    if task.learns_masks:
         return None
     counts = np.bincount(part.rows["label"], minlength=len(task.labels))
     even = config.balance != "weights"

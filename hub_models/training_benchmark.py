@@ -165,7 +165,7 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
 def _run(config: TrainConfig, accelerator: Accelerator, part: Part) -> Run:
     task = TASKS[config.task]
     processor = processor_for(task.kind, config.model, True, part.arrays.image_size)
-    weights = torch.ones(len(task.labels), device=accelerator.device) if task.kind == "classification" else None
+    weights = None if task.learns_masks else torch.ones(len(task.labels), device=accelerator.device)
     return Run(config, task, processor, accelerator, {"train": part}, weights)
 
 
@@ -244,7 +244,7 @@ def _loop(run: Run, model: PreTrainedModel) -> Callable[[], Any]:
 def _examples(run: Run, model: PreTrainedModel) -> dict[str, Callable[[], None]]:
     """Epochs of the example scripts by their number of workers."""
     accelerator, part = run.accelerator, run.parts["train"]
-    target = "mask" if run.task.kind == "segmentation" else "label"
+    target = "mask" if run.task.learns_masks else "label"
     samples = part.rows.select_columns(["image", target]).with_transform(partial(example_samples, run.processor))
     model, optimizer = accelerator.prepare(model.train(), torch.optim.AdamW(model.parameters(), lr=5e-5))
 
