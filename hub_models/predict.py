@@ -67,7 +67,7 @@ class Predictor:
         if self.settings.region != "image":
             if mask is None:
                 raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
-            gray = crop_to_lungs(gray, mask, MARGIN)
+            gray = crop_to_lungs(gray, _or_whole(mask), MARGIN)
         small = resize_gray(gray, self.settings.image_size, self.settings.fit)
         pixels = torch.from_numpy(small.copy())[None].to(self.model.device)  # (1, S, S)
         logits = logits_of(self.model, self.processor, pixels.float() / 255, self.settings.views)
@@ -98,7 +98,7 @@ def logits_of(
 def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = False) -> datasets.Dataset:
     """`rows` with the lungs that the segmenter of `run_folder` finds where `mask` is None, in `datasets`' cache.
 
-    `every` finds them for each row, as it is for whoever has no mask.
+    `every` finds them for each row, as it is for whoever has no mask. An X-ray in which none are found is taken whole.
 
     Raises:
         FileNotFoundError, ValueError: `run_folder` is no finished run of lung_segmentation.
@@ -109,7 +109,7 @@ def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = Fal
         predictor.model.to(torch.accelerator.current_accelerator())
 
     def fill(row: dict[str, Any]) -> dict[str, Any]:
-        lungs = predictor(row["image"]) if every or row["mask"] is None else None
+        lungs = _or_whole(predictor(row["image"])) if every or row["mask"] is None else None
         return {"mask": row["mask"] if lungs is None else Image.fromarray(np.uint8(lungs) * 255)}
 
     made_of = f"{rows._fingerprint} {run_digest(run_folder)} {every} {CODE_HASH}"  # not the folder's name
@@ -123,6 +123,11 @@ def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = Fal
         desc="Finding lungs",
     )
     return datasets.concatenate_datasets([rows.remove_columns("mask"), found], axis=1)
+
+
+def _or_whole(lungs: np.ndarray) -> np.ndarray:
+    """The mask, or one of the whole X-ray where it is empty: better seen whole than not at all."""
+    return lungs if lungs.any() else np.ones_like(lungs)
 
 
 def run_digest(run_folder: str | Path) -> str:

@@ -215,3 +215,10 @@ def png_of(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def test_x_ray_in_which_no_lungs_are_found_is_taken_whole(tb_folder) -> None:
+    predictor = Predictor.from_run(tb_folder)
+    assert predictor.settings.region != "image"
+    image = Image.effect_noise((90, 70), 60)
+    assert predictor(image, np.zeros((70, 90), bool)) == predictor(image, np.ones((70, 90), bool))
