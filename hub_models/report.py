@@ -184,8 +184,11 @@ def evaluate_run(
             raise ValueError(f"{compared} is a model for {other.config.task}, {model} for {config.task}")
         differences = compare(evaluated.per_image, other.per_image, TASKS[config.task])
         more |= {"compared_with": str(compared), "differences": differences}
+        name = TASKS[config.task].main_figure
+        logger.info("%s: %s less %s: %s", name, model, compared, _interval(differences["all"][name]))
     fold = "" if config.fold is None else f"-fold-{config.fold}"
     ways = "".join(f"-{name}" if value is True else f"-{name}-{value}" for name, value in use.items())
+    ways += "" if compared is None else f"-against-{Path(compared).name}"
     folder = Path(output) if output else model / "evaluation" / f"{config.protocol}{fold}-{split}{ways}"
     if (folder / CONFIG_NAME).exists():
         raise ValueError(f"output {folder} is a run folder, whose own results would be lost: pass another")

@@ -17,7 +17,9 @@ from hub_models.protocols import PROTOCOLS
 from hub_models.report import evaluate_run
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="run folder that scripts/train.py made")
     parser.add_argument("--data_dir", required=True, help="folder or zip that holds the X-rays")
     parser.add_argument("--split", choices=PARTS, default="test", help="part to test on (default: %(default)s)")

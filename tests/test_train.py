@@ -192,12 +192,14 @@ def test_one_process_and_two_learn_the_same(config, results, tmp_path) -> None:
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert found["launch"] == {"processes": 2, "mixed_precision": "no"}
     for one, two in zip(results["training"]["epochs"], found["training"]["epochs"], strict=True):
-        assert two == pytest.approx(one, abs=1e-5)
+        assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        # counted in pixels, of which one on the edge may fall to either side: of 32x32, with some 200 of lung
+        assert two["validation_dice"] == pytest.approx(one["validation_dice"], abs=2e-3)
     pairs = zip(read_per_image(Path(config.output_dir)), read_per_image(tmp_path / "run"), strict=True)
-    for one, two in pairs:  # a pixel on the edge may fall to either side
-        assert two["id"] == one["id"] and two["dice"] == pytest.approx(one["dice"], abs=1e-3)
+    for one, two in pairs:
+        assert two["id"] == one["id"] and two["dice"] == pytest.approx(one["dice"], abs=5e-3)
     for group, figures in results["figures"].items():
-        assert found["figures"][group]["dice"]["value"] == pytest.approx(figures["dice"]["value"], abs=2e-4)
+        assert found["figures"][group]["dice"]["value"] == pytest.approx(figures["dice"]["value"], abs=1e-3)
 
 
 @pytest.mark.slow
