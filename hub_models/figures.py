@@ -16,7 +16,6 @@ from hub_models.pixels import to_gray, to_mask
 
 TRUE, PREDICTED = np.array([40, 200, 120]), np.array([255, 160, 20])  # green, orange
 COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
-WORST = 5
 RELIABILITY_BINS = 10
 SHOWN = 800
 Predict = Callable[[dict[str, Any]], np.ndarray]

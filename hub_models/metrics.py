@@ -10,6 +10,10 @@ import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy.optimize import minimize_scalar
 
+from hub_models.pixels import lungs_box
+
+DISTANCES = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")  # % of the image's diagonal
+
 
 class Overlap(NamedTuple):
     """Pixels of one image: in both masks, in the predicted one only, in the reference only."""
@@ -65,9 +69,8 @@ def surface_distances(
         raise ValueError(f"spacing must be two positive numbers, the height and width of a pixel, got {spacing!r}")
     if not (predicted.any() and reference.any()):
         return nan, nan
-    union = predicted | reference  # what lies outside the union's box has no outline: leave it out
-    rows, columns = np.flatnonzero(union.any(axis=1)), np.flatnonzero(union.any(axis=0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    top, left, bottom, right = lungs_box(predicted | reference, 0)  # there is no outline outside
+    box = slice(top, bottom), slice(left, right)
     outlines = get_mask_edges(predicted[box], reference[box], crop=False)
     directed = [get_surface_distance(*pair, spacing=spacing) for pair in (outlines, outlines[::-1])]
     hd95 = max(np.percentile(distances, 95) for distances in directed)
@@ -104,8 +107,7 @@ def lung_figures(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[st
         "dice_pooled": _pooled(both, both + errors, weights),
         "iou_pooled": _pooled(columns["both"], columns["both"] + errors, weights),
     }
-    distances = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")
-    figures |= {name: _mean(columns[name], weights) for name in distances}
+    figures |= {name: _mean(columns[name], weights) for name in DISTANCES}
     return figures | {"undefined_distances": _mean(np.isnan(columns["hd95_percent"]).astype(float), weights)}
 
 

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from transformers import PreTrainedModel
 
 from hub_models.metrics import (
+    DISTANCES,
     Overlap,
     count_overlap,
     dice,
@@ -29,7 +30,6 @@ from hub_models.published import pixel_spacing_mm
 SETTINGS_KEY = "chest_xray_masks"
 SENSITIVITY = 0.9  # at which the threshold is chosen. Source: WHO 2014, target product profile of a TB triage test
 VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
-DISTANCES = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")  # % of the image's diagonal
 Row = Mapping[str, Any]
 
 

@@ -79,24 +79,16 @@ def _fit_folds(config: TrainConfig) -> dict[str, Any]:
 
 def _fit(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
     folder, task = Path(config.output_dir), TASKS[config.task]
-    accelerator = _accelerator(config)
+    accelerator = training_accelerator(config)
     _check(config, folder, accelerator)
     set_seed(config.seed)
     parts = load_cohort(config, accelerator)
     data = describe(config, {part: share.rows for part, share in parts.items()})
     _check_data(config, folder, data)
-    source, size = config.model or task.model, config.image_size or task.image_size
-    run = Run(
-        config,
-        task,
-        processor_for(task.kind, source, config.from_scratch, size),
-        accelerator,
-        parts,
-        _class_weights(config, task, parts["train"], accelerator),
-    )
-    training = None
+    run, training = make_run(config, accelerator, parts), None
     if not (folder / RESULTS_NAME).exists():
-        model = build(task.kind, source, config.from_scratch, task.labels, size, config.dropout)
+        size = config.image_size or task.image_size
+        model = build(task.kind, config.model or task.model, config.from_scratch, task.labels, size, config.dropout)
         Settings(config.task, size, config.fit, config.region).store(model)
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +101,15 @@ def _fit(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
     return _result(run, folder, training)
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def make_run(config: TrainConfig, accelerator: Accelerator, parts: dict[str, Part]) -> Run:
+    """What stays the same in a run of `config` on `parts`, of which "train" is one."""
+    task = TASKS[config.task]
+    size = config.image_size or task.image_size
+    processor = processor_for(task.kind, config.model or task.model, config.from_scratch, size)
+    return Run(config, task, processor, accelerator, parts, _class_weights(config, task, parts["train"], accelerator))
+
+
+def training_accelerator(config: TrainConfig, **options: Any) -> Accelerator:
     """Accelerator of a run; a tracker that is not installed is left out, and the log says so."""
     tracker = None if config.tracker == "none" else config.tracker
     if tracker == "tensorboard" and find_spec("tensorboard") is None:
@@ -121,6 +121,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         log_with=tracker,
         project_dir=config.output_dir,
         step_scheduler_with_optimizer=False,  # one value per update, however many processes
+        **options,
     )
 
 

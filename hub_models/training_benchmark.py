@@ -16,15 +16,14 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import set_seed
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, default_data_collator
 from transformers.image_processing_utils import BaseImageProcessor
 
 from chest_xray_masks import SITE_OF_PREFIX
-from hub_models.architectures import build, normalize, processor_for
+from hub_models.architectures import build, normalize
 from hub_models.checkpoints import Stop
 from hub_models.cohort import Part, load_cohort, load_rows
 from hub_models.config import TrainConfig
@@ -32,8 +31,7 @@ from hub_models.data import Arrays, training_loader
 from hub_models.loop import Run, make_learner, train_epoch
 from hub_models.optimization import make_optimizer
 from hub_models.phantom import write_phantoms
-from hub_models.report import make_accelerator
-from hub_models.tasks import TASKS
+from hub_models.train import make_run, training_accelerator
 
 MODELS = {"lung_segmentation": "segformer-light", "tb_classification": "resnet-light"}  # those of `make demo`
 ROUNDS = 3  # that count; the one before warms up
@@ -141,16 +139,12 @@ def _caching_in(folder: Path) -> Iterator[None]:
 
 def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float]:
     set_seed(config.seed)
-    accelerator = make_accelerator(
-        mixed_precision=precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
-        step_scheduler_with_optimizer=False,
-    )
+    accelerator = training_accelerator(config, mixed_precision=precision)
     load_rows(config, ("train",))
     started = time.perf_counter()
     part = load_cohort(config, accelerator, ("train",))["train"]
     prepared = (time.perf_counter() - started) / len(part.rows)
-    run = _run(config, accelerator, repeated(part, steps * config.batch_size))
+    run = make_run(config, accelerator, {"train": repeated(part, steps * config.batch_size)})
     size = run.parts["train"].arrays.image_size
     model = build(run.task.kind, config.model, True, run.task.labels, size)
     works = {"compute": _compute(run, copy.deepcopy(model), steps), "loop": _loop(run, copy.deepcopy(model))}
@@ -160,13 +154,6 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
         for name, work in works.items():
             seconds[name].append(_seconds(work))
     return summarize({name: taken[1:] for name, taken in seconds.items()}, steps * config.batch_size, prepared)
-
-
-def _run(config: TrainConfig, accelerator: Accelerator, part: Part) -> Run:
-    task = TASKS[config.task]
-    processor = processor_for(task.kind, config.model, True, part.arrays.image_size)
-    weights = None if task.learns_masks else torch.ones(len(task.labels), device=accelerator.device)
-    return Run(config, task, processor, accelerator, {"train": part}, weights)
 
 
 def repeated(part: Part, count: int) -> Part:
