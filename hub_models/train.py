@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hub_models.cohort import DATA_NAME, Part, describe, load_cohort
 from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.evaluation import PER_IMAGE_NAME, measure, validate
 from hub_models.figures import PICTURES
-from hub_models.files import write_json
+from hub_models.files import held, write_json
 from hub_models.loop import Run, learn
 from hub_models.optimization import divide_logits
 from hub_models.predict import Predictor
@@ -43,8 +44,9 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     `fold-K`, and pools the rows of their test parts; a `model` or `segmenter` of all folds gives each its own.
 
     Raises:
-        ValueError: the folder holds something else or a run of another config, launch or other X-rays, a part of the
-            data is unfit, an earlier model has seen test patients, or a loss is not finite.
+        ValueError: the folder holds something else or a run of another config, launch or other X-rays, or is
+            another launch's at this time, a part of the data is unfit, an earlier model has seen test patients, or a
+            loss is not finite.
         FileNotFoundError: nothing of the set under `config.data_dir`.
         KeyboardInterrupt: somebody stopped the run; a checkpoint was kept.
     """
@@ -78,9 +80,15 @@ def _fit_folds(config: TrainConfig) -> dict[str, Any]:
 
 
 def _fit(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
-    folder, task = Path(config.output_dir), TASKS[config.task]
+    folder = Path(config.output_dir)
     accelerator = training_accelerator(config)
     _check(config, folder, accelerator)
+    with held(folder) if accelerator.is_main_process else nullcontext():
+        return _fit_held(config, accelerator)
+
+
+def _fit_held(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any], Evaluated]:
+    folder, task = Path(config.output_dir), TASKS[config.task]
     set_seed(config.seed)
     parts = load_cohort(config, accelerator)
     data = describe(config, {part: share.rows for part, share in parts.items()})
@@ -91,7 +99,6 @@ def _fit(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         model = build(task.kind, config.model or task.model, config.from_scratch, task.labels, size, config.dropout)
         Settings(config.task, size, config.fit, config.region).store(model)
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
             config.save(folder)
             write_json(data, folder / DATA_NAME)
         model, progress = learn(run, model)

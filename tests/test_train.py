@@ -19,6 +19,7 @@ from chest_xray_masks import split_of
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
 from hub_models.evaluation import read_per_image
+from hub_models.files import held
 from hub_models.tasks import TASKS
 from hub_models.train import fit
 
@@ -46,6 +47,13 @@ def line(config: TrainConfig) -> list[str]:
     """Command line of a config."""
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     return ["scripts/train.py", *(text for name, value in given.items() for text in (f"--{name}", str(value)))]
+
+
+def test_folder_of_another_launch_is_refused(config, tmp_path) -> None:
+    other = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
+    with held(tmp_path / "run"), pytest.raises(ValueError, match=f"another launch is writing to {tmp_path}/run: let"):
+        fit(other)
+    assert not list(tmp_path.iterdir())  # nothing is left of either
 
 
 def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> None:
