@@ -109,7 +109,7 @@ def start(run: Run) -> str:
 
 
 def kept(run: Run, heading: str) -> str:
-    """Sentence that says which epoch was kept, and its figure `heading` on validation; empty where that was not written down."""
+    """Sentence that says which epoch was kept, and its figure `heading` on validation; empty where nothing says."""
     if not (training := run.results.get("training")):
         return ""
     epoch = training["kept_epoch"]

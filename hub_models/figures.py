@@ -121,13 +121,16 @@ def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
         for axis in line[len(overlays) :]:
             axis.axis("off")
         for axis, one in zip(line, overlays, strict=False):
-            ground = _tint(np.full_like(one.gray, 255), one.true & ~one.predicted, TRUE)
-            ground[one.predicted & ~one.true] = _tint(np.full((1, 1), 255), np.ones((1, 1), bool), PREDICTED)[0, 0]
+            ground = np.full((*one.true.shape, 3), 255, np.uint8)
+            for only, color in ((one.true & ~one.predicted, TRUE), (one.predicted & ~one.true, PREDICTED)):
+                ground[only] = 0.6 * 255 + 0.4 * color
             axis.imshow(ground, aspect="equal")
             for mask, color in ((one.true, TRUE), (one.predicted, PREDICTED)):
-                if mask.any():
-                    axis.contour(np.pad(mask, 1)[1:-1, 1:-1], [0.5], colors=[tuple(color / 255)], linewidths=1.2)
-            axis.set(xticks=[], yticks=[])
+                if mask.any():  # a rim of background closes outlines at the edge of the film
+                    y, x = (np.arange(-1, side + 1) for side in mask.shape)
+                    axis.contour(x, y, np.pad(mask, 1), [0.5], colors=[tuple(color / 255)], linewidths=1.2)
+            height, width = one.true.shape
+            axis.set(xticks=[], yticks=[], xlim=(-1, width), ylim=(height, -1))
             axis.set_title(one.name, fontsize=8)
             axis.set_xlabel(f"Dice {one.dice:.3f}", fontsize=9)
     figure.suptitle("Each site's worst test images by Dice, and at the right its median", fontsize=11)
