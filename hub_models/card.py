@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from chest_xray_masks import SITES
+from chest_xray_masks import PARTS, SITES
 from hub_models.facts import PROTOCOL_TEXTS, Run, commands, emissions, kept, site_of, start
 from hub_models.tables import COLUMNS, Column, headline, main_heading, tables, tested_groups
 from hub_models.tasks import TASKS
@@ -22,6 +22,7 @@ DATASETS = {
     False: ("chest_xray_masks", "Montgomery and Shenzhen"),
     True: ("synthetic_chest_xrays", "Synthetic X-rays"),
 }
+PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # settings as a pipeline uses a model
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)")
 
 
@@ -36,45 +37,56 @@ def model_card(run_folder: Path, repo_id: str, license: str, also: Sequence[Path
         ValueError: the folder holds all folds, or one of `also` is of another task or model.
     """
     run = Run.read(run_folder)
-    settings, data = run.settings, run.data
-    images = sum(len(data[part]) for part in ("train", "validation", "test"))
-    learnt = data["train"] + data["validation"] if TASKS[run.config.task].learns_masks else []
-    seen = {id for id in learnt + data["earlier"] if site_of(id) == "Shenzhen"}
-    tested = run.results["figures"]["all"]
-    who = run.results.get("who_triage_minimum", {"sensitivity": 0, "specificity": 0})
-    card = ModelCard.from_template(
-        _metadata(run, repo_id, license),
-        template_str=re.sub(r"^({%.*%})\n", r"\1", TEMPLATE.read_text(), flags=re.M),  # a line of a tag leaves none
-        name=repo_id.split("/")[-1],
-        repo_id=repo_id,
-        lungs_id=f"{repo_id.split('/')[0]}/LUNGS",
-        kind=TASKS[run.config.task].kind,
-        architecture=run.model["architectures"][0],
-        size=settings["image_size"],
-        region=settings["region"],
-        plain=(settings["region"], settings["fit"], settings["views"], settings["two_lungs"])
-        == ("image", "squash", 1, False),
-        synthetic=data.get("synthetic", 0),
-        only_synthetic=data.get("synthetic", 0) == images,
-        images=images,
-        segmenter=data.get("segmenter", "")[:16],
-        learnt_from_shenzhen_masks=len(seen),
-        protocol=PROTOCOL_TEXTS[run.config.protocol].format(fold=run.config.fold),
-        headline=headline(run),
-        pictures=card_pictures(run_folder),
-        start=start(run),
-        kept=kept(run, main_heading(run)),
-        commands=commands(run),
-        split=run.results["split"],
-        tested=f"{tested['n']} X-rays of {tested['patients']} patients",
-        threshold=f"{settings['threshold']:.3f}",
-        temperature=f"{settings['temperature']:.3f}",
-        wanted=f"{100 * who['sensitivity']:.0f} %",
-        who_specificity=f"{100 * who['specificity']:.0f} %",
-        tables=tables(run, also),
-    )
+    # a line that holds a tag only leaves no line behind
+    template = re.sub(r"^({%.*%})\n", r"\1", TEMPLATE.read_text(), flags=re.M)
+    facts = _names(run, repo_id) | _data(run) | _training(run) | {"pictures": card_pictures(run_folder)}
+    facts |= {"tables": tables(run, also), "headline": headline(run)}
+    card = ModelCard.from_template(_metadata(run, repo_id, license), template_str=template, **facts)
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)
     return card
+
+
+def _names(run: Run, repo_id: str) -> dict[str, Any]:
+    """What the template says of the model and of its use."""
+    settings = run.settings
+    owner, _, name = repo_id.rpartition("/")
+    return {
+        "name": name,
+        "repo_id": repo_id,
+        "lungs_id": f"{owner}/LUNGS".lstrip("/"),
+        "kind": TASKS[run.config.task].kind,
+        "architecture": run.model["architectures"][0],
+        "size": settings["image_size"],
+        "region": settings["region"],
+        # whether a pipeline does all that was done here
+        "plain": all(settings[name] == value for name, value in PLAIN.items()),
+        "segmenter": run.data.get("segmenter", "")[:16],
+        "threshold": f"{settings['threshold']:.3f}",
+        "temperature": f"{settings['temperature']:.3f}",
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """What the template says of the X-rays."""
+    data, tested = run.data, run.results["figures"]["all"]
+    images, synthetic = sum(len(data[part]) for part in PARTS), data.get("synthetic", 0)
+    learned = data["train"] + data["validation"] if TASKS[run.config.task].learns_masks else []
+    return {
+        "images": images,
+        "synthetic": synthetic,
+        "only_synthetic": synthetic == images,
+        "shenzhen_masks": len({id for id in learned + data["earlier"] if site_of(id) == SITES["Shenzhen"]}),
+        "protocol": PROTOCOL_TEXTS[run.config.protocol].format(fold=run.config.fold),
+        "split": run.results["split"],
+        "tested": f"{tested['n']} X-rays of {tested['patients']} patients",
+    }
+
+
+def _training(run: Run) -> dict[str, str]:
+    """What the template says of the training, and of the threshold that it chose."""
+    minimum = run.results.get("who_triage_minimum", {})
+    shares = {f"who_{name}": f"{100 * minimum[name]:.0f} %" for name in ("sensitivity", "specificity") if minimum}
+    return {"start": start(run), "kept": kept(run, main_heading(run)), "commands": commands(run)} | shares
 
 
 def card_pictures(run_folder: Path) -> list[str]:
@@ -185,10 +197,10 @@ def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = (
     if other := sorted(set(shown) - set(card_pictures(run_folder))):
         raise ValueError(f"the card shows {other[0]}, which does not go with it: take the picture out")
     mine, theirs = _sections(card.text), _sections(true.text)
-    for heading, lines in theirs.items():
-        if heading not in mine:
-            raise ValueError(f"the card has no section {heading!r}: write the card anew")
-        _compare(heading, _cells(mine[heading]), _cells(lines))
+    if absent := [heading for heading in theirs if heading not in mine]:
+        raise ValueError(f"the card has no section {absent[0]!r}: write the card anew")
+    for heading, lines in mine.items():
+        _compare(heading, _cells(lines), _cells(theirs.get(heading, [])))
     for heading, lines in mine.items():
         stated, known = _numbers(lines), _numbers(theirs.get(heading, []))
         if missing := sorted(known - stated):
@@ -226,16 +238,14 @@ def _cells(lines: list[str]) -> dict[str, str]:
     """Cells of all tables of a section, named by their row and heading."""
     cells, headings, table = {}, [], 0
     for above, line in zip_longest(["", *lines], lines, fillvalue=""):
-        if not line.startswith("|"):
+        if not line.startswith("|") or not line.strip("|- "):
             continue
-        row = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        name, *row = (cell.strip() for cell in line.strip().strip("|").split("|"))
         if not above.startswith("|"):
-            headings, table, number = row, table + 1, 0
+            headings, table = row, table + 1
             continue
-        number += 1
-        for index, cell in enumerate(row[1:], 1):
-            heading = headings[index] if index < len(headings) else ""
-            cells[f"{heading or 'value'} of {row[0]} (table {table}, line {number})"] = cell
+        for heading, cell in zip_longest(headings, row, fillvalue=""):
+            cells[f"{heading} of {name} (line {len(cells)}, table {table})"] = cell
     return cells
 
 

@@ -114,7 +114,7 @@ def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
     What only one of the two masks holds is tinted in its color.
     """
     columns = max(len(overlays) for overlays in sites.values())
-    figure = Figure(figsize=(2.1 * columns + 0.4, 2.5 * len(sites) + 0.5))
+    figure = Figure(figsize=(2.1 * columns + 0.4, 3 * len(sites) + 0.5))
     grid = figure.subplots(len(sites), columns, squeeze=False)
     for line, (site, overlays) in zip(grid, sites.items(), strict=True):
         line[0].set_ylabel(site, fontsize=10)

@@ -173,13 +173,17 @@ def commit_of(results: dict[str, Any]) -> str:
 def _environment(run: Run) -> str:
     launch, versions = run.results["launch"], run.results["versions"]
     rows = [["commit of chest-xray-masks", run.results["commit"] or "not known"], ["processes", launch["processes"]]]
-    return table(["", ""], [*rows, ["mixed precision", launch["mixed_precision"]], *versions.items()])
+    return table(["of", "value"], [*rows, ["mixed precision", launch["mixed_precision"]], *versions.items()])
 
 
 def _carbon(run: Run) -> dict[str, str]:
     tracked = emissions(run)
     names = {"emissions": "CO2 equivalent, kg", "energy_consumed": "energy, kWh"}
-    return {"carbon": table(["", ""], [[names[name], f"{value:.3g}"] for name, value in tracked.items()])}
+    return {
+        "carbon": table(
+            ["of the training", "value"], [[names[name], f"{value:.3g}"] for name, value in tracked.items()]
+        )
+    }
 
 
 def main_heading(run: Run) -> str:
