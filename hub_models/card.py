@@ -23,7 +23,7 @@ DATASETS = {
     True: ("synthetic_chest_xrays", "Synthetic X-rays"),
 }
 PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # settings as a pipeline uses a model
-NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)")
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)(?: ?%)?")
 
 
 def model_card(run_folder: Path, repo_id: str, license: str, also: Sequence[Path] = ()) -> ModelCard:
@@ -99,7 +99,7 @@ def card_pictures(run_folder: Path) -> list[str]:
 
 def _metadata(run: Run, repo_id: str, license: str) -> ModelCardData:
     columns = COLUMNS[run.config.task]
-    tracked = emissions(run)
+    tracked, synthetic = emissions(run), ["synthetic"] if "synthetic" in run.data else []
     carbon = (
         {"co2_eq_emissions": {"emissions": 1000 * tracked["emissions"], "source": "CodeCarbon"}} if tracked else {}
     )
@@ -108,7 +108,7 @@ def _metadata(run: Run, repo_id: str, license: str) -> ModelCardData:
         license=license,
         library_name="transformers",
         pipeline_tag=f"image-{TASKS[run.config.task].kind}",
-        tags=["chest-x-ray", "medical-imaging", *TAGS[run.config.task], run.model["model_type"]],
+        tags=["chest-x-ray", "medical-imaging", *TAGS[run.config.task], run.model["model_type"], *synthetic],
         base_model=run.base_model,
         metrics=[column.metric or column.figure for column in columns["results"]],
         model_name=repo_id.split("/")[-1],
@@ -205,7 +205,7 @@ def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = (
         stated, known = _numbers(lines), _numbers(theirs.get(heading, []))
         if missing := sorted(known - stated):
             raise ValueError(f"the card lacks {missing[0]} in {heading!r}, which the run's files hold")
-        if invented := sorted(number for number in stated - known if "." in number):
+        if invented := sorted(number for number in stated - known if "." in number or "%" in number):
             raise ValueError(f"the card says {invented[0]} in {heading!r}, which stands in none of the run's files")
 
 

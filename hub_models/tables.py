@@ -42,6 +42,7 @@ COLUMNS: dict[str, dict[str, tuple[Column, ...]]] = {
         "results": (_AUROC, Column("average_precision", "average precision")),
         "operating": (*_CALLED, Column("specificity_at_90_sensitivity", _BEST)),
         "calibration": (Column("brier", "Brier", metric="brier_score"), Column("ece", "ECE")),
+        "saliency": (Column("saliency_in_lungs", "saliency in the lungs"), Column("lungs_share", "area of the lungs")),
         "across": (_AUROC, *_CALLED),
         "subgroups": (_AUROC, *_CALLED),
     },
@@ -68,7 +69,7 @@ def tables(run: Run, also: Sequence[Path]) -> dict[str, str]:
     figures, columns = run.results["figures"], COLUMNS[run.config.task]
     sites = tested_groups(run.results)
     others = [key for key in figures if key.startswith(("sex: ", "age: "))]
-    made = {name: _of_groups(figures, sites, columns.get(name, ())) for name in ("results", "calibration")}
+    made = {name: _of_groups(figures, sites, columns.get(name, ())) for name in ("results", "calibration", "saliency")}
     made |= {"subgroups": _of_groups(figures, others, columns["subgroups"]), "operating": _operating(run, sites)}
     worst = run.results.get("worst") or [{}]
     held = [[f"{value:.3f}" if isinstance(value, float) else value for value in row.values()] for row in worst if row]
@@ -88,12 +89,13 @@ def _label(key: str) -> str:
 
 
 def _of_groups(figures: dict[str, Any], keys: list[str], columns: tuple[Column, ...]) -> str:
+    known = [column for column in columns if column.figure in figures["all"]]  # older results lack some
     rows = [
         [_label(key), figures[key]["n"], figures[key]["patients"]]
-        + [cell(figures[key][column.figure], column.digits) for column in columns]
+        + [cell(figures[key][column.figure], column.digits) for column in known]
         for key in keys
     ]
-    return table(["group", "X-rays", "patients", *(column.heading for column in columns)], rows if columns else [])
+    return table(["group", "X-rays", "patients", *(column.heading for column in known)], rows if known else [])
 
 
 def _operating(run: Run, keys: list[str]) -> str:
@@ -156,7 +158,7 @@ def _other(run: Run, folder: Path) -> tuple[dict[str, Any], Run, str]:
     allowed = SIBLING if is_run else ELSEWHERE
     differing = [name for name in mine if name not in allowed and mine[name] != theirs.get(name, mine[name])]
     if is_run:
-        return results, Run.read(folder), "another" + (f", other in {', '.join(differing)}" if differing else "")
+        return results, Run.read(folder), "another" + (f" (differs in {', '.join(differing)})" if differing else "")
     if differing:
         raise ValueError(
             f"{folder} is the evaluation of another model than {run.folder}: pass that model's run folder"
