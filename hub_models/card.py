@@ -17,6 +17,7 @@ from hub_models.tasks import TASKS
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 PICTURES_SHOWN = ("dice.png", "outlines.png", "roc.png", "reliability.png", "probabilities.png")  # no X-ray on them
+OF_PHANTOMS = ("overlays.png", "saliency.png")  # shown where the X-rays on them are synthetic
 TAGS = {"lung_segmentation": ["lung-segmentation"], "tb_classification": ["tuberculosis"]}
 DATASETS = {
     False: ("chest_xray_masks", "Montgomery and Shenzhen"),
@@ -90,10 +91,10 @@ def _training(run: Run) -> dict[str, str]:
 
 
 def card_pictures(run_folder: Path) -> list[str]:
-    """Names of the pictures of a run folder that its card shows: those without X-rays, of phantoms overlays too."""
+    """Names of the pictures of a run folder that its card shows: those without X-rays, and those of phantoms."""
     run = Run.read(run_folder)
     phantoms = run.results.get("synthetic") == run.results["images"]
-    names = (*PICTURES_SHOWN, *(["overlays.png"] if phantoms else []))
+    names = PICTURES_SHOWN + OF_PHANTOMS if phantoms else PICTURES_SHOWN
     return [name for name in names if (run.folder / name).is_file()]
 
 

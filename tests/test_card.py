@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 
 from hub_models.card import card_pictures, check_card, eval_results, model_card
 from hub_models.config import TrainConfig
+from hub_models.figures import PICTURES
 from hub_models.predict import Predictor
 from hub_models.report import evaluate_run
 from hub_models.train import fit
@@ -384,8 +385,12 @@ def test_synthetic_x_rays_are_not_taken_for_patients(runs, copy) -> None:
 
 
 def test_no_picture_of_a_patient_goes_with_a_card(runs, of_patients) -> None:
-    assert card_pictures(runs["lungs"]) == ["dice.png", "outlines.png", "overlays.png"]
-    assert card_pictures(runs["tb"]) == ["roc.png", "reliability.png", "probabilities.png"]
+    assert card_pictures(runs["lungs"]) == ["dice.png", "outlines.png", "overlays.png"]  # of phantoms all
+    assert set(card_pictures(runs["tb"])) == set(PICTURES["tb_classification"])
+    assert card_pictures(of_patients("tb")) == ["roc.png", "reliability.png", "probabilities.png"]
+    folder = of_patients("found")
+    edit(folder / "results.json", lambda results: results.update(synthetic=results["images"] - 1))
+    assert card_pictures(folder) == ["roc.png", "reliability.png", "probabilities.png"]  # one may be of a patient
     folder = of_patients("lungs")
     assert (folder / "overlays.png").is_file()
     assert card_pictures(folder) == ["dice.png", "outlines.png"]
