@@ -12,6 +12,7 @@ from chest_xray_masks import PARTS, SITES, scan
 from hub_models.augment import STRENGTHS
 from hub_models.config import TrainConfig
 from hub_models.data import Arrays, load_splits, prepare
+from hub_models.pixels import is_synthetic
 from hub_models.predict import fill_masks, run_digest
 from hub_models.protocols import PATIENT_SHARING, divide, leaks
 from hub_models.tasks import TASKS, absent_masks
@@ -77,7 +78,8 @@ def _with_lungs(rows: datasets.Dataset, config: TrainConfig) -> datasets.Dataset
 def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str, Any]:
     """What `data.json` says: fingerprint of the X-rays, ids in each part, and ids that earlier models were trained on.
 
-    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name.
+    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name. The count
+    of synthetic X-rays, `synthetic`, is left out where there are none.
 
     Raises:
         ValueError: an earlier model was trained on one of this run's test patients.
@@ -91,7 +93,15 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str
     fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
     ids = {part: list(share["id"]) for part, share in rows.items()}
     lungs = {} if config.segmenter is None else {"segmenter": run_digest(config.segmenter)}
-    return {"fingerprint": fingerprint} | ids | {"earlier": sorted(earlier)} | lungs
+    synthetic = sum(count_synthetic(share) for share in rows.values())
+    said = {"synthetic": synthetic} if synthetic else {}
+    return {"fingerprint": fingerprint} | ids | {"earlier": sorted(earlier)} | lungs | said
+
+
+def count_synthetic(rows: datasets.Dataset) -> int:
+    """How many X-rays say of themselves that they are synthetic; none is decoded."""
+    images = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    return sum(is_synthetic(row["image"]["bytes"]) for row in images)
 
 
 def trained_ids(run_folder: Path, parts: tuple[str, ...] = ("train", "validation")) -> set[str]:

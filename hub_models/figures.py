@@ -1,4 +1,4 @@
-"""Pictures of what a model does: overlays of lungs, the spread of Dice, ROC, reliability."""
+"""Pictures of what a model does: lungs over X-rays and as outlines, the spread of Dice, ROC, reliability, mistakes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from PIL import Image
 from sklearn.metrics import auc, roc_curve
 
@@ -17,6 +18,8 @@ from hub_models.pixels import to_gray, to_mask
 TRUE, PREDICTED = np.array([40, 200, 120]), np.array([255, 160, 20])  # green, orange
 COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
 RELIABILITY_BINS = 10
+WORST = 5
+STRIP_BINS = 50  # of the probabilities, in which dots stand on one another
 SHOWN = 800
 Predict = Callable[[dict[str, Any]], np.ndarray]
 
@@ -70,15 +73,70 @@ def worst_median_best(per_image: list[dict[str, Any]], figure: str) -> list[dict
     return chosen
 
 
-def _overlays(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict, path: Path) -> None:
+def worst_and_median(per_image: list[dict[str, Any]], figure: str) -> dict[str, list[dict[str, Any]]]:
+    """Up to five images of each site: the four with the lowest figure, then the one with the middle."""
+    chosen = {}
+    for site in sorted({row["site"] for row in per_image}):
+        ranked = sorted((row for row in per_image if row["site"] == site), key=lambda row: (row[figure], row["id"]))
+        chosen[site] = [ranked[index] for index in sorted({*range(min(WORST - 1, len(ranked))), len(ranked) // 2})]
+    return chosen
+
+
+def confidently_wrong(per_image: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Up to five images on the wrong side of their threshold: those whose probability is furthest from their label."""
+    wrong = [row for row in per_image if (row["probability"] >= row["threshold"]) != bool(row["label"])]
+    return sorted(wrong, key=lambda row: (-abs(row["probability"] - row["label"]), row["id"]))[:WORST]
+
+
+def _look(chosen: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict) -> list[Overlay]:
     index_of = {id: index for index, id in enumerate(rows["id"])}
     overlays = []
-    for result in worst_median_best(per_image, "dice"):
+    for result in chosen:
         row = rows[index_of[result["id"]]]
         planes = (to_gray(row["image"]), Image.fromarray(to_mask(row["mask"])), Image.fromarray(predict(row)))
         gray, true, predicted = (np.asarray(_shrink(plane)) for plane in planes)
         overlays.append(Overlay(result["id"], gray.astype(np.uint8), true, predicted, result["dice"]))
-    draw_overlays(overlays, path)
+    return overlays
+
+
+def _overlays(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict, path: Path) -> None:
+    draw_overlays(_look(worst_median_best(per_image, "dice"), rows, predict), path)
+
+
+def _outlines(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict, path: Path) -> None:
+    chosen = worst_and_median(per_image, "dice")
+    draw_outlines({site: _look(results, rows, predict) for site, results in chosen.items()}, path)
+
+
+def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
+    """Save a PNG with a row per site: the outlines of true and predicted masks on white, not a pixel of an X-ray.
+
+    What only one of the two masks holds is tinted in its color.
+    """
+    columns = max(len(overlays) for overlays in sites.values())
+    figure = Figure(figsize=(2.1 * columns + 0.4, 3 * len(sites) + 0.5))
+    grid = figure.subplots(len(sites), columns, squeeze=False)
+    for line, (site, overlays) in zip(grid, sites.items(), strict=True):
+        line[0].set_ylabel(site, fontsize=10)
+        for axis in line[len(overlays) :]:
+            axis.axis("off")
+        for axis, one in zip(line, overlays, strict=False):
+            ground = np.full((*one.true.shape, 3), 255, np.uint8)
+            for only, color in ((one.true & ~one.predicted, TRUE), (one.predicted & ~one.true, PREDICTED)):
+                ground[only] = 0.6 * 255 + 0.4 * color
+            axis.imshow(ground, aspect="equal")
+            for mask, color in ((one.true, TRUE), (one.predicted, PREDICTED)):
+                if mask.any():  # a rim of background closes outlines at the edge of the film
+                    y, x = (np.arange(-1, side + 1) for side in mask.shape)
+                    axis.contour(x, y, np.pad(mask, 1), [0.5], colors=[tuple(color / 255)], linewidths=1.2)
+            height, width = one.true.shape
+            axis.set(xticks=[], yticks=[], xlim=(-1, width), ylim=(height, -1))
+            axis.set_title(one.name, fontsize=8)
+            axis.set_xlabel(f"Dice {one.dice:.3f}", fontsize=9)
+    figure.suptitle("Each site's worst test images by Dice, and at the right its median", fontsize=11)
+    handles = [Patch(facecolor=tuple(color / 255)) for color in (TRUE, PREDICTED)]
+    figure.legend(handles, ("reference mask", "model's mask"), loc="lower center", ncols=2, fontsize=9, frameon=False)
+    _save(figure, path, rect=(0, 0.05, 1, 0.99))
 
 
 def _groups(per_image: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -140,17 +198,54 @@ def draw_reliability(per_image: list[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
+def draw_probabilities(per_image: list[dict[str, Any]], path: Path) -> None:
+    """Save a PNG of every image's probability as a dot, a strip per label, with the threshold; the worst are named."""
+    figure = Figure(figsize=(7.2, 4.6))
+    axis = figure.subplots()
+    places = _stacked(per_image)
+    for color, site in zip(COLORS, sorted({row["site"] for row in per_image}), strict=False):
+        at = [places[row["id"]] for row in per_image if row["site"] == site]
+        axis.plot(*zip(*at, strict=True), "o", color=color, markersize=4, alpha=0.8, label=site)
+    for number, threshold in enumerate(sorted({row["threshold"] for row in per_image})):
+        text = f"threshold {threshold:.3f}"
+        axis.axvline(threshold, color="#333333", linestyle="--", linewidth=1, label=None if number else text)
+    wrong = confidently_wrong(per_image)
+    for number, row in enumerate(wrong, 1):
+        (x, _), below = places[row["id"]], 13 + 11 * (number % 3)  # staggered, as neighbors stand close
+        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
+        place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9}
+        axis.annotate(str(number), (x, row["label"]), (0, -below), arrowprops=line, **place)
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, 1.75), yticks=[0, 1], xlabel="calibrated probability of tuberculosis")
+    axis.set_yticklabels(["labeled\nnormal", "labeled\ntuberculosis"])
+    named = "\n".join(f"{number}  {row['id']}: {row['probability']:.3f}" for number, row in enumerate(wrong, 1))
+    axis.set_title("Every test X-ray; the most confidently wrong are numbered" if wrong else "Every test X-ray")
+    figure.text(0.99, 0.5, named, fontsize=8, ha="left", va="center")
+    _finish(axis, "upper left")
+    _save(figure, path)
+
+
+def _stacked(per_image: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Place (probability, height) of each image's dot by id: those of one label and bin stand on one another."""
+    held: dict[tuple[int, int], int] = {}
+    places = {}
+    for row in sorted(per_image, key=lambda row: (row["probability"], row["id"])):
+        key = (row["label"], int(row["probability"] * STRIP_BINS))
+        held[key] = held.get(key, -1) + 1
+        places[row["id"]] = (row["probability"], row["label"] + 0.045 * held[key])
+    return places
+
+
 def _finish(axis: Axes, place: str) -> None:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, loc=place)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path, **layout: Any) -> None:
     """Write the PNG, whole or not at all."""
-    figure.tight_layout()
+    figure.tight_layout(**layout)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, dpi=110, format="png")
+    figure.savefig(aside, dpi=110, format="png", bbox_inches="tight")
     aside.replace(path)
 
 
@@ -158,10 +253,12 @@ def _save(figure: Figure, path: Path) -> None:
 PICTURES: dict[str, dict[str, Callable[[list[dict[str, Any]], datasets.Dataset, Predict, Path], None]]] = {
     "lung_segmentation": {
         "overlays.png": _overlays,
+        "outlines.png": _outlines,
         "dice.png": lambda per_image, rows, predict, path: draw_distribution(per_image, path),
     },
     "tb_classification": {
         "roc.png": lambda per_image, rows, predict, path: draw_roc(per_image, path),
         "reliability.png": lambda per_image, rows, predict, path: draw_reliability(per_image, path),
+        "probabilities.png": lambda per_image, rows, predict, path: draw_probabilities(per_image, path),
     },
 }

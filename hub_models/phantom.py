@@ -17,9 +17,11 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, label, map_coordinates
 from scipy.special import expit
 
+from hub_models.pixels import synthetic_mark
+
 Array = np.ndarray
 Site = Literal["Montgomery", "Shenzhen"]
-VERSION = 1  # of the drawing: raise it when the same arguments give other files
+VERSION = 2  # of the drawing: raise it when the same arguments give other files
 SITES = {"Montgomery": ("MCUCXR", 58 / 138, 101), "Shenzhen": ("CHNCXR", 336 / 662, 327)}  # id, TB share, first TB id
 SIDES = {"right": -1, "left": 1}  # the patient's side to the sign of x
 ZONES = {"upper": (0.14, 0.40), "middle": (0.40, 0.62), "lower": (0.62, 0.85)}  # from apex (0) to diaphragm (1)
@@ -255,16 +257,15 @@ def _write_phantom(folder: Path, site: Site, count: int, index: int, image_size:
     implied = dict(fact for text, fact in IMPLIED.items() if text in form)
     phantom = replace(phantom, id=f"{prefix}_{start + nth:04d}_{phantom.label}", **implied)
     (folder / "ClinicalReadings" / f"{phantom.id}.txt").write_bytes(_reading(form, phantom).encode())
-    picture = Image.fromarray(phantom.image)
-    if not montgomery and rank >= count - max(count >= 10, round(count * 27 / 662)):
-        picture = picture.convert("RGB")
-    elif not montgomery:
+    colored = not montgomery and rank >= count - max(count >= 10, round(count * 27 / 662))
+    picture = Image.fromarray(phantom.image).convert("RGB" if colored else "L")
+    if not montgomery and not colored:
         grays = rng.permutation(256).astype(np.uint8)  # of the palette's indices
         picture = Image.fromarray(np.argsort(grays).astype(np.uint8)[phantom.image])
         picture.putpalette(np.repeat(grays, 3).tobytes())
-    picture.save(folder / "CXR_png" / f"{phantom.id}.png")
+    picture.save(folder / "CXR_png" / f"{phantom.id}.png", pnginfo=synthetic_mark())
     if not montgomery and rank < round(count * 96 / 662):
-        picture.save(folder / "test" / f"{phantom.id}.png", compress_level=1)
+        picture.save(folder / "test" / f"{phantom.id}.png", compress_level=1, pnginfo=synthetic_mark())
     else:
         mask = Image.fromarray(phantom.mask.astype(np.uint8) * 255)
         mask.save(folder / "masks" / f"{phantom.id}{'' if montgomery else '_mask'}.png")
@@ -282,8 +283,7 @@ def write_phantoms(root: Path, montgomery: int = 40, shenzhen: int = 80, image_s
     if image_size < 64 or seed < 0:
         raise ValueError(f"pass image_size of 64 px or more and seed of 0 or more, got {image_size} and {seed}")
     facts = json.dumps({"version": VERSION, **counts, "image_size": image_size, "seed": seed}, indent=1)
-    record = root / "phantoms.json"
-    if record.is_file() and record.read_text() == facts:
+    if (record := root / "phantoms.json").is_file() and record.read_text() == facts:
         return root
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
         raise FileExistsError(f"{root} holds something else than these phantoms: pass another root, or delete it")

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import maximum_filter1d
 
 from chest_xray_masks import binarize, dicom_png, reason
@@ -16,6 +17,7 @@ BOX = Image.Resampling.BOX  # plain area average; the saved image processors use
 FITS = ("squash", "pad")  # how an X-ray fills the square: its aspect squashed, or kept between black bars
 MARGIN = 0.07  # around the lungs, of the sides of their box, where no other is asked for
 MID_GRAY, LUNG_SD = 128, 42.5  # so that three standard deviations each way are kept
+SYNTHETIC = ("Warning", "synthetic, not an X-ray of a patient")  # keyword and text in the PNG of a phantom
 
 Source = Image.Image | str | Path | bytes
 Fit = Literal["squash", "pad"]
@@ -40,6 +42,19 @@ def open_image(source: Source) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): pass a sound file") from error
     return image
+
+
+def synthetic_mark() -> PngInfo:
+    """What a PNG of a synthetic X-ray is saved with, so that it says so itself wherever it goes."""
+    mark = PngInfo()
+    mark.add_text(*SYNTHETIC)
+    return mark
+
+
+def is_synthetic(png: bytes) -> bool:
+    """Whether an image says of itself that it is synthetic; its pixels are not decoded."""
+    with Image.open(io.BytesIO(png)) as image:
+        return image.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
 
 
 def to_gray(source: Source) -> Image.Image:

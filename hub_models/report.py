@@ -15,10 +15,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from hub_models.cohort import load_cohort, refuse_leaks, trained_ids
+from hub_models.cohort import count_synthetic, load_cohort, refuse_leaks, trained_ids
 from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
-from hub_models.figures import PICTURES
+from hub_models.figures import PICTURES, WORST, confidently_wrong
 from hub_models.files import write_json
 from hub_models.predict import Predictor
 from hub_models.protocols import FOLDS
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "results.json"
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate")
-WORST = 5
 WHO_SPECIFICITY = 0.7  # Source: WHO 2014, target product profile of a TB triage test, at sensitivity 0.9
 
 
@@ -75,6 +74,8 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
     results = {"task": config.task, "protocol": config.protocol, "fold": config.fold, "split": evaluated.part}
     results |= {"images": len(per_image), "main_figure": task.main_figure, "figures": summarize(per_image, task)}
     results |= _worst(per_image, task.main_figure) | _against_who(results["figures"]) | more
+    if synthetic := count_synthetic(evaluated.rows):
+        results |= {"synthetic": synthetic}
     results |= {"config": dataclasses.asdict(config), "commit": _commit()}
     results |= {"launch": launch_of(accelerator), "versions": {name: version(name) for name in LIBRARIES}}
     if accelerator.is_main_process:
@@ -112,9 +113,12 @@ def _interval(figure: dict[str, float | None]) -> str:
 
 
 def _worst(per_image: list[dict[str, Any]], figure: str) -> dict[str, Any]:
-    """The images with the lowest figure, where it is one of images."""
-    ranked = sorted((row for row in per_image if figure in row), key=lambda row: (row[figure], row["id"]))[:WORST]
-    return {"worst": [{"id": row["id"], figure: row[figure]} for row in ranked]} if ranked else {}
+    """The images with the lowest figure where it is one of images, else the most confidently wrong."""
+    if figure in per_image[0]:
+        names, ranked = ("id", figure), sorted(per_image, key=lambda row: (row[figure], row["id"]))[:WORST]
+    else:
+        names, ranked = ("id", "label", "probability"), confidently_wrong(per_image)
+    return {"worst": [{name: row[name] for name in names} for row in ranked]}
 
 
 def _against_who(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from chest_xray_masks import PARTS, scan, split_of
 from hub_models.augment import STRENGTHS
@@ -125,10 +126,26 @@ def test_description_has_ids_and_fingerprint(phantoms) -> None:
     assert {part: data[part] for part in PARTS} == {part: list(rows[part]["id"]) for part in PARTS}
     assert data["fingerprint"] == scan(phantoms).fingerprint(None) and data["earlier"] == []
     assert json.loads(json.dumps(data)) == data
+    assert data["synthetic"] == sum(len(rows[part]) for part in PARTS)
     mc = config_of(phantoms, config_name="MC")
     assert (
         describe(mc, load_rows(mc))["fingerprint"] == scan(phantoms).fingerprint("Montgomery") != data["fingerprint"]
     )
+
+
+def test_x_rays_that_do_not_say_so_are_not_synthetic(phantoms, tmp_path) -> None:
+    shutil.copytree(phantoms, tmp_path / "set")
+    films = sorted((tmp_path / "set").rglob("CXR_png/*.png"))
+    for film in films[1:]:
+        with Image.open(film) as image:
+            image.load()
+            image.save(film)  # drops what the file says of itself
+    config = config_of(tmp_path / "set", **TB)
+    assert describe(config, load_rows(config))["synthetic"] == 1
+    with Image.open(films[0]) as image:
+        image.load()
+        image.save(films[0])
+    assert "synthetic" not in describe(config, load_rows(config))
 
 
 @pytest.mark.parametrize("option", ["model", "segmenter"])

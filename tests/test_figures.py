@@ -10,10 +10,14 @@ from hub_models.data import load_splits
 from hub_models.figures import (
     PICTURES,
     Overlay,
+    confidently_wrong,
     draw_distribution,
+    draw_outlines,
     draw_overlays,
+    draw_probabilities,
     draw_reliability,
     draw_roc,
+    worst_and_median,
     worst_median_best,
 )
 from hub_models.pixels import to_mask
@@ -81,6 +85,64 @@ def test_overlays_of_a_task_are_of_worst_median_and_best(phantoms, tmp_path, mon
         np.testing.assert_array_equal(one.true, to_mask(by_id[one.name]["mask"]))
         np.testing.assert_array_equal(one.predicted, ~one.true)
         assert one.gray.shape == one.true.shape and one.gray.dtype == np.uint8
+
+
+def test_worst_four_and_median_of_each_site() -> None:
+    values = {"A": [0.9, 0.1, 0.5, 0.7, 0.3, 0.8, 0.6, 0.95, 0.97], "B": [0.4, 0.2], "C": [0.8]}
+    rows = [{"id": f"{site}{n}", "site": site, "dice": v} for site, vs in values.items() for n, v in enumerate(vs)]
+    chosen = {site: [row["id"] for row in shown] for site, shown in worst_and_median(rows, "dice").items()}
+    assert chosen == {"A": ["A1", "A4", "A2", "A6", "A3"], "B": ["B1", "B0"], "C": ["C0"]}
+
+
+def test_outlines_show_no_gray_of_the_x_ray(tmp_path) -> None:
+    true, predicted = np.zeros((2, 40, 40), bool)
+    true[5:35, 5:20] = predicted[5:35, 10:25] = True
+    seen = []
+    for name, gray in (("dark", 0), ("bright", 255)):
+        noise = np.full((40, 40), gray, np.uint8)
+        shown = {
+            "A": [Overlay("one", noise, true, predicted, 0.667)],
+            "B": [Overlay("two", noise, true, true, 1.0)] * 2,
+        }
+        draw_outlines(shown, tmp_path / name / "outlines.png")
+        seen.append(pixels_of(tmp_path / name / "outlines.png"))
+    np.testing.assert_array_equal(*seen)  # whatever the X-ray, the same picture
+    red, green, blue = np.moveaxis(seen[0], -1, 0)
+    greenish, orange = (green > red + 20) & (green > blue), (red > blue + 20) & (red > green)
+    assert greenish.sum() > 500 and orange.sum() > 500
+    assert (seen[0].min(-1) > 250).mean() > 0.6  # the ground is white
+
+
+def test_outlines_of_empty_and_full_masks_are_drawn(tmp_path) -> None:
+    empty, full = np.zeros((40, 40), bool), np.ones((40, 40), bool)
+    draw_outlines({"A": [Overlay("one", full, full, empty, 0.0)]}, tmp_path / "outlines.png")
+    red, green, _ = np.moveaxis(pixels_of(tmp_path / "outlines.png"), -1, 0)
+    assert ((green > red + 20).mean()) > 0.2  # all of it is missed
+
+
+def test_confidently_wrong_by_hand() -> None:
+    # threshold .5: 0 is off by .6, 1 by .8, 4 by .6, 5 by .5; 2 and 3 are right
+    rows = of_tb([1, 0, 1, 0, 0, 0], [0.4, 0.8, 0.5, 0.49, 0.6, 0.5])
+    assert [row["id"] for row in confidently_wrong(rows)] == ["A1", "A0", "A4", "A5"]
+    assert len(confidently_wrong(of_tb([1] * 7, [0.1] * 7))) == 5
+    assert confidently_wrong(of_tb([1, 0], [0.5, 0.4])) == []
+
+
+def test_probabilities_by_hand(tmp_path, drawn) -> None:
+    rows = of_tb([1, 0, 0, 0], [0.9, 0.211, 0.212, 0.7]) + of_tb([1], [0.1], "B")
+    draw_probabilities(rows, tmp_path / "probabilities.png")
+    assert min(pixels_of(tmp_path / "probabilities.png").shape[:2]) > 300
+    axis = drawn[0].axes[0]
+    assert texts(drawn[0]) == ["A", "B", "threshold 0.500"]
+    dots, other, threshold = axis.get_lines()
+    assert dots.get_xdata() == pytest.approx([0.9, 0.211, 0.212, 0.7]) and other.get_xdata() == pytest.approx([0.1])
+    # .211 and .212 share a bin of .02: one stands on the other
+    assert dots.get_ydata() == pytest.approx([1, 0, 0.045, 0]) and list(threshold.get_xdata()) == [0.5, 0.5]
+    assert [note.get_text() for note in axis.texts] == ["1", "2"]
+    assert [note.xy for note in axis.texts] == [(0.1, 1), (0.7, 0)]
+    assert drawn[0].texts[0].get_text() == "1  B0: 0.100\n2  A3: 0.700"
+    draw_probabilities(rows[:3], tmp_path / "probabilities.png")  # none is wrong
+    assert drawn[1].axes[0].get_title() == "Every test X-ray" and not drawn[1].axes[0].texts
 
 
 def test_distribution_has_a_line_for_each_site_and_all(tmp_path, drawn) -> None:

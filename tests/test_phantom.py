@@ -10,6 +10,7 @@ from scipy.ndimage import binary_dilation, label
 
 from hub_models import phantom
 from hub_models.phantom import render_phantom, write_phantoms
+from hub_models.pixels import is_synthetic
 
 MONTGOMERY, SHENZHEN = 20, 60
 
@@ -202,6 +203,11 @@ def test_sites_differ() -> None:
         for site in ("Montgomery", "Shenzhen")
     }
     assert means["Shenzhen"] > means["Montgomery"] + 30
+
+
+def test_every_film_says_that_it_is_synthetic(folder: Path) -> None:
+    films = [path for name in ("CXR_png", "test") for path in (folder / name).glob("*.png")]
+    assert films and all(is_synthetic(path.read_bytes()) for path in films)
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from PIL import Image
 from hub_models.pixels import (
     content_box,
     crop_to_lungs,
+    is_synthetic,
     lungs_box,
     open_image,
     resize_gray,
     resize_mask,
+    synthetic_mark,
     to_gray,
     to_mask,
 )
@@ -47,6 +49,18 @@ def test_every_8_bit_mode_gives_the_same_gray(image: Image.Image) -> None:
         gray = to_gray(source)
         assert gray.mode == "L"
         np.testing.assert_array_equal(np.asarray(gray), RAMP)
+
+
+def test_synthetic_x_ray_says_so_itself() -> None:
+    image = Image.fromarray(RAMP)
+    marked = encoded(image, pnginfo=synthetic_mark())
+    assert is_synthetic(marked) and not is_synthetic(encoded(image))
+    assert Image.open(io.BytesIO(marked)).info == {"Warning": "synthetic, not an X-ray of a patient"}
+    np.testing.assert_array_equal(np.asarray(to_gray(marked)), RAMP)
+    other = synthetic_mark()
+    other.chunks.clear()
+    other.add_text("Warning", "another")
+    assert not is_synthetic(encoded(image, pnginfo=other))
 
 
 def test_palette_indices_are_not_gray() -> None:

@@ -3,6 +3,7 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from accelerate import Accelerator
@@ -27,11 +28,15 @@ KEYS = [
     "figures",
     "worst",
     "use",
+    "synthetic",
     "config",
     "commit",
     "launch",
     "versions",
 ]
+
+
+NO_ROWS = datasets.Dataset.from_dict({"image": []}, features=datasets.Features({"image": datasets.Image()}))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +100,7 @@ def test_evaluation_leaves_results_rows_and_pictures(run, config) -> None:
     assert (results["split"], results["images"], results["use"]) == ("test", len(rows), {})
     assert results["launch"] == {"processes": 1, "mixed_precision": "no"}
     assert set(results["versions"]) == {"torch", "transformers", "datasets", "accelerate"}
+    assert results["synthetic"] == results["images"]
     dices = [row["dice"] for row in rows]
     assert results["figures"]["all"]["dice"]["value"] == pytest.approx(np.mean(dices))
     assert results["figures"]["all"]["n"] == len(rows)
@@ -163,7 +169,7 @@ def tb_run(config, run, make_run, tiny_resnet) -> Path:
 
 def test_tb_run_is_held_against_the_who(tb_run, config) -> None:
     results = evaluate_run(tb_run, config.data_dir)
-    assert list(results) == [*KEYS[:7], "who_triage_minimum", *KEYS[8:]]  # no figure is of an image: no worst ones
+    assert list(results) == [*KEYS[:8], "who_triage_minimum", *KEYS[8:]]
     folder = tb_run / "evaluation" / "default-test"
     assert plain(folder / "results.json") == results
     names = {"results.json", "per_image.parquet", *PICTURES["tb_classification"]}
@@ -209,7 +215,7 @@ def test_worst_are_five_sorted_by_figure_then_id(config, tmp_path, no_pictures) 
 
 def write(folder: Path, config: TrainConfig, per_image: list[dict], **more: object) -> dict:
     """Results of given rows, for tests without pictures."""
-    return write_report(folder, Evaluated(config, "test", per_image, None, None), Accelerator(), dict(more))
+    return write_report(folder, Evaluated(config, "test", per_image, NO_ROWS, None), Accelerator(), dict(more))
 
 
 def test_who_verdict_by_hand(tmp_path, no_pictures) -> None:
@@ -230,10 +236,18 @@ def test_who_verdict_by_hand(tmp_path, no_pictures) -> None:
     # at the stored threshold, .5, the positive at .1 is missed too: sensitivity .9; specificity as above
     assert [groups[name]["met"] for name in ("site: A", "site: B", "all")] == verdicts
     assert results["figures"]["site: A"]["specificity_at_90_sensitivity"]["value"] == pytest.approx(0.7)
-    assert results["note"] == "kept" and "worst" not in results
+    assert results["note"] == "kept" and "synthetic" not in results
     one_class = write(tmp_path, config, [row for row in per_image if row["label"] == 1])
     for verdict in one_class["who_triage_minimum"]["groups"].values():
         assert verdict == {"reachable": False, "met": False}  # undefined is not met
+
+
+def test_worst_of_tb_are_the_most_confidently_wrong(tmp_path, no_pictures) -> None:
+    # by hand, threshold .5: wrong are 0 (off by .6), 1 (by .8), 4 (by .6) and 5 (by .5); 2 and 3 are right
+    rows = [(1, 0.4), (0, 0.8), (1, 0.5), (0, 0.49), (0, 0.6), (0, 0.5)]
+    per_image = [of_tb(number, label, value, "A") for number, (label, value) in enumerate(rows)]
+    worst = write(tmp_path, TrainConfig("data", "out", "tb_classification"), per_image)["worst"]
+    assert worst == [{"id": f"A{n}", "label": rows[n][0], "probability": rows[n][1]} for n in (1, 0, 4, 5)]
 
 
 def test_old_results_do_not_stand_for_new_rows(tmp_path, monkeypatch, no_pictures) -> None:
@@ -245,7 +259,7 @@ def test_old_results_do_not_stand_for_new_rows(tmp_path, monkeypatch, no_picture
 
     monkeypatch.setitem(report.PICTURES, config.task, {"dice.png": fail})
     with pytest.raises(OSError, match="disk full"):
-        write_report(tmp_path, Evaluated(config, "test", [of_lungs("b", 0.5)], None, None), Accelerator(), {})
+        write_report(tmp_path, Evaluated(config, "test", [of_lungs("b", 0.5)], NO_ROWS, None), Accelerator(), {})
     with pytest.raises(FileNotFoundError, match="no results.json in .*: let it finish"):
         read_results(tmp_path)
 

@@ -59,7 +59,15 @@ def test_folder_of_another_launch_is_refused(config, tmp_path) -> None:
 def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> None:
     folder = Path(config.output_dir)
     names = {"config.json", "model.safetensors", "preprocessor_config.json"}
-    names |= {"train_config.json", "data.json", "results.json", "per_image.parquet", "overlays.png", "dice.png"}
+    names |= {
+        "train_config.json",
+        "data.json",
+        "results.json",
+        "per_image.parquet",
+        "overlays.png",
+        "dice.png",
+        "outlines.png",
+    }
     names |= {"tracking"}
     assert {path.name for path in folder.iterdir()} == names
     assert TrainConfig.load(folder) == config

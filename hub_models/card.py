@@ -1,0 +1,256 @@
+"""A run's model card, and its figures in both of the Hub's formats; the card's text is model_card.md."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from chest_xray_masks import PARTS, SITES
+from hub_models.facts import PROTOCOL_TEXTS, Run, commands, emissions, kept, site_of, start
+from hub_models.tables import COLUMNS, Column, headline, main_heading, tables, tested_groups
+from hub_models.tasks import TASKS
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+PICTURES_SHOWN = ("dice.png", "outlines.png", "roc.png", "reliability.png", "probabilities.png")  # no X-ray on them
+OF_PHANTOMS = ("overlays.png", "saliency.png")  # shown where the X-rays on them are synthetic
+TAGS = {"lung_segmentation": ["lung-segmentation"], "tb_classification": ["tuberculosis"]}
+DATASETS = {
+    False: ("chest_xray_masks", "Montgomery and Shenzhen"),
+    True: ("synthetic_chest_xrays", "Synthetic X-rays"),
+}
+PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # settings as a pipeline uses a model
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)(?: ?%)?")
+
+
+def model_card(run_folder: Path, repo_id: str, license: str, also: Sequence[Path] = ()) -> ModelCard:
+    """README.md of a run, to stand in the Hub repository `repo_id`.
+
+    `also` are folders of further evaluations of the model, or of other runs (of other protocols, trained alike), whose
+    figures stand in the table across sites.
+
+    Raises:
+        FileNotFoundError: a folder is not that of a finished run or evaluation.
+        ValueError: the folder holds all folds, or one of `also` is of another task or model.
+    """
+    run = Run.read(run_folder)
+    # a line that holds a tag only leaves no line behind
+    template = re.sub(r"^({%.*%})\n", r"\1", TEMPLATE.read_text(), flags=re.M)
+    facts = _names(run, repo_id) | _data(run) | _training(run) | {"pictures": card_pictures(run_folder)}
+    facts |= {"tables": tables(run, also), "headline": headline(run)}
+    card = ModelCard.from_template(_metadata(run, repo_id, license), template_str=template, **facts)
+    card.text = re.sub(r"\n{3,}", "\n\n", card.text)
+    return card
+
+
+def _names(run: Run, repo_id: str) -> dict[str, Any]:
+    """What the template says of the model and of its use."""
+    settings = run.settings
+    owner, _, name = repo_id.rpartition("/")
+    return {
+        "name": name,
+        "repo_id": repo_id,
+        "lungs_id": f"{owner}/LUNGS".lstrip("/"),
+        "kind": TASKS[run.config.task].kind,
+        "architecture": run.model["architectures"][0],
+        "size": settings["image_size"],
+        "region": settings["region"],
+        # whether a pipeline does all that was done here
+        "plain": all(settings[name] == value for name, value in PLAIN.items()),
+        "segmenter": run.data.get("segmenter", "")[:16],
+        "threshold": f"{settings['threshold']:.3f}",
+        "temperature": f"{settings['temperature']:.3f}",
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """What the template says of the X-rays."""
+    data, tested = run.data, run.results["figures"]["all"]
+    images, synthetic = sum(len(data[part]) for part in PARTS), data.get("synthetic", 0)
+    learned = data["train"] + data["validation"] if TASKS[run.config.task].learns_masks else []
+    return {
+        "images": images,
+        "synthetic": synthetic,
+        "only_synthetic": synthetic == images,
+        "shenzhen_masks": len({id for id in learned + data["earlier"] if site_of(id) == SITES["Shenzhen"]}),
+        "protocol": PROTOCOL_TEXTS[run.config.protocol].format(fold=run.config.fold),
+        "split": run.results["split"],
+        "tested": f"{tested['n']} X-rays of {tested['patients']} patients",
+    }
+
+
+def _training(run: Run) -> dict[str, str]:
+    """What the template says of the training, and of the threshold that it chose."""
+    minimum = run.results.get("who_triage_minimum", {})
+    shares = {f"who_{name}": f"{100 * minimum[name]:.0f} %" for name in ("sensitivity", "specificity") if minimum}
+    return {"start": start(run), "kept": kept(run, main_heading(run)), "commands": commands(run)} | shares
+
+
+def card_pictures(run_folder: Path) -> list[str]:
+    """Names of the pictures of a run folder that its card shows: those without X-rays, and those of phantoms."""
+    run = Run.read(run_folder)
+    phantoms = run.results.get("synthetic") == run.results["images"]
+    names = PICTURES_SHOWN + OF_PHANTOMS if phantoms else PICTURES_SHOWN
+    return [name for name in names if (run.folder / name).is_file()]
+
+
+def _metadata(run: Run, repo_id: str, license: str) -> ModelCardData:
+    columns = COLUMNS[run.config.task]
+    tracked, synthetic = emissions(run), ["synthetic"] if "synthetic" in run.data else []
+    carbon = (
+        {"co2_eq_emissions": {"emissions": 1000 * tracked["emissions"], "source": "CodeCarbon"}} if tracked else {}
+    )
+    return ModelCardData(
+        language="en",
+        license=license,
+        library_name="transformers",
+        pipeline_tag=f"image-{TASKS[run.config.task].kind}",
+        tags=["chest-x-ray", "medical-imaging", *TAGS[run.config.task], run.model["model_type"], *synthetic],
+        base_model=run.base_model,
+        metrics=[column.metric or column.figure for column in columns["results"]],
+        model_name=repo_id.split("/")[-1],
+        eval_results=[
+            EvalResult(
+                task_type=f"image-{TASKS[run.config.task].kind}",
+                dataset_type=_dataset(run)[0],
+                dataset_name=f"{_dataset(run)[1]}, protocol {run.config.protocol}",
+                dataset_config=config,
+                dataset_split=run.results["split"],
+                metric_type=column.metric or column.figure,
+                metric_name=f"{column.heading} ({_reliability(run, key, column)})",
+                metric_value=value,
+            )
+            for key, config, column, value in _stated(run)
+        ],
+        **carbon,
+    )
+
+
+def _dataset(run: Run) -> tuple[str, str]:
+    return DATASETS["synthetic" in run.data]
+
+
+def _stated(run: Run) -> Iterator[tuple[str, str, Column, float]]:
+    """Each defined figure of the results: key of its group, config of the data, column, rounded value."""
+    columns, configs = COLUMNS[run.config.task], {site: config for config, site in SITES.items()}
+    for key in tested_groups(run.results):
+        for name in ("results", "operating", "calibration"):
+            for column in columns.get(name, ()):
+                value = run.results["figures"][key][column.figure]["value"]
+                if value is not None:
+                    yield key, configs.get(key.removeprefix("site: "), "all"), column, round(value, column.digits)
+
+
+def _reliability(run: Run, key: str, column: Column) -> str:
+    group = run.results["figures"][key]
+    low, high = group[column.figure]["low"], group[column.figure]["high"]
+    interval = "" if low is None else f"95 % interval {low:.{column.digits}f} to {high:.{column.digits}f}, "
+    return f"{interval}n {group['n']}"
+
+
+def eval_results(run_folder: Path, repo_id: str) -> dict[str, str]:
+    """The same figures in the Hub's newer format: path in the repository, `.eval_results/<name>.yaml`, to YAML.
+
+    Their dataset is taken to stand beside the model, in the repository `<owner>/chest_xray_masks`.
+    """
+    run = Run.read(run_folder)
+    name, _ = _dataset(run)
+    owner = repo_id.rpartition("/")[0]
+    part = f"{run.config.protocol}_{run.results['split']}"
+    entries = [
+        EvalResultEntry(
+            dataset_id=f"{owner}/{name}" if owner else name,
+            task_id=f"{run.config.task}_{part}_{config}_{column.metric or column.figure}".lower(),
+            value=value,
+            notes=f"{column.heading}, {_reliability(run, key, column)}, protocol {run.config.protocol}",
+        )
+        for key, config, column, value in _stated(run)
+    ]
+    text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=200)
+    return {f".eval_results/{name}.yaml": text}
+
+
+def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = ()) -> None:
+    """Nothing, if a card says what the run folder holds; words may be changed, figures may not.
+
+    Raises:
+        ValueError: metadata are missing, invalid or of other figures, a section is missing, a number differs from that
+            of results.json or stands nowhere in it, or a picture is shown that does not go with the card.
+    """
+    try:
+        card = ModelCard(str(card))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the card's metadata are invalid ({error}): write the card anew") from error
+    for name in ("license", "library_name", "pipeline_tag", "model_name", "eval_results"):
+        if not getattr(card.data, name):
+            raise ValueError(f"the card's metadata lack {name.replace('eval_results', 'model-index')}: write it anew")
+    true = model_card(run_folder, f"owner/{card.data.model_name}", card.data.license, also)
+    for name in ("library_name", "pipeline_tag"):
+        if getattr(card.data, name) != getattr(true.data, name):
+            stated = getattr(card.data, name)
+            raise ValueError(f"the card's metadata say {name} {stated}, the run {getattr(true.data, name)}")
+    _compare("metadata", _indexed(card), _indexed(true))
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text)
+    if other := sorted(set(shown) - set(card_pictures(run_folder))):
+        raise ValueError(f"the card shows {other[0]}, which does not go with it: take the picture out")
+    mine, theirs = _sections(card.text), _sections(true.text)
+    if absent := [heading for heading in theirs if heading not in mine]:
+        raise ValueError(f"the card has no section {absent[0]!r}: write the card anew")
+    for heading, lines in mine.items():
+        _compare(heading, _cells(lines), _cells(theirs.get(heading, [])))
+    for heading, lines in mine.items():
+        stated, known = _numbers(lines), _numbers(theirs.get(heading, []))
+        if missing := sorted(known - stated):
+            raise ValueError(f"the card lacks {missing[0]} in {heading!r}, which the run's files hold")
+        if invented := sorted(number for number in stated - known if "." in number or "%" in number):
+            raise ValueError(f"the card says {invented[0]} in {heading!r}, which stands in none of the run's files")
+
+
+def _compare(where: str, stated: dict[str, Any], known: dict[str, Any]) -> None:
+    """Raise ValueError naming the first figure that differs."""
+    for name in [*known, *stated]:
+        if stated.get(name) != known.get(name):
+            said, true = (pairs.get(name, "nothing") for pairs in (stated, known))
+            raise ValueError(f"the card says {said} for {name} in {where!r}, the run's files {true}: write it anew")
+
+
+def _indexed(card: ModelCard) -> dict[str, Any]:
+    return {
+        f"{one.metric_type} of {one.dataset_config}, {one.dataset_split}": (one.metric_value, one.metric_name)
+        for one in card.data.eval_results
+    }
+
+
+def _sections(text: str) -> dict[str, list[str]]:
+    """Lines under each heading `## `, without code; "the first lines" are those before."""
+    sections, heading = {}, "the first lines"
+    for line in re.sub(r"```.*?```", "", text, flags=re.S).splitlines():
+        if line.startswith("## "):
+            heading = line.removeprefix("## ").strip()
+        sections.setdefault(heading, []).append(line)
+    return sections
+
+
+def _cells(lines: list[str]) -> dict[str, str]:
+    """Cells of all tables of a section, named by their row and heading."""
+    cells, headings, table = {}, [], 0
+    for above, line in zip_longest(["", *lines], lines, fillvalue=""):
+        if not line.startswith("|") or not line.strip("|- "):
+            continue
+        name, *row = (cell.strip() for cell in line.strip().strip("|").split("|"))
+        if not above.startswith("|"):
+            headings, table = row, table + 1
+            continue
+        for heading, cell in zip_longest(headings, row, fillvalue=""):
+            cells[f"{heading} of {name} (line {len(cells)}, table {table})"] = cell
+    return cells
+
+
+def _numbers(lines: list[str]) -> Counter[str]:
+    """Numbers of a section's prose: without its tables, code, ids and links."""
+    prose = "\n".join(line for line in lines if not line.startswith("|"))
+    return Counter(NUMBER.findall(re.sub(r"`[^`]*`|\]\([^)]*\)|https?://\S+|doi \S+|arXiv \S+", "", prose)))
