@@ -56,7 +56,7 @@ def clients_of(
     whichever of their modules holds a copy, and put back at the end. So are HF_TOKEN and the rest of the environment,
     the clients with a fixed address (`huggingface_hub.hf_api.api`, transformers' own), the open connections, the file
     systems that fsspec keeps, and the Xet session. `token` None is a user who is not logged in; with `short_sleeps` a
-    retry waits hundredths of a second.
+    retry waits hundredths of a second. An HfApi or HfFileSystem made before keeps the address it was made with.
     """
     import datasets  # noqa: F401 - imported before its globals are looked up, else it would read the patched ones
     import huggingface_hub.utils._cache_manager  # noqa: F401
