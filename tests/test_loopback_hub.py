@@ -249,6 +249,26 @@ def test_tree_and_paths(hub: LoopbackHub, as_user: AsUser) -> None:
             api.delete_file("data/none", "alice/d", repo_type="dataset")
 
 
+@ROUTES
+def test_what_is_gone_from_the_folder_goes(hub: LoopbackHub, as_user: AsUser, folder: Path, xet: bool) -> None:
+    hub.create("alice/m", {"README.md": CARD.encode(), "old/w.bin": b"w", "old.txt": b"t"})
+    with as_user(xet=xet):
+        huggingface_hub.upload_folder(repo_id="alice/m", folder_path=folder, delete_patterns="*")
+    assert hub.repo("alice/m").files() == contents(folder)
+    assert len(hub.repo("alice/m").commits) == 3
+
+
+def test_what_the_hub_does_not_do_is_said(hub: LoopbackHub, as_user: AsUser) -> None:
+    hub.create("alice/m", {"a.txt": b"a"})
+    with as_user():
+        with pytest.raises(HfHubHTTPError, match="501"):
+            huggingface_hub.upload_file(repo_id="alice/m", path_in_repo="b", path_or_fileobj=b"b", create_pr=True)
+        with pytest.raises(HfHubHTTPError, match="no route for GET /api/models"):
+            list(huggingface_hub.list_models())
+        with pytest.raises(RepositoryNotFoundError):
+            huggingface_hub.model_info("resnet-light")  # a name without its user's
+
+
 def test_stale_parent_is_refused(hub: LoopbackHub, as_user: AsUser) -> None:
     before = hub.create("alice/m", {"a.txt": b"1"}).commits[0].oid
     with as_user():
@@ -297,7 +317,9 @@ def test_good_cards_are_taken(hub: LoopbackHub, as_user: AsUser) -> None:
     results = f"  results:\n  - task: {{type: t}}\n    dataset: {{type: d, name: D}}\n    metrics: [{metric}]"
     hub.create("alice/m")
     with as_user():
-        for card in ("# no head\n", CARD, f"---\nlicense: other\nmodel-index:\n- name: m\n{results}\n---\n"):
+        with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
+            huggingface_hub.upload_file(repo_id="alice/m", path_in_repo="README.md", path_or_fileobj=b"# no head\n")
+        for card in (CARD, f"---\nlicense: other\nmodel-index:\n- name: m\n{results}\n---\n"):
             huggingface_hub.upload_file(repo_id="alice/m", path_in_repo="README.md", path_or_fileobj=card.encode())
             assert hub.repo("alice/m").files() == {"README.md": card.encode()}
         assert huggingface_hub.model_info("alice/m").card_data.eval_results[0].metric_value == 0.9

@@ -157,6 +157,9 @@ class LoopbackHub:
         `corrupt`: the middle byte of the answer is inverted. `headers`: more headers of the answer. `after`:
         what is asked for is done, and only the answer is replaced by `status`, or cut.
 
+        The storage has paths of its own: PUT /lfs/[datasets/]<id>/<sha256>/<size>[/<part>], GET /cdn/<sha256>, and
+        for Xet POST /cas/<any>/v1/xorbs/, POST /cas/<any>/v1/shards, GET /cas/<any>/v1/reconstructions/, GET /xorbs/.
+
         Raises:
             ValueError: a fault that would do nothing, or never happen.
         """
