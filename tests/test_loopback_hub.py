@@ -370,6 +370,9 @@ def test_wrong_bytes_are_refused(hub: LoopbackHub) -> None:
     etags = [raw(hub, "PUT", parts["header"][f"{n:05d}"], wrong[3 * n - 3 : 3 * n])[1]["etag"] for n in (1, 2)]
     whole = {"oid": oid, "parts": [{"partNumber": n, "etag": etag} for n, etag in enumerate(etags, 1)]}
     assert raw(hub, "POST", parts["href"], json.dumps(whole).encode())[0] == 400
+    right = [raw(hub, "PUT", parts["header"][f"{n:05d}"], b"right"[3 * n - 3 : 3 * n])[0] for n in (1, 2)]
+    assert right == [200, 200]
+    assert raw(hub, "POST", parts["href"], json.dumps(whole).encode())[0] == 400  # the ETags are of the wrong parts
     assert commit() == 400
     assert hub.repo("alice/m").files() == {}
     assert raw(hub, "PUT", upload, b"right")[0] == 200
@@ -415,6 +418,10 @@ def test_xet_wire_format(hub: LoopbackHub) -> None:
     shards, xorbs = f"{token['casUrl']}/v1/shards", f"{token['casUrl']}/v1/xorbs/default/{hash_text(name)}"
     assert raw(hub, "POST", shards, shard(digest), **key)[0] == 400  # no such xorb yet
     assert raw(hub, "POST", xorbs, xorb, Authorization=bearer)[0] == 401  # the hub's token is not the store's
+    reading = json.loads(raw(hub, "GET", "/api/models/alice/m/xet-read-token/main", Authorization=bearer)[2])
+    assert raw(hub, "POST", xorbs, xorb, Authorization=f"Bearer {reading['accessToken']}")[0] == 403
+    stranger = f"Bearer {hub.add_user('bob')}"
+    assert raw(hub, "GET", "/api/models/alice/m/xet-write-token/main", Authorization=stranger)[0] == 403
     assert json.loads(raw(hub, "POST", xorbs, xorb, **key)[2]) == {"was_inserted": True}
     status, _, body = raw(hub, "POST", shards, shard("0" * 64), **key)
     assert (status, f"its SHA-256 is {digest}" in body.decode()) == (400, True)
@@ -548,11 +555,19 @@ def test_stop_closes_what_is_open(as_user: AsUser, hub: LoopbackHub) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", other.port, timeout=10)
         connection.request("GET", "/api/agent-harnesses")
         assert connection.getresponse().read()
+        idle = http.client.HTTPConnection("127.0.0.1", other.port, timeout=10)
+        idle.request("GET", "/api/agent-harnesses")
+        assert idle.getresponse().read()
         other.fail("GET", delay=600)
         connection.request("GET", "/api/agent-harnesses")
-    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+    gone = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+    with pytest.raises(gone):
         connection.getresponse()
+    with pytest.raises(gone):
+        idle.request("GET", "/api/agent-harnesses")
+        idle.getresponse()
     connection.close()
+    idle.close()
     with pytest.raises(ConnectionRefusedError):
         raw(other, "GET", "/")
     hub.create("alice/m", {"a.txt": b"a"})
