@@ -4,9 +4,10 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Read when the libraries are imported, so set before any import of them.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0", "TOKENIZERS_PARALLELISM": "false"}
@@ -15,6 +16,9 @@ atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 os.environ["ACCELERATE_USE_CPU"] = "true"
 
 import pytest  # noqa: E402
+
+if TYPE_CHECKING:
+    from loopback_hub import LoopbackHub
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "chest-xray-masks-and-labels"
@@ -92,3 +96,39 @@ def make_run() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def hub() -> "Iterator[LoopbackHub]":
+    """A Hub on the loopback address, empty, that serves until the test ends."""
+    from loopback_hub import LoopbackHub
+
+    with LoopbackHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def as_user(
+    hub: "LoopbackHub", tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., AbstractContextManager[Path]]:
+    """What makes the real clients of this process use `hub`: `with as_user("alice") as home:`.
+
+    Arguments: the user's name, None for one who is not logged in; `role`, "write" or "read"; `xet`, False for plain
+    LFS; `short_sleeps`, False to wait between retries as users do; `home`, else a fresh folder for all caches and the
+    value of the `with`. Inside it, huggingface_hub, datasets, transformers and hf_xet go to the hub, although
+    HF_HUB_OFFLINE is set for all other tests; what is changed, and put back at the end, is told in
+    `loopback_hub.clients_of`. A subprocess takes `hub.environment(hub.add_user("alice"), home)` instead.
+    """
+    from loopback_hub import clients_of
+
+    def clients(
+        name: str | None = "alice",
+        role: str = "write",
+        xet: bool = True,
+        short_sleeps: bool = True,
+        home: Path | None = None,
+    ) -> AbstractContextManager[Path]:
+        token = hub.add_user(name, role) if name else None
+        return clients_of(hub, token, home or tmp_path_factory.mktemp("home"), xet, short_sleeps)
+
+    return clients
