@@ -104,6 +104,7 @@ def _metadata(run: Run, repo_id: str, license: str) -> ModelCardData:
     carbon = (
         {"co2_eq_emissions": {"emissions": 1000 * tracked["emissions"], "source": "CodeCarbon"}} if tracked else {}
     )
+    inference = {} if _is_plain(run) else {"inference": False}  # a widget would run the pipeline
     return ModelCardData(
         language="en",
         license=license,
@@ -127,7 +128,14 @@ def _metadata(run: Run, repo_id: str, license: str) -> ModelCardData:
             for key, config, column, value in _stated(run)
         ],
         **carbon,
+        **inference,
     )
+
+
+def _is_plain(run: Run) -> bool:
+    """Whether a pipeline alone does what was tested."""
+    ways = tuple(run.settings[name] for name in ("region", "fit", "views", "two_lungs"))
+    return ways == ("image", "squash", 1, False)
 
 
 def _dataset(run: Run) -> tuple[str, str]:
