@@ -13,7 +13,7 @@ from hub_models.augment import STRENGTHS
 from hub_models.config import TrainConfig
 from hub_models.data import Arrays, load_splits, prepare
 from hub_models.pixels import is_synthetic
-from hub_models.predict import fill_masks, run_digest
+from hub_models.predictor import fill_masks, run_digest
 from hub_models.protocols import PATIENT_SHARING, divide, leaks
 from hub_models.tasks import TASKS, absent_masks
 

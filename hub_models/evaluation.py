@@ -16,7 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hub_models.cohort import Part
 from hub_models.data import Arrays
 from hub_models.intervals import paired_difference, with_intervals
-from hub_models.predict import Predictor, logits_of
+from hub_models.predictor import Predictor, logits_of
 from hub_models.tasks import Task
 
 CHUNK = 16  # images in a forward pass without gradients

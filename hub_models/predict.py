@@ -1,136 +1,193 @@
-"""A trained model from its run folder, and what it says of an X-ray on that X-ray's own pixels."""
+"""What models say of an X-ray: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
 
-import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, PreTrainedModel
-from transformers.image_processing_utils import BaseImageProcessor
 
-from hub_models import architectures, augment, pixels, tasks
-from hub_models.architectures import build, normalize
-from hub_models.augment import shift_scale_turn
-from hub_models.config import TrainConfig
-from hub_models.data import code_hash
+from hub_models.downloads import local_run
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
-from hub_models.tasks import TASKS, VIEWS, Settings, Task
+from hub_models.predictor import Predictor, logits_of, or_whole
+from hub_models.published import pixel_spacing_mm
+from hub_models.quality import Lungs, flags_of, lungs_of
+from hub_models.tasks import keep_two_lungs
 
-CODE_HASH = code_hash(*(room.__file__ for room in (architectures, augment, pixels, tasks)), __file__)
-RUN_PARTS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json", "model.safetensors")
+CHUNK = 16  # X-rays in a forward pass
+LEAST_SIDE = 32  # pixels; below it nothing can be seen
+DECISIONS = {
+    True: "tuberculosis suspected: at or above the threshold; a radiologist and a laboratory test must tell",
+    False: "tuberculosis not suspected: below the threshold, which does not rule it out",
+}
 
 
 @dataclass(frozen=True)
-class Predictor:
-    """A model with what it needs to be used; call it with an X-ray."""
+class Film:
+    """An X-ray as decoded: its name, PIL gray image (mode L, or F in [0, 255]), and (row, column) spacing if known."""
 
-    task: Task
-    model: PreTrainedModel
-    processor: BaseImageProcessor
-    settings: Settings
+    name: str
+    gray: Image.Image
+    spacing_mm: tuple[float, float] | None = None
 
-    @classmethod
-    def from_run(cls, folder: str | Path, task: str | None = None) -> "Predictor":
-        """Model of a folder that scripts/train.py made, for `task` where that matters.
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the models say of one X-ray.
+
+    Attributes:
+        name: of the file, or `image N`, counted from 1.
+        height, width: of the X-ray in pixels.
+        spacing_mm: (row, column) of its pixels; None where it is not known.
+        mask: (H, W) bool lungs on the X-ray's own pixels; None without a segmenter.
+        probability: calibrated probability in [0, 1] that a radiologist labels it tuberculosis; None without a
+            classifier.
+        threshold: probability from which on tuberculosis is suspected, as stored with the classifier.
+    """
+
+    name: str
+    height: int
+    width: int
+    spacing_mm: tuple[float, float] | None = None
+    mask: np.ndarray | None = None
+    probability: float | None = None
+    threshold: float | None = None
+
+    @cached_property
+    def lungs(self) -> Lungs | None:
+        """Areas of the right and the left lung; None without a segmenter."""
+        return None if self.mask is None else lungs_of(self.mask, self.spacing_mm)
+
+    @cached_property
+    def flags(self) -> tuple[str, ...]:
+        """What speaks against trusting the prediction, a short sentence each; empty where nothing does."""
+        return () if self.lungs is None else flags_of(self.lungs)
+
+    @property
+    def is_suspected(self) -> bool | None:
+        """Whether the probability reaches the threshold; None without a classifier."""
+        return None if self.probability is None else self.probability >= self.threshold
+
+    @property
+    def decision(self) -> str | None:
+        """The same in words."""
+        return None if self.probability is None else DECISIONS[self.is_suspected]
+
+
+class ChestXrayReader:
+    """Reads X-rays with a lung model, a TB model, or both: `reader.read(["a.png", "b.dcm"])`.
+
+    `read` is made of stages that a caller with many X-rays can run apart: `decode` and `trace` are work of the CPU
+    that threads can share, `segment` and `classify` are forward passes over a batch on the device.
+    """
+
+    def __init__(
+        self,
+        segmenter: str | Path | None = None,
+        classifier: str | Path | None = None,
+        revision: str | None = None,
+    ) -> None:
+        """Load models from run folders or Hub ids, onto the accelerator where there is one.
+
+        `revision` is the branch, tag or commit of those that come from the Hub.
 
         Raises:
-            FileNotFoundError: the folder is no run, or lacks a part: its training has not ended.
-            ValueError: the model is for another task.
+            FileNotFoundError: nothing there, or a run that has not ended.
+            ValueError: neither model given, a model of another task, weights that are not finite, or a classifier that
+                sees only the lungs, without a segmenter to find them.
         """
-        folder = Path(folder)
-        found = TrainConfig.load(folder).task
-        if task not in (None, found):
-            raise ValueError(f"{folder} holds a model for {found}, not for {task}: pass another run folder")
-        if missing := [name for name in RUN_PARTS if not (folder / name).is_file()]:
-            raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let scripts/train.py finish")
-        kind = TASKS[found].kind
-        image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-        model = build(kind, str(folder), False, TASKS[found].labels, image_processor.size["height"]).eval()
-        return cls(TASKS[found], model, image_processor, Settings.of(model))
+        if segmenter is None and classifier is None:
+            raise ValueError("nothing to read with: pass segmenter=<run folder or Hub id>, classifier=<...>, or both")
+        self.segmenter = _load(segmenter, "lung_segmentation", revision)
+        self.classifier = _load(classifier, "tb_classification", revision)
+        self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
+        if self.sees_lungs and self.segmenter is None:
+            raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
 
-    @torch.inference_mode()
-    def __call__(self, source: Source, mask: np.ndarray | None = None) -> Any:
-        """What the model says of an X-ray of any mode: a PIL image, a file, its bytes.
-
-        Lung segmentation gives the (H, W) bool mask on the X-ray's pixels, TB classification the calibrated
-        probability in [0, 1]. `mask`, the (H, W) bool lungs, is what a model of the lung region sees.
+    def read(self, images: Iterable[Source] | Source) -> list[Prediction]:
+        """A prediction for each X-ray: a path, a PIL image, an array, the bytes of a file; PNG, JPEG, TIFF or DICOM.
 
         Raises:
-            ValueError: it cannot be decoded, or the model needs a mask.
+            FileNotFoundError: no such file.
+            ValueError: an X-ray cannot be decoded, or has a side below LEAST_SIDE pixels.
         """
+        if isinstance(images, Source):
+            images = [images]
+        films = [self.decode(source, f"image {number}") for number, source in enumerate(images, 1)]
+        found = []
+        for start in range(0, len(films), CHUNK):
+            chunk = films[start : start + CHUNK]
+            masks = [self.trace(film, logits) for film, logits in zip(chunk, self.segment(chunk), strict=True)]
+            seen = [self.crop(film, mask) for film, mask in zip(chunk, masks, strict=True)]
+            probabilities = self.classify(seen)
+            found += map(self.conclude, chunk, masks, probabilities)
+        return found
+
+    def decode(self, source: Source, name: str = "image") -> Film:
+        """The X-ray as gray; a file's own name takes the place of `name`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `read`.
+        """
+        if isinstance(source, str | Path):
+            name = Path(source).name
         gray = to_gray(source)
-        height, width = gray.height, gray.width
-        if self.settings.region != "image":
-            if mask is None:
-                raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
-            gray = crop_to_lungs(gray, _or_whole(mask), MARGIN)
-        small = resize_gray(gray, self.settings.image_size, self.settings.fit)
-        pixels = torch.from_numpy(small.copy())[None].to(self.model.device)  # (1, S, S)
-        logits = logits_of(self.model, self.processor, pixels.float() / 255, self.settings.views)
-        return self.task.predict(logits[0], height, width, self.settings)
+        if min(gray.size) < LEAST_SIDE:
+            size = f"{gray.width}x{gray.height} pixels"
+            raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")
+        return Film(name, gray, pixel_spacing_mm(Path(name).stem, gray.height, gray.width))
+
+    def segment(self, films: Sequence[Film]) -> list[torch.Tensor | None]:
+        """The segmenter's logits (2, s, s) of each X-ray, on the CPU; None without a segmenter."""
+        if self.segmenter is None:
+            return [None] * len(films)
+        settings = self.segmenter.settings
+        return _forward(self.segmenter, [resize_gray(film.gray, settings.image_size, settings.fit) for film in films])
+
+    def trace(self, film: Film, logits: torch.Tensor | None) -> np.ndarray | None:
+        """(H, W) bool lungs of an X-ray's logits on its own pixels."""
+        if logits is None:
+            return None
+        return self.segmenter.task.predict(logits, film.gray.height, film.gray.width, self.segmenter.settings)
+
+    def crop(self, film: Film, mask: np.ndarray | None) -> np.ndarray | None:
+        """(S, S) uint8 of what the classifier sees: the X-ray, or its lungs; None without a classifier."""
+        if self.classifier is None:
+            return None
+        settings, gray = self.classifier.settings, film.gray
+        if self.sees_lungs:  # as in training: of a mask the two largest regions
+            gray = crop_to_lungs(gray, or_whole(keep_two_lungs(mask)), MARGIN)
+        return resize_gray(gray, settings.image_size, settings.fit)
+
+    def classify(self, seen: Sequence[np.ndarray | None]) -> list[float | None]:
+        """Probability of tuberculosis of each `crop`; None without a classifier."""
+        if self.classifier is None:
+            return [None] * len(seen)
+        classifier = self.classifier
+        return [classifier.task.predict(logits, 0, 0, classifier.settings) for logits in _forward(classifier, seen)]
+
+    def conclude(self, film: Film, mask: np.ndarray | None, probability: float | None) -> Prediction:
+        """What the stages found, as one."""
+        threshold = None if probability is None else self.classifier.settings.threshold
+        sides = film.gray.height, film.gray.width
+        return Prediction(film.name, *sides, film.spacing_mm, mask, probability, threshold)
 
 
-def logits_of(
-    model: torch.nn.Module, processor: BaseImageProcessor, images: torch.Tensor, views: int = 1
-) -> torch.Tensor:
-    """Logits of gray images (B, S, S) float in [0, 1]: (B, C), or maps (B, C, s, s); the mean over `views` of them.
-
-    The first view is the image itself, the others are turned or scaled a little, and their maps turned back.
-    """
-    total = weight = 0.0
-    for angle, scale in VIEWS[:views]:
-        plain = (angle, scale) == (0, 1)
-        moved = images if plain else shift_scale_turn(images[:, None], angle, scale, (0, 0))[:, 0]  # (B, S, S)
-        logits = model(pixel_values=normalize(moved, processor)).logits
-        seen = torch.ones_like(logits)
-        if logits.ndim == 4 and not plain:  # a map, of which the view may have lost the rim
-            logits, seen = (
-                shift_scale_turn(one.float(), angle, scale, (0, 0), inverse=True) for one in (logits, seen)
-            )
-        total, weight = total + logits, weight + seen
-    return total / weight
+def _load(source: str | Path | None, task: str, revision: str | None) -> Predictor | None:
+    if source is None:
+        return None
+    predictor = Predictor.from_run(local_run(source, revision), task)
+    bad = [name for name, values in predictor.model.state_dict().items() if not values.isfinite().all()]
+    if bad:
+        raise ValueError(f"{source} has weights that are not finite ({bad[0]}, ...): pass a sound copy of the model")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return replace(predictor, model=predictor.model.to(device))
 
 
-def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = False) -> datasets.Dataset:
-    """`rows` with the lungs that the segmenter of `run_folder` finds where `mask` is None, in `datasets`' cache.
-
-    `every` finds them for each row, as it is for whoever has no mask. An X-ray in which none are found is taken whole.
-
-    Raises:
-        FileNotFoundError, ValueError: `run_folder` is no finished run of lung_segmentation.
-    """
-    predictor = Predictor.from_run(run_folder, "lung_segmentation")
-    predictor = replace(predictor, settings=replace(predictor.settings, two_lungs=True))
-    if torch.accelerator.is_available():
-        predictor.model.to(torch.accelerator.current_accelerator())
-
-    def fill(row: dict[str, Any]) -> dict[str, Any]:
-        lungs = _or_whole(predictor(row["image"])) if every or row["mask"] is None else None
-        return {"mask": row["mask"] if lungs is None else Image.fromarray(np.uint8(lungs) * 255)}
-
-    made_of = f"{rows._fingerprint} {run_digest(run_folder)} {every} {CODE_HASH}"  # not the folder's name
-    key = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    others = [name for name in rows.column_names if name != "mask"]
-    found = rows.map(
-        fill,
-        remove_columns=others,  # the images need no second copy
-        features=datasets.Features({"mask": rows.features["mask"]}),
-        new_fingerprint=key,
-        desc="Finding lungs",
-    )
-    return datasets.concatenate_datasets([rows.remove_columns("mask"), found], axis=1)
-
-
-def _or_whole(lungs: np.ndarray) -> np.ndarray:
-    """The mask, or one of the whole X-ray where it is empty: better seen whole than not at all."""
-    return lungs if lungs.any() else np.ones_like(lungs)
-
-
-def run_digest(run_folder: str | Path) -> str:
-    """Digest of what a run's model says: its weights, its config and its image processor."""
-    names = ("model.safetensors", "config.json", "preprocessor_config.json")
-    return hashlib.sha256(b"".join((Path(run_folder) / name).read_bytes() for name in names)).hexdigest()
+@torch.inference_mode()
+def _forward(predictor: Predictor, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    """Logits of each (S, S) uint8 image, on the CPU."""
+    batch = torch.from_numpy(np.stack(images)).to(predictor.model.device).float() / 255  # (B, S, S)
+    return list(logits_of(predictor.model, predictor.processor, batch, predictor.settings.views).cpu())

@@ -20,7 +20,7 @@ from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
 from hub_models.figures import PICTURES, WORST, confidently_wrong
 from hub_models.files import write_json
-from hub_models.predict import Predictor
+from hub_models.predictor import Predictor
 from hub_models.protocols import FOLDS
 from hub_models.tasks import SENSITIVITY, TASKS
 

@@ -23,7 +23,7 @@ from hub_models.figures import PICTURES
 from hub_models.files import held, write_json
 from hub_models.loop import Run, learn
 from hub_models.optimization import divide_logits
-from hub_models.predict import Predictor
+from hub_models.predictor import Predictor
 from hub_models.protocols import FOLDS
 from hub_models.report import RESULTS_NAME, Evaluated, make_accelerator, pool, read_results, shown, write_report
 from hub_models.tasks import TASKS, Settings, Task

@@ -18,7 +18,7 @@ from transformers import HfArgumentParser
 from hub_models.card import card_pictures, check_card, eval_results, model_card
 from hub_models.config import TrainConfig
 from hub_models.figures import PICTURES
-from hub_models.predict import Predictor
+from hub_models.predictor import Predictor
 from hub_models.report import evaluate_run
 from hub_models.train import fit
 

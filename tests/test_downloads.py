@@ -31,7 +31,7 @@ from hub_models.config import TrainConfig
 from hub_models.evaluation import measure
 from hub_models.metrics import count_overlap, dice
 from hub_models.pixels import MARGIN, crop_to_lungs, resize_gray, to_gray, to_mask
-from hub_models.predict import Predictor, logits_of
+from hub_models.predictor import Predictor, logits_of
 from hub_models.tasks import keep_two_lungs
 
 CLASSES = {

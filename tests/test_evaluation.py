@@ -21,7 +21,7 @@ from hub_models.evaluation import (
 )
 from hub_models.metrics import count_overlap, dice
 from hub_models.pixels import to_gray, to_mask
-from hub_models.predict import Predictor
+from hub_models.predictor import Predictor
 from hub_models.tasks import DISTANCES, TASKS, Settings
 
 LUNGS, TB = TASKS["lung_segmentation"], TASKS["tb_classification"]

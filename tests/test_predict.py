@@ -1,224 +1,138 @@
 import dataclasses
-import io
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
-import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from hub_models.architectures import build, normalize, processor_for
-from hub_models.augment import shift_scale_turn
+from hub_models.cohort import load_cohort
 from hub_models.config import TrainConfig
-from hub_models.data import load_splits
-from hub_models.pixels import MARGIN, crop_to_lungs, resize_gray, to_gray, to_mask
-from hub_models.predict import RUN_PARTS, VIEWS, Predictor, fill_masks, logits_of
+from hub_models.evaluation import measure
+from hub_models.metrics import count_overlap
+from hub_models.pixels import to_mask
+from hub_models.predict import LEAST_SIDE, ChestXrayReader
+from hub_models.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
-def run_folder(make_run, tiny_segformer, tmp_path_factory) -> Path:
-    """A run folder of lung segmentation."""
+def lungs_folder(make_run, tiny_segformer, tmp_path_factory) -> Path:
     folder = str(tmp_path_factory.mktemp("lungs"))
     return make_run(TrainConfig("data", folder, model=str(tiny_segformer), image_size=64))
 
 
 @pytest.fixture(scope="module")
 def tb_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
-    """A run folder of TB classification that sees the lungs only."""
+    """A TB model that sees the whole X-ray."""
     folder = str(tmp_path_factory.mktemp("tb"))
-    options = {"task": "tb_classification", "region": "lungs", "fit": "pad"}
-    return make_run(TrainConfig("data", folder, model=str(tiny_resnet), image_size=64, **options))
+    return make_run(TrainConfig("data", folder, "tb_classification", model=str(tiny_resnet), image_size=64))
 
 
-def test_mask_is_on_the_original_pixels_and_as_transformers_has_it(run_folder) -> None:
-    predictor = Predictor.from_run(run_folder, "lung_segmentation")
+@pytest.fixture(scope="module")
+def found_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
+    """A TB model that sees the lungs only, as a segmenter finds them, the aspect kept."""
+    folder = str(tmp_path_factory.mktemp("found"))
+    options = {"region": "found_lungs", "fit": "pad", "model": str(tiny_resnet), "image_size": 64}
+    return make_run(TrainConfig("data", folder, "tb_classification", **options))
+
+
+def test_lungs_and_probability_are_those_of_the_evaluation(lungs_folder, tb_folder, phantoms) -> None:
+    reader = ChestXrayReader(lungs_folder, tb_folder)
+    for folder, task in ((lungs_folder, "lung_segmentation"), (tb_folder, "tb_classification")):
+        config = TrainConfig(str(phantoms), "unused", task, image_size=64)
+        part = load_cohort(config, Accelerator(), ("test",))["test"]
+        measured = measure(Predictor.from_run(folder), part, Accelerator())
+        found = dict(zip(part.rows["id"], reader.read(part.rows["image"]), strict=True))
+        for row, mask in zip(measured, part.rows.sort("id")["mask"], strict=True):
+            one = found[row["id"]]
+            if task == "tb_classification":
+                assert one.probability == pytest.approx(row["probability"], abs=1e-5)
+                assert one.threshold == row["threshold"]
+            else:
+                counts = count_overlap(one.mask, to_mask(mask))._asdict()
+                assert counts == {name: row[name] for name in counts}
+
+
+def test_model_of_found_lungs_is_as_evaluated(lungs_folder, found_folder, phantoms) -> None:
+    names = {"region": "found_lungs", "fit": "pad", "segmenter": str(lungs_folder), "image_size": 64}
+    config = TrainConfig(str(phantoms), "unused", "tb_classification", **names)
+    part = load_cohort(config, Accelerator(), ("test",))["test"]
+    measured = {
+        row["id"]: row["probability"] for row in measure(Predictor.from_run(found_folder), part, Accelerator())
+    }
+    found = ChestXrayReader(lungs_folder, found_folder).read(part.rows["image"])
+    assert dict(zip(part.rows["id"], [one.probability for one in found], strict=True)) == pytest.approx(measured, 1e-5)
+
+
+def test_one_model_may_be_absent(lungs_folder, tb_folder) -> None:
     image = Image.effect_noise((150, 90), 60)
-    mask = predictor(image)
-    assert mask.shape == (90, 150) and mask.dtype == bool
-    inputs = predictor.processor(image.convert("RGB"), return_tensors="pt")
-    with torch.no_grad():
-        outputs = predictor.model(**inputs)
-    (theirs,) = predictor.processor.post_process_semantic_segmentation(outputs, [(90, 150)])
-    assert 0 < mask.mean() < 1
-    np.testing.assert_array_equal(mask, theirs.bool())
+    (lungs,) = ChestXrayReader(segmenter=lungs_folder).read(image)
+    assert lungs.mask.shape == (90, 150) and lungs.mask.dtype == bool
+    assert lungs.probability is lungs.threshold is lungs.decision is lungs.is_suspected is None
+    (tb,) = ChestXrayReader(classifier=tb_folder).read(image)
+    assert tb.mask is None and tb.lungs is None and tb.flags == () and 0 < tb.probability < 1
 
 
-def test_the_same_picture_in_any_mode_gives_the_same_mask(run_folder, tmp_path) -> None:
-    predictor = Predictor.from_run(run_folder)
-    image = Image.effect_noise((64, 64), 60)
-    expected = predictor(image)
-    values = np.asarray(image)
-    palette = Image.frombytes("P", image.size, (255 - values).tobytes())
-    palette.putpalette([255 - index for index in range(256) for _ in "rgb"])
-    deep = Image.fromarray(values.astype(np.uint16) * 257)
-    deep.save(tmp_path / "deep.png")
-    assert to_gray(deep).mode == "F"
-    for source in (palette, image.convert("RGB"), deep, tmp_path / "deep.png", (tmp_path / "deep.png").read_bytes()):
-        np.testing.assert_array_equal(predictor(source), expected)
+def test_decision_is_at_the_stored_threshold(tb_folder) -> None:
+    (one,) = ChestXrayReader(classifier=tb_folder).read(Image.effect_noise((90, 90), 60))
+    at, above = (dataclasses.replace(one, threshold=one.probability + more) for more in (0, 1e-6))
+    assert at.is_suspected and "suspected: at or above" in at.decision
+    assert not above.is_suspected and "does not rule it out" in above.decision
 
 
-def test_padded_model_sees_the_aspect_kept(make_run, tiny_segformer, tmp_path) -> None:
-    folder = make_run(TrainConfig("data", str(tmp_path), model=str(tiny_segformer), image_size=64, fit="pad"))
-    predictor = Predictor.from_run(folder)
-    image = Image.effect_noise((96, 48), 60)
-    square = Image.new("L", (96, 96))
-    square.paste(image, (0, 24))  # what pad does, at the X-ray's own size
-    np.testing.assert_array_equal(predictor(image), predictor(square)[24:72])
+def test_order_and_names_stay_beyond_one_batch(lungs_folder, tmp_path) -> None:
+    reader = ChestXrayReader(lungs_folder)
+    sizes = [(64 + number, 50) for number in range(20)]
+    paths = [tmp_path / f"{number:02}.png" for number in range(20)]
+    for path, size in zip(paths, sizes, strict=True):
+        Image.effect_noise(size, 60).save(path)
+    found = reader.read(paths)
+    assert [one.name for one in found] == [path.name for path in paths]
+    assert [one.mask.shape[::-1] for one in found] == sizes
+    (alone,) = reader.read(paths[7].read_bytes())
+    assert alone.name == "image 1"
+    np.testing.assert_array_equal(alone.mask, found[7].mask)
 
 
-def test_lung_region_is_as_cropped_by_hand(tb_folder) -> None:
-    predictor = Predictor.from_run(tb_folder, "tb_classification")
-    image = Image.effect_noise((120, 90), 60)
-    mask = np.zeros((90, 120), bool)
-    mask[20:70, 30:50] = mask[20:70, 65:95] = True
-    small = resize_gray(crop_to_lungs(image, mask, MARGIN), 64, "pad")
-    with torch.no_grad():
-        pixels = normalize(torch.from_numpy(small.copy())[None].float() / 255, predictor.processor)
-        expected = predictor.model(pixel_values=pixels).logits.softmax(1)[0, 1].item()
-    assert predictor(image, mask) == pytest.approx(expected)
-    assert 0 < expected < 1 and predictor(image, np.ones_like(mask)) != pytest.approx(expected)
-    with pytest.raises(ValueError, match="sees the lungs only: pass their mask, from a lung_segmentation model"):
-        predictor(image)
-    with pytest.raises(ValueError, match="pass the mask on the X-ray's own pixels"):
-        predictor(image, mask.T)
+def test_spacing_of_a_montgomery_film_is_known_by_its_name(lungs_folder, tmp_path) -> None:
+    image = Image.effect_noise((100, 200), 60)
+    image.save(tmp_path / "MCUCXR_0001_0.png")  # a film of 4020 rows and 4892 columns, 0.0875 mm
+    (one,) = ChestXrayReader(lungs_folder).read(tmp_path / "MCUCXR_0001_0.png")
+    assert one.spacing_mm == pytest.approx((4020 * 0.0875 / 200, 4892 * 0.0875 / 100))
+    area = one.mask.sum() * one.spacing_mm[0] * one.spacing_mm[1]
+    assert one.lungs.right_mm2 + one.lungs.left_mm2 == pytest.approx(area)
+    (unknown,) = ChestXrayReader(lungs_folder).read(image)
+    assert unknown.spacing_mm is None and unknown.lungs.right_mm2 is None
 
 
-def test_whole_image_model_passes_over_a_mask(make_run, tiny_resnet, tmp_path) -> None:
-    config = TrainConfig("data", str(tmp_path), "tb_classification", model=str(tiny_resnet), image_size=64)
-    predictor = Predictor.from_run(make_run(config))
-    image = Image.effect_noise((120, 90), 60)
-    assert predictor(image) == predictor(image, np.zeros((90, 120), bool))
+def test_what_cannot_be_read_with_is_refused(lungs_folder, tb_folder, found_folder, tmp_path) -> None:
+    with pytest.raises(ValueError, match="nothing to read with: pass segmenter="):
+        ChestXrayReader()
+    with pytest.raises(ValueError, match="sees lungs only: pass a segmenter="):
+        ChestXrayReader(classifier=found_folder)
+    with pytest.raises(ValueError, match="holds a model for tb_classification, not for lung_segmentation"):
+        ChestXrayReader(segmenter=tb_folder)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        ChestXrayReader(segmenter=tmp_path / "nowhere")
+    broken = Path(shutil.copytree(lungs_folder, tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    name = next(name for name, values in weights.items() if values.is_floating_point())
+    weights[name] = torch.full_like(weights[name], torch.nan)
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights that are not finite \(.*: pass a sound copy"):
+        ChestXrayReader(segmenter=broken)
 
 
-def test_views_of_a_classifier_by_hand(tiny_resnet) -> None:
-    torch.manual_seed(0)
-    model = build("classification", str(tiny_resnet), True, ("a", "b"), 32).eval()
-    processor, images = processor_for("classification", "", True, 32), torch.rand(2, 32, 32)
-    with torch.no_grad():
-        moved = [shift_scale_turn(images[:, None], angle, scale, (0, 0))[:, 0] for angle, scale in VIEWS]
-        each = torch.stack([model(pixel_values=normalize(one, processor)).logits for one in moved])
-        plain = model(pixel_values=normalize(images, processor)).logits
-        torch.testing.assert_close(logits_of(model, processor, images), plain)
-        for views in (1, 3, 5):
-            torch.testing.assert_close(logits_of(model, processor, images, views), each[:views].mean(0))
-    assert VIEWS[0] == (0, 1) and not torch.equal(each[0], each[1])
-
-
-class Pixelwise(torch.nn.Module):
-    """A segmenter whose logits are the gray of each pixel."""
-
-    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=pixel_values[:, :2])
-
-
-def test_views_of_a_map_are_turned_back() -> None:
-    processor = processor_for("segmentation", "", True, 64)
-    y, x = torch.meshgrid(torch.linspace(0, 3, 64), torch.linspace(0, 3, 64), indexing="ij")
-    images = ((x.sin() + y.cos()) / 4 + 0.5)[None]  # smooth, so that reading between pixels loses little
-    plain, mean = (logits_of(Pixelwise(), processor, images, views) for views in (1, 5))
-    torch.testing.assert_close(mean[..., 4:-4, 4:-4], plain[..., 4:-4, 4:-4], atol=0.01, rtol=0)
-    torch.testing.assert_close(mean[..., 0, 0], plain[..., 0, 0], atol=1.0, rtol=0)  # the rim is of fewer views
-    assert not torch.equal(mean, plain)
-
-
-def test_predictor_takes_the_views_of_its_settings(run_folder) -> None:
-    predictor, image = Predictor.from_run(run_folder), Image.effect_noise((64, 64), 60)
-    more = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, views=5))
-    with torch.no_grad():
-        pixels = torch.from_numpy(np.array(image))[None].float() / 255
-        logits = logits_of(predictor.model, predictor.processor, pixels, 5)
-    np.testing.assert_array_equal(more(image), predictor.task.predict(logits[0], 64, 64, predictor.settings))
-    assert (more(image) != predictor(image)).any()
-
-
-def test_model_of_another_task_is_refused(run_folder, tb_folder) -> None:
-    with pytest.raises(ValueError, match="model for lung_segmentation, not for tb_classification: pass another run"):
-        Predictor.from_run(run_folder, "tb_classification")
-    with pytest.raises(ValueError, match="model for tb_classification, not for lung_segmentation"):
-        fill_masks(datasets.Dataset.from_dict({"mask": []}), tb_folder)
-
-
-@pytest.mark.parametrize("part", RUN_PARTS)
-def test_each_missing_part_is_named(part: str, run_folder, tmp_path) -> None:
-    shutil.copytree(run_folder, tmp_path / "run")
-    (tmp_path / "run" / part).unlink()
-    way_out = "pass a folder that" if part == "train_config.json" else "let scripts/train.py finish"
-    with pytest.raises(FileNotFoundError, match=f"no {part} in .*{way_out}"):
-        Predictor.from_run(tmp_path / "run")
-
-
-def test_all_missing_parts_are_named(run_folder, tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="no train_config.json"):
-        Predictor.from_run(tmp_path)
-    TrainConfig("data", "out").save(tmp_path)
-    with pytest.raises(
-        FileNotFoundError, match="no data.json, config.json, preprocessor_config.json, model.safetensor"
-    ):
-        Predictor.from_run(tmp_path)
-    assert dataclasses.is_dataclass(Predictor.from_run(run_folder))
-
-
-def test_model_of_others_is_refused(run_folder, tmp_path) -> None:
-    shutil.copytree(run_folder, tmp_path / "run")
-    text = (tmp_path / "run" / "config.json").read_text()
-    (tmp_path / "run" / "config.json").write_text(text.replace("chest_xray_masks", "theirs"))
-    with pytest.raises(ValueError, match="has no chest_xray_masks: pass a model of scripts/train.py"):
-        Predictor.from_run(tmp_path / "run")
-
-
-def without_some_masks(phantoms: Path) -> datasets.Dataset:
-    """Eight rows, four of them without a mask, in the cache that load_dataset keeps."""
-    rows = load_splits(phantoms)["train"]
-    absent = [row is None for row in rows["mask"]]
-    bare = [index for index, is_absent in enumerate(absent) if is_absent][:4]
-    return rows.select([*bare, *[index for index, is_absent in enumerate(absent) if not is_absent][:4]])
-
-
-def test_lungs_are_filled_in_only_where_there_are_none(run_folder, phantoms) -> None:
-    rows = without_some_masks(phantoms)
-    filled, predictor = fill_masks(rows, run_folder), Predictor.from_run(run_folder)
-    predictor = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, two_lungs=True))
-    assert filled.features == rows.features and filled["id"] == rows["id"]
-    masks = [before is None for before in rows["mask"]]
-    assert masks.count(True) == 4
-    for before, after in zip(rows, filled, strict=True):
-        expected = predictor(before["image"]) if before["mask"] is None else to_mask(before["mask"])
-        np.testing.assert_array_equal(to_mask(after["mask"]), expected)
-        assert after["image"].tobytes() == before["image"].tobytes()
-    everywhere = fill_masks(rows, run_folder, every=True)
-    for before, after in zip(rows, everywhere, strict=True):
-        np.testing.assert_array_equal(to_mask(after["mask"]), predictor(before["image"]))
-
-
-def test_filled_lungs_are_cached_by_the_weights(run_folder, make_run, tiny_segformer, phantoms, tmp_path, monkeypatch):
-    rows = without_some_masks(phantoms)
-    first = fill_masks(rows, run_folder)
-    shutil.copytree(run_folder, tmp_path / "moved")
-
-    def refuse(self: Predictor, source: object) -> None:
-        raise RuntimeError("predicted anew")
-
-    monkeypatch.setattr(Predictor, "__call__", refuse)
-    again = fill_masks(rows, tmp_path / "moved")
-    for name in ("mask", "image"):
-        assert [png_of(one) for one in again[name]] == [png_of(one) for one in first[name]]
-    other = make_run(TrainConfig("d", str(tmp_path / "other"), model=str(tiny_segformer), image_size=64), seed=4)
-    for changed, folder in ((rows, other), (rows.select(range(2)), run_folder)):
-        with pytest.raises(RuntimeError, match="predicted anew"):
-            fill_masks(changed, folder)
-
-
-def png_of(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def test_x_ray_in_which_no_lungs_are_found_is_taken_whole(tb_folder) -> None:
-    predictor = Predictor.from_run(tb_folder)
-    assert predictor.settings.region != "image"
-    image = Image.effect_noise((90, 70), 60)
-    assert predictor(image, np.zeros((70, 90), bool)) == predictor(image, np.ones((70, 90), bool))
+def test_bad_x_rays_are_named(lungs_folder, tmp_path) -> None:
+    reader = ChestXrayReader(lungs_folder)
+    (tmp_path / "text.png").write_text("not an image")
+    Image.new("L", (1, 1)).save(tmp_path / "dot.png")
+    with pytest.raises(ValueError, match=r"text\.png cannot be decoded"):
+        reader.read(tmp_path / "text.png")
+    with pytest.raises(ValueError, match=rf"dot\.png has 1x1 pixels.* of {LEAST_SIDE} or more a side"):
+        reader.read(tmp_path / "dot.png")
+    with pytest.raises(FileNotFoundError, match="absent.png"):
+        reader.read(tmp_path / "absent.png")

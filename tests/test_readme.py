@@ -72,9 +72,10 @@ def test_demo_ends_above_090_with_its_pictures(demo: Path) -> None:
 @pytest.mark.slow
 def test_eight_lines_run(demo: Path) -> None:
     (demo / "eight_lines.py").write_text(blocks("python")[0])
-    id, age, *findings, share = run("python eight_lines.py", demo).split()
-    assert id[:6] in ("MCUCXR", "CHNCXR") and findings
+    id, share, probability, *words = run("python eight_lines.py", demo).split()
+    assert id[:6] in ("MCUCXR", "CHNCXR") and words[0] == "tuberculosis"
     assert 0.1 < float(share) < 0.5  # of the picture are lungs
+    assert 0 < float(probability) < 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,136 @@
+"""A trained model from its run folder, and what it says of an X-ray on that X-ray's own pixels."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hub_models import architectures, augment, pixels, tasks
+from hub_models.architectures import build, normalize
+from hub_models.augment import shift_scale_turn
+from hub_models.config import TrainConfig
+from hub_models.data import code_hash
+from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
+from hub_models.tasks import TASKS, VIEWS, Settings, Task
+
+CODE_HASH = code_hash(*(room.__file__ for room in (architectures, augment, pixels, tasks)), __file__)
+RUN_PARTS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with what it needs to be used; call it with an X-ray."""
+
+    task: Task
+    model: PreTrainedModel
+    processor: BaseImageProcessor
+    settings: Settings
+
+    @classmethod
+    def from_run(cls, folder: str | Path, task: str | None = None) -> "Predictor":
+        """Model of a folder that scripts/train.py made, for `task` where that matters.
+
+        Raises:
+            FileNotFoundError: the folder is no run, or lacks a part: its training has not ended.
+            ValueError: the model is for another task.
+        """
+        folder = Path(folder)
+        found = TrainConfig.load(folder).task
+        if task not in (None, found):
+            raise ValueError(f"{folder} holds a model for {found}, not for {task}: pass another run folder")
+        if missing := [name for name in RUN_PARTS if not (folder / name).is_file()]:
+            raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let scripts/train.py finish")
+        kind = TASKS[found].kind
+        image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        model = build(kind, str(folder), False, TASKS[found].labels, image_processor.size["height"]).eval()
+        return cls(TASKS[found], model, image_processor, Settings.of(model))
+
+    @torch.inference_mode()
+    def __call__(self, source: Source, mask: np.ndarray | None = None) -> Any:
+        """What the model says of an X-ray of any mode: a PIL image, a file, its bytes.
+
+        Lung segmentation gives the (H, W) bool mask on the X-ray's pixels, TB classification the calibrated
+        probability in [0, 1]. `mask`, the (H, W) bool lungs, is what a model of the lung region sees.
+
+        Raises:
+            ValueError: it cannot be decoded, or the model needs a mask.
+        """
+        gray = to_gray(source)
+        height, width = gray.height, gray.width
+        if self.settings.region != "image":
+            if mask is None:
+                raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
+            gray = crop_to_lungs(gray, or_whole(mask), MARGIN)
+        small = resize_gray(gray, self.settings.image_size, self.settings.fit)
+        pixels = torch.from_numpy(small.copy())[None].to(self.model.device)  # (1, S, S)
+        logits = logits_of(self.model, self.processor, pixels.float() / 255, self.settings.views)
+        return self.task.predict(logits[0], height, width, self.settings)
+
+
+def logits_of(
+    model: torch.nn.Module, processor: BaseImageProcessor, images: torch.Tensor, views: int = 1
+) -> torch.Tensor:
+    """Logits of gray images (B, S, S) float in [0, 1]: (B, C), or maps (B, C, s, s); the mean over `views` of them.
+
+    The first view is the image itself, the others are turned or scaled a little, and their maps turned back.
+    """
+    total = weight = 0.0
+    for angle, scale in VIEWS[:views]:
+        plain = (angle, scale) == (0, 1)
+        moved = images if plain else shift_scale_turn(images[:, None], angle, scale, (0, 0))[:, 0]  # (B, S, S)
+        logits = model(pixel_values=normalize(moved, processor)).logits
+        seen = torch.ones_like(logits)
+        if logits.ndim == 4 and not plain:  # a map, of which the view may have lost the rim
+            logits, seen = (
+                shift_scale_turn(one.float(), angle, scale, (0, 0), inverse=True) for one in (logits, seen)
+            )
+        total, weight = total + logits, weight + seen
+    return total / weight
+
+
+def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = False) -> datasets.Dataset:
+    """`rows` with the lungs that the segmenter of `run_folder` finds where `mask` is None, in `datasets`' cache.
+
+    `every` finds them for each row, as it is for whoever has no mask. An X-ray in which none are found is taken whole.
+
+    Raises:
+        FileNotFoundError, ValueError: `run_folder` is no finished run of lung_segmentation.
+    """
+    predictor = Predictor.from_run(run_folder, "lung_segmentation")
+    predictor = replace(predictor, settings=replace(predictor.settings, two_lungs=True))
+    if torch.accelerator.is_available():
+        predictor.model.to(torch.accelerator.current_accelerator())
+
+    def fill(row: dict[str, Any]) -> dict[str, Any]:
+        lungs = or_whole(predictor(row["image"])) if every or row["mask"] is None else None
+        return {"mask": row["mask"] if lungs is None else Image.fromarray(np.uint8(lungs) * 255)}
+
+    made_of = f"{rows._fingerprint} {run_digest(run_folder)} {every} {CODE_HASH}"  # not the folder's name
+    key = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+    others = [name for name in rows.column_names if name != "mask"]
+    found = rows.map(
+        fill,
+        remove_columns=others,  # the images need no second copy
+        features=datasets.Features({"mask": rows.features["mask"]}),
+        new_fingerprint=key,
+        desc="Finding lungs",
+    )
+    return datasets.concatenate_datasets([rows.remove_columns("mask"), found], axis=1)
+
+
+def or_whole(lungs: np.ndarray) -> np.ndarray:
+    """The mask, or one of the whole X-ray where it is empty: better seen whole than not at all."""
+    return lungs if lungs.any() else np.ones_like(lungs)
+
+
+def run_digest(run_folder: str | Path) -> str:
+    """Digest of what a run's model says: its weights, its config and its image processor."""
+    names = ("model.safetensors", "config.json", "preprocessor_config.json")
+    return hashlib.sha256(b"".join((Path(run_folder) / name).read_bytes() for name in names)).hexdigest()

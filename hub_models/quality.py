@@ -1,0 +1,101 @@
+"""Whether a lung mask can be one: areas of both lungs, and flags on masks that are not like those of a chest X-ray."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import center_of_mass, distance_transform_edt, label
+
+SMALL = 512  # pixels of the longer side at which regions are told apart; areas are counted on the X-ray's own pixels
+BACKGROUND, RIGHT, LEFT = 0, 1, 2
+SECOND_LUNG = 0.1  # a region below this share of the largest one is a speck, not the other lung
+LEAST_RATIO = 0.3  # of the smaller lung to the larger; 2 of 449 real reference masks are below
+SHARES = (0.06, 0.46)  # of the image that both lungs take; twice what `audit.LUNG_AREA` gives one lung
+BORDER_SHARE = 0.02  # of a border's length that lungs may touch
+
+
+@dataclass(frozen=True)
+class Lungs:
+    """Areas of a lung mask; right and left are the patient's, so the right lung is at the image's left.
+
+    Attributes:
+        right_share, left_share: of the image's pixels, in [0, 1].
+        right_mm2, left_mm2: area on the film in mm²; None where the pixels' spacing is not known.
+        borders: names of the image's borders that the lungs touch along more than BORDER_SHARE of them.
+    """
+
+    right_share: float
+    left_share: float
+    right_mm2: float | None
+    left_mm2: float | None
+    borders: tuple[str, ...]
+
+
+def lungs_of(mask: np.ndarray, spacing_mm: tuple[float, float] | None = None) -> Lungs:
+    """Areas of an (H, W) bool mask, whose pixels are (row, column) `spacing_mm` apart."""
+    sides = sides_of(mask)
+    right, left = (int(np.count_nonzero(mask & (sides == side))) for side in (RIGHT, LEFT))
+    area = None if spacing_mm is None else spacing_mm[0] * spacing_mm[1]
+    in_mm2 = (None, None) if area is None else (right * area, left * area)
+    rims = {"top": mask[0], "bottom": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
+    borders = tuple(name for name, rim in rims.items() if rim.mean() > BORDER_SHARE)
+    return Lungs(right / mask.size, left / mask.size, *in_mm2, borders)
+
+
+def sides_of(mask: np.ndarray) -> np.ndarray:
+    """(H, W) uint8: RIGHT or LEFT, the patient's, at each pixel, that of the nearest lung; BACKGROUND without any.
+
+    The two largest regions are a lung each, all others go with the nearer one. A single region is cut in two at its
+    narrowest column where it has a waist, as lungs that touch have; else it is the lung of the half that it lies in.
+    """
+    height, width = mask.shape
+    factor = min(1.0, SMALL / max(height, width))
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))  # (h, w)
+    regions, count = label(small)
+    if not count:
+        return np.zeros(mask.shape, np.uint8)
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    first, *others = (1 + np.argsort(-sizes, kind="stable")).tolist()
+    if others and sizes[others[0] - 1] >= SECOND_LUNG * sizes[first - 1]:
+        columns = {number: center_of_mass(regions == number)[1] for number in (first, others[0])}
+        right = min(columns, key=columns.get)
+        seeds = np.select([regions == right, np.isin(regions, list(columns))], [RIGHT, LEFT], BACKGROUND)
+    else:
+        middle = waist_of(regions == first)
+        at = np.arange(size[0]) < middle if middle else np.full(size[0], center_of_mass(small)[1] < size[0] / 2)
+        seeds = np.where(regions == first, np.where(at, RIGHT, LEFT), BACKGROUND)
+    nearest = distance_transform_edt(seeds == BACKGROUND, return_distances=False, return_indices=True)
+    sides = seeds[tuple(nearest)].astype(np.uint8)  # (h, w)
+    return np.asarray(Image.fromarray(sides).resize((width, height), Image.Resampling.NEAREST))
+
+
+def waist_of(region: np.ndarray) -> int | None:
+    """Column at which an (H, W) bool region is narrowest between two wider parts; None where it has no waist.
+
+    A waist lies in the middle half of the region's columns, and is less than half as high as both parts at their
+    highest.
+    """
+    heights = region.sum(0)  # (W,)
+    held = np.flatnonzero(heights)
+    low, high = np.quantile(held, (0.25, 0.75)).astype(int)
+    middle = low + int(np.argmin(heights[low : high + 1]))
+    parts = heights[:middle].max(initial=0), heights[middle + 1 :].max(initial=0)
+    return middle if heights[middle] < min(parts) / 2 else None
+
+
+def flags_of(lungs: Lungs) -> tuple[str, ...]:
+    """What is odd in lungs, one short sentence each, the worst first; empty where nothing is."""
+    smaller, larger = sorted((lungs.right_share, lungs.left_share))
+    total = smaller + larger
+    if not total:
+        return ("no lungs found: not a frontal chest X-ray, or one that the model cannot read",)
+    flags = []
+    if smaller < LEAST_RATIO * larger:
+        side = "right" if lungs.right_share < lungs.left_share else "left"
+        flags.append(f"one lung only: the {side} one is {smaller / larger:.0%} of the other")
+    if not SHARES[0] <= total <= SHARES[1]:
+        flags.append(f"lungs of implausible size: {total:.0%} of the image, not {SHARES[0]:.0%} to {SHARES[1]:.0%}")
+    if lungs.borders:
+        flags.append(f"lungs touch the border: {', '.join(lungs.borders)}; the X-ray may be cut")
+    return tuple(flags)

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from hub_models.quality import LEFT, RIGHT, flags_of, lungs_of, sides_of, waist_of
+
+
+def two_lungs(height: int = 100, width: int = 200) -> np.ndarray:
+    """A mask with a lung of 60 x 50 pixels at the image's left and one of 50 x 50 at its right."""
+    mask = np.zeros((height, width), bool)
+    mask[20:80, 30:80] = True
+    mask[20:70, 120:170] = True
+    return mask
+
+
+def test_right_lung_is_at_the_left_of_the_image() -> None:
+    lungs = lungs_of(two_lungs(), (0.5, 0.2))
+    assert (lungs.right_share, lungs.left_share) == (3000 / 20000, 2500 / 20000)
+    assert (lungs.right_mm2, lungs.left_mm2) == pytest.approx((300, 250))  # 0.1 mm2 a pixel
+    assert lungs.borders == () and flags_of(lungs) == ()
+
+
+def test_areas_are_counted_on_the_x_rays_own_pixels() -> None:
+    mask = np.kron(two_lungs(), np.ones((13, 13), bool))  # 1300 x 2600, regions are found at 512
+    mask[20 * 13, 30 * 13] = False
+    lungs = lungs_of(mask)
+    assert lungs.right_share * mask.size == pytest.approx(3000 * 169 - 1)
+    assert lungs.left_share * mask.size == pytest.approx(2500 * 169)
+    assert lungs.right_mm2 is lungs.left_mm2 is None
+
+
+def test_specks_go_with_the_nearer_lung() -> None:
+    mask = two_lungs()
+    mask[90, 10:14] = mask[90, 180] = True
+    lungs = lungs_of(mask)
+    assert (lungs.right_share * 20000, lungs.left_share * 20000) == pytest.approx((3004, 2501))
+
+
+def test_lungs_that_touch_are_cut_at_the_waist() -> None:
+    mask = two_lungs()
+    mask[40:44, 80:120] = True
+    sides = sides_of(mask)
+    assert (sides[:, :80] == RIGHT).all() and (sides[:, 120:] == LEFT).all()
+    assert waist_of(mask) is not None and waist_of(np.ones((10, 10), bool)) is None
+    assert flags_of(lungs_of(mask)) == ()
+
+
+@pytest.mark.parametrize(("columns", "side"), [((30, 80), "left"), ((120, 170), "right")])
+def test_one_lung_is_flagged(columns: tuple[int, int], side: str) -> None:
+    mask = np.zeros((100, 200), bool)
+    mask[20:80, slice(*columns)] = True
+    assert f"one lung only: the {side} one is 0% of the other" in flags_of(lungs_of(mask))
+
+
+def test_no_lungs_tiny_lungs_and_lungs_everywhere_are_flagged() -> None:
+    assert flags_of(lungs_of(np.zeros((50, 60), bool)))[0].startswith("no lungs found")
+    tiny = np.zeros((100, 200), bool)
+    tiny[40:50, 60:70] = tiny[40:50, 130:140] = True  # 200 of 20000 pixels
+    assert flags_of(lungs_of(tiny)) == ("lungs of implausible size: 1% of the image, not 6% to 46%",)
+    everywhere = flags_of(lungs_of(np.ones((100, 200), bool)))
+    assert any("implausible size: 100%" in flag for flag in everywhere)
+    assert any("touch the border: top, bottom, left, right" in flag for flag in everywhere)
+
+
+def test_a_border_counts_from_a_fiftieth_of_its_length() -> None:
+    mask = two_lungs()
+    mask[:20, 40:44] = True  # 4 of 200 pixels of the top
+    assert lungs_of(mask).borders == ()
+    mask[:20, 40:45] = True
+    assert lungs_of(mask).borders == ("top",)
