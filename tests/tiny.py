@@ -82,6 +82,30 @@ def bare_png(width: int, height: int, pixels: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def dicom(
+    stored: np.ndarray, bits: int = 12, photometric: str = "MONOCHROME2", signed: bool = False, **fields: object
+) -> bytes:
+    """A DICOM file that holds `stored` as it is, in colour where it is (H, W, 3), `bits` of each value in use."""
+    import pydicom  # an extra
+
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.ComputedRadiographyImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
+    data.Rows, data.Columns, data.SamplesPerPixel = (*stored.shape, 1)[:3]
+    data.PhotometricInterpretation, data.PixelRepresentation = photometric, int(signed)
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8 * stored.itemsize, bits, bits - 1
+    if stored.ndim == 3:
+        data.PlanarConfiguration = 0
+    data.PixelData = stored.tobytes()
+    for name, value in fields.items():
+        setattr(data, name, value)
+    buffer = io.BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
 MC_IDS = ("MCUCXR_0001_0", "MCUCXR_0002_0", "MCUCXR_0104_1")
 SHENZHEN_IDS = ("CHNCXR_0001_0", "CHNCXR_0006_0", "CHNCXR_0327_1")
 IDS = (*SHENZHEN_IDS, *MC_IDS)  # sorted
