@@ -100,14 +100,14 @@ def read_dicom(source: bytes | str | Path) -> DicomImage:
         ValueError: it is cut, no DICOM, no X-ray, of several frames or more than `MAX_PIXELS`, or compressed in a way
             that no plug-in reads.
     """
-    name = _name_of(source)
-    header = _header(source, stop_before_pixels=True)
-    with _said(f"the header of {name} cannot be read: get a sound copy"):
+    name = name_of(source)
+    header = read_header(source)
+    with said(f"the header of {name} cannot be read: get a sound copy"):
         objection = _objection(header)
     if objection:
         raise ValueError(f"{name} {objection}")
-    stored = _stored(_header(source), name)
-    with _said(f"the header of {name} does not say how to show its pixels: get a sound copy"):
+    stored = _stored(read_header(source, pixels=True), name)
+    with said(f"the header of {name} does not say how to show its pixels: get a sound copy"):
         return DicomImage(displayed(header, stored), _spacing(header), _notes(header, stored))
 
 
@@ -122,17 +122,18 @@ def read_spacing(source: bytes | str | Path) -> tuple[float, float] | None:
 
     Source: DICOM PS3.3 10.7.1.3 (spacing of projection radiographs).
     """
-    header = _header(source, stop_before_pixels=True)
-    with _said(f"the header of {_name_of(source)} cannot be read: get a sound copy"):
+    header = read_header(source)
+    with said(f"the header of {name_of(source)} cannot be read: get a sound copy"):
         return _spacing(header)
 
 
-def _name_of(source: bytes | str | Path) -> str:
+def name_of(source: bytes | str | Path) -> str:
+    """What a sentence calls a file, or its bytes."""
     return "DICOM bytes" if isinstance(source, bytes) else str(source)
 
 
 @contextmanager
-def _said(sentence: str) -> Iterator[None]:
+def said(sentence: str) -> Iterator[None]:
     """Let a block that reads a header fail with `sentence` alone: what pydicom says may quote the header."""
     try:
         yield
@@ -140,9 +141,15 @@ def _said(sentence: str) -> Iterator[None]:
         raise ValueError(sentence) from None
 
 
-def _header(source: bytes | str | Path, stop_before_pixels: bool = False) -> "Dataset":
-    """The elements of `TAGS`."""
-    name = _name_of(source)
+def read_header(source: bytes | str | Path, tags: list[str] = TAGS, pixels: bool = False) -> "Dataset":
+    """The elements `tags` of a DICOM file or of its bytes, undecoded; the pixels too where asked for.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ImportError: pydicom is missing.
+        ValueError: it is no DICOM, or cut off.
+    """
+    name = name_of(source)
     try:
         import pydicom
     except ImportError as error:
@@ -150,15 +157,15 @@ def _header(source: bytes | str | Path, stop_before_pixels: bool = False) -> "Da
     # else its warnings and its log quote what they find wrong in a header; its own way to switch is not thread-safe
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
-        with _said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
+        with said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
             pydicom.filereader.read_preamble(file, force=False)
             meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group != 2)
             syntax = meta.TransferSyntaxUID
         if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:  # it could unpack to any size
             raise ValueError(f"{name} is deflated as a whole: save it with another transfer syntax")
         file.seek(0)
-        with _said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
-            return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels, specific_tags=TAGS)
+        with said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
+            return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags)
 
 
 def _objection(header: "Dataset") -> str | None:
@@ -180,8 +187,8 @@ def _objection(header: "Dataset") -> str | None:
         return "is neither gray, RGB nor YBR (a palette?): save it as MONOCHROME2"
     allocated, stored = int(header.BitsAllocated), int(header.BitsStored)
     if not 0 < stored <= allocated <= 16 or allocated % 8 or (colours in COLOURS and allocated > 8):
-        deepest = 8 if colours in COLOURS else 16
-        return f"has {stored} bits in {allocated} for each value, more than {deepest} or too few: save it with fewer"
+        ways = "8" if colours in COLOURS else "8 or 16"
+        return f"has values of {allocated} bits, {stored} of them in use: save it with {ways}"
     return None
 
 
@@ -208,9 +215,9 @@ def _stored(header: "Dataset", name: str) -> np.ndarray:
     try:
         return pixel_array(header, index=0)
     except Exception:  # each plug-in has its own, some quote what they met
-        kind = f"{kind}, {header.BitsStored} bits"
+        ways = "get a sound copy" + (", or save it uncompressed" if syntax.is_compressed else "")
         raise ValueError(
-            f"the pixels of {name} cannot be decoded ({kind}): get a sound copy, or save it uncompressed"
+            f"the pixels of {name} cannot be decoded ({kind}, {header.BitsStored} bits): {ways}"
         ) from None
 
 

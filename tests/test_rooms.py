@@ -17,6 +17,7 @@ ORDER = [
     "console",
     "display",
     "dicom",
+    "dicom_seg",
     "images",
     "pixels",
     "phantom",

@@ -4,11 +4,17 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SECRET = "DOE^JOHN-SECRET"  # what a patient's header says
 MC_READING = "Patient's Sex: F \nPatient's Age: 031Y\n{findings}\n"
 SHENZHEN_READING = "male 46yrs\r\n{findings}"
 
@@ -101,9 +107,28 @@ def dicom(
     data.PixelData = stored.tobytes()
     for name, value in fields.items():
         setattr(data, name, value)
+    return dicom_bytes(data)
+
+
+def dicom_bytes(header: "Dataset") -> bytes:
+    """The file of a DICOM header and its pixels."""
     buffer = io.BytesIO()
-    data.save_as(buffer, enforce_file_format=True)
+    header.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def dicom_with_patient(spared: Iterable[str]) -> "Dataset":
+    """A sound X-ray that says SECRET in the standard's elements of text, but `spared` ones, and in private ones."""
+    import pydicom
+
+    header = pydicom.dcmread(io.BytesIO(dicom(np.arange(48 * 36, dtype=np.uint16).reshape(48, 36))))
+    for number, (kind, _, _, _, keyword) in pydicom.datadict.DicomDictionary.items():
+        is_text = kind in ("LO", "LT", "PN", "SH", "ST", "UC", "UT", "UR", "AE", "AS", "CS", "DA", "DT", "TM")
+        if is_text and number >> 16 > 2 and keyword not in (*spared, "SpecificCharacterSet"):
+            header.add_new(number, kind, SECRET)
+    for number, kind, value in ((0x90010, "LO", SECRET), (0x91001, "PN", SECRET), (0x91002, "UN", SECRET.encode())):
+        header.add_new(number, kind, value)
+    return header
 
 
 MC_IDS = ("MCUCXR_0001_0", "MCUCXR_0002_0", "MCUCXR_0104_1")
