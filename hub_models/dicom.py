@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chest_xray_masks import MAX_PIXELS
+from hub_models.decoding import stored_pixels
 from hub_models.display import displayed, numbers, usable_window, word
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def read_dicom(source: bytes | str | Path) -> DicomImage:
         objection = _objection(header)
     if objection:
         raise ValueError(f"{name} {objection}")
-    stored = _stored(read_header(source, pixels=True), name)
+    stored = stored_pixels(read_header(source, pixels=True), name)
     with said(f"the header of {name} does not say how to show its pixels: get a sound copy"):
         return DicomImage(displayed(header, stored), _spacing(header), _notes(header, stored))
 
@@ -190,35 +191,6 @@ def _objection(header: "Dataset") -> str | None:
         ways = "8" if colours in COLOURS else "8 or 16"
         return f"has values of {allocated} bits, {stored} of them in use: save it with {ways}"
     return None
-
-
-def _stored(header: "Dataset", name: str) -> np.ndarray:
-    """(H, W) or (H, W, 3) integers as stored, decoded.
-
-    Raises:
-        ImportError: no plug-in is installed for its kind of compression.
-        ValueError: it is damaged, or no plug-in is known.
-    """
-    from pydicom.pixels import get_decoder, pixel_array
-
-    syntax = header.file_meta.TransferSyntaxUID
-    kind = "a private one" if syntax.is_private else syntax.name
-    if "PixelData" not in header:
-        raise ValueError(f"{name} holds no pixels, or is cut off before them: get a sound copy")
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise ValueError(f"{name} has transfer syntax {kind}, not one of an X-ray: save it uncompressed") from None
-    if not decoder.is_available:
-        way_out = "pip install 'chest-xray-masks[dicom]', or save it uncompressed"
-        raise ImportError(f"{name} has transfer syntax {kind}, which needs a plug-in of pydicom: {way_out}")
-    try:
-        return pixel_array(header, index=0)
-    except Exception:  # each plug-in has its own, some quote what they met
-        ways = "get a sound copy" + (", or save it uncompressed" if syntax.is_compressed else "")
-        raise ValueError(
-            f"the pixels of {name} cannot be decoded ({kind}, {header.BitsStored} bits): {ways}"
-        ) from None
 
 
 def _spacing(header: "Dataset") -> tuple[float, float] | None:

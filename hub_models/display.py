@@ -28,32 +28,43 @@ def displayed(header: "Dataset", stored: np.ndarray) -> np.ndarray:
     """
     if stored.ndim == 3:
         return luminance(stored).round()
-    real = _real(header, stored)
-    shown = _shown(header, stored, real)
+    codes = stored.astype(stored.dtype.newbyteorder("="), copy=False).view(f"u{stored.itemsize}")
+    is_present = np.zeros(2 ** (8 * codes.itemsize), bool)
+    is_present[codes] = True
+    levels = np.flatnonzero(is_present).astype(codes.dtype).view(f"{stored.dtype.kind}{stored.itemsize}")
+    table = np.zeros(len(is_present), np.float32)
+    table[is_present] = _shown(header, levels)  # of the values, far fewer than pixels
+    return table[codes]
+
+
+def _shown(header: "Dataset", levels: np.ndarray) -> np.ndarray:
+    """As `displayed`, of the (N,) values that a gray image holds."""
+    real = _real(header, levels)
+    shown = _of_interest(header, levels, real)
     if word(header, "PhotometricInterpretation") == "MONOCHROME1" or word(header, "PresentationLUTShape") == "INVERSE":
         shown = 255 - shown
-    shown = shown.clip(0, 255).astype(np.float32)
+    shown = shown.clip(0, 255)
     shown[~real] = shown[real].min()
     return shown
 
 
-def _real(header: "Dataset", stored: np.ndarray) -> np.ndarray:
-    """(H, W) bool of the pixels that are no padding; all of them where none would be left."""
+def _real(header: "Dataset", levels: np.ndarray) -> np.ndarray:
+    """(N,) bool of the values that are no padding; all of them where none would be left."""
     padding, limit = header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")
     if padding is None:
-        return np.ones(stored.shape, bool)
+        return np.ones(levels.shape, bool)
     # some files write that of signed pixels as unsigned: as their own type both are the same
-    ends = np.array([padding, padding if limit is None else limit]).astype(stored.dtype)
-    real = (stored < ends.min()) | (stored > ends.max())
-    return real if real.any() else np.ones(stored.shape, bool)
+    ends = np.array([padding, padding if limit is None else limit]).astype(levels.dtype)
+    real = (levels < ends.min()) | (levels > ends.max())
+    return real if real.any() else np.ones(levels.shape, bool)
 
 
-def _shown(header: "Dataset", stored: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """(H, W) float, in [0, 255] but for padding, before the polarity; `real` is what is no padding."""
+def _of_interest(header: "Dataset", levels: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """(N,) float, in [0, 255] but for padding, before the polarity; `real` is what is no padding."""
     slope, intercept = float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
-    values, top = stored * slope + intercept, 0
+    values, top = levels * slope + intercept, 0
     if table := header.get("ModalityLUTSequence"):
-        values, top = _looked_up(stored, table[0], header)
+        values, top = _looked_up(levels, table[0], header)
     if table := header.get("VOILUTSequence"):
         values, top = _looked_up(values, table[0], header)
     elif window := usable_window(header):
@@ -62,8 +73,8 @@ def _shown(header: "Dataset", stored: np.ndarray, real: np.ndarray) -> np.ndarra
         return apply_windowing(values, window)
     if top:
         return values * (255 / top)
-    levels = stored.astype(np.int32) + (2 ** (int(header.BitsStored) - 1) if header.PixelRepresentation else 0)
-    share = levels / full_scale(levels[real].max())
+    raised = levels.astype(np.int32) + (2 ** (int(header.BitsStored) - 1) if header.PixelRepresentation else 0)
+    share = raised / full_scale(raised[real].max())
     return 255 * (share if slope > 0 else 1 - share)
 
 

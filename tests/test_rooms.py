@@ -16,6 +16,7 @@ ORDER = [
     "files",
     "console",
     "display",
+    "decoding",
     "dicom",
     "dicom_seg",
     "images",
