@@ -224,6 +224,7 @@ def test_folders_and_absent_files(tmp_path) -> None:
         open_image(tmp_path / "absent.png")
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_image_that_was_opened_but_not_decoded() -> None:
     with pytest.raises(ValueError, match="the image cannot be decoded as an image"):
         to_gray(Image.open(io.BytesIO(saved(NOISE, "JPEG")[:900])))
