@@ -67,7 +67,7 @@ OTHER_MODALITIES = {
     "SEG": "a segmentation",
 }
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-LATERAL = ("LATERAL", "LAT", "LL", "RL", "LLD", "RLD")
+LATERAL = ("LATERAL", "LAT", "LL", "RL")
 COLOUR_SPREAD = 16  # of 255, between the channels of a pixel: less is what JPEG does to gray
 CHEST = ("", "CHEST", "THORAX", "LUNG", "LUNGS")
 
