@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import chest_xray_masks
-from hub_models import pixels, published
+from hub_models import display, images, pixels, published
 from hub_models.augment import Ranges, draw
 from hub_models.pixels import FITS, MARGIN, Fit, crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
 from hub_models.published import pixel_spacing_mm
@@ -28,7 +28,8 @@ def code_hash(*files: str | Path) -> str:
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
 
 
-CODE_HASH = code_hash(__file__, pixels.__file__, published.__file__, published.TABLE, chest_xray_masks.__file__)
+ROOMS = (chest_xray_masks, display, images, pixels, published)  # whose code makes the arrays
+CODE_HASH = code_hash(__file__, *(room.__file__ for room in ROOMS), published.TABLE)
 
 
 def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.DatasetDict:

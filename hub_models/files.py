@@ -14,9 +14,14 @@ LOCK_NAME = ".lock"
 
 def write_json(values: Any, path: Path) -> None:
     """Write `values` as indented JSON to `path`, replacing it in one step."""
+    write_bytes((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode(), path)
+
+
+def write_bytes(data: bytes, path: Path) -> None:
+    """Write `data` to `path`, replacing it in one step."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        aside.write_bytes(data)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

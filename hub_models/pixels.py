@@ -1,47 +1,99 @@
 """Any X-ray to gray without clipping, any mask to bool, both to the training size; the room that knows image modes."""
 
 import io
-from pathlib import Path
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import maximum_filter1d
 
-from chest_xray_masks import binarize, dicom_png, reason
+from chest_xray_masks import binarize
+from hub_models.dicom import read_dicom, read_spacing
+from hub_models.display import BIT_DEPTHS, full_scale
+from hub_models.images import Source, is_dicom_source, open_image
 
-DICOM_SUFFIXES = {".dcm", ".dicom"}
-BIT_DEPTHS = (8, 10, 12, 14, 16)
 BOX = Image.Resampling.BOX  # plain area average; the saved image processors use it too, so both see the same pixels
 FITS = ("squash", "pad")  # how an X-ray fills the square: its aspect squashed, or kept between black bars
 MARGIN = 0.07  # around the lungs, of the sides of their box, where no other is asked for
 MID_GRAY, LUNG_SD = 128, 42.5  # so that three standard deviations each way are kept
 SYNTHETIC = ("Warning", "synthetic, not an X-ray of a patient")  # keyword and text in the PNG of a phantom
 
-Source = Image.Image | str | Path | bytes
 Fit = Literal["squash", "pad"]
 
 
-def open_image(source: Source) -> Image.Image:
-    """PIL image of a file, its bytes or an image; a DICOM file or DICOM bytes come as 16-bit gray.
+class Xray(NamedTuple):
+    """An X-ray as decoded once.
+
+    Attributes:
+        gray: as `to_gray` gives it.
+        spacing_mm: (row, column) distance of the pixels' centres, of DICOM only; None where it is not known.
+        notes: what to know before trusting what a model says of it, a sentence each; DICOM's only.
+    """
+
+    gray: Image.Image
+    spacing_mm: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_xray(source: Source) -> Xray:
+    """An X-ray in any form: a file, its bytes, a PIL image or an array; see `to_gray`.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: it cannot be decoded.
+        FileNotFoundError, ImportError, ValueError: as `open_image`, or its values are not finite.
     """
-    if isinstance(source, Image.Image):
-        return source
-    name = "image bytes" if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    if data[128:132] == b"DICM" or Path(name).suffix.lower() in DICOM_SUFFIXES:
-        data = dicom_png(data, name)
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): pass a sound file") from error
-    return image
+    if not is_dicom_source(source):
+        return Xray(_gray(open_image(source)))
+    found = read_dicom(source)
+    return Xray(Image.fromarray(found.gray), found.spacing_mm, found.notes)
+
+
+def spacing_mm(source: Source) -> tuple[float, float] | None:
+    """(row, column) spacing in mm of a DICOM file's pixels, which are not decoded; else None.
+
+    What a PNG or a JPEG says of its resolution is of a print or a screen, and not believed.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `read_xray`, but for the pixels.
+    """
+    return read_spacing(source) if is_dicom_source(source) else None
+
+
+def to_gray(source: Source) -> Image.Image:
+    """Gray image with its full range kept: mode `L` from 8-bit sources, else mode `F` in [0, 255].
+
+    Palette and colour images become luminance (R=G=B stays what it is); alpha is dropped. Integers deeper than 8 bits
+    are scaled by the smallest of 8, 10, 12, 14 or 16 bits that holds their maximum (12-bit values in a 16-bit file by
+    4095), floats from their minimum to their maximum. A constant float image is 0 everywhere. DICOM comes in mode `F`,
+    as `hub_models.display` shows it: by its own window, never scaled by its maximum too.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `read_xray`.
+    """
+    return read_xray(source).gray
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    """As `to_gray`, of a PIL image.
+
+    Raises:
+        ValueError: a value is not finite, or the mode has no gray.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        try:
+            return image.convert("L")
+        except ValueError as error:
+            raise ValueError(f"an image of mode {image.mode} cannot be made gray: save it as RGB") from error
+    values = np.asarray(image).astype(np.float32)  # (H, W)
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(high - low):
+        raise ValueError("an image holds values that are not finite: replace them by numbers")
+    if image.mode == "F" or low < 0 or high >= 2 ** BIT_DEPTHS[-1]:
+        scale = (high - low) or 1.0
+    else:
+        low, scale = 0.0, full_scale(high)
+    return Image.fromarray((values - low) * np.float32(255 / scale))
 
 
 def synthetic_mark() -> PngInfo:
@@ -55,26 +107,6 @@ def is_synthetic(png: bytes) -> bool:
     """Whether an image says of itself that it is synthetic; its pixels are not decoded."""
     with Image.open(io.BytesIO(png)) as image:
         return image.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
-
-
-def to_gray(source: Source) -> Image.Image:
-    """Gray image with its full range kept: mode `L` from 8-bit sources, else mode `F` in [0, 255].
-
-    Palette and colour images become luminance (R=G=B stays what it is); alpha is dropped. Integers deeper than 8 bits
-    are scaled by the smallest of 8, 10, 12, 14 or 16 bits that holds their maximum (12-bit values in a 16-bit file by
-    4095), floats from their minimum to their maximum. A constant float image is 0 everywhere.
-    """
-    image = open_image(source)
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return image.convert("L")
-    values = np.asarray(image).astype(np.float32)  # (H, W)
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    if image.mode == "F" or low < 0 or high >= 2 ** BIT_DEPTHS[-1]:
-        low = float(values.min())
-        scale = (high - low) or 1.0
-    else:
-        low, scale = 0.0, next(2**bits - 1 for bits in BIT_DEPTHS if high < 2**bits)
-    return Image.fromarray((values - low) * np.float32(255 / scale))
 
 
 def to_mask(source: Source) -> np.ndarray:

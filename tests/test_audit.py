@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import dicom
 
 import chest_xray_masks as cxm
 from hub_models.audit import KINDS, PUBLISHED, Audit, audit, report, says_normal
@@ -360,17 +361,8 @@ def test_damaged_dicom_is_a_row(make: Make) -> None:
     assert kinds(found) == {"unreadable file": [(MC,)]}
 
 
-def test_dicom_image(make: Make, tmp_path: Path) -> None:
-    pydicom = pytest.importorskip("pydicom")
-    header = pydicom.Dataset()
-    header.file_meta = pydicom.dataset.FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = pydicom.uid.ComputedRadiographyImageStorage
-    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = pydicom.uid.generate_uid()
-    header.SamplesPerPixel, header.PhotometricInterpretation, header.PixelRepresentation = 1, "MONOCHROME2", 0
-    header.set_pixel_data(film(3).astype(np.uint16) * 16, "MONOCHROME2", 12)
-    header.save_as(tmp_path / "film.dcm", enforce_file_format=True)
-    data = (tmp_path / "film.dcm").read_bytes()
+def test_dicom_image(make: Make) -> None:
+    data = dicom(film(3).astype(np.uint16) * 16)
     found = run(make({f"CXR_png/{MC}.png": None, f"CXR_png/{MC}.dcm": data}))
     assert kinds(found) == {}
     assert found.modes["MC image DICOM"] == 1

@@ -4,11 +4,17 @@ import io
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SECRET = "DOE^JOHN-SECRET"  # what a patient's header says
 MC_READING = "Patient's Sex: F \nPatient's Age: 031Y\n{findings}\n"
 SHENZHEN_READING = "male 46yrs\r\n{findings}"
 
@@ -80,6 +86,49 @@ def bare_png(width: int, height: int, pixels: bytes = b"") -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def dicom(
+    stored: np.ndarray, bits: int = 12, photometric: str = "MONOCHROME2", signed: bool = False, **fields: object
+) -> bytes:
+    """A DICOM file that holds `stored` as it is, in colour where it is (H, W, 3), `bits` of each value in use."""
+    import pydicom  # an extra
+
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = pydicom.uid.ComputedRadiographyImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3"
+    data.Rows, data.Columns, data.SamplesPerPixel = (*stored.shape, 1)[:3]
+    data.PhotometricInterpretation, data.PixelRepresentation = photometric, int(signed)
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8 * stored.itemsize, bits, bits - 1
+    if stored.ndim == 3:
+        data.PlanarConfiguration = 0
+    data.PixelData = stored.tobytes()
+    for name, value in fields.items():
+        setattr(data, name, value)
+    return dicom_bytes(data)
+
+
+def dicom_bytes(header: "Dataset") -> bytes:
+    """The file of a DICOM header and its pixels."""
+    buffer = io.BytesIO()
+    header.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def dicom_with_patient(spared: Iterable[str]) -> "Dataset":
+    """A sound X-ray that says SECRET in the standard's elements of text, but `spared` ones, and in private ones."""
+    import pydicom
+
+    header = pydicom.dcmread(io.BytesIO(dicom(np.arange(48 * 36, dtype=np.uint16).reshape(48, 36))))
+    for number, (kind, _, _, _, keyword) in pydicom.datadict.DicomDictionary.items():
+        is_text = kind in ("LO", "LT", "PN", "SH", "ST", "UC", "UT", "UR", "AE", "AS", "CS", "DA", "DT", "TM")
+        if is_text and number >> 16 > 2 and keyword not in (*spared, "SpecificCharacterSet"):
+            header.add_new(number, kind, SECRET)
+    for number, kind, value in ((0x90010, "LO", SECRET), (0x91001, "PN", SECRET), (0x91002, "UN", SECRET.encode())):
+        header.add_new(number, kind, value)
+    return header
 
 
 MC_IDS = ("MCUCXR_0001_0", "MCUCXR_0002_0", "MCUCXR_0104_1")

@@ -1,0 +1,226 @@
+"""A DICOM X-ray as a radiologist's screen would show it, its pixel spacing, and what to know of it; nothing else.
+
+Only the elements of `TAGS` are read: name, birth date, identifiers and remarks of the patient stay in the file.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chest_xray_masks import MAX_PIXELS
+from hub_models.decoding import stored_pixels
+from hub_models.display import displayed, numbers, usable_window, word
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+SUFFIXES = {".dcm", ".dicom"}
+TAGS = [
+    "Modality",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "PixelData",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "VOILUTSequence",
+    "PresentationLUTShape",
+    "PresentationIntentType",
+    "BodyPartExamined",
+    "ViewPosition",
+    "BurnedInAnnotation",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "EstimatedRadiographicMagnificationFactor",
+]
+MODALITIES = ("", "CR", "DX", "RG", "SC", "OT")  # computed, digital, on film; secondary capture, other, unsaid
+OTHER_MODALITIES = {
+    "CT": "a CT slice",
+    "MR": "an MR slice",
+    "PT": "a PET slice",
+    "NM": "a scintigram",
+    "US": "an ultrasound image",
+    "MG": "a mammogram",
+    "XA": "an angiogram",
+    "RF": "a fluoroscopy image",
+    "IO": "an X-ray of teeth",
+    "PX": "an X-ray of teeth",
+    "SEG": "a segmentation",
+}
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+LATERAL = ("LATERAL", "LAT", "LL", "RL")
+COLOUR_SPREAD = 16  # of 255, between the channels of a pixel: less is what JPEG does to gray
+CHEST = ("", "CHEST", "THORAX", "LUNG", "LUNGS")
+
+
+@dataclass(frozen=True, eq=False)
+class DicomImage:
+    """An X-ray as displayed.
+
+    Attributes:
+        gray: (H, W) float32 in [0, 255], white is dense.
+        spacing_mm: (row, column) distance of the pixels' centres; None where the file gives none.
+        notes: what to know before trusting what a model says of it, a sentence each, no text of the header.
+    """
+
+    gray: np.ndarray
+    spacing_mm: tuple[float, float] | None
+    notes: tuple[str, ...]
+
+
+def is_dicom(head: bytes, name: str = "") -> bool:
+    """Whether a file is DICOM, by its first 132 bytes or, where these do not say so, by the suffix of its name."""
+    return head[128:132] == b"DICM" or Path(name).suffix.lower() in SUFFIXES
+
+
+def read_dicom(source: bytes | str | Path) -> DicomImage:
+    """The one frame of a DICOM file, or of its bytes, with its spacing and notes; `displayed` has the rules of gray.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ImportError: pydicom is missing, or its plug-in for the file's compression.
+        ValueError: it is cut, no DICOM, no X-ray, of several frames or more than `MAX_PIXELS`, or compressed in a way
+            that no plug-in reads.
+    """
+    name = name_of(source)
+    header = read_header(source)
+    with said(f"the header of {name} cannot be read: get a sound copy"):
+        objection = _objection(header)
+    if objection:
+        raise ValueError(f"{name} {objection}")
+    stored = stored_pixels(read_header(source, pixels=True), name)
+    with said(f"the header of {name} does not say how to show its pixels: get a sound copy"):
+        return DicomImage(displayed(header, stored), _spacing(header), _notes(header, stored))
+
+
+def read_spacing(source: bytes | str | Path) -> tuple[float, float] | None:
+    """(row, column) spacing in mm of a DICOM file's pixels, which are not decoded; None where the file gives none.
+
+    Pixel Spacing; else Imager Pixel Spacing, of the detector's plane, divided by the magnification where the file
+    estimates it; else Nominal Scanned Pixel Spacing, of digitized film.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `read_dicom`, but for the pixels.
+
+    Source: DICOM PS3.3 10.7.1.3 (spacing of projection radiographs).
+    """
+    header = read_header(source)
+    with said(f"the header of {name_of(source)} cannot be read: get a sound copy"):
+        return _spacing(header)
+
+
+def name_of(source: bytes | str | Path) -> str:
+    """What a sentence calls a file, or its bytes."""
+    return "DICOM bytes" if isinstance(source, bytes) else str(source)
+
+
+@contextmanager
+def said(sentence: str) -> Iterator[None]:
+    """Let a block that reads a header fail with `sentence` alone: what pydicom says may quote the header."""
+    try:
+        yield
+    except Exception:  # pydicom reads lazily and raises whatever its many parsers raise
+        raise ValueError(sentence) from None
+
+
+def read_header(source: bytes | str | Path, tags: list[str] = TAGS, pixels: bool = False) -> "Dataset":
+    """The elements `tags` of a DICOM file or of its bytes, undecoded; the pixels too where asked for.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ImportError: pydicom is missing.
+        ValueError: it is no DICOM, or cut off.
+    """
+    name = name_of(source)
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImportError(f"{name} is DICOM, which needs pydicom: pip install 'chest-xray-masks[dicom]'") from error
+    # else its warnings and its log quote what they find wrong in a header; its own way to switch is not thread-safe
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        with said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
+            pydicom.filereader.read_preamble(file, force=False)
+            meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group != 2)
+            syntax = meta.TransferSyntaxUID
+        if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:  # it could unpack to any size
+            raise ValueError(f"{name} is deflated as a whole: save it with another transfer syntax")
+        file.seek(0)
+        with said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
+            return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags)
+
+
+def _objection(header: "Dataset") -> str | None:
+    """What keeps a file from being read as an X-ray, as the end of a sentence; None where nothing does."""
+    modality = word(header, "Modality")
+    if modality not in MODALITIES:
+        what = OTHER_MODALITIES.get(modality, "of another modality")
+        return f"is {what}, not a chest X-ray: pass a file of modality CR, DX, RG, SC or OT"
+    rows, columns = (int(header.get(side) or 0) for side in ("Rows", "Columns"))
+    if not rows * columns:
+        return "holds no image: pass the file of the X-ray itself"
+    if rows * columns > MAX_PIXELS:
+        return f"has {columns}x{rows} pixels, more than {MAX_PIXELS}: scale it down"
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames > 1:
+        return f"has {frames} frames, an X-ray has one: save the frame to be read as a file of its own"
+    colours = word(header, "PhotometricInterpretation")
+    if colours not in ("MONOCHROME1", "MONOCHROME2", *COLOURS):
+        return "is neither gray, RGB nor YBR (a palette?): save it as MONOCHROME2"
+    allocated, stored = int(header.BitsAllocated), int(header.BitsStored)
+    if not 0 < stored <= allocated <= 16 or allocated % 8 or (colours in COLOURS and allocated > 8):
+        ways = "8" if colours in COLOURS else "8 or 16"
+        return f"has values of {allocated} bits, {stored} of them in use: save it with {ways}"
+    return None
+
+
+def _spacing(header: "Dataset") -> tuple[float, float] | None:
+    """As `read_spacing`."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        spacing = numbers(header, keyword)
+        if len(spacing) == 2 and min(spacing) > 0:
+            magnification = numbers(header, "EstimatedRadiographicMagnificationFactor")
+            is_magnified = keyword == "ImagerPixelSpacing" and magnification and magnification[0] > 0
+            factor = magnification[0] if is_magnified else 1.0
+            return spacing[0] / factor, spacing[1] / factor
+    return None
+
+
+def _notes(header: "Dataset", stored: np.ndarray) -> tuple[str, ...]:
+    """As `DicomImage.notes`."""
+    has_window = header.get("WindowCenter") is not None and not header.get("VOILUTSequence")
+    is_coloured = stored.ndim == 3 and np.ptp(stored.astype(np.int16), axis=2).max() > COLOUR_SPREAD
+    notes = {
+        "the DICOM header says a part of the body other than the chest": word(header, "BodyPartExamined") not in CHEST,
+        "the DICOM header says a lateral view: the models know frontal ones": word(header, "ViewPosition") in LATERAL,
+        "the DICOM header says raw data of the detector, not for presentation": (
+            word(header, "PresentationIntentType") == "FOR PROCESSING"
+        ),
+        "the DICOM header says that text is burned into the pixels: it may name the patient": (
+            word(header, "BurnedInAnnotation") == "YES"
+        ),
+        "the window in the DICOM header cannot be used: shown over the full range": (
+            has_window and stored.ndim == 2 and usable_window(header) is None
+        ),
+        "the DICOM image is in colour: its luminance is taken": is_coloured,
+    }
+    return tuple(note for note, holds in notes.items() if holds)

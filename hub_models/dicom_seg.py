@@ -1,0 +1,158 @@
+"""Lung masks as DICOM Segmentations that refer to the X-ray they were found in and hold nothing else of its header."""
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hub_models.dicom import name_of, read_header, said
+from hub_models.files import write_bytes
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom import Dataset
+
+# Labels of segments and their codes in SNOMED CT.
+SEGMENTS = {"Lung": "39607008", "Left lung": "44029006", "Right lung": "3341006"}
+UIDS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+TAGS = [*UIDS, "FrameOfReferenceUID", "Rows", "Columns", "LossyImageCompression"]
+# What the standard demands to be there, if only empty.
+BLANK = [
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+]
+
+
+def write_segmentation(
+    source: bytes | str | Path,
+    masks: np.ndarray | Mapping[str, np.ndarray],
+    path: str | Path,
+    model: str,
+    version: str,
+) -> None:
+    """Write lungs as a binary DICOM Segmentation to `path`, whole or not at all.
+
+    Of the X-ray it keeps what refers to it: the unique identifiers (UIDs) of its study, series, class, instance and
+    frame of reference, its height and width, and whether it was ever compressed with loss. Names, dates, numbers and
+    all else of the patient, the visit and the hospital are left blank, so an archive that files by patient must be
+    told whose it is. A UID is no name, but whoever holds the X-ray finds it by its UID. The time of writing is in the
+    file.
+
+    Args:
+        source: the DICOM file of the X-ray, or its bytes.
+        masks: (H, W) bool lungs on its pixels, or some by their label in `SEGMENTS`; left and right are the patient's.
+        path: where to.
+        model: name of the model that found them.
+        version: its version, such as a commit.
+
+    Raises:
+        FileNotFoundError: the X-ray does not exist.
+        ImportError: highdicom is missing.
+        ValueError: the X-ray is no DICOM or lacks an identifier, a mask is not as large as it, a label is unknown, or
+            there is no lung in any mask.
+
+    Source: DICOM PS3.3 A.51 (segmentation), PS3.16 CID 7151 (segmented property types).
+    """
+    name = name_of(source)
+    reference = _reference(read_header(source, TAGS), name)
+    masks = dict(masks) if isinstance(masks, Mapping) else {"Lung": masks}
+    if unknown := [label for label in masks if label not in SEGMENTS]:
+        raise ValueError(f"no segment {unknown[0]!r}: choose of {', '.join(SEGMENTS)}")
+    for label, mask in masks.items():
+        if mask.shape != (reference.Rows, reference.Columns):
+            shapes = f"{'x'.join(map(str, mask.shape))} pixels, {name} {reference.Rows}x{reference.Columns}"
+            raise ValueError(f"{label} is a mask of {shapes}: pass the mask on the X-ray's own pixels")
+    if not any(mask.any() for mask in masks.values()):
+        raise ValueError(f"no lung in the masks of {name}: there is nothing to write")
+    buffer = io.BytesIO()
+    try:
+        found = _segmentation(reference, masks, _described(masks, model, version))
+    except KeyError as error:  # highdicom knows the classes of the standard
+        raise ValueError(f"{name} is of a class that is not of the standard: save it as CR or DX") from error
+    found.save_as(buffer, enforce_file_format=True)
+    write_bytes(buffer.getvalue(), Path(path))
+
+
+def _reference(header: "Dataset", name: str) -> "Dataset":
+    """A header made anew that refers to the X-ray and is blank elsewhere; so nothing can come along unnoticed.
+
+    Raises:
+        ValueError: the X-ray lacks what is needed to refer to it.
+    """
+    from pydicom import Dataset
+
+    reference = Dataset()
+    for keyword in BLANK:
+        setattr(reference, keyword, "")
+    with said(f"the header of {name} cannot be read: get a sound copy"):
+        reference.Rows, reference.Columns = int(header.Rows), int(header.Columns)
+        uids = {keyword: header.get(keyword) for keyword in (*UIDS, "FrameOfReferenceUID")}
+        if header.get("LossyImageCompression") == "01":
+            reference.LossyImageCompression = "01"
+    for keyword, uid in uids.items():
+        if uid and uid.is_valid:  # one that is not could be anything
+            setattr(reference, keyword, uid)
+        elif keyword in UIDS:
+            raise ValueError(f"no valid {keyword} in {name}: a segmentation cannot refer to it, get the original file")
+    return reference
+
+
+def _described(labels: Iterable[str], model: str, version: str) -> "list[SegmentDescription]":
+    """What each segment is, and which model found it.
+
+    Raises:
+        ImportError: highdicom is missing.
+    """
+    try:
+        from highdicom import AlgorithmIdentificationSequence
+    except ImportError as error:
+        raise ImportError("DICOM-SEG needs highdicom: pip install 'chest-xray-masks[dicom]'") from error
+    from highdicom.seg import SegmentDescription
+    from highdicom.sr import CodedConcept
+    from pydicom.sr.codedict import codes
+
+    algorithm = AlgorithmIdentificationSequence(model, codes.cid7162.ArtificialIntelligence, version)
+    structure = codes.cid7150.AnatomicalStructure
+    return [
+        SegmentDescription(
+            number, label, structure, CodedConcept(SEGMENTS[label], "SCT", label), "AUTOMATIC", algorithm
+        )
+        for number, label in enumerate(labels, 1)
+    ]
+
+
+def _segmentation(
+    reference: "Dataset", masks: dict[str, np.ndarray], descriptions: "list[SegmentDescription]"
+) -> "Segmentation":
+    """One frame for each mask that is not empty."""
+    from highdicom import UID
+    from highdicom.seg import Segmentation
+
+    algorithm = descriptions[0].algorithm_identification
+    found = Segmentation(
+        [reference],
+        np.stack([mask.astype(bool).astype(np.uint8) for mask in masks.values()], -1)[None],  # (1, H, W, segments)
+        "BINARY",
+        descriptions,
+        series_instance_uid=UID(),
+        series_number=1,
+        sop_instance_uid=UID(),
+        instance_number=1,
+        manufacturer="chest-xray-masks",
+        manufacturer_model_name=algorithm.name,
+        software_versions=algorithm.version,
+        device_serial_number="none",
+        content_label="LUNGS",
+        content_description="Research use, not a medical device",
+    )
+    found.PatientIdentityRemoved, found.DeidentificationMethod = "YES", "All but the UIDs of the X-ray left out"
+    return found

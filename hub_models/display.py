@@ -1,0 +1,137 @@
+"""Stored values of a DICOM X-ray to the gray that a screen shows: modality, then values of interest, then polarity.
+
+The headers here are pydicom's, which itself is imported only where there is one.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+LEAST_WIDTHS = {"LINEAR": 1, "LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}  # of a window, by its function
+
+
+def displayed(header: "Dataset", stored: np.ndarray) -> np.ndarray:
+    """(H, W) float32 in [0, 255] of (H, W) integers as stored, or of (H, W, 3) uint8; white is dense.
+
+    The first window is taken (LINEAR, LINEAR_EXACT or SIGMOID), a VOI LUT before it. An image without either, or with
+    a window that cannot be used, goes over its full range, as one of the dataset builder: from 0 to the top of the
+    smallest of `BIT_DEPTHS` that holds the stored values, signed ones shifted to start at 0. MONOCHROME1 and the
+    presentation shape INVERSE are inverted. Padding becomes as dark as the darkest real pixel. Colour becomes
+    luminance.
+
+    Source: DICOM PS3.3 C.11.1 (modality), C.11.2 (VOI), C.7.6.3.1.2 (photometric), C.7.5.1.1.2 (padding).
+    """
+    if stored.ndim == 3:
+        return luminance(stored).round()
+    codes = stored.astype(stored.dtype.newbyteorder("="), copy=False).view(f"u{stored.itemsize}")
+    is_present = np.zeros(2 ** (8 * codes.itemsize), bool)
+    is_present[codes] = True
+    levels = np.flatnonzero(is_present).astype(codes.dtype).view(f"{stored.dtype.kind}{stored.itemsize}")
+    table = np.zeros(len(is_present), np.float32)
+    table[is_present] = _shown(header, levels)  # of the values, far fewer than pixels
+    return table[codes]
+
+
+def _shown(header: "Dataset", levels: np.ndarray) -> np.ndarray:
+    """As `displayed`, of the (N,) values that a gray image holds."""
+    real = _real(header, levels)
+    shown = _of_interest(header, levels, real)
+    if word(header, "PhotometricInterpretation") == "MONOCHROME1" or word(header, "PresentationLUTShape") == "INVERSE":
+        shown = 255 - shown
+    shown = shown.clip(0, 255)
+    shown[~real] = shown[real].min()
+    return shown
+
+
+def _real(header: "Dataset", levels: np.ndarray) -> np.ndarray:
+    """(N,) bool of the values that are no padding; all of them where none would be left."""
+    padding, limit = header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")
+    if padding is None:
+        return np.ones(levels.shape, bool)
+    # some files write that of signed pixels as unsigned: as their own type both are the same
+    ends = np.array([padding, padding if limit is None else limit]).astype(levels.dtype)
+    real = (levels < ends.min()) | (levels > ends.max())
+    return real if real.any() else np.ones(levels.shape, bool)
+
+
+def _of_interest(header: "Dataset", levels: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """(N,) float, in [0, 255] but for padding, before the polarity; `real` is what is no padding."""
+    slope, intercept = float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
+    values, top = levels * slope + intercept, 0
+    if table := header.get("ModalityLUTSequence"):
+        values, top = _looked_up(levels, table[0], header)
+    if table := header.get("VOILUTSequence"):
+        values, top = _looked_up(values, table[0], header)
+    elif window := usable_window(header):
+        from pydicom.pixels import apply_windowing
+
+        return apply_windowing(values, window)
+    if top:
+        return values * (255 / top)
+    raised = levels.astype(np.int32) + (2 ** (int(header.BitsStored) - 1) if header.PixelRepresentation else 0)
+    share = raised / full_scale(raised[real].max())
+    return 255 * (share if slope > 0 else 1 - share)
+
+
+def _looked_up(values: np.ndarray, table: "Dataset", header: "Dataset") -> tuple[np.ndarray, int]:
+    """A lookup table's entry for each value, and the top of the smallest of `BIT_DEPTHS` that holds all its entries.
+
+    Values before the table get its first entry, values behind it its last. A table may claim more bits than it uses.
+    pydicom's own `apply_voi` wraps the values of 8-bit tables of more than 256 entries.
+    """
+    count, first = int(table.LUTDescriptor[0]) or 2**16, int(table.LUTDescriptor[1])
+    entries = table.LUTData
+    if isinstance(entries, bytes):
+        order = "<" if header.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        entries = np.frombuffer(entries, np.uint8 if len(entries) < 2 * count else f"{order}u2")
+    entries = np.atleast_1d(np.asarray(entries))[:count]
+    at = np.clip(np.rint(values).astype(np.int64) - first, 0, len(entries) - 1)
+    return entries[at].astype(np.float64), full_scale(entries.max())
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """(H, W) float32 of (H, W, 3) red, green and blue, in their own range; source: ITU-R BT.601, as PIL's mode `L`."""
+    return colours.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+
+
+def full_scale(highest: float) -> int:
+    """Top of the smallest of `BIT_DEPTHS` that holds a value: 255 for 200, 4095 for 4000.
+
+    Raises:
+        ValueError: a value of more than 16 bits.
+    """
+    for bits in BIT_DEPTHS:
+        if highest < 2**bits:
+            return 2**bits - 1
+    raise ValueError(f"a value of {highest} needs more than {BIT_DEPTHS[-1]} bits: pass gray of at most so many")
+
+
+def usable_window(header: "Dataset") -> "Dataset | None":
+    """The first window, for an output of 8 bits: from 0 to 255; None where there is none that can be used."""
+    from pydicom import Dataset
+
+    centers, widths = numbers(header, "WindowCenter"), numbers(header, "WindowWidth")
+    function = word(header, "VOILUTFunction") or "LINEAR"
+    if not (centers and widths) or widths[0] < LEAST_WIDTHS.get(function, math.inf):
+        return None
+    window = Dataset()
+    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centers[0], widths[0], function
+    window.BitsStored, window.PixelRepresentation, window.PhotometricInterpretation = 8, 0, "MONOCHROME2"
+    return window
+
+
+def word(header: "Dataset", keyword: str) -> str:
+    """One code of a header in capitals, empty where there is none."""
+    return str(header.get(keyword) or "").strip().upper()
+
+
+def numbers(header: "Dataset", keyword: str) -> list[float]:
+    """The values of an element; none where it is absent or empty, or one is not finite."""
+    value = header.get(keyword)
+    values = [] if value is None else [float(one) for one in np.atleast_1d(np.asarray(value, dtype=object))]
+    return values if all(map(math.isfinite, values)) else []

@@ -1,0 +1,129 @@
+import io
+import sys
+import warnings
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from tiny import SECRET, dicom, dicom_bytes, dicom_with_patient
+
+from hub_models.dicom_seg import TAGS, write_segmentation
+
+FILM = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
+UIDS = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+RIGHT, LEFT = np.zeros((2, 48, 36), bool)
+RIGHT[5:40, 3:15] = LEFT[5:40, 20:33] = True  # the patient's right lung is at the left of the image
+
+
+def test_lungs_come_back_by_the_side_with_what_they_refer_to(tmp_path: Path) -> None:
+    (tmp_path / "film.dcm").write_bytes(dicom(FILM, **UIDS, FrameOfReferenceUID="1.2.6"))
+    masks = {"Right lung": RIGHT, "Left lung": LEFT}
+    write_segmentation(tmp_path / "film.dcm", masks, tmp_path / "lungs.dcm", "segformer-light", "cb90f45")
+    found = highdicom.seg.segread(tmp_path / "lungs.dcm")
+    assert found.segmentation_type.value == "BINARY"
+    assert found.get_source_image_uids() == [("1.2.4", "1.2.5", "1.2.3")]  # study, series, instance
+    assert (found.StudyInstanceUID, found.FrameOfReferenceUID) == ("1.2.4", "1.2.6")
+    assert found.SeriesInstanceUID != "1.2.5" and found.SOPInstanceUID != "1.2.3"
+    pixels = found.get_pixels_by_source_instance(["1.2.3"], ignore_spatial_locations=True)
+    np.testing.assert_array_equal(pixels[0], np.stack([RIGHT, LEFT], -1))
+    for number, (label, code) in enumerate([("Right lung", "3341006"), ("Left lung", "44029006")], 1):
+        segment = found.get_segment_description(number)
+        assert segment.segment_label == label and segment.algorithm_type.value == "AUTOMATIC"
+        assert (segment.segmented_property_type.value, segment.segmented_property_type.scheme_designator) == (
+            code,
+            "SCT",
+        )
+        algorithm = segment.algorithm_identification
+        assert (algorithm.name, algorithm.version) == ("segformer-light", "cb90f45")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_one_mask_is_one_lung_segment(tmp_path: Path) -> None:
+    write_segmentation(dicom(FILM, **UIDS), RIGHT | LEFT, tmp_path / "lungs.dcm", "m", "1")
+    found = highdicom.seg.segread(tmp_path / "lungs.dcm")
+    assert (
+        found.number_of_segments == 1 and found.get_segment_description(1).segmented_property_type.value == "39607008"
+    )
+    np.testing.assert_array_equal(pydicom.dcmread(tmp_path / "lungs.dcm").pixel_array, RIGHT | LEFT)
+    assert "FrameOfReferenceUID" not in found and found.LossyImageCompression == "00"
+
+
+def test_lung_that_was_not_found_takes_no_frame(tmp_path: Path) -> None:
+    masks = {"Right lung": RIGHT, "Left lung": np.zeros_like(LEFT)}
+    write_segmentation(dicom(FILM, **UIDS), masks, tmp_path / "lungs.dcm", "m", "1")
+    found = highdicom.seg.segread(tmp_path / "lungs.dcm")
+    assert found.number_of_segments == 2 and found.NumberOfFrames == 1
+
+
+def test_loss_of_the_source_is_told(tmp_path: Path) -> None:
+    write_segmentation(dicom(FILM, **UIDS, LossyImageCompression="01"), RIGHT, tmp_path / "lungs.dcm", "m", "1")
+    assert pydicom.dcmread(tmp_path / "lungs.dcm").LossyImageCompression == "01"
+
+
+def test_nothing_of_the_patient_is_in_it(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pydicom, which writes the file
+        header = dicom_with_patient(TAGS)
+        header.StudyInstanceUID, header.SeriesInstanceUID = UIDS.values()
+        header.FrameOfReferenceUID = SECRET  # no UID: left out
+        data = dicom_bytes(header)
+    assert data.count(SECRET.encode()) > 700
+    write_segmentation(data, RIGHT, tmp_path / "lungs.dcm", "m", "1")
+    written = (tmp_path / "lungs.dcm").read_bytes()
+    assert b"DOE" not in written and b"SECRET" not in written
+    found = pydicom.dcmread(tmp_path / "lungs.dcm")
+    assert found.PatientIdentityRemoved == "YES"
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate"):
+        assert keyword in found and not found[keyword].value
+    assert "FrameOfReferenceUID" not in found
+
+
+def test_numbers_of_the_patient_are_not_in_it_either(tmp_path: Path) -> None:
+    visit = {"PatientID": "7340211", "PatientBirthDate": "19510317", "StudyDate": "20190228", "PatientAge": "067Y"}
+    write_segmentation(dicom(FILM, **UIDS, **visit), RIGHT, tmp_path / "lungs.dcm", "m", "1")
+    written = (tmp_path / "lungs.dcm").read_bytes()
+    assert not [value for value in visit.values() if value.encode() in written]
+
+
+def without(keyword: str) -> bytes:
+    header = pydicom.dcmread(io.BytesIO(dicom(FILM, **UIDS)))
+    del header[keyword]
+    return dicom_bytes(header)
+
+
+@pytest.mark.parametrize(
+    ("source", "masks", "message"),
+    [
+        (lambda: b"no DICOM" * 100, RIGHT, "DICOM bytes is no DICOM file"),
+        (lambda: without("StudyInstanceUID"), RIGHT, "no valid StudyInstanceUID in DICOM bytes: .* get the original"),
+        (lambda: dicom(FILM, **UIDS | {"StudyInstanceUID": SECRET}), RIGHT, "no valid StudyInstanceUID in DICOM byt"),
+        (lambda: without("Rows"), RIGHT, "the header of DICOM bytes cannot be read"),
+        (lambda: dicom(FILM, **UIDS, SOPClassUID="1.2.3.4"), RIGHT, "is of a class that is not of the standard"),
+        (lambda: dicom(FILM, **UIDS), RIGHT[:9], "Lung is a mask of 9x36 pixels, DICOM bytes 48x36: pass the mask on"),
+        (lambda: dicom(FILM, **UIDS), {"Heart": RIGHT}, "no segment 'Heart': choose of Lung, Left lung, Right lung"),
+        (lambda: dicom(FILM, **UIDS), np.zeros_like(RIGHT), "no lung in the masks of DICOM bytes: there is nothing"),
+        (lambda: dicom(FILM, **UIDS), {}, "no lung in the masks of DICOM bytes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*Invalid value for VR UI")
+def test_what_cannot_be_written(source, masks: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        write_segmentation(source(), masks, tmp_path / "lungs.dcm", "m", "1")
+    assert SECRET not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_highdicom_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dicom(FILM, **UIDS)
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(ImportError, match=r"DICOM-SEG needs highdicom: pip .*masks\[dicom\]"):
+        write_segmentation(data, RIGHT, tmp_path / "lungs.dcm", "m", "1")
+
+
+def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
+    (tmp_path / "lungs.dcm").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_segmentation(dicom(FILM, **UIDS), RIGHT, tmp_path / "lungs.dcm", "m", "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["lungs.dcm"]
