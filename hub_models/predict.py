@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hub_models.downloads import local_run
-from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
+from hub_models.pixels import MARGIN, Source, crop_to_lungs, read_xray, resize_gray
 from hub_models.predictor import Predictor, logits_of, or_whole
 from hub_models.published import pixel_spacing_mm
 from hub_models.quality import Lungs, flags_of, lungs_of
@@ -26,11 +26,12 @@ DECISIONS = {
 
 @dataclass(frozen=True)
 class Film:
-    """An X-ray as decoded: its name, PIL gray image (mode L, or F in [0, 255]), and (row, column) spacing if known."""
+    """An X-ray as decoded: its name, PIL gray image (mode L, or F in [0, 255]), (row, column) spacing, what is odd."""
 
     name: str
     gray: Image.Image
     spacing_mm: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Prediction:
         probability: calibrated probability in [0, 1] that a radiologist labels it tuberculosis; None without a
             classifier.
         threshold: probability from which on tuberculosis is suspected, as stored with the classifier.
+        notes: what the file itself says against trusting a prediction; DICOM's only.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Prediction:
     mask: np.ndarray | None = None
     probability: float | None = None
     threshold: float | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def lungs(self) -> Lungs | None:
@@ -63,7 +66,7 @@ class Prediction:
     @cached_property
     def flags(self) -> tuple[str, ...]:
         """What speaks against trusting the prediction, a short sentence each; empty where nothing does."""
-        return () if self.lungs is None else flags_of(self.lungs)
+        return self.notes if self.lungs is None else (*flags_of(self.lungs), *self.notes)
 
     @property
     def is_suspected(self) -> bool | None:
@@ -133,11 +136,11 @@ class ChestXrayReader:
         """
         if isinstance(source, str | Path):
             name = Path(source).name
-        gray = to_gray(source)
+        gray, spacing_mm, notes = read_xray(source)
         if min(gray.size) < LEAST_SIDE:
             size = f"{gray.width}x{gray.height} pixels"
             raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")
-        return Film(name, gray, pixel_spacing_mm(Path(name).stem, gray.height, gray.width))
+        return Film(name, gray, spacing_mm or pixel_spacing_mm(Path(name).stem, gray.height, gray.width), notes)
 
     def segment(self, films: Sequence[Film]) -> list[torch.Tensor | None]:
         """The segmenter's logits (2, s, s) of each X-ray, on the CPU; None without a segmenter."""
@@ -172,7 +175,7 @@ class ChestXrayReader:
         """What the stages found, as one."""
         threshold = None if probability is None else self.classifier.settings.threshold
         sides = film.gray.height, film.gray.width
-        return Prediction(film.name, *sides, film.spacing_mm, mask, probability, threshold)
+        return Prediction(film.name, *sides, film.spacing_mm, mask, probability, threshold, film.notes)
 
 
 def _load(source: str | Path | None, task: str, revision: str | None) -> Predictor | None:

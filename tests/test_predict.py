@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny import dicom
 
 from hub_models.cohort import load_cohort
 from hub_models.config import TrainConfig
@@ -136,3 +137,13 @@ def test_bad_x_rays_are_named(lungs_folder, tmp_path) -> None:
         reader.read(tmp_path / "dot.png")
     with pytest.raises(FileNotFoundError, match="absent.png"):
         reader.read(tmp_path / "absent.png")
+
+
+def test_dicom_brings_its_spacing_and_its_notes(lungs_folder, tmp_path) -> None:
+    values = np.asarray(Image.effect_noise((64, 80), 60)).astype(np.uint16)
+    file = dicom(values, PixelSpacing=[0.5, 0.2], ViewPosition="LL")
+    (tmp_path / "film").write_bytes(file)
+    (one,) = ChestXrayReader(lungs_folder).read(tmp_path / "film")
+    assert one.spacing_mm == (0.5, 0.2) and (one.height, one.width) == (80, 64)
+    assert one.lungs.right_mm2 + one.lungs.left_mm2 == pytest.approx(one.mask.sum() * 0.1)
+    assert any("lateral" in flag for flag in one.flags)
