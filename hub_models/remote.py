@@ -125,6 +125,8 @@ def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Ite
     except CLIENT_ERRORS as error:
         # the client's own error stays out of tracebacks: addresses in it can hold signatures
         raise _plain(error, doing, where, token) from None
+    except ValueError as error:
+        raise ValueError(scrub(str(error), token)) from None
 
 
 def _plain(error: BaseException, doing: str, where: str, token: str | bool | None) -> OSError | ValueError:

@@ -42,6 +42,12 @@ class Head:
     digests: dict[str, str]
 
 
+def differences(ours: Mapping[str, frozenset[str]], head: Head) -> tuple[list[str], list[str]]:
+    """Paths of `ours`, with both digests of each, that a head has not or otherwise; and paths that only it has."""
+    wanted = [path for path in ours if head.digests.get(path) not in ours[path]]
+    return wanted, [path for path in head.digests if path not in ours and path != KEPT]
+
+
 @dataclass(frozen=True)
 class Repository:
     """A branch of a "model", "dataset" or "space" repository, which need not exist yet."""
@@ -106,16 +112,14 @@ class Repository:
         ours = {path: digests_of(source) for path, source in files.items()}
         adds = {path: CommitOperationAdd(path, source) for path, source in files.items()}  # each knows if it was sent
 
-        def left(head: Head) -> list[CommitOperationAdd | CommitOperationDelete]:
-            gone = [CommitOperationDelete(path) for path in head.digests if path not in files and path != KEPT]
-            return gone + [adds[path] for path in files if head.digests.get(path) not in ours[path]]
-
         def once() -> tuple[str, bool]:
             head = self._look(self.branch)
-            if head is not None and not (operations := left(head)):
+            wanted, gone = differences(ours, head) if head else ([], [])
+            if head is not None and not wanted + gone:
                 return head.commit, head.commit != parent.commit
             if head is None or head.commit != parent.commit:
                 raise ValueError(f"somebody else pushed to {self.id} meanwhile: look at {self.url}, then push again")
+            operations = [*map(CommitOperationDelete, gone), *(adds[path] for path in wanted)]
             options = {"commit_message": message, "repo_type": self.type, "revision": self.branch}
             return self.api.create_commit(self.id, operations, parent_commit=parent.commit, **options).oid, True
 
@@ -125,7 +129,7 @@ class Repository:
             except RevisionNotFoundError as error:
                 raise ValueError(f"{self.branch!r} is no branch of {self.id}: pass the name of one") from error
             held = retried(self._look, commit)
-        if held is None or left(held):
+        if held is None or any(differences(ours, held)):
             raise ValueError(
                 f"{self.url} does not hold all that was sent: look whether a .gitignore there hides files"
             )
