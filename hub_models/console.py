@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.utils import logging as hub_logging
 from transformers.utils import logging as transformers_logging
 
 
@@ -21,6 +22,7 @@ def plain_terminal() -> Iterator[None]:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hub_models").setLevel(logging.INFO)
     transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # its warnings name addresses with signatures
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # of DDP, on speed
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")

@@ -118,30 +118,36 @@ def kept(run: Run, heading: str) -> str:
     return f"Of {len(training['epochs'])} epochs, epoch {epoch} was kept, {which} ({heading} there: {value:.3f})."
 
 
+def places(run: Run, output: str = "RUN", depth: int = 1) -> dict[str, str]:
+    """Names that stand for places of the trainer's machine, by the field of the config that holds one."""
+    config, named = run.config, {"data_dir": "DATA", "output_dir": output}
+    if config.segmenter:
+        named["segmenter"] = "LUNGS"
+    if not config.from_scratch and run.base_model is None:
+        named["model"] = f"START{depth if depth > 1 else ''}"
+    elif config.model and config.model not in ARCHITECTURES and run.base_model is None:
+        named["model"] = "ARCHITECTURE"
+    return named
+
+
 def commands(run: Run, output: str = "RUN", depth: int = 1) -> str:
     """Command lines that made the run, and before them those of the run it started from where that is at hand.
 
-    Places of the trainer's machine are named DATA, RUN, START and LUNGS.
+    Places of the trainer's machine are named as `places` has them.
     """
     config, before = run.config, ""
-    places = {"data_dir": "DATA", "output_dir": output}
-    if config.segmenter:
-        places["segmenter"] = "LUNGS"
-    if not config.from_scratch and run.base_model is None:
-        places["model"] = f"START{depth if depth > 1 else ''}"
-        if all(
-            (Path(config.model) / name).is_file() for name in (CONFIG_NAME, RESULTS_NAME, DATA_NAME, "config.json")
-        ):
-            before = commands(Run.read(config.model), places["model"], depth + 1) + "\n"
-    elif config.model and config.model not in ARCHITECTURES and run.base_model is None:
-        places["model"] = "ARCHITECTURE"
+    named = places(run, output, depth)
+    if named.get("model", "").startswith("START") and all(
+        (Path(config.model) / name).is_file() for name in (CONFIG_NAME, RESULTS_NAME, DATA_NAME, "config.json")
+    ):
+        before = commands(Run.read(config.model), named["model"], depth + 1) + "\n"
     words = ["accelerate launch"] + [
         f"--{name} {value}" for name, value in run.results["launch"].items() if name != "processes"
     ]
     words += [f"--num_processes {run.results['launch']['processes']}", "scripts/train.py"]
     for one in fields(config):
-        value = places.get(one.name, getattr(config, one.name))
-        if one.name in places or value != one.default:
+        value = named.get(one.name, getattr(config, one.name))
+        if one.name in named or value != one.default:
             words.append(f"--{one.name}" if value is True else f"--{one.name} {shlex.quote(str(value))}")
     joined = " ".join(word.replace(" ", "\0") for word in words)  # an option stays on its value's line
     lines = textwrap.wrap(joined, 100, break_long_words=False, break_on_hyphens=False)

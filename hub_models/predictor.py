@@ -17,11 +17,11 @@ from hub_models.architectures import build, normalize
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
 from hub_models.data import code_hash
+from hub_models.downloads import RUN_PARTS
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
 from hub_models.tasks import TASKS, VIEWS, Settings, Task
 
 CODE_HASH = code_hash(*(room.__file__ for room in (architectures, augment, display, images, pixels, tasks)), __file__)
-RUN_PARTS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
