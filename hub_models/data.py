@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import chest_xray_masks
-from hub_models import pixels, published
+from hub_models import masks, pixels, published
 from hub_models.augment import Ranges, draw
 from hub_models.pixels import FITS, MARGIN, Fit, crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
 from hub_models.published import pixel_spacing_mm
@@ -28,7 +28,9 @@ def code_hash(*files: str | Path) -> str:
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
 
 
-CODE_HASH = code_hash(__file__, pixels.__file__, published.__file__, published.TABLE, chest_xray_masks.__file__)
+CODE_HASH = code_hash(
+    __file__, masks.__file__, pixels.__file__, published.__file__, published.TABLE, chest_xray_masks.__file__
+)
 
 
 def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.DatasetDict:

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hub_models import architectures, augment, pixels, tasks
+from hub_models import architectures, augment, masks, pixels, tasks, tracing
 from hub_models.architectures import build, normalize
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
@@ -20,7 +20,7 @@ from hub_models.data import code_hash
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
 from hub_models.tasks import TASKS, VIEWS, Settings, Task
 
-CODE_HASH = code_hash(*(room.__file__ for room in (architectures, augment, pixels, tasks)), __file__)
+CODE_HASH = code_hash(*(room.__file__ for room in (architectures, augment, masks, pixels, tasks, tracing)), __file__)
 RUN_PARTS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json", "model.safetensors")
 
 
