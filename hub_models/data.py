@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import chest_xray_masks
-from hub_models import display, images, pixels, published
+from hub_models import display, images, masks, pixels, published
 from hub_models.augment import Ranges, draw
 from hub_models.pixels import FITS, MARGIN, Fit, crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
 from hub_models.published import pixel_spacing_mm
@@ -28,7 +28,7 @@ def code_hash(*files: str | Path) -> str:
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
 
 
-ROOMS = (chest_xray_masks, display, images, pixels, published)  # whose code makes the arrays
+ROOMS = (chest_xray_masks, display, images, masks, pixels, published)  # whose code makes the arrays
 CODE_HASH = code_hash(__file__, *(room.__file__ for room in ROOMS), published.TABLE)
 
 

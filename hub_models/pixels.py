@@ -7,12 +7,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from scipy.ndimage import maximum_filter1d
 
 from chest_xray_masks import binarize
 from hub_models.dicom import read_dicom, read_spacing
 from hub_models.display import BIT_DEPTHS, full_scale
 from hub_models.images import Source, is_dicom_source, open_image
+from hub_models.masks import widen
 
 BOX = Image.Resampling.BOX  # plain area average; the saved image processors use it too, so both see the same pixels
 FITS = ("squash", "pad")  # how an X-ray fills the square: its aspect squashed, or kept between black bars
@@ -184,12 +184,19 @@ def crop_to_lungs(gray: Image.Image, mask: np.ndarray, margin: float) -> Image.I
     top, left, bottom, right = lungs_box(mask, 0)
     reach = round(margin / 2 * max(bottom - top, right - left))
     top, left, bottom, right = lungs_box(mask, margin)
-    near = mask[top:bottom, left:right].astype(np.uint8)
-    for axis in (0, 1):
-        near = maximum_filter1d(near, 2 * reach + 1, axis, mode="constant")
-    lungs = near > 0
-    values = np.asarray(gray.crop((left, top, right, bottom)), dtype=np.float32)  # (bottom - top, right - left)
+    lungs = widen(mask[top:bottom, left:right], reach)
+    values = np.asarray(gray.crop((left, top, right, bottom)))  # (bottom - top, right - left)
+    if gray.mode == "L":  # each of 256 grays once, which is quicker than each pixel
+        grays, counts = np.arange(256), Image.fromarray(values[lungs][None]).histogram()
+        mean = np.average(grays, weights=counts)
+        spread = np.average((grays - mean) ** 2, weights=counts) ** 0.5
+        table = _evened(grays, mean, spread) ^ MID_GRAY  # so that 0 stands for mid-gray
+        even = np.asarray(Image.fromarray(values).point(table.tolist()))
+        return Image.fromarray((even & -lungs.view(np.uint8)) ^ np.uint8(MID_GRAY))
     inside = values[lungs].astype(np.float64)
-    spread = inside.std() or 1.0  # a constant image has none
-    even = MID_GRAY + LUNG_SD * (values - inside.mean()) / spread
-    return Image.fromarray(np.where(lungs, even, MID_GRAY).round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray(np.where(lungs, _evened(values, inside.mean(), inside.std()), np.uint8(MID_GRAY)))
+
+
+def _evened(values: np.ndarray, mean: float, spread: float) -> np.ndarray:
+    """Values as uint8, their mean and spread those of the lungs; a constant image has no spread."""
+    return (MID_GRAY + LUNG_SD * (values - mean) / (spread or 1.0)).round().clip(0, 255).astype(np.uint8)

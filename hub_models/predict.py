@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from hub_models.downloads import local_run
+from hub_models.masks import keep_two_lungs
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, read_xray, resize_gray
 from hub_models.predictor import Predictor, logits_of, or_whole
 from hub_models.published import pixel_spacing_mm
 from hub_models.quality import Lungs, flags_of, lungs_of
-from hub_models.tasks import keep_two_lungs
 
 CHUNK = 16  # X-rays in a forward pass
 LEAST_SIDE = 32  # pixels; below it nothing can be seen

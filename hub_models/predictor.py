@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hub_models import architectures, augment, display, images, pixels, tasks
+from hub_models import architectures, augment, display, images, masks, pixels, tasks, tracing
 from hub_models.architectures import build, normalize
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
@@ -21,7 +21,8 @@ from hub_models.downloads import RUN_PARTS
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
 from hub_models.tasks import TASKS, VIEWS, Settings, Task
 
-CODE_HASH = code_hash(*(room.__file__ for room in (architectures, augment, display, images, pixels, tasks)), __file__)
+ROOMS = (architectures, augment, display, images, masks, pixels, tasks, tracing)  # whose code makes a prediction
+CODE_HASH = code_hash(*(room.__file__ for room in ROOMS), __file__)
 
 
 @dataclass(frozen=True)

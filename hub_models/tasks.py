@@ -8,10 +8,10 @@ import datasets
 import numpy as np
 import torch
 from monai.losses import DiceCELoss
-from scipy.ndimage import binary_fill_holes, label
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import PreTrainedModel
 
+from hub_models.masks import keep_two_lungs
 from hub_models.metrics import (
     DISTANCES,
     Overlap,
@@ -26,6 +26,7 @@ from hub_models.metrics import (
 )
 from hub_models.pixels import content_box, to_mask
 from hub_models.published import pixel_spacing_mm
+from hub_models.tracing import is_above_zero
 
 SETTINGS_KEY = "chest_xray_masks"
 SENSITIVITY = 0.9  # at which the threshold is chosen. Source: WHO 2014, target product profile of a TB triage test
@@ -149,22 +150,14 @@ def _validate_lungs(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dic
 
 def _lungs_from_logits(logits: torch.Tensor, height: int, width: int, settings: Settings) -> np.ndarray:
     """(height, width) bool of one X-ray's logits (2, s, s)."""
-    side = max(height, width)
-    square = (height, width) if settings.fit == "squash" else (side, side)
-    margin = interpolate((logits[1:] - logits[:1])[None].float(), square, mode="bilinear")[0, 0]  # (H, W) or (L, L)
-    if settings.fit != "squash":
+    margin = logits[1] - logits[0]  # (s, s)
+    if settings.fit == "squash":
+        mask = is_above_zero(margin, height, width)
+    else:
+        side = max(height, width)
         top, left, bottom, right = content_box(height, width, side, settings.fit)
-        margin = margin[top:bottom, left:right]  # (H, W)
-    mask = (margin > 0).cpu().numpy()
+        mask = np.ascontiguousarray(is_above_zero(margin, side, side)[top:bottom, left:right])
     return keep_two_lungs(mask) if settings.two_lungs else mask
-
-
-def keep_two_lungs(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the two largest regions of a mask, their holes filled; an empty mask stays empty."""
-    regions, count = label(mask)
-    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
-    largest = 1 + np.argsort(-sizes, kind="stable")[:2]
-    return binary_fill_holes(np.isin(regions, largest) & mask)
 
 
 def _measure_lungs(logits: torch.Tensor, row: Row, settings: Settings) -> dict[str, float]:

@@ -21,9 +21,9 @@ def accelerate(*arguments: object, processes: int = 1, check: bool = True) -> su
     return _run(_launch(processes, arguments), check)
 
 
-def kill_when(reached: Callable[[], bool], *arguments: object) -> None:
-    """Start `accelerate launch --cpu ... ARGUMENTS` and end it with SIGKILL as soon as `reached()` is true."""
-    _signal_when(reached, signal.SIGKILL, arguments)
+def kill_when(reached: Callable[[], bool], *arguments: object, processes: int = 1) -> None:
+    """Start `accelerate launch ... ARGUMENTS` and end it with SIGKILL as soon as `reached()` is true."""
+    _signal_when(reached, signal.SIGKILL, arguments, processes)
 
 
 def interrupt_when(reached: Callable[[], bool], *arguments: object) -> tuple[int, str]:
@@ -32,9 +32,9 @@ def interrupt_when(reached: Callable[[], bool], *arguments: object) -> tuple[int
 
 
 def _signal_when(
-    reached: Callable[[], bool], number: int, arguments: tuple[object, ...], seconds: float = 120
+    reached: Callable[[], bool], number: int, arguments: tuple[object, ...], processes: int = 1, seconds: float = 120
 ) -> tuple[int, str]:
-    command = _launch(1, arguments)
+    command = _launch(processes, arguments)
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
         limit = time.monotonic() + seconds
         while not reached():

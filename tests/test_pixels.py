@@ -402,6 +402,16 @@ def test_crop_without_margin_is_the_box_with_mid_gray_between_the_lungs() -> Non
     np.testing.assert_array_equal(np.asarray(flat), [[128] * 4] * 2)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_crop_of_8_bits_is_that_of_their_floats(seed: int) -> None:
+    # a table of 256 grays does for the one what is done to each pixel of the other
+    rng = np.random.default_rng(seed)
+    gray = Image.fromarray(rng.normal(120, 40, (90, 70)).clip(0, 255).astype(np.uint8))
+    mask = rng.random((90, 70)) < 0.01
+    cuts = [np.asarray(crop_to_lungs(one, mask, 0.07)) for one in (gray, gray.convert("F"))]
+    np.testing.assert_array_equal(*cuts)
+
+
 def test_crop_refuses_masks_that_do_not_fit() -> None:
     gray = Image.new("L", (24, 20), 100)
     with pytest.raises(ValueError, match="lung mask of 10x24 pixels, its X-ray 20x24"):

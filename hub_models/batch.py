@@ -1,0 +1,134 @@
+"""Any number of X-rays to masks and a table, by all processes of a launch; killed, the next one goes on from there."""
+
+import json
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from datasets.distributed import split_dataset_by_node
+from tqdm.auto import tqdm
+
+from hub_models import pipeline, predict, predictor, quality
+from hub_models.data import code_hash
+from hub_models.downloads import local_run
+from hub_models.files import held, write_json
+from hub_models.ledger import close_ledger, done_before, drop_rows, file_of, is_whole, open_ledger
+from hub_models.pipeline import SCHEMA, Desk, read_stream
+from hub_models.predict import ChestXrayReader
+from hub_models.predictor import run_digest
+from hub_models.report import make_accelerator
+from hub_models.rows import Sources
+from hub_models.sources import find_sources
+
+logger = logging.getLogger(__name__)
+
+CODE_HASH = code_hash(*(room.__file__ for room in (pipeline, predict, quality))) + predictor.CODE_HASH
+SETTINGS_NAME = "predict.json"
+TABLE_NAME = "predictions"
+
+
+def read_all(
+    images: str,
+    output: str | Path,
+    segmenter: str | Path | None = None,
+    classifier: str | Path | None = None,
+    revision: str | None = None,
+    overlays: bool = False,
+    batch_size: int | None = None,
+    **where: str | None,
+) -> Path:
+    """`output`, where each X-ray of `images` has a row in `predictions.parquet` and `.csv`, and its lungs in `masks/`.
+
+    The columns are those of `pipeline.COLUMNS`: `source`, the key that `find_sources` gives; `mask`, the path in the
+    folder of a PNG of 1 bit, as large as the X-ray; `error`, one sentence where a file could not be read, and null in
+    all others; what is not known, or no model was given for, is null. Shares are of the X-ray's pixels, in [0, 1].
+
+    The X-rays are shared out to the processes of the launch. Killed at any moment, the same call goes on from there,
+    in any number of processes; both tables are written last. A finished folder is left as it is.
+
+    Args:
+        images: as `find_sources` takes them.
+        output: folder to write to.
+        segmenter: run folder or Hub id of a lung model.
+        classifier: run folder or Hub id of a TB model.
+        revision: of those from the Hub.
+        overlays: whether to write pictures of the lungs over the X-rays, to `overlays/`.
+        batch_size: X-rays in a forward pass; by default 16, on a CPU one.
+        **where: more of what `find_sources` takes: config, split, data_dir, column.
+
+    Raises:
+        FileNotFoundError: there is no X-ray, or no model.
+        ValueError: `output` holds something else, or predictions of other X-rays, models or code, or another launch is
+            writing to it; a model that cannot be used.
+    """
+    folder = Path(output)
+    if overlays and segmenter is None:
+        raise ValueError("overlays show the lungs: pass a segmenter that finds them, or leave overlays out")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if folder.resolve().is_relative_to(Path(images).resolve()) and Path(images).is_dir():
+        raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
+    accelerator = make_accelerator()
+    with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
+        sources = find_sources(images, **where)
+        runs = [None if run is None else local_run(run, revision) for run in (segmenter, classifier)]
+    settings = _settings(sources, runs, overlays)
+    _check(folder, settings)
+    if is_whole(folder, TABLE_NAME):
+        logger.info("%s is finished: delete it, or pass another output, to read anew", folder)
+        if accelerator.is_main_process:
+            drop_rows(folder)
+        return folder
+    desk = Desk(ChestXrayReader(*runs), folder, overlays)
+    with held(folder) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            write_json(settings, folder / SETTINGS_NAME)
+            open_ledger(folder)
+        accelerator.wait_for_everyone()
+        _read_share(desk, sources, accelerator, batch_size)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            close_ledger(folder, TABLE_NAME, SCHEMA, len(sources.index))
+            logger.info("%d X-rays: %s", len(sources.index), folder / f"{TABLE_NAME}.csv")
+        accelerator.wait_for_everyone()
+    return folder
+
+
+def _settings(sources: Sources, runs: list[Path | None], overlays: bool) -> dict[str, Any]:
+    """What decides on all that is written."""
+    digests = [None if run is None else run_digest(run) for run in runs]
+    models = dict(zip(("segmenter", "classifier"), digests, strict=True))
+    return {"X-rays": sources.digest} | models | {"overlays": overlays, "code": CODE_HASH}
+
+
+def _check(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise ValueError unless `folder` is new or empty, or holds predictions of these settings."""
+    path = folder / SETTINGS_NAME
+    if not path.exists():
+        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise ValueError(f"output {folder} holds files but no predictions: pass a new or an empty folder")
+        return
+    then = json.loads(path.read_text())
+    if others := [name for name in settings if settings[name] != then.get(name)]:
+        named = ", ".join(others)
+        raise ValueError(f"output {folder} was made with other {named}: delete it, or pass another output")
+
+
+def _read_share(desk: Desk, sources: Sources, accelerator: Accelerator, batch_size: int | None) -> None:
+    """Read this process' share of what earlier launches left, and append a row for each X-ray to its file."""
+    left = np.flatnonzero(~done_before(desk.folder, len(sources.index)))
+    if len(left) < len(sources.index):
+        logger.info("going on: %d of %d X-rays are left", len(left), len(sources.index))
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    mine = split_dataset_by_node(sources.index.select(left), rank, processes)
+    rows = read_stream(desk, sources.stream(mine), accelerator.device, batch_size)
+    bar = tqdm(rows, "Reading X-rays", len(mine), disable=None if accelerator.is_main_process else True, unit="image")
+    try:
+        with file_of(desk.folder, rank).open("w", buffering=1) as file:  # a line at a time
+            for row in bar:
+                file.write(json.dumps(row) + "\n")
+    except KeyboardInterrupt as stopped:
+        raise KeyboardInterrupt("stopped: the same command goes on from there") from stopped

@@ -1,0 +1,165 @@
+"""X-rays as a stream, to masks and rows of a table: decoded, seen by the models and written at the same time."""
+
+import io
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow
+import torch
+from PIL import Image
+
+from chest_xray_masks import reason
+from hub_models.figures import PREDICTED
+from hub_models.ledger import NUMBER
+from hub_models.masks import mask_png, widen
+from hub_models.pixels import BOX
+from hub_models.predict import ChestXrayReader, Film, Prediction
+from hub_models.rows import Open
+
+ON_DEVICE = 16  # X-rays in a forward pass on an accelerator; on a CPU one by one, a core each
+LANES = 4  # batches under way at a time where there is an accelerator
+SHOWN, RIM = 800, 2  # pixels of an overlay's longer side, and of the rim around its lungs
+Row = dict[str, Any]
+AREAS = ("right_share", "left_share", "right_mm2", "left_mm2")
+
+COLUMNS = {
+    "source": "string",
+    "name": "string",
+    "height": "int32",
+    "width": "int32",
+    "spacing_row_mm": "double",
+    "spacing_column_mm": "double",
+    "right_share": "double",
+    "left_share": "double",
+    "right_mm2": "double",
+    "left_mm2": "double",
+    "probability": "double",
+    "threshold": "double",
+    "is_suspected": "bool",
+    "decision": "string",
+    "flags": "string",
+    "mask": "string",
+    "error": "string",
+}
+SCHEMA = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What one process reads with, and where it writes."""
+
+    reader: ChestXrayReader
+    folder: Path
+    overlays: bool = False
+
+
+def read_stream(
+    desk: Desk, items: Iterator[tuple[Row, Open]], device: torch.device, batch_size: int | None = None
+) -> Iterator[Row]:
+    """A row of the table for each X-ray, and its `number`, in the order of the items; files are written on the way.
+
+    A batch goes through its stages in one thread, which hands what is done image by image to a pool of a thread for
+    each core; as several batches are under way, some are decoded while others are on the device. On a CPU a batch is
+    one X-ray. Never more batches than there are threads, and as many finished ones, are in memory.
+    """
+    threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    lanes = threads + 1 if device.type == "cpu" else LANES
+    batch_size = batch_size or (1 if device.type == "cpu" else ON_DEVICE)
+    waiting = deque()
+    with _one_thread_each(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(lanes) as batches:
+        try:
+            while batch := list(islice(items, batch_size)):
+                waiting.append(batches.submit(_read_batch, desk, pool, batch))
+                if len(waiting) > 2 * lanes:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def cores() -> int:
+    """Count of the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Keep torch to the thread that calls it: the cores are busy with other X-rays."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _read_batch(desk: Desk, pool: ThreadPoolExecutor, batch: list[tuple[Row, Open]]) -> list[Row]:
+    decoded = list(pool.map(partial(_decode, desk.reader), batch))
+    films = [film for film in decoded if isinstance(film, Film)]
+    found = iter(_predict(desk.reader, pool, films) if films else ())
+    results = [next(found) if isinstance(film, Film) else film for film in decoded]
+    return list(pool.map(partial(_write, desk), (row for row, _ in batch), decoded, results))
+
+
+def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> Film | str:
+    """An X-ray as decoded, or why it could not be: a bad file is a row, whatever its decoder raises."""
+    row, open_source = item
+    try:
+        return reader.decode(open_source(), PurePosixPath(row["source"]).name)
+    except Exception as error:
+        return " ".join(reason(error).split())
+
+
+def _predict(reader: ChestXrayReader, pool: ThreadPoolExecutor, films: list[Film]) -> list[Prediction]:
+    """As `ChestXrayReader.read`, with the pool's threads for what is not done on the device."""
+    lungs = list(pool.map(reader.trace, films, reader.segment(films)))
+    probabilities = reader.classify(list(pool.map(reader.crop, films, lungs)))
+    return list(map(reader.conclude, films, lungs, probabilities))
+
+
+def _write(desk: Desk, row: Row, film: Film | str, found: Prediction | str) -> Row:
+    """The row of the table for an X-ray, its files written."""
+    columns = {NUMBER: row[NUMBER], "source": row["source"]}
+    if isinstance(found, str):
+        return columns | {"name": PurePosixPath(row["source"]).name, "error": found}
+    file = f"{row['output']}.png"
+    if found.mask is not None:
+        areas = {name: getattr(found.lungs, name) for name in AREAS}
+        columns |= areas | {"mask": _put(desk.folder, f"masks/{file}", mask_png(found.mask))}
+    if desk.overlays:
+        _put(desk.folder, f"overlays/{file}", _overlay(film.gray, found.mask))
+    spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
+    said = {"is_suspected": found.is_suspected, "flags": "; ".join(found.flags)} | spacing
+    names = ("name", "height", "width", "probability", "threshold", "decision")
+    return columns | said | {name: getattr(found, name) for name in names}
+
+
+def _put(folder: Path, name: str, data: bytes) -> str:
+    """The name, of a file in the folder that now holds the data."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)  # cut off by a kill, it has no row yet, and is written again
+    return name
+
+
+def _overlay(gray: Image.Image, mask: np.ndarray) -> bytes:
+    """PNG of an X-ray, SHOWN pixels long at the most, with a rim around its lungs."""
+    factor = min(1.0, SHOWN / max(gray.size))
+    size = [max(1, round(side * factor)) for side in gray.size]
+    picture = gray.resize(size, BOX).convert("L").convert("RGB")
+    lungs = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    picture.paste(tuple(PREDICTED.tolist()), mask=Image.fromarray(widen(lungs, RIM) & ~lungs))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,193 @@
+"""`Sources`, as which X-rays that were found are given, and those in the rows of Parquet files and datasets."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from fsspec.implementations.local import LocalFileSystem
+
+import chest_xray_masks  # noqa: F401  makes its name known to load_dataset
+from hub_models.pixels import Source
+
+LONGEST_PART = 200  # bytes of a folder's or file's name; file systems take 255
+
+Open = Callable[[], Source]  # what opens one X-ray
+
+
+@dataclass(frozen=True)
+class Sources:
+    """X-rays that were found; none of them has been opened.
+
+    Attributes:
+        index: a row for each: `number`, from 0; `source`, its unique key; `output`, a relative path unique to it, for
+            what is written of it; `place` and `row`, where it is; `size` of the file in bytes, if listed.
+        stream: (rows of the index) to each row and what opens its X-ray, in their order.
+    """
+
+    index: datasets.Dataset
+    stream: Callable[[datasets.Dataset], Iterator[tuple[dict[str, Any], Open]]]
+
+    @property
+    def digest(self) -> str:
+        """Of the keys and sizes, in their order."""
+        digest = hashlib.sha256()
+        for batch in self.index.select_columns(["source", "size"]).iter(1000):
+            digest.update(repr(batch).encode())
+        return digest.hexdigest()
+
+
+def index_of(
+    keys: list[str],
+    places: Iterable[str],
+    rows: Iterable[int] | None = None,
+    sizes: Iterable[int | None] | None = None,
+) -> datasets.Dataset:
+    """The index of `Sources` with these keys, none twice."""
+    none = [None] * len(keys)
+    columns = {"number": range(len(keys)), "source": keys, "output": _outputs(keys), "place": places}
+    columns |= {"row": none if rows is None else rows, "size": none if sizes is None else sizes}
+    kinds = dict.fromkeys(("number", "row", "size"), "int64") | dict.fromkeys(("source", "output", "place"), "string")
+    features = datasets.Features({name: datasets.Value(kinds[name]) for name in columns})
+    return datasets.Dataset.from_dict({name: list(values) for name, values in columns.items()}, features)
+
+
+def _outputs(keys: list[str]) -> list[str]:
+    """A relative path for each key, itself if it can be; no two are the same, where capitals count for nothing too."""
+    taken, paths = set(), []
+    for key in keys:
+        parts = [re.sub(r"[^\w.,+=@() -]", "_", part) for part in key.removesuffix(".png").split("/")]
+        parts = [part.encode()[:LONGEST_PART].decode(errors="ignore") for part in parts if part.strip(". ")]
+        path, number = "/".join(parts) or "image", 1
+        first = path
+        while path.casefold() in taken:
+            number += 1
+            path = f"{first}-{number}"
+        taken.add(path.casefold())
+        paths.append(path)
+    return paths
+
+
+def of_parquet(files: fsspec.AbstractFileSystem, tables: dict[str, str], column: str | None) -> Sources:
+    """X-rays in a `column` of Parquet files by name; see `sources.find_sources`.
+
+    Raises:
+        ValueError: a file without that column, or with several that may be meant; one that is no whole Parquet.
+    """
+    keys, ids, places, rows, sizes = [], [], [], [], []
+    for name, path in tables.items():
+        with files.open(path) as file:
+            table = pyarrow.parquet.ParquetFile(file)
+            schema, count = table.schema_arrow, table.metadata.num_rows
+            column = _image_column(name, [one.name for one in schema if _holds_images(one.type)], column)
+            keys += [f"{name}/{row}" for row in range(count)]
+            ids += table.read(["id"])["id"].to_pylist() if "id" in schema.names else []
+            places += [path] * count
+            sizes += [files.size(path)] * count
+            rows += range(count)
+    return Sources(index_of(_keys(ids, keys), places, rows, sizes), partial(_stream_parquet, files, column))
+
+
+def _holds_images(kind: pyarrow.DataType) -> bool:
+    """Whether a column of this type can be images: bytes, or bytes and path as `datasets` writes them."""
+    if pyarrow.types.is_struct(kind):
+        return "bytes" in {field.name for field in kind}
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+def _stream_parquet(
+    files: fsspec.AbstractFileSystem, column: str, rows: datasets.Dataset
+) -> Iterator[tuple[dict[str, Any], Open]]:
+    """Row groups are read as a stream, a row at a time: one may be larger than the memory."""
+    for path, members in groupby(rows, key=lambda row: row["place"]):
+        wanted = {row["row"]: row for row in members}
+        with files.open(path) as file:
+            table = pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
+            counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+            ends = np.cumsum(counts)
+            groups = sorted({int(np.searchsorted(ends, row, "right")) for row in wanted})
+            for group in groups:
+                number = int(ends[group]) - counts[group]
+                for batch in table.iter_batches(1, [group], [column]):
+                    if number in wanted:
+                        yield wanted[number], partial(_bytes_of, batch[0][0].as_py())
+                    number += 1
+
+
+def _bytes_of(value: dict[str, Any] | bytes | None) -> Source:
+    """Image of a table's cell.
+
+    Raises:
+        ValueError: the cell is empty.
+    """
+    if isinstance(value, dict):
+        value = value["bytes"] or (value["path"] and open_url(value["path"]))
+    if not value:
+        raise ValueError("the row holds no image: pass a table with one in each row")
+    return value
+
+
+def open_file(files: fsspec.AbstractFileSystem, path: str) -> Source:
+    """A file's path where it is on this machine, else its bytes."""
+    return Path(path) if isinstance(files, LocalFileSystem) else files.cat_file(path)
+
+
+def open_url(url: str) -> Source:
+    """The same of a path or URL."""
+    return open_file(*fsspec.url_to_fs(url))
+
+
+def of_dataset(name: str, config: str | None, split: str | None, data_dir: str | None, column: str | None) -> Sources:
+    """X-rays in a `column` of a dataset, of `split` or of all; see `sources.find_sources`.
+
+    Raises:
+        FileNotFoundError: there is no such dataset, or nothing in it.
+        ValueError: it has no such column, or several that may be meant.
+    """
+    try:
+        loaded = datasets.load_dataset(name, config, data_dir=data_dir, split=split)
+    except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"no file, folder or dataset {name} ({error}): pass another --images") from error
+    parts = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
+    rows = datasets.concatenate_datasets(list(parts.values()))
+    found = [feature for feature, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    column = _image_column(name, found, column)
+    keys = [f"{part}/{row}" for part, one in parts.items() for row in range(len(one))]
+    if not keys:
+        raise FileNotFoundError(f"no row in {name} {config or ''} {split or ''}: pass another config or split")
+    ids = list(rows["id"]) if "id" in rows.column_names else []
+    cells = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
+
+    def stream(chosen: datasets.Dataset) -> Iterator[tuple[dict[str, Any], Open]]:
+        for row in chosen:
+            yield row, partial(_bytes_of, cells[row["row"]][column])
+
+    return Sources(index_of(_keys(ids, keys), [name] * len(keys), range(len(keys))), stream)
+
+
+def _image_column(name: str, found: list[str], asked: str | None) -> str:
+    """The one asked for, else `image`, else the only one.
+
+    Raises:
+        ValueError: there is no such column, or no telling which is meant.
+    """
+    if asked in found or (asked is None and "image" in found):
+        return asked or "image"
+    if asked is None and len(found) == 1:
+        return found[0]
+    raise ValueError(f"{name} has the image columns {found}, got {asked}: name one of them with --image_column")
+
+
+def _keys(ids: list[Any], others: list[str]) -> list[str]:
+    """The ids, as text, where each row has its own; else the others."""
+    ids = [str(id) for id in ids if id is not None]
+    return ids if len(set(ids)) == len(others) else others

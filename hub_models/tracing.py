@@ -1,0 +1,44 @@
+"""Lungs traced on an X-ray's own pixels: where a small map, enlarged to them, is above 0."""
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+PLAIN_SIDE = 256  # pixels; where a side has fewer, the whole is quick, and torch may take other steps
+ROUNDING = 2.0**-22  # of the terms of a sum of two products in float32, and twice that
+
+
+def is_above_zero(small: torch.Tensor, height: int, width: int) -> np.ndarray:
+    """(height, width) bool: where `interpolate(small, mode="bilinear")` of an (s, t) float map is above 0.
+
+    The same to the bit, in a tenth of the time: `interpolate` goes along the rows first, which is cheap for s rows,
+    then mixes two of the s rows for each of the height. Where both have one sign, so has any mix of them; elsewhere
+    the sign of a more exact mix is taken, unless rounding to float32 could change it: there `interpolate` is asked.
+    """
+    small = small.float().cpu()
+    if min(height, width) < PLAIN_SIDE:
+        return (_enlarge(small, height, width) > 0).numpy()
+    rows = _enlarge(small, len(small), width)  # (s, W)
+    weights = _enlarge(torch.eye(len(small)), height, len(small)).numpy()  # (H, s), two of a row above 0
+    upper = (weights > 0).argmax(1)  # (H,)
+    values = rows.numpy().astype(np.float64)
+    signs = values > 0
+    mask = np.empty((height, width), bool)
+    starts = np.flatnonzero(np.diff(upper, prepend=-1))
+    for start, stop in zip(starts, [*starts[1:], height], strict=True):
+        above = upper[start]
+        below = min(above + 1, len(small) - 1)
+        mask[start:stop] = signs[above]
+        mixed = np.flatnonzero(signs[above] != signs[below])
+        parts = [weights[start:stop, [one]] * values[one, mixed] for one in (above, below)]  # (rows, columns)
+        mix = parts[0] + parts[1]
+        mask[start:stop, mixed] = mix > 0
+        is_unsure = np.abs(mix) <= ROUNDING * (np.abs(parts[0]) + np.abs(parts[1]))
+        if len(unsure := mixed[is_unsure.any(0)]):
+            exact = _enlarge(rows[:, unsure], height, len(unsure))  # (H, columns)
+            mask[start:stop, unsure] = (exact[start:stop] > 0).numpy()
+    return mask
+
+
+def _enlarge(small: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return interpolate(small[None, None], (height, width), mode="bilinear")[0, 0]

@@ -1,0 +1,118 @@
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hub_models import pipeline
+from hub_models.config import TrainConfig
+from hub_models.pipeline import COLUMNS, Desk, read_stream
+from hub_models.predict import ChestXrayReader
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def reader(make_run, tiny_segformer, tiny_resnet, tmp_path_factory) -> ChestXrayReader:
+    """A lung model, and a TB model that sees the lungs only."""
+    folders = [str(tmp_path_factory.mktemp(name)) for name in ("lungs", "tb")]
+    lungs = make_run(TrainConfig("data", folders[0], model=str(tiny_segformer), image_size=64))
+    options = {"region": "found_lungs", "model": str(tiny_resnet), "image_size": 64}
+    return ChestXrayReader(lungs, make_run(TrainConfig("data", folders[1], "tb_classification", **options)))
+
+
+def items_of(paths: list[Path]) -> Iterator[tuple[dict, partial]]:
+    for number, path in enumerate(paths):
+        row = {"number": number, "source": f"films/{path.name}", "output": f"films/{path.stem}"}
+        yield row, partial(Path, path)
+
+
+@pytest.fixture(scope="module")
+def films(phantoms) -> list[Path]:
+    return sorted(phantoms.rglob("CXR_png/*.png"))[::5]
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 5, 16])
+def test_rows_are_those_of_the_reader(reader, films, tmp_path, batch_size: int | None) -> None:
+    rows = list(read_stream(Desk(reader, tmp_path), items_of(films), CPU, batch_size))
+    size = batch_size or 1
+    read = [one for start in range(0, len(films), size) for one in reader.read(films[start : start + size])]
+    assert [row["number"] for row in rows] == list(range(len(films)))
+    for row, one in zip(rows, read, strict=True):
+        mask = Image.open(tmp_path / row["mask"])
+        assert mask.mode == "1" and row["mask"] == f"masks/films/{Path(one.name).stem}.png"
+        np.testing.assert_array_equal(np.asarray(mask), one.mask)
+        assert set(row) <= {"number", *COLUMNS} and "error" not in row
+        assert row["source"] == f"films/{one.name}" and row["name"] == one.name
+        assert (row["probability"], row["threshold"]) == (one.probability, one.threshold)  # to the bit
+        assert (row["is_suspected"], row["decision"]) == (one.is_suspected, one.decision)
+        assert row["flags"] == "; ".join(one.flags)
+        assert (row["height"], row["width"]) == one.mask.shape
+        assert (row["right_share"], row["left_share"]) == (one.lungs.right_share, one.lungs.left_share)
+        assert (row["right_mm2"], row["left_mm2"]) == (one.lungs.right_mm2, one.lungs.left_mm2)
+        assert (row.get("spacing_row_mm"), row.get("spacing_column_mm")) == (one.spacing_mm or (None, None))
+
+
+def test_model_that_is_absent_leaves_its_columns_empty(reader, films, tmp_path) -> None:
+    lungs = ChestXrayReader(segmenter=reader.segmenter.model.name_or_path)
+    (row,) = read_stream(Desk(lungs, tmp_path), items_of(films[:1]), CPU)
+    assert row["probability"] is row["threshold"] is row["decision"] is row["is_suspected"] is None
+    assert (tmp_path / row["mask"]).is_file()
+
+
+def test_bad_file_is_a_row_between_the_others(reader, films, tmp_path) -> None:
+    bad = [tmp_path / name for name in ("text.png", "empty.png", "dot.png", "gone.png")]
+    bad[0].write_text("not\nan image")
+    bad[1].write_bytes(b"")
+    Image.new("L", (1, 1)).save(bad[2])
+    paths = [path for pair in zip(films, bad, strict=False) for path in pair]
+    for batch_size in (1, 3, 16):
+        rows = list(read_stream(Desk(reader, tmp_path), items_of(paths), CPU, batch_size))
+        errors = [row.get("error") for row in rows]
+        assert errors[::2] == [None] * 4
+        assert "cannot be decoded" in errors[1] and "cannot be decoded" in errors[3]
+        assert "1x1 pixels" in errors[5] and "gone.png" in errors[7]
+        assert all("\n" not in error for error in errors[1::2])
+        assert set(rows[1]) == {"number", "source", "name", "error"}
+
+
+def test_overlay_is_small_and_has_a_rim_around_the_lungs(reader, films, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline, "SHOWN", 50)
+    list(read_stream(Desk(reader, tmp_path, overlays=True), items_of(films[:2]), CPU))
+    pictures = sorted((tmp_path / "overlays" / "films").iterdir())
+    assert [path.name for path in pictures] == [path.name for path in films[:2]]
+    picture = Image.open(pictures[0])
+    assert max(picture.size) == 50
+    values = np.asarray(picture, int)
+    assert 0 < (np.ptp(values, 2) > 0).mean() < 0.5  # coloured, where all else is gray
+
+
+def test_few_x_rays_are_in_memory_however_many_there_are(reader, films, tmp_path) -> None:
+    opened, done, most = 0, 0, 0
+    lock = threading.Lock()
+
+    def endless() -> Iterator[tuple[dict, partial]]:
+        nonlocal opened, most
+        for number in range(200):
+            with lock:
+                opened += 1
+                most = max(most, opened - done)
+            row = {"number": number, "source": f"{number}.png", "output": str(number)}
+            yield row, partial(Path, films[0])
+
+    for _ in read_stream(Desk(reader, tmp_path), endless(), CPU):
+        done += 1
+    lanes = pipeline.cores() + 1
+    assert done == 200 and most <= 2 * lanes + 2
+
+
+def test_torch_gets_its_threads_back_and_errors_pass(reader, films, tmp_path) -> None:
+    before = torch.get_num_threads()
+    (tmp_path / "masks").write_text("in the way")
+    with pytest.raises(OSError, match="masks"):
+        list(read_stream(Desk(reader, tmp_path), items_of(films), CPU))
+    assert torch.get_num_threads() == before
