@@ -15,6 +15,8 @@ ORDER = [
     "chest_xray_masks",
     "files",
     "console",
+    "remote",
+    "repository",
     "pixels",
     "phantom",
     "metrics",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from loopback_hub.hub import LoopbackHub
 
 PACKAGES = ("huggingface_hub", "datasets", "transformers")
+SLEEPERS = {"huggingface_hub.utils._http", "huggingface_hub.file_download", "hub_models.remote"}
 PATIENCE = 0.01  # seconds of a retry's sleep where they are to be short
 
 
@@ -73,7 +74,7 @@ def clients_of(
             stack.enter_context(_attribute(client, "endpoint", hub.endpoint))
         if short_sleeps:
             quick = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: time.sleep(min(seconds, PATIENCE))})
-            for name in ("huggingface_hub.utils._http", "huggingface_hub.file_download"):
+            for name in SLEEPERS & sys.modules.keys():
                 stack.enter_context(_attribute(sys.modules[name], "time", quick))
         _forget()
         yield home
