@@ -38,6 +38,7 @@ ORDER = [
     "facts",
     "tables",
     "card",
+    "parquet",
     "optimization",
     "checkpoints",
     "loop",
