@@ -39,6 +39,8 @@ ORDER = [
     "tables",
     "card",
     "parquet",
+    "dataset_figures",
+    "dataset_card",
     "optimization",
     "checkpoints",
     "loop",
