@@ -41,6 +41,7 @@ ORDER = [
     "parquet",
     "dataset_figures",
     "dataset_card",
+    "export",
     "optimization",
     "checkpoints",
     "loop",
