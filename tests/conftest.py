@@ -41,6 +41,25 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of 54 X-rays of noise, both sites in all three splits; its first ids lack a mask, a reading, an age."""
+    import tiny
+
+    import chest_xray_masks as cxm
+
+    ids = []
+    for form in ("MCUCXR_{:04d}_0", "CHNCXR_{:04d}_1"):
+        some = [form.format(number) for number in range(1, 101)]
+        for part, count in {"train": 18, "validation": 4, "test": 5}.items():
+            ids += [id for id in some if cxm.split_of(id[:-2]) == part][:count]
+    first, second, third, *_ = sorted(ids)
+    files = tiny.kaggle(tuple(ids), top="")
+    del files[f"masks/{tiny.mask_name(first)}"], files[f"ClinicalReadings/{second}.txt"]
+    files[f"ClinicalReadings/{third}.txt"] = b"male\nnormal"
+    return tiny.write_tree(files, tmp_path_factory.mktemp("tiny") / "set")
+
+
+@pytest.fixture(scope="session")
 def tiny_segformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the config of a SegFormer small enough for tests, to be trained from scratch."""
     from transformers import SegformerConfig

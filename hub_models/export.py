@@ -1,0 +1,199 @@
+"""The set as a folder that `load_dataset` reads, whole or absent (Parquet, card, pictures), and its way to the Hub."""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import DatasetCard, HfApi
+from huggingface_hub.utils import validate_repo_id
+
+import chest_xray_masks as cxm
+from hub_models import dataset_card, dataset_figures, parquet
+from hub_models.audit import audit
+from hub_models.dataset_card import CARD_NAME, PICTURES, TAG, TEMPLATE, TERMS_NAME, terms, write_card
+from hub_models.files import LOCK_NAME, held, write_json
+from hub_models.parquet import SHARD_SIZE, write_parquet
+from hub_models.remote import plain_errors, retried, whoami_writer
+from hub_models.repository import KEPT, Repository, differences, digests_of, folder_files
+
+RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
+CODE = (cxm, parquet, dataset_figures, dataset_card)
+SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.PARTS)})-\d{{5}}-of-\d{{5}}\.parquet")
+OWN = {KEPT, CARD_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to build, and where to put it."""
+
+    data_dir: Path = field(metadata={"help": "the set: a folder or a zip"})
+    output: Path | None = field(
+        default=None, metadata={"help": "folder to make (for --repo_id: else a temporary one)"}
+    )
+    repo_id: str | None = field(default=None, metadata={"help": "dataset repository to push to, <owner>/<name>"})
+    max_shard_size: str = field(default=SHARD_SIZE, metadata={"help": "of a Parquet file, about"})
+    public: bool = field(default=False, metadata={"help": "let everybody see the repository"})
+    i_accept_the_terms: bool = field(default=False, metadata={"help": "of the X-rays; asked for by --public"})
+    version: str = field(default=str(cxm.ChestXrayMasksConfig.version), metadata={"help": "tag to set"})
+    dry_run: bool = field(default=False, metadata={"help": "build, say what would go, send nothing"})
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a look at the X-rays.
+
+        Raises:
+            ValueError: nowhere to put the set, no name of a repository or version, or public without the terms.
+        """
+        if not (self.output or self.repo_id):
+            raise ValueError("no place for the set: pass --output, a folder to make, or --repo_id, or both")
+        if self.repo_id:
+            validate_repo_id(self.repo_id)
+        elif self.public or self.dry_run:
+            raise ValueError("--public and --dry_run are of a push: pass --repo_id too")
+        if not re.fullmatch(r"\w([\w.-]*\w)?", self.version) or ".." in self.version or self.version == "main":
+            raise ValueError(f"version must be letters, digits, dots and dashes, such as 1.0.0, got {self.version!r}")
+        if self.public and not (self.i_accept_the_terms or self.dry_run):
+            raise ValueError(
+                f"--public shares the X-rays with all. {cxm.LICENSE} If you may, pass --i_accept_the_terms too"
+            )
+
+
+def export(config: ExportConfig) -> str:
+    """Where the set is then: the address of its page, or its folder.
+
+    Raises:
+        As `build` and `push`.
+    """
+    repository = None
+    if config.repo_id and not config.dry_run:
+        api, (owner, _, name) = HfApi(), config.repo_id.rpartition("/")
+        repository = Repository(api, f"{whoami_writer(api, owner or None)}/{name}", "dataset")
+        _check_place(repository, config.public)  # before the long work
+    repo_id = repository.id if repository else config.repo_id
+    with _folder(config.output) as output:
+        build(config.data_dir, output, repo_id, config.max_shard_size)
+        if repo_id is None:
+            return str(output)
+        files = {path: file for path, file in folder_files(output).items() if path != RECORD_NAME}
+        logger.info("The terms of these X-rays:\n%s", terms(DatasetCard.load(output / CARD_NAME)))
+        for path, file in files.items():
+            logger.info("%12d bytes  %s", file.stat().st_size, path)
+        if repository is None:
+            return f"nothing was sent; this would go to {repo_id}, {'public' if config.public else 'private'}"
+        return push(repository, files, config.public, config.version)
+
+
+@contextmanager
+def _folder(output: Path | None) -> Iterator[Path]:
+    if output:
+        yield output
+    else:
+        with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
+            yield Path(scratch, "set")
+
+
+def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_size: str = SHARD_SIZE) -> None:
+    """Make the folder `output` of the set under `data_dir` (folder or zip), as `load_dataset(output, "MC")` reads it.
+
+    It is written beside itself and renamed, so it is whole or absent; made from the same files by the same code, it is
+    left as it is, and else it is replaced. `repo_id` is where it is to stand on the Hub, for the card's lines of use.
+
+    Raises:
+        FileNotFoundError: nothing of the set under `data_dir`.
+        FileExistsError: `output` holds something else.
+        ValueError: a damaged or mismatched file, no size, or another launch is building the same.
+    """
+    output = output.absolute()
+    record = {"made_from": _fingerprint(data_dir), "repo_id": repo_id, "max_shard_size": max_shard_size}
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / RECORD_NAME).is_file()):
+        raise FileExistsError(f"{output} holds something else than a set built here: pass another folder")
+    if _is_built(output, record):
+        logger.info("%s is there already, made from the same files", output)
+        return
+    aside = output.with_name(f".{output.name}.building")
+    with held(aside):
+        try:
+            _clear(aside)  # what a killed launch left
+            new = aside / "set"
+            new.mkdir()
+            infos = write_parquet(data_dir, new, max_shard_size)
+            write_card(new, infos, audit(data_dir), repo_id or output.name)
+            write_json(record | {"files": _sizes(new)}, new / RECORD_NAME)
+            if output.exists():
+                output.rename(aside / "replaced")
+            new.rename(output)
+        finally:
+            _clear(aside)
+
+
+def _fingerprint(data_dir: Path) -> str:
+    """Digest of the files a set is made from (names, sizes, times), and of the code and libraries that make it."""
+    tree = cxm.scan(data_dir)
+    code = [Path(module.__file__).read_bytes() for module in CODE] + [TEMPLATE.read_bytes()]
+    versions = [version(package) for package in ("datasets", "pyarrow", "matplotlib")]
+    return hashlib.sha256(repr((tree.files, tree.problems, code, versions)).encode()).hexdigest()
+
+
+def _is_built(output: Path, record: dict[str, str | None]) -> bool:
+    """Whether a folder is what `record` asks for, its card and pictures perhaps edited since."""
+    if not (output / RECORD_NAME).is_file() or not (output / CARD_NAME).is_file():
+        return False
+    known = json.loads((output / RECORD_NAME).read_text())
+    return known.pop("files") == _sizes(output) and known == record
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each Parquet file."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.glob("*/*.parquet"))}
+
+
+def _clear(aside: Path) -> None:
+    for path in aside.iterdir():
+        if path.name != LOCK_NAME:
+            shutil.rmtree(path)
+
+
+def push(repository: Repository, files: dict[str, Path], public: bool, version: str) -> str:
+    """Address of the page, once main holds `files` and nothing else, in one commit or none, with the tag `version`.
+
+    Raises:
+        PermissionError: not logged in, or without the right.
+        ValueError: the repository holds something else than such a set or is of the other visibility, `version` stands
+            at other files, or somebody else pushed meanwhile.
+        ConnectionError: no answer, or none but that something is wrong there.
+    """
+    _check_place(repository, public)
+    tagged = repository.head(version)
+    if tagged and any(differences({path: digests_of(file) for path, file in files.items()}, tagged)):
+        raise ValueError(f"{repository.id} has a version {version} of other files: pass another --version")
+    commit, is_new = repository.commit(files, f"{TAG} {version}", repository.create(not public))
+    if not tagged:
+        repository.tag(version, commit)
+    logger.info("%s, version %s", "pushed" if is_new else "nothing has changed, no commit was made", version)
+    return repository.url
+
+
+def _check_place(repository: Repository, public: bool) -> None:
+    """Raise ValueError where the repository is of the other visibility, or holds something else than a set."""
+    head = repository.head()
+    if head is None:
+        return
+    if head.private == public:
+        wanted, way = ("public", "leave out --public") if public else ("private", "pass --public")
+        raise ValueError(f"{repository.url} is not {wanted}: make it so on its settings page, or {way}")
+    other = [path for path in head.digests if path not in OWN and not SHARD.fullmatch(path)]
+    if not other and CARD_NAME in head.digests:
+        options = {"repo_type": "dataset", "revision": head.commit}
+        with plain_errors("reading", f"dataset {repository.id}", repository.api.token):
+            card = DatasetCard.load(retried(repository.api.hf_hub_download, repository.id, CARD_NAME, **options))
+        other = [] if TAG in (card.data.get("tags") or []) else [CARD_NAME]
+    if other:
+        raise ValueError(f"{repository.url} holds {other[0]}, which is of no set built here: pass another --repo_id")
