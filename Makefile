@@ -17,12 +17,15 @@ RUNS := demo/runs-phantoms
 SMALL := --image_size 64 --epochs 20
 FULL := --image_size 128 --epochs 5
 TB := --image_size 64 --epochs 15
+LICENSE := apache-2.0
 else
 SOURCE := $(DATA)
 RUNS ?= demo/runs
 SMALL := --image_size 128 --epochs 30
 FULL := --image_size 256 --epochs 10
 TB := --image_size 96 --epochs 50
+# that of the Shenzhen masks
+LICENSE := cc-by-nc-sa-4.0
 endif
 # Lungs: most epochs on small images, the last ones on larger ones. TB: from the lungs, as the lung model finds them.
 TRAIN = $(LAUNCH) scripts/train.py --data_dir "$(SOURCE)"
@@ -32,7 +35,10 @@ THEN := $(LUNGS) --learning_rate 6e-4
 SCREEN := --task tb_classification --model resnet-light --from_scratch --batch_size 16 --learning_rate 2e-3 \
 	--weight_decay 0.05 --label_smoothing 0.1 --ema 0.99 --keep last
 
-.PHONY: install demo figures test test-slow test-legacy lint clean
+# A Hub of the tests, on the loopback address: gone at the end, what was pushed is kept in demo/hub
+HUB := PYTHONPATH=tests $(BIN)/python -m loopback_hub --keep demo/hub --
+
+.PHONY: install demo hub figures test test-slow test-legacy lint clean
 
 install: $(VENV)/.installed
 
@@ -51,6 +57,17 @@ demo: install
 	$(TRAIN) --output_dir $(RUNS)/lungs-small $(FIRST) $(SMALL)
 	$(TRAIN) --output_dir $(RUNS)/lungs --model $(RUNS)/lungs-small $(THEN) $(FULL)
 	$(TRAIN) --output_dir $(RUNS)/tb --region found_lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
+	$(HUB) $(MAKE) --no-print-directory hub OWNER=demo
+
+# Models and data to the Hub of OWNER, private, and from there to masks and a table of the test part
+OWNER ?= $(error pass OWNER=<your name on the Hub>)
+hub:
+	$(BIN)/python scripts/push.py --run $(RUNS)/lungs --repo_id $(OWNER)/chest-xray-lungs --license $(LICENSE)
+	$(BIN)/python scripts/push.py --run $(RUNS)/tb --repo_id $(OWNER)/chest-xray-tb --license $(LICENSE)
+	$(BIN)/python scripts/build_dataset.py --data_dir "$(SOURCE)" --repo_id $(OWNER)/chest_xray_masks
+	rm -rf $(RUNS)/predictions
+	$(BIN)/python scripts/predict.py --images $(OWNER)/chest_xray_masks --split test --output $(RUNS)/predictions \
+		--segmenter $(OWNER)/chest-xray-lungs --classifier $(OWNER)/chest-xray-tb --overlays
 
 # Every figure of the README but the ratios, with DATA=<folder>: about two hours of one CPU core
 F := demo/figures

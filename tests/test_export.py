@@ -413,7 +413,7 @@ def test_push_beside_another_is_refused(hub: LoopbackHub, as_user, config, monke
 
         monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", late)
         with pytest.raises(
-            ValueError, match=f"pushing to dataset {REPO} failed: somebody else pushed there meanwhile"
+            ValueError, match=f"{REPO} failed: somebody else pushed there meanwhile"
         ):
             export(config())
     assert hub.repo(REPO, "dataset").files() == {"notes.txt": b"x"}
