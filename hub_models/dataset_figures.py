@@ -35,7 +35,7 @@ def draw_overview(facts: list[Facts], path: Path) -> None:
             lungs.axis("off")
             continue
         share = lungs.imshow(np.mean(masks, axis=0), cmap="magma", vmin=0, vmax=1, extent=(0, 1, 1, 0))
-        lungs.set(xticks=[], yticks=[], title=f"{site}: lungs in {len(masks)} masks, sides scaled to one")
+        lungs.set(xticks=[], yticks=[], title=f"{site}: lungs in {len(masks)} masks")
         figure.colorbar(share, ax=lungs, label="share of the masks")
     figure.savefig(path, dpi=110)
 

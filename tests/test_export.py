@@ -412,9 +412,7 @@ def test_push_beside_another_is_refused(hub: LoopbackHub, as_user, config, monke
             return made(self, *args, **kwargs)
 
         monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", late)
-        with pytest.raises(
-            ValueError, match=f"{REPO} failed: somebody else pushed there meanwhile"
-        ):
+        with pytest.raises(ValueError, match=f"{REPO} failed: somebody else pushed there meanwhile"):
             export(config())
     assert hub.repo(REPO, "dataset").files() == {"notes.txt": b"x"}
 

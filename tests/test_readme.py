@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from launch import ROOT
+from loopback_hub import LoopbackHub
 from PIL import Image
 
 README = (ROOT / "README.md").read_text()
@@ -20,7 +22,14 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of somebody who is logged in as `you` to a Hub, that of the tests."""
+    with LoopbackHub() as hub:
+        yield hub.environment(hub.add_user("you"), tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def demo(online: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project's files in which `make demo` was run, with this environment as its `.venv`."""
     root = tmp_path_factory.mktemp("clone") / "project"
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
@@ -34,14 +43,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("not in the environment that `make install` makes")
     os.utime(root / "constraints.txt", (0, 0))
     os.utime(root / "pyproject.toml", (0, 0))  # older than .installed: nothing to install
-    run("make demo", root)
+    run("make demo", root, online)
     return root
 
 
-def run(command: str, root: Path) -> str:
+def run(command: str, root: Path, online: dict[str, str]) -> str:
     """Output of a shell command with the environment's programs first on the path."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(root), "MAKEFLAGS": ""}
+    environment = online | {"PATH": path, "PYTHONPATH": str(root), "MAKEFLAGS": ""}
     done = subprocess.run(command, shell=True, cwd=root, env=environment, capture_output=True, text=True, timeout=1200)
     if done.returncode:
         raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
@@ -70,29 +79,41 @@ def test_demo_ends_above_090_with_its_pictures(demo: Path) -> None:
 
 
 @pytest.mark.slow
-def test_eight_lines_run(demo: Path) -> None:
+def test_eight_lines_run(demo: Path, online: dict[str, str]) -> None:
     (demo / "eight_lines.py").write_text(blocks("python")[0])
-    id, share, probability, *words = run("python eight_lines.py", demo).split()
+    id, share, probability, *words = run("python eight_lines.py", demo, online).split()
     assert id[:6] in ("MCUCXR", "CHNCXR") and words[0] == "tuberculosis"
     assert 0.1 < float(share) < 0.5  # of the picture are lungs
     assert 0 < float(probability) < 1
 
 
 @pytest.mark.slow
-def test_modules_of_evaluate_give_what_the_comments_say(demo: Path) -> None:
+def test_modules_of_evaluate_give_what_the_comments_say(demo: Path, online: dict[str, str]) -> None:
     (demo / "modules.py").write_text(blocks("python")[1])
     said = [float(value) for value in re.findall(r"# ([\d.]+)$", blocks("python")[1], re.M)]
-    assert [float(line) for line in run("python modules.py", demo).split()] == pytest.approx(said)
+    assert [float(line) for line in run("python modules.py", demo, online).split()] == pytest.approx(said)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [line for block in blocks("bash")[1:] for line in block.splitlines() if line])
-def test_command_runs(command: str, demo: Path) -> None:
-    run(command, demo)
+def test_command_runs(command: str, demo: Path, online: dict[str, str]) -> None:
+    run(command, demo, online)
+
+
+@pytest.mark.slow
+def test_what_was_pushed_is_read_from_there(demo: Path, online: dict[str, str]) -> None:
+    """The README's last block of Python, after its commands, which push."""
+    (demo / "back.py").write_text(blocks("python")[2])
+    lines = run("python back.py", demo, online).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        id, share, probability, *_ = line.split()
+        assert id.startswith("MCUCXR") and 0 <= float(share) < 0.5 and 0 < float(probability) < 1
 
 
 def test_every_command_is_found() -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line]
     assert all(line.split()[0] in ("make", "python", "accelerate") for line in commands)
+    assert len(blocks("python")) == 3
     scripts = {path.name for path in (ROOT / "scripts").glob("*.py")}
     assert {"train.py", "audit_dataset.py", "show_dataset.py", "evaluate.py", "benchmark.py"} <= scripts
