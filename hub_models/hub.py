@@ -154,6 +154,4 @@ def _check_version(push: Push, head: Head) -> None:
     """Raise ValueError where the version stands for other files than those that go now."""
     there, ours = push.repository.head(push.version), {path: digests_of(one) for path, one in push.files.items()}
     if there is not None and (there.commit != head.commit or any(differences(ours, head))):
-        raise ValueError(
-            f"version {push.version} of {push.repository.id} stands for other files: pass another --version"
-        )
+        raise ValueError(f"{push.repository.id} has {push.version} for other files: pass another --version")

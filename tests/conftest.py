@@ -117,6 +117,47 @@ def make_run() -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def finish() -> Callable[..., Path]:
+    """What makes of a run of `make_run` a finished one: tested on its X-rays, as training ends."""
+    from accelerate import Accelerator
+
+    from hub_models.cohort import DATA_NAME, describe, load_cohort
+    from hub_models.config import TrainConfig
+    from hub_models.evaluation import measure
+    from hub_models.files import write_json
+    from hub_models.predict import Predictor
+    from hub_models.report import Evaluated, write_report
+
+    def finish(folder: Path) -> Path:
+        config, accelerator, predictor = TrainConfig.load(folder), Accelerator(), Predictor.from_run(folder)
+        parts = load_cohort(config, accelerator)
+        rows = {name: part.rows for name, part in parts.items()}
+        write_json(describe(config, rows), folder / DATA_NAME)
+        per_image = measure(predictor, parts["test"], accelerator)
+        evaluated = Evaluated(config, "test", per_image, rows["test"], lambda row: predictor(row["image"]))
+        write_report(folder, evaluated, accelerator, {"parts": {name: len(one) for name, one in rows.items()}})
+        return folder
+
+    return finish
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    make_run: Callable[..., Path],
+    finish: Callable[..., Path],
+    phantoms: Path,
+    tiny_resnet: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Folder of a finished run of a TB model on phantoms, its weights random; copy it to change it."""
+    from hub_models.config import TrainConfig
+
+    folder = tmp_path_factory.mktemp("trainers_machine") / "tb"
+    options = {"model": str(tiny_resnet), "from_scratch": True, "image_size": 32, "keep": "last"}
+    return finish(make_run(TrainConfig(str(phantoms), str(folder), "tb_classification", **options)))
+
+
 @pytest.fixture
 def hub() -> "Iterator[LoopbackHub]":
     """A Hub on the loopback address, empty, that serves until the test ends."""

@@ -32,10 +32,14 @@ STORAGE = {
     False: {"batch": "POST .*/objects/batch", "put": "PUT /lfs/", "verify": "POST .*/lfs/verify"},
 }
 SLOW = pytest.mark.slow
+QUICK = ("create", "preupload", "commit", "tag", "put", "xorb")  # the steps that are tried in the default run
 EVERY_STEP = pytest.mark.parametrize(
     ("xet", "step"),
-    [*((False, step) for step in STEPS), *((xet, step) for xet in STORAGE for step in STORAGE[xet])],
-    ids=lambda value: {True: "xet", False: "lfs"}.get(value, value),
+    [
+        pytest.param(xet, step, id=f"{'xet' if xet else 'lfs'}-{step}", marks=() if step in QUICK else SLOW)
+        for xet, steps in ((False, STEPS), *STORAGE.items())
+        for step in steps
+    ],
 )
 
 

@@ -1,0 +1,66 @@
+"""The rehearsal on a Hub that does what it should, and on ones that do not."""
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch import python
+from loopback_hub import LoopbackHub
+
+from hub_models import rehearsal
+from hub_models.hub import push_model
+from hub_models.rehearsal import rehearse
+
+AsUser = Callable[..., Any]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
+def test_script_finds_all_well_and_leaves_nothing(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xet: bool
+) -> None:
+    for name, value in hub.environment(hub.add_user("alice"), tmp_path, xet).items():
+        monkeypatch.setenv(name, value)
+    done = python("scripts/check_hub.py")
+    assert done.stdout == "all is well\n"
+    for line in ("10 files came back", "11 files came back", "nobody else sees it", "a late commit is refused (412)"):
+        assert line in done.stderr
+    assert hub.repos == {}
+    assert any("/xorbs/" in request.path for request in hub.requests) == xet
+
+
+@pytest.fixture
+def made(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was made before, in place of one that is trained now."""
+    monkeypatch.setattr(rehearsal, "fit", lambda config: shutil.copytree(finished_run, config.output_dir))
+    monkeypatch.setattr(rehearsal, "write_phantoms", lambda folder, *_: folder)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault", "kind", "said"),
+    [
+        ("GET /cdn/", {"corrupt": True}, ValueError, "came damaged"),
+        ("POST .*/commit/", {"status": 403}, PermissionError, "is not allowed"),
+        ("POST .*/tag/", {"status": 500}, ConnectionError, "tagging model alice/chest-xray-masks-check-"),
+    ],
+)
+def test_what_is_not_well_is_said_and_the_repository_deleted(
+    hub: LoopbackHub, as_user: AsUser, made: None, pattern: str, fault: dict[str, Any], kind: type, said: str
+) -> None:
+    hub.fail(pattern, times=None, **fault)
+    with as_user(xet=False), pytest.raises(kind, match=said):
+        rehearse()
+    assert hub.repos == {}
+    assert any(request.method == "DELETE" and request.status == 200 for request in hub.requests)
+
+
+def test_repository_that_everyone_sees_is_said(
+    hub: LoopbackHub, as_user: AsUser, made: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "push_model", partial(push_model, private=False))
+    with as_user(xet=False), pytest.raises(ValueError, match="^the Hub is not as expected: everyone sees http"):
+        rehearse()
+    assert hub.repos == {}

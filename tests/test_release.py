@@ -1,0 +1,189 @@
+"""What of a run would go to the Hub: all that a user needs, nothing of the trainer's machine, nothing at odds."""
+
+import dataclasses
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from hub_models.card import check_card, eval_results, model_card
+from hub_models.config import TrainConfig
+from hub_models.facts import Run
+from hub_models.predict import Predictor
+from hub_models.release import CARD_NAME, NAMES, release
+
+REPO = "alice/tb"
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A finished run that a test can change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "tb"))
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def written(files: dict, folder: Path) -> Path:
+    """`folder`, filled as the repository would be."""
+    for name, source in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(source if isinstance(source, bytes) else source.read_bytes())
+    return folder
+
+
+def test_what_goes_is_a_whole_run(run: Path, tmp_path: Path) -> None:
+    for name in ("optimizer.bin", "runs/events.out.tfevents.1", "checkpoints/step-1/random_states_0.pkl", "notes.txt"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(pickle.dumps({"a": 1}))
+    files = release(run, REPO, "MIT")
+    pictures = {"roc.png", "reliability.png", "probabilities.png"}
+    configs = {"config.json", "preprocessor_config.json", "train_config.json", "data.json", "results.json"}
+    assert (
+        set(files) == {CARD_NAME, "model.safetensors", ".eval_results/synthetic_chest_xrays.yaml"} | pictures | configs
+    )
+    assert set(files) - {".eval_results/synthetic_chest_xrays.yaml"} <= NAMES
+    there = written(files, tmp_path / "there")
+    card = (there / CARD_NAME).read_text()
+    assert card == str(model_card(run, REPO, "mit")) and "license: mit\n" in card
+    check_card(card, there)  # its figures are those of the files beside it
+    assert eval_results(there, REPO) == {
+        ".eval_results/synthetic_chest_xrays.yaml": (there / ".eval_results/synthetic_chest_xrays.yaml").read_text()
+    }
+    image = Image.effect_noise((150, 90), 60)
+    assert Predictor.from_run(there)(image) == Predictor.from_run(run)(image)
+    mine, theirs = Run.read(run), Run.read(there)
+    assert (theirs.data, theirs.model, theirs.base_model) == (mine.data, mine.model, None)
+    assert theirs.results | {"config": 0} == mine.results | {"config": 0}
+    assert release(there, REPO, "mit").keys() == files.keys()  # what was pulled can be pushed again
+    again = written(release(there, REPO, "mit"), tmp_path / "again")
+    assert all((again / name).read_bytes() == (there / name).read_bytes() for name in files)
+
+
+def test_places_of_the_machine_stay_there(run: Path, tmp_path: Path) -> None:
+    edit(run / "train_config.json", lambda values: values.update(region="lungs", segmenter=str(tmp_path / "lungs")))
+    edit(
+        run / "results.json", lambda values: values["config"].update(region="lungs", segmenter=str(tmp_path / "lungs"))
+    )
+    edit(run / "config.json", lambda values: values["chest_xray_masks"].update(region="lungs"))
+    there = written(release(run, REPO, "mit"), tmp_path / "there")
+    for path in there.rglob("*"):
+        assert not path.is_file() or str(run.parent).encode() not in path.read_bytes(), path
+    config, trained = TrainConfig.load(there), TrainConfig.load(run)
+    named = {"data_dir": "DATA", "output_dir": "RUN", "segmenter": "LUNGS", "model": "ARCHITECTURE"}
+    assert config == dataclasses.replace(trained, **named)
+    assert json.loads((there / "results.json").read_text())["config"] == dataclasses.asdict(config)
+
+
+def test_emissions_go_without_the_machine(run: Path, tmp_path: Path) -> None:
+    lines = "timestamp,emissions,energy_consumed,longitude,cpu_model\n2026,0.25,1.5,13.4,Big\n2026,0.25,0.5,13.4,Big\n"
+    (run / "emissions.csv").write_text(lines)
+    files = release(run, REPO, "mit")
+    assert files["emissions.csv"] == b"emissions,energy_consumed\n0.5,2.0\n"
+    check_card(files[CARD_NAME].decode(), written(files, tmp_path / "there"))
+
+
+@pytest.mark.slow
+def test_pictures_of_xrays_of_patients_stay(
+    make_run: Callable[..., Path], finish: Callable[..., Path], phantoms: Path, tiny_segformer: Path, tmp_path: Path
+) -> None:
+    options = {"model": str(tiny_segformer), "from_scratch": True, "image_size": 32}
+    run = finish(make_run(TrainConfig(str(phantoms), str(tmp_path / "lungs"), **options)))
+    assert {"overlays.png", "outlines.png", "dice.png"} <= release(run, "alice/lungs", "mit").keys()
+    for name in ("data.json", "results.json"):
+        edit(run / name, lambda values: values.pop("synthetic"))
+    assert "overlays.png" not in release(run, "alice/lungs", "mit")
+    there = written(release(run, "alice/lungs", "mit"), tmp_path / "there")
+    image = Image.effect_noise((150, 90), 60)
+    np.testing.assert_array_equal(Predictor.from_run(there)(image), Predictor.from_run(run)(image))
+
+
+def test_edited_card_goes_as_it_is(run: Path) -> None:
+    text = str(model_card(run, REPO, "cc-by-4.0")).replace("## Limits\n", "## Limits\n\nRead by two people.\n")
+    text = text.replace("![ROC curve of each site, with the stored threshold](roc.png)\n", "")
+    (run / CARD_NAME).write_text(text)
+    files = release(run, REPO)
+    assert files[CARD_NAME].decode() == text
+    assert "roc.png" not in files and "reliability.png" in files  # only what the card shows
+    with pytest.raises(ValueError, match="names the licence cc-by-4.0, got mit: change one of them"):
+        release(run, REPO, "mit")
+    with pytest.raises(ValueError, match="does not use bob/tb in its lines of code"):
+        release(run, "bob/tb")
+    auroc = re.search(r"AUROC on [^\n]*? (0\.\d{3})", text)[1]
+    (run / CARD_NAME).write_text(text.replace(auroc, "0.999"))
+    with pytest.raises(ValueError, match="the card"):
+        release(run, REPO)
+    (run / CARD_NAME).write_text(text + f"\nSee {run / 'notes'}.\n")
+    with pytest.raises(ValueError, match=f"README.md of {run} would tell of {run} on this machine"):
+        release(run, REPO)
+
+
+def test_licence_must_be_chosen(run: Path) -> None:
+    for name in (None, "apache2"):
+        with pytest.raises(ValueError, match="pass --license with one of apache-2.0, mit"):
+            release(run, REPO, name)
+    (run / CARD_NAME).write_text(str(model_card(run, REPO, "apache2")))
+    with pytest.raises(ValueError, match="the Hub knows no licence 'apache2'"):
+        release(run, REPO)
+
+
+@pytest.mark.parametrize("name", ["results.json", "model.safetensors", "preprocessor_config.json", "data.json"])
+def test_unfinished_run_is_refused(run: Path, name: str) -> None:
+    (run / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"no {name} in {run}"):
+        release(run, REPO, "mit")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("config.json", lambda v: v["chest_xray_masks"].update(task="lung_segmentation"), "is of task lung"),
+        ("results.json", lambda v: v.update(task="lung_segmentation"), "results.json is of task lung_segmentation"),
+        ("config.json", lambda v: v["chest_xray_masks"].update(fit="pad"), "config.json has fit pad"),
+        ("config.json", lambda v: v["chest_xray_masks"].update(region="lungs"), "config.json has region lungs"),
+        ("config.json", lambda v: v.pop("chest_xray_masks"), "has no chest_xray_masks"),
+        ("config.json", lambda v: v["id2label"].update({"1": "TB"}), "the labels in config.json are"),
+        ("config.json", lambda v: v["label2id"].update(normal=1), "the labels in config.json are"),
+        ("preprocessor_config.json", lambda v: v["size"].update(height=64), "the image processor scales to"),
+        ("config.json", lambda v: v["chest_xray_masks"].update(image_size=64), "the model takes 64"),
+    ],
+)  # fmt: skip
+def test_files_at_odds_are_refused(run: Path, name: str, change: Callable[[dict], object], said: str) -> None:
+    edit(run / name, change)
+    with pytest.raises(ValueError, match=said):
+        release(run, REPO, "mit")
+
+
+def test_weights_that_do_not_fit_are_refused(run: Path) -> None:
+    path = run / "model.safetensors"
+    weights = load_file(path)
+    name = min(name for name in weights if name.endswith("weight"))
+    for changed, said in (
+        ({key: value for key, value in weights.items() if key != name}, f"does not fit config.json.*{name}"),
+        (weights | {"more": torch.zeros(1)}, "does not fit config.json.*more"),
+        (weights | {name: torch.zeros(1, 2, 3, 3)}, f"does not fit config.json.*{name}"),
+        (weights | {name: weights[name] * float("nan")}, "values that are not finite"),
+    ):
+        save_file(changed, path, {"format": "pt"})
+        with pytest.raises(ValueError, match=said):
+            release(run, REPO, "mit")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="model.safetensors in .* is damaged"):
+        release(run, REPO, "mit")
+
+
+def test_folder_of_all_folds_is_refused(run: Path) -> None:
+    (run / "fold-0").mkdir()
+    with pytest.raises(ValueError, match="pass one fold's folder"):
+        release(run, REPO, "mit")
