@@ -25,6 +25,7 @@ from hub_models.remote import plain_errors, retried, whoami_writer
 from hub_models.repository import KEPT, Repository, differences, digests_of, folder_files
 
 RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
+OLD_NAME = "replaced"  # the earlier set, until the new one stands in its place
 CODE = (cxm, parquet, dataset_figures, dataset_card)
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.PARTS)})-\d{{5}}-of-\d{{5}}\.parquet")
 OWN = {KEPT, CARD_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
@@ -82,7 +83,7 @@ def export(config: ExportConfig) -> str:
         build(config.data_dir, output, repo_id, config.max_shard_size)
         if repo_id is None:
             return str(output)
-        files = {path: file for path, file in folder_files(output).items() if path != RECORD_NAME}
+        files = {path: file for path, file in folder_files(output).items() if path in OWN or SHARD.fullmatch(path)}
         logger.info("The terms of these X-rays:\n%s", terms(DatasetCard.load(output / CARD_NAME)))
         for path, file in files.items():
             logger.info("%12d bytes  %s", file.stat().st_size, path)
@@ -113,7 +114,7 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
     """
     output = output.absolute()
     record = {"made_from": _fingerprint(data_dir), "repo_id": repo_id, "max_shard_size": max_shard_size}
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / RECORD_NAME).is_file()):
+    if output.is_file() or (output.is_dir() and _others(output)):
         raise FileExistsError(f"{output} holds something else than a set built here: pass another folder")
     if _is_built(output, record):
         logger.info("%s is there already, made from the same files", output)
@@ -121,17 +122,17 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
     aside = output.with_name(f".{output.name}.building")
     with held(aside):
         try:
-            _clear(aside)  # what a killed launch left
+            _clear(aside, output)  # what a killed launch left
             new = aside / "set"
             new.mkdir()
             infos = write_parquet(data_dir, new, max_shard_size)
             write_card(new, infos, audit(data_dir), repo_id or output.name)
             write_json(record | {"files": _sizes(new)}, new / RECORD_NAME)
             if output.exists():
-                output.rename(aside / "replaced")
+                output.rename(aside / OLD_NAME)
             new.rename(output)
         finally:
-            _clear(aside)
+            _clear(aside, output)
 
 
 def _fingerprint(data_dir: Path) -> str:
@@ -155,7 +156,17 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.glob("*/*.parquet"))}
 
 
-def _clear(aside: Path) -> None:
+def _others(output: Path) -> bool:
+    """Whether a folder holds what no build put there."""
+    names = folder_files(output).keys() - {RECORD_NAME}
+    built = not names or (output / RECORD_NAME).is_file()
+    return not built or any(name not in OWN and not SHARD.fullmatch(name) for name in names)
+
+
+def _clear(aside: Path, output: Path) -> None:
+    """Take away what is in `aside`; a set that was moved there, and not replaced, goes back to `output` first."""
+    if (aside / OLD_NAME).is_dir() and not output.exists():
+        (aside / OLD_NAME).rename(output)
     for path in aside.iterdir():
         if path.name != LOCK_NAME:
             shutil.rmtree(path)

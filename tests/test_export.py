@@ -171,6 +171,28 @@ def test_other_folders_are_left_alone(tmp_path) -> None:
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
 
+def test_notes_in_a_set_are_neither_deleted_nor_sent(hub: LoopbackHub, as_user, tmp_path) -> None:
+    source, out = tiny.write_tree(tiny.nlm_montgomery(), tmp_path / "set"), tmp_path / "out"
+    build(source, out, REPO)
+    before = contents(out)
+    (out / "notes.txt").write_text("of mine")
+    with as_user("alice"), pytest.raises(FileExistsError, match="holds something else"):
+        export(ExportConfig(data_dir=source, output=out, repo_id=REPO))
+    assert contents(out) == before | {"notes.txt": b"of mine"} and not hub.repos
+
+
+def test_set_moved_away_by_a_killed_build_comes_back(tmp_path) -> None:
+    source, out = tiny.write_tree(tiny.nlm_montgomery(), tmp_path / "set"), tmp_path / "out"
+    build(source, out)
+    before = contents(out)
+    (tmp_path / ".out.building" / "set").mkdir(parents=True)
+    out.rename(tmp_path / ".out.building" / "replaced")  # killed here, before the new one was put in its place
+    next(source.rglob("CXR_png/*.png")).write_bytes(b"no image")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        build(source, out)
+    assert contents(out) == before and sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
+
+
 def test_failed_build_leaves_what_was_there(tmp_path) -> None:
     source, out = tiny.write_tree(tiny.kaggle(), tmp_path / "set"), tmp_path / "out"
     build(source, out)
