@@ -56,7 +56,7 @@ def read_all(
         classifier: run folder or Hub id of a TB model.
         revision: of those from the Hub.
         overlays: whether to write pictures of the lungs over the X-rays, to `overlays/`.
-        batch_size: X-rays in a forward pass; by default 16, on a CPU one.
+        batch_size: X-rays in a forward pass; by default 16, on a CPU 4.
         **where: more of what `find_sources` takes: config, split, data_dir, column.
 
     Raises:

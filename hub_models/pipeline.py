@@ -25,8 +25,8 @@ from hub_models.pixels import BOX
 from hub_models.predict import ChestXrayReader, Film, Prediction
 from hub_models.rows import Open
 
-ON_DEVICE = 16  # X-rays in a forward pass on an accelerator; on a CPU one by one, a core each
-LANES = 4  # batches under way at a time where there is an accelerator
+BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
+BATCH_SIZE, LANES = 16, 4  # on others, where so many batches are under way at a time
 SHOWN, RIM = 800, 2  # pixels of an overlay's longer side, and of the rim around its lungs
 Row = dict[str, Any]
 AREAS = ("right_share", "left_share", "right_mm2", "left_mm2")
@@ -68,12 +68,12 @@ def read_stream(
     """A row of the table for each X-ray, and its `number`, in the order of the items; files are written on the way.
 
     A batch goes through its stages in one thread, which hands what is done image by image to a pool of a thread for
-    each core; as several batches are under way, some are decoded while others are on the device. On a CPU a batch is
-    one X-ray. Never more batches than there are threads, and as many finished ones, are in memory.
+    each core; as several batches are under way, some are decoded while others are on the device. A CPU has a batch
+    more than cores under way, so that none is idle. No more are in memory, but for their rows.
     """
     threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     lanes = threads + 1 if device.type == "cpu" else LANES
-    batch_size = batch_size or (1 if device.type == "cpu" else ON_DEVICE)
+    batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZE)
     waiting = deque()
     with _one_thread_each(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(lanes) as batches:
         try:
@@ -107,7 +107,7 @@ def _one_thread_each() -> Iterator[None]:
 def _read_batch(desk: Desk, pool: ThreadPoolExecutor, batch: list[tuple[Row, Open]]) -> list[Row]:
     decoded = list(pool.map(partial(_decode, desk.reader), batch))
     films = [film for film in decoded if isinstance(film, Film)]
-    found = iter(_predict(desk.reader, pool, films) if films else ())
+    found = iter(desk.reader.read_films(films, pool.map) if films else ())
     results = [next(found) if isinstance(film, Film) else film for film in decoded]
     return list(pool.map(partial(_write, desk), (row for row, _ in batch), decoded, results))
 
@@ -119,13 +119,6 @@ def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> Film | str:
         return reader.decode(open_source(), PurePosixPath(row["source"]).name)
     except Exception as error:
         return " ".join(reason(error).split())
-
-
-def _predict(reader: ChestXrayReader, pool: ThreadPoolExecutor, films: list[Film]) -> list[Prediction]:
-    """As `ChestXrayReader.read`, with the pool's threads for what is not done on the device."""
-    lungs = list(pool.map(reader.trace, films, reader.segment(films)))
-    probabilities = reader.classify(list(pool.map(reader.crop, films, lungs)))
-    return list(map(reader.conclude, films, lungs, probabilities))
 
 
 def _write(desk: Desk, row: Row, film: Film | str, found: Prediction | str) -> Row:
@@ -161,5 +154,5 @@ def _overlay(gray: Image.Image, mask: np.ndarray) -> bytes:
     lungs = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     picture.paste(tuple(PREDICTED.tolist()), mask=Image.fromarray(widen(lungs, RIM) & ~lungs))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -1,9 +1,10 @@
 """What models say of an X-ray: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,8 +83,8 @@ class Prediction:
 class ChestXrayReader:
     """Reads X-rays with a lung model, a TB model, or both: `reader.read(["a.png", "b.dcm"])`.
 
-    `read` is made of stages that a caller with many X-rays can run apart: `decode` and `trace` are work of the CPU
-    that threads can share, `segment` and `classify` are forward passes over a batch on the device.
+    `read` is made of stages that a caller with many X-rays can run apart: `decode`, `trace` and `crop` are work of
+    the CPU that threads can share, `segment` and `classify` are forward passes over a batch on the device.
     """
 
     def __init__(
@@ -119,14 +120,17 @@ class ChestXrayReader:
         if isinstance(images, Source):
             images = [images]
         films = [self.decode(source, f"image {number}") for number, source in enumerate(images, 1)]
-        found = []
-        for start in range(0, len(films), CHUNK):
-            chunk = films[start : start + CHUNK]
-            masks = [self.trace(film, logits) for film, logits in zip(chunk, self.segment(chunk), strict=True)]
-            seen = [self.crop(film, mask) for film, mask in zip(chunk, masks, strict=True)]
-            probabilities = self.classify(seen)
-            found += map(self.conclude, chunk, masks, probabilities)
-        return found
+        chunks = [films[start : start + CHUNK] for start in range(0, len(films), CHUNK)]
+        return [found for chunk in chunks for found in self.read_films(chunk)]
+
+    def read_films(self, films: Sequence[Film], each: Callable[..., Iterable[Any]] = map) -> list[Prediction]:
+        """A prediction for each of some decoded X-rays, which go to the device as one batch.
+
+        `each` is called as `map`, for what threads can share: that of an executor shares it out.
+        """
+        masks = list(each(self.trace, films, self.segment(films)))
+        seen = list(each(self.crop, films, masks))
+        return list(map(self.conclude, films, masks, self.classify(seen)))
 
     def decode(self, source: Source, name: str = "image") -> Film:
         """The X-ray as gray; a file's own name takes the place of `name`.

@@ -6,6 +6,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import center_of_mass, distance_transform_edt, label
 
+from hub_models.masks import runs_of
+
 SMALL = 512  # pixels of the longer side at which regions are told apart; areas are counted on the X-ray's own pixels
 BACKGROUND, RIGHT, LEFT = 0, 1, 2
 SECOND_LUNG = 0.1  # a region below this share of the largest one is a speck, not the other lung
@@ -33,13 +35,30 @@ class Lungs:
 
 def lungs_of(mask: np.ndarray, spacing_mm: tuple[float, float] | None = None) -> Lungs:
     """Areas of an (H, W) bool mask, whose pixels are (row, column) `spacing_mm` apart."""
-    sides = sides_of(mask)
-    right, left = (int(np.count_nonzero(mask & (sides == side))) for side in (RIGHT, LEFT))
+    right, left = _counts(mask)
     area = None if spacing_mm is None else spacing_mm[0] * spacing_mm[1]
     in_mm2 = (None, None) if area is None else (right * area, left * area)
     rims = {"top": mask[0], "bottom": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
     borders = tuple(name for name, rim in rims.items() if rim.mean() > BORDER_SHARE)
     return Lungs(right / mask.size, left / mask.size, *in_mm2, borders)
+
+
+def _counts(mask: np.ndarray) -> list[int]:
+    """Pixels of an (H, W) bool mask that are RIGHT and LEFT by `sides_of`, counted run by run."""
+    sides, (rows, columns) = _small_sides(mask)  # (h, w), (H,), (W,)
+    widths = np.bincount(columns, minlength=sides.shape[1])  # (w,) pixels of a line that are in each column
+    later = widths.cumsum()[columns] - np.arange(len(columns))  # (W,) of them, each pixel and those right of it
+    starts, lengths, values = runs_of(mask)
+    line, first = np.divmod(starts[values], mask.shape[1])
+    line, last = rows[line], first + lengths[values] - 1
+    counts = []
+    for side in (RIGHT, LEFT):
+        is_side = sides == side
+        whole = (is_side * widths).cumsum(1)  # (h, w) up to the end of each column
+        ends = whole[line, columns[last]] - is_side[line, columns[last]] * (later[last] - 1)
+        befores = whole[line, columns[first]] - is_side[line, columns[first]] * later[first]
+        counts.append(int((ends - befores).sum()))
+    return counts
 
 
 def sides_of(mask: np.ndarray) -> np.ndarray:
@@ -48,13 +67,20 @@ def sides_of(mask: np.ndarray) -> np.ndarray:
     The two largest regions are a lung each, all others go with the nearer one. A single region is cut in two at its
     narrowest column where it has a waist, as lungs that touch have; else it is the lung of the half that it lies in.
     """
+    sides, places = _small_sides(mask)
+    return sides[np.ix_(*places)]
+
+
+def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """`sides_of` (h, w) at no more than SMALL pixels a side, and the row (H,) and column (W,) there of each pixel."""
     height, width = mask.shape
     factor = min(1.0, SMALL / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     small = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))  # (h, w)
+    places = tuple(_nearest(*sides) for sides in ((height, size[1]), (width, size[0])))
     regions, count = label(small)
     if not count:
-        return np.zeros(mask.shape, np.uint8)
+        return np.zeros(small.shape, np.uint8), places
     sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
     first, *others = (1 + np.argsort(-sizes, kind="stable")).tolist()
     if others and sizes[others[0] - 1] >= SECOND_LUNG * sizes[first - 1]:
@@ -66,8 +92,13 @@ def sides_of(mask: np.ndarray) -> np.ndarray:
         at = np.arange(size[0]) < middle if middle else np.full(size[0], center_of_mass(small)[1] < size[0] / 2)
         seeds = np.where(regions == first, np.where(at, RIGHT, LEFT), BACKGROUND)
     nearest = distance_transform_edt(seeds == BACKGROUND, return_distances=False, return_indices=True)
-    sides = seeds[tuple(nearest)].astype(np.uint8)  # (h, w)
-    return np.asarray(Image.fromarray(sides).resize((width, height), Image.Resampling.NEAREST))
+    return seeds[tuple(nearest)].astype(np.uint8), places
+
+
+def _nearest(count: int, small: int) -> np.ndarray:
+    """(count,) int32: of `small` pixels the nearest to each of so many on the same length, as PIL finds it."""
+    line = Image.fromarray(np.arange(small, dtype=np.int32)[None])
+    return np.asarray(line.resize((count, 1), Image.Resampling.NEAREST))[0]
 
 
 def waist_of(region: np.ndarray) -> int | None:

@@ -57,9 +57,13 @@ def whole(films, models, tmp_path_factory) -> Path:
 
 def test_table_and_masks_are_what_the_reader_says(films, models, whole) -> None:
     rows, reader = table(whole), ChestXrayReader(**models)
+    read = [
+        one
+        for start in range(0, 60, 4)
+        for one in reader.read([films / row["source"] for row in rows[start : start + 4]])
+    ]
     assert [row["source"] for row in rows] == sorted(path.name for path in films.glob("*.png"))
-    for row in rows[::9]:
-        (one,) = reader.read(films / row["source"])
+    for row, one in zip(rows, read, strict=True):
         assert (row["probability"], row["flags"]) == (one.probability, "; ".join(one.flags))
         np.testing.assert_array_equal(np.asarray(Image.open(whole / row["mask"])), one.mask)
     assert all(row["error"] is None for row in rows)

@@ -39,7 +39,7 @@ def films(phantoms) -> list[Path]:
 @pytest.mark.parametrize("batch_size", [None, 1, 5, 16])
 def test_rows_are_those_of_the_reader(reader, films, tmp_path, batch_size: int | None) -> None:
     rows = list(read_stream(Desk(reader, tmp_path), items_of(films), CPU, batch_size))
-    size = batch_size or 1
+    size = batch_size or 4
     read = [one for start in range(0, len(films), size) for one in reader.read(films[start : start + size])]
     assert [row["number"] for row in rows] == list(range(len(films)))
     for row, one in zip(rows, read, strict=True):
@@ -97,7 +97,7 @@ def test_few_x_rays_are_in_memory_however_many_there_are(reader, films, tmp_path
 
     def endless() -> Iterator[tuple[dict, partial]]:
         nonlocal opened, most
-        for number in range(200):
+        for number in range(80):
             with lock:
                 opened += 1
                 most = max(most, opened - done)
@@ -107,7 +107,7 @@ def test_few_x_rays_are_in_memory_however_many_there_are(reader, films, tmp_path
     for _ in read_stream(Desk(reader, tmp_path), endless(), CPU):
         done += 1
     lanes = pipeline.cores() + 1
-    assert done == 200 and most <= 2 * lanes + 2
+    assert done == 80 and most <= 4 * (2 * lanes + 2)
 
 
 def test_torch_gets_its_threads_back_and_errors_pass(reader, films, tmp_path) -> None:

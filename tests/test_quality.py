@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from hub_models.quality import LEFT, RIGHT, flags_of, lungs_of, sides_of, waist_of
 
@@ -67,3 +68,12 @@ def test_a_border_counts_from_a_fiftieth_of_its_length() -> None:
     assert lungs_of(mask).borders == ()
     mask[:20, 40:45] = True
     assert lungs_of(mask).borders == ("top",)
+
+
+@pytest.mark.parametrize("shape", [(90, 70), (700, 1100), (1300, 401), (1, 5)])
+def test_areas_are_those_of_the_sides(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for reach in (1, 8, 40):
+        mask = gaussian_filter(rng.standard_normal(shape), reach) > 0
+        lungs, sides = lungs_of(mask), sides_of(mask)
+        assert (lungs.right_share, lungs.left_share) == tuple((mask & (sides == one)).mean() for one in (RIGHT, LEFT))
