@@ -43,11 +43,11 @@ def pull_model(
         folder = Path(retried(api.snapshot_download, repo_id, allow_patterns=list(SMALL), **place))
         digests = retried(_digests, api, repo_id, folder)
     _check(folder, digests, repo_id)
-    _refuse(folder, repo_id, CONFIGS)
+    _refuse(folder, repo_id, [name for name in CONFIGS if name not in digests])
     with plain_errors(*doing):
         retried(api.snapshot_download, repo_id, allow_patterns=list(WANTED), **place)
         digests = retried(_digests, api, repo_id, folder)
-    _refuse(folder, repo_id, RUN_PARTS)
+    _refuse(folder, repo_id, [name for name in RUN_PARTS if name not in digests])
     _check(folder, digests, repo_id)
     return folder
 
@@ -66,13 +66,13 @@ def _digests(api: HfApi, repo_id: str, folder: Path) -> dict[str, str]:
     Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     """
     files = [path for path in folder.rglob("*") if path.is_file() and any(fnmatch(path.name, one) for one in WANTED)]
-    if all(path.is_symlink() for path in files):
-        return {path.relative_to(folder).as_posix(): path.readlink().name for path in files}
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    if linked := {names[path]: path.readlink().name for path in files if path.is_symlink()}:
+        return linked  # any other file there is not the Hub's
     # a system without links
     tree = api.list_repo_tree(repo_id, recursive=True, revision=folder.name)
-    listed = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-    names = [path.relative_to(folder).as_posix() for path in files]
-    return {name: listed[name].lfs.sha256 if listed[name].lfs else listed[name].blob_id for name in names}
+    there = {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in tree if isinstance(one, RepoFile)}
+    return {name: there[name] for name in names.values() if name in there}
 
 
 def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
@@ -92,9 +92,9 @@ def _links(path: Path) -> Iterator[Path]:
     yield path
 
 
-def _refuse(folder: Path, repo_id: str, parts: tuple[str, ...]) -> None:
+def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
     """Raise ValueError for what is no model of this project, or would run code of its own."""
-    if missing := [name for name in parts if not (folder / name).is_file()]:
+    if missing:
         raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that scripts/push.py sent")
     for name in ("config.json", "preprocessor_config.json"):
         try:

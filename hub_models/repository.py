@@ -86,19 +86,19 @@ class Repository:
         A repository that exists keeps its visibility.
         """
 
-        def once() -> Head | None:
+        def once() -> Head:
+            """Look, do what is left to do, and look again."""
             if self._look("main") is None:
                 sdk = {"space_sdk": space_sdk} if self.type == "space" else {}
                 self.api.create_repo(self.id, repo_type=self.type, private=private, **sdk)
-            if self._look(self.branch) is None:
+            if self.branch != "main" and self._look(self.branch) is None:
                 self.api.create_branch(self.id, repo_type=self.type, branch=self.branch)
-            return self._look(self.branch)
+            if (made := self._look(self.branch)) is None:
+                raise ConnectionError("it was made and cannot be seen yet")
+            return made
 
         with self._plain("making"):
-            made = retried(once, also=(409,))  # it came to be meanwhile, or an answer was lost
-        if made is None:
-            raise ConnectionError(f"the Hub made {self.id} and does not show it yet: run the same again")
-        return made
+            return retried(once, also=(409,))  # it came to be meanwhile, or an answer was lost
 
     def commit(self, files: Mapping[str, Source], message: str, parent: Head) -> tuple[str, bool]:
         """Id of the commit at which the branch holds `files` and nothing else, and whether it is a new one.
@@ -113,6 +113,7 @@ class Repository:
         adds = {path: CommitOperationAdd(path, source) for path, source in files.items()}  # each knows if it was sent
 
         def once() -> tuple[str, bool]:
+            """Look, and commit what is left to commit."""
             head = self._look(self.branch)
             wanted, gone = differences(ours, head) if head else ([], [])
             if head is not None and not wanted + gone:
@@ -139,6 +140,7 @@ class Repository:
         """
 
         def once() -> None:
+            """Look, and set the tag where there is none."""
             there = self._look(name)
             if there is not None and there.commit != commit:
                 raise ValueError(f"version {name} stands for other files there: pass another name")

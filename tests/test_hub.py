@@ -276,6 +276,7 @@ def test_script_ends_in_one_sentence(
     script: Callable[..., tuple[object, str, str]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = ("--run", run, "--repo_id", "alice/m", "--license", "mit")
     with as_user(xet=False):
@@ -300,7 +301,8 @@ def test_script_ends_in_one_sentence(
         assert str(code).startswith(said) and out == ""
     code, out, _ = script(*command, "--dry_run", "--public")  # needs no Hub
     assert code == 0 and out.startswith("would go to ") and "/alice/m (public), branch main, 0." in out
-    assert str(script(*command)[0]) == "error: pushing to the Hub needs the network: unset HF_HUB_OFFLINE"
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody")
+    assert script(*command)[0] == "error: pushing to the Hub needs the network: unset HF_HUB_OFFLINE"
 
 
 @pytest.mark.slow

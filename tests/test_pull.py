@@ -347,6 +347,21 @@ def test_full_disk_is_said(
         assert content(pull_model("alice/tb"))["model.safetensors"] == files["model.safetensors"]
 
 
+def test_what_a_program_wrote_into_the_cache_is_not_the_hubs(
+    as_user: AsUser, publish: Publish, files: dict[str, bytes]
+) -> None:
+    publish()
+    with as_user(xet=False):
+        folder = pull_model("alice/tb")
+        (folder / "evaluation").mkdir()
+        (folder / "evaluation" / "results.json").write_bytes(b"{}")
+        assert content(pull_model("alice/tb")) == files | {"evaluation/results.json": b"{}"}
+        (folder / "config.json").unlink()
+        (folder / "config.json").write_bytes(files["config.json"])
+        with pytest.raises(ValueError, match="^alice/tb lacks config.json: pass a model"):
+            pull_model("alice/tb")
+
+
 def test_cache_without_links(
     hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,17 @@ def test_differences() -> None:
     assert differences(ours, Head("c", True, other)) == (["README.md", "a/b.json"], ["old.bin"])
 
 
+def test_repository_that_shows_late(hub: LoopbackHub, as_user: AsUser) -> None:
+    missing = {"status": 404, "headers": {"X-Error-Code": "RepoNotFound"}}
+    with as_user(xet=False):
+        hub.fail(STEPS["look"], times=3, **missing)  # before it is made, and twice after that
+        push()
+        assert check_state(hub)
+        hub.fail(STEPS["look"], times=None, **missing)
+        with pytest.raises(ValueError, match=r"^making model alice/m was refused \(409: You already created this"):
+            Repository(HfApi(), "alice/m").create()
+
+
 def test_branches(hub: LoopbackHub, as_user: AsUser) -> None:
     with as_user():
         first, _ = push()
