@@ -4,6 +4,7 @@ Files go to a repository through `hub_models.repository`, which is built on thes
 """
 
 import errno
+import json
 import logging
 import re
 import time
@@ -28,7 +29,8 @@ WAITS = (1, 2, 4, 8, 8)  # seconds between tries, as the client has them where i
 LONGEST = 300  # seconds that we let the Hub ask us to wait: its own windows of counting requests are that long
 MOMENTARY = frozenset({408, 429, 500, 502, 503, 504})
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-CLIENT_ERRORS = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError)  # RuntimeError: an upload by LFS, or Xet
+GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError)  # an answer is not what the Hub gives
+CLIENT_ERRORS = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError, *GARBLED)
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 T = TypeVar("T")
 
@@ -56,13 +58,23 @@ def retried(call: Callable[..., T], *args: Any, also: Collection[int] = (), **kw
 
 def passes(error: BaseException) -> bool:
     """Whether what raised `error` may go well a moment later."""
+    if is_full(error):
+        return False
     status = status_of(error)
+    wrapped = isinstance(error, RuntimeError)  # an upload by LFS, or a download by Xet
     if status is not None:
-        expired = status == 403 and isinstance(error, RuntimeError)  # an address of the storage, good for some time
-        return status in MOMENTARY or expired
-    lost = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, ConnectionError)
-    return any(
+        return status in MOMENTARY or (status == 403 and wrapped)  # an address of the storage is good for some time
+    lost = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, ConnectionError, *GARBLED)
+    return wrapped or any(
         (isinstance(one, lost) and not isinstance(one, OfflineModeIsEnabled)) or "Consistency check failed" in str(one)
+        for one in _chain(error)
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full, or the user's share of it."""
+    return any(
+        (isinstance(one, OSError) and one.errno in FULL) or re.search(r"os error (27|28|122)\b", str(one))
         for one in _chain(error)
     )
 
@@ -94,10 +106,15 @@ def _asked_wait(error: BaseException) -> int:
 
 def reason_of(error: BaseException, token: str | bool | None = None) -> str:
     """What an error of the clients says, as one line without tokens and signatures."""
-    innermost = [one for one in _chain(error) if isinstance(one, HfHubHTTPError)] or [error]
-    text = getattr(innermost[0], "server_message", None) or str(innermost[0]) or type(error).__name__
-    status = status_of(error)
-    return scrub(f"{status}: {text}" if status and str(status) not in text else text, token)
+    if isinstance(error, GARBLED):
+        return "its answer cannot be read"
+    chain = [*_chain(error)]
+    if answers := [one for one in chain if isinstance(one, HfHubHTTPError)]:
+        response = answers[0].response
+        said = answers[0].server_message or response.reason_phrase
+        return scrub(f"{response.status_code}: {said}", token)
+    said = str(chain[-1] if isinstance(error, RuntimeError) else error) or type(error).__name__
+    return scrub(re.sub(r", domain: \S+| for url \(\S+\)", "", said), token)
 
 
 def scrub(text: str, token: str | bool | None = None) -> str:
@@ -117,7 +134,7 @@ def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Ite
         FileNotFoundError: no such repository or revision.
         PermissionError: not logged in, or without the right.
         ConnectionError: no answer, or none but that something is wrong there.
-        ValueError: what was sent is refused.
+        ValueError: what was sent is refused, or the block's own.
         OSError: the disk is full, or what else the system says.
     """
     try:
@@ -125,8 +142,6 @@ def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Ite
     except CLIENT_ERRORS as error:
         # the client's own error stays out of tracebacks: addresses in it can hold signatures
         raise _plain(error, doing, where, token) from None
-    except ValueError as error:
-        raise ValueError(scrub(str(error), token)) from None
 
 
 def _plain(error: BaseException, doing: str, where: str, token: str | bool | None) -> OSError | ValueError:
@@ -140,22 +155,23 @@ def _plain(error: BaseException, doing: str, where: str, token: str | bool | Non
         ),
         RevisionNotFoundError: FileNotFoundError(f"no such branch, tag or commit in {where}: pass one that is there"),
     }
+    if is_full(error):
+        return OSError(f"no space left on the disk for {doing} {where}: free some, or set HF_HOME to another disk")
     for one in _chain(error):
-        if isinstance(one, OSError) and (one.errno in FULL or re.search(r"os error (27|28|122)\b", str(one))):
-            return OSError(f"no space left on the disk for {doing} {where}: free some, or set HF_HOME to another disk")
         for kind, plain in known.items():
             if isinstance(one, kind):
                 return plain
     if status == 401:
         return PermissionError(f"the Hub does not take this token ({said}): {LOGIN}")
     if status == 403:
-        return PermissionError(f"this token does not allow {doing} {where} ({said}): make one that does, then {LOGIN}")
+        return PermissionError(f"{doing} {where} is not allowed ({said}): with a token that may do so, {LOGIN}")
     if passes(error):
         asked = f"; it asks to wait {seconds} s" if (seconds := _asked_wait(error)) else ""
         return ConnectionError(f"{doing} {where} failed ({said}{asked}): run the same again, it goes on from there")
     if status is not None:
         return ValueError(f"{doing} {where} was refused ({said})")
-    return OSError(f"{doing} {where} failed: {said}")
+    kind = ValueError if isinstance(error, ValueError) else OSError
+    return kind(f"{doing} {where} failed: {said}")
 
 
 def whoami_writer(api: HfApi, owner: str | None = None) -> str:
@@ -169,12 +185,11 @@ def whoami_writer(api: HfApi, owner: str | None = None) -> str:
     """
     with plain_errors("pushing", "to the Hub", api.token):
         who = retried(api.whoami)
+        name = who["name"]
     role = who.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
-        raise PermissionError(
-            f"the token of {who['name']} is for reading: make one that may write on the Hub's settings page of tokens"
-        )
-    names = [who["name"], *(org["name"] for org in who.get("orgs", []))]
+        raise PermissionError(f"the token of {name} is for reading: make one for writing, then {LOGIN}")
+    names = [name, *(org["name"] for org in who.get("orgs", []))]
     if owner not in (None, *names):
-        raise PermissionError(f"{who['name']} may not write to {owner}: pass one of {', '.join(names)}")
-    return owner or who["name"]
+        raise PermissionError(f"{name} may not write to {owner}: pass one of {', '.join(names)}")
+    return owner or name

@@ -107,7 +107,7 @@ class Repository:
         not sent, and an answer that was lost makes no second commit.
 
         Raises:
-            ValueError: somebody else pushed other files meanwhile, or the branch is none.
+            ValueError: somebody else pushed other files meanwhile, the branch is none, or a .gitignore is there.
         """
         ours = {path: digests_of(source) for path, source in files.items()}
         adds = {path: CommitOperationAdd(path, source) for path, source in files.items()}  # each knows if it was sent
@@ -118,22 +118,18 @@ class Repository:
             if head is not None and not wanted + gone:
                 return head.commit, head.commit != parent.commit
             if head is None or head.commit != parent.commit:
-                raise ValueError(f"somebody else pushed to {self.id} meanwhile: look at {self.url}, then push again")
+                raise ValueError(f"somebody else pushed there meanwhile: look at {self.url}, then push again")
             operations = [*map(CommitOperationDelete, gone), *(adds[path] for path in wanted)]
             options = {"commit_message": message, "repo_type": self.type, "revision": self.branch}
             return self.api.create_commit(self.id, operations, parent_commit=parent.commit, **options).oid, True
 
         with self._plain("pushing to"):
+            if ".gitignore" in parent.digests and ".gitignore" not in files:
+                raise ValueError(f"a .gitignore there could hide files from a push: delete it at {self.url} first")
             try:
-                commit, new = retried(once, also=(409, 412))  # the next look says what became of it
-            except RevisionNotFoundError as error:
-                raise ValueError(f"{self.branch!r} is no branch of {self.id}: pass the name of one") from error
-            held = retried(self._look, commit)
-        if held is None or any(differences(ours, held)):
-            raise ValueError(
-                f"{self.url} does not hold all that was sent: look whether a .gitignore there hides files"
-            )
-        return commit, new
+                return retried(once, also=(409, 412))  # the next look says what became of it
+            except RevisionNotFoundError:
+                raise ValueError(f"{self.branch!r} is none of its branches: pass the name of one") from None
 
     def tag(self, name: str, commit: str) -> None:
         """Let the tag `name` stand at `commit`.
@@ -145,7 +141,7 @@ class Repository:
         def once() -> None:
             there = self._look(name)
             if there is not None and there.commit != commit:
-                raise ValueError(f"{self.id} has a version {name} already, of other files: pass another name")
+                raise ValueError(f"version {name} stands for other files there: pass another name")
             if there is None:
                 self.api.create_tag(self.id, tag=name, revision=commit, repo_type=self.type)
 
