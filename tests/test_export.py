@@ -248,7 +248,7 @@ def test_config_is_checked(tmp_path) -> None:
     with pytest.raises(ValueError, match="no/such/name"):
         ExportConfig(data_dir=tmp_path, repo_id="no/such/name")
     with pytest.raises(
-        ValueError, match=r"--public shares the X-rays with all. NLM asks .* pass --i_accept_the_terms too"
+        ValueError, match=r"--public shares the X-rays with all; NLM asks .* pass --i_accept_the_terms too"
     ):
         ExportConfig(**place, public=True)
     for version in ("a b", "main", "", "-v", "a..b"):
