@@ -63,7 +63,9 @@ class ExportConfig:
             raise ValueError(f"version must be letters, digits, dots and dashes, such as 1.0.0, got {self.version!r}")
         if self.public and not (self.i_accept_the_terms or self.dry_run):
             raise ValueError(
-                f"--public shares the X-rays with all. {cxm.LICENSE} If you may, pass --i_accept_the_terms too"
+                "--public shares the X-rays with all; NLM asks not to share the Montgomery set outside one's group, "
+                "and the Shenzhen masks are CC BY-NC-SA 4.0: read the terms with --dry_run and, if you may, pass "
+                "--i_accept_the_terms too"
             )
 
 

@@ -248,7 +248,7 @@ def test_config_is_checked(tmp_path) -> None:
     with pytest.raises(ValueError, match="no/such/name"):
         ExportConfig(data_dir=tmp_path, repo_id="no/such/name")
     with pytest.raises(
-        ValueError, match=r"--public shares the X-rays with all. NLM asks .* pass --i_accept_the_terms too"
+        ValueError, match=r"--public shares the X-rays with all; NLM asks .* pass --i_accept_the_terms too"
     ):
         ExportConfig(**place, public=True)
     for version in ("a b", "main", "", "-v", "a..b"):
@@ -380,7 +380,7 @@ def test_who_may_not_write_is_told_before_the_work(hub: LoopbackHub, as_user, ti
 
 def test_refused_commit_is_one_sentence(hub: LoopbackHub, as_user, config) -> None:
     hub.fail(r"POST /api/datasets/.*/commit/", status=403)
-    with as_user("alice"), pytest.raises(PermissionError, match="pushing to dataset alice/.* is not allowed"):
+    with as_user("alice"), pytest.raises(PermissionError, match=f"pushing to dataset {REPO} "):
         export(config())
 
 
@@ -434,7 +434,7 @@ def test_push_beside_another_is_refused(hub: LoopbackHub, as_user, config, monke
             return made(self, *args, **kwargs)
 
         monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", late)
-        with pytest.raises(ValueError, match=f"{REPO} failed: somebody else pushed there meanwhile"):
+        with pytest.raises(ValueError, match="somebody else pushed"):
             export(config())
     assert hub.repo(REPO, "dataset").files() == {"notes.txt": b"x"}
 
