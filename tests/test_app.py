@@ -95,6 +95,7 @@ class visit:
         tab.set_default_timeout(WAIT)
         tab.goto(self.served.url)
         tab.wait_for_selector("#upload input[type=file]", state="attached")
+        tab.wait_for_selector("#limits li")
         return tab
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -268,7 +269,8 @@ def test_page_fits_the_width(width: int, served: Served, browser: Browser, phant
 
 @pytest.mark.slow
 def test_keyboard_is_enough(page: Page) -> None:
-    reached = {}
+    opened, reached = [], {}
+    page.on("filechooser", lambda dialog: opened.append(dialog))
     for _ in range(8):
         page.keyboard.press("Tab")
         name = page.evaluate("(one => one.getAttribute('aria-label') || one.innerText)(document.activeElement)")
@@ -279,8 +281,7 @@ def test_keyboard_is_enough(page: Page) -> None:
     for name in app.EXAMPLES:
         assert reached[name] != ["none", "none"]  # focus is seen
     page.focus("#upload button")
-    with page.expect_file_chooser():
-        page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
     page.focus("#example-2")
     page.keyboard.press("Enter")
     wait_for(page, "Synthetic X-ray, Tuberculosis 1")
@@ -291,6 +292,7 @@ def test_keyboard_is_enough(page: Page) -> None:
     page.focus("#files a")
     with page.expect_download():
         page.keyboard.press("Enter")
+    assert opened  # the dialog that asks for a file
 
 
 @pytest.mark.slow
@@ -411,19 +413,24 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def test_models_that_cannot_be_had_are_named(folders: tuple[str, str]) -> None:
+    for sources, said in (
+        ((None, None), "nothing to read with: pass segmenter="),
+        (("nowhere", None), "no folder nowhere"),
+        ((None, folders[1]), "sees lungs only: pass a segmenter="),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            app.Page.of(*sources)
+
+
 @pytest.mark.slow
-def test_what_the_script_cannot_do_is_one_sentence(folders: tuple[str, str]) -> None:
+def test_taken_port_and_missing_gradio_are_one_sentence(folders: tuple[str, str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        for arguments, said in (
-            (["--segmenter", "nowhere"], "error: no folder nowhere"),
-            ([], "error: nothing to read with: pass segmenter="),
-            (["--segmenter", folders[0], "--port", port], f"error: .*{port}"),
-        ):
-            output, _ = script("scripts/app.py", *arguments).communicate(timeout=120)
-            assert re.search(said, output) and "Traceback" not in output, output
+        output, _ = script("scripts/app.py", "--segmenter", folders[0], "--port", port).communicate(timeout=120)
+    assert re.search(f"^error: .*{port}", output, re.M) and "Traceback" not in output
     hidden = "import sys, runpy; sys.modules['gradio'] = None; sys.argv = ['scripts/app.py']; "
     output, _ = script("-c", hidden + "runpy.run_path('scripts/app.py', run_name='__main__')").communicate(timeout=120)
     assert output == "error: the page needs gradio: pip install 'chest-xray-masks[app]'\n"
