@@ -205,7 +205,7 @@ def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = (
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text)
     if other := sorted(set(shown) - set(card_pictures(run_folder))):
         raise ValueError(f"the card shows {other[0]}, which does not go with it: take the picture out")
-    mine, theirs = _sections(card.text), _sections(true.text)
+    mine, theirs = sections(card.text), sections(true.text)
     if absent := [heading for heading in theirs if heading not in mine]:
         raise ValueError(f"the card has no section {absent[0]!r}: write the card anew")
     for heading, lines in mine.items():
@@ -233,7 +233,7 @@ def _indexed(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _sections(text: str) -> dict[str, list[str]]:
+def sections(text: str) -> dict[str, list[str]]:
     """Lines under each heading `## `, without code; "the first lines" are those before."""
     sections, heading = {}, "the first lines"
     for line in re.sub(r"```.*?```", "", text, flags=re.S).splitlines():

@@ -19,6 +19,7 @@ import pytest  # noqa: E402
 
 if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "chest-xray-masks-and-labels"
@@ -192,3 +193,17 @@ def as_user(
         return clients_of(hub, token, home or tmp_path_factory.mktemp("home"), xet, short_sleeps)
 
     return clients
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Debian's Chromium, without a window; the test is skipped, saying so, where it is not installed."""
+    from playwright.sync_api import sync_playwright
+
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("no chromium: apt-get install chromium")
+    flags = "--no-sandbox --disable-gpu --disable-quic --disable-background-networking --disable-component-update"
+    with sync_playwright() as playwright:  # as root, and with an empty profile
+        running = playwright.chromium.launch(executable_path=chromium, args=[*flags.split(), "--disable-sync"])
+        yield running
+        running.close()
