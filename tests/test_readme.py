@@ -21,6 +21,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
+def block_with(text: str) -> str:
+    """The one block of Python that holds `text`."""
+    (block,) = (block for block in blocks("python") if text in block)
+    return block
+
+
 @pytest.fixture(scope="module")
 def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of somebody who is logged in as `you` to a Hub, that of the tests."""
@@ -89,8 +95,9 @@ def test_eight_lines_run(demo: Path, online: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_modules_of_evaluate_give_what_the_comments_say(demo: Path, online: dict[str, str]) -> None:
-    (demo / "modules.py").write_text(blocks("python")[1])
-    said = [float(value) for value in re.findall(r"# ([\d.]+)$", blocks("python")[1], re.M)]
+    block = block_with("import evaluate")
+    (demo / "modules.py").write_text(block)
+    said = [float(value) for value in re.findall(r"# ([\d.]+)$", block, re.M)]
     assert [float(line) for line in run("python modules.py", demo, online).split()] == pytest.approx(said)
 
 
@@ -102,8 +109,8 @@ def test_command_runs(command: str, demo: Path, online: dict[str, str]) -> None:
 
 @pytest.mark.slow
 def test_what_was_pushed_is_read_from_there(demo: Path, online: dict[str, str]) -> None:
-    """The README's last block of Python, after its commands, which push."""
-    (demo / "back.py").write_text(blocks("python")[2])
+    """After the README's commands, which push."""
+    (demo / "back.py").write_text(block_with("pull_model"))
     lines = run("python back.py", demo, online).splitlines()
     assert len(lines) == 2
     for line in lines:
@@ -111,9 +118,18 @@ def test_what_was_pushed_is_read_from_there(demo: Path, online: dict[str, str]) 
         assert id.startswith("MCUCXR") and 0 <= float(share) < 0.5 and 0 < float(probability) < 1
 
 
+@pytest.mark.slow
+def test_tutorial_ends_with_a_read_x_ray(demo: Path, online: dict[str, str]) -> None:
+    """After the README's commands, the tutorial's among them."""
+    (demo / "tutorial.py").write_text(block_with("you/first-lungs"))
+    shape, lungs, probability, decision, flags = run("python tutorial.py", demo, online).splitlines()
+    assert re.fullmatch(r"\(\d+, \d+\)", shape) and lungs.startswith("Lungs(right_share=0.") and flags.startswith("(")
+    assert 0 < float(probability) < 1 and decision.startswith("tuberculosis ")
+
+
 def test_every_command_is_found() -> None:
     commands = [line for block in blocks("bash") for line in block.splitlines() if line]
     assert all(line.split()[0] in ("make", "python", "accelerate") for line in commands)
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     scripts = {path.name for path in (ROOT / "scripts").glob("*.py")}
     assert {"train.py", "audit_dataset.py", "show_dataset.py", "evaluate.py", "benchmark.py"} <= scripts
