@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.utils import validate_repo_id
 
 from hub_models.downloads import local_run, pull_model
 from hub_models.facts import Run
@@ -72,8 +73,9 @@ def push_model(
         FileNotFoundError: the run has not ended.
         PermissionError: not logged in, or without the right to write there.
         ConnectionError: no answer, after some tries.
-        ValueError: the run's files contradict each other, the repository holds something else or is of the other
-            visibility, the version stands for other files, or somebody else pushed meanwhile.
+        ValueError: the run's files contradict each other, a name is none that the Hub takes, the repository holds
+            something else or is of the other visibility, the version stands for other files, or somebody else pushed
+            meanwhile.
     """
     api = HfApi(token=token)
     owner, _, name = repo_id.rpartition("/")
@@ -84,6 +86,7 @@ def push_model(
     if not dry_run:
         owner = whoami_writer(api, owner or None)
     repository = Repository(api, f"{owner}/{name}", branch=revision or "main")
+    validate_repo_id(repository.id)
     _check_name(version, repository)
     push = Push(repository, release(run_folder, repository.id, license, also), _message(run), private, version)
     return push if dry_run else _send(push, replace)

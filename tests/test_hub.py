@@ -90,6 +90,10 @@ def test_dry_run_sends_nothing(hub: LoopbackHub, as_user: AsUser, run: Path) -> 
     sizes = {line.split()[0]: float(line.split()[1]) for line in lines}
     assert sizes == {name: pytest.approx(len(data) / 1000, abs=0.051) for name, data in expected.items()}
     assert planned.commit is None
+    with pytest.raises(ValueError, match="^Repo id must use alphanumeric chars"):
+        push(run, "alice/my model", dry_run=True)
+    with pytest.raises(ConnectionError, match="^looking up your name needs the network: unset HF_HUB_OFFLINE"):
+        push(run, "m", dry_run=True, token="hf_any_token")
 
 
 def test_files_that_no_longer_belong_go_in_the_same_commit(hub: LoopbackHub, as_user: AsUser, run: Path) -> None:
