@@ -63,7 +63,8 @@ demo: install
 OWNER ?= $(error pass OWNER=<your name on the Hub>)
 hub:
 	$(BIN)/python scripts/push.py --run $(RUNS)/lungs --repo_id $(OWNER)/chest-xray-lungs --license $(LICENSE)
-	$(BIN)/python scripts/push.py --run $(RUNS)/tb --repo_id $(OWNER)/chest-xray-tb --license $(LICENSE)
+	$(BIN)/python scripts/push.py --run $(RUNS)/tb --repo_id $(OWNER)/chest-xray-tb --license $(LICENSE) \
+		--segmenter $(OWNER)/chest-xray-lungs
 	$(BIN)/python scripts/build_dataset.py --data_dir "$(SOURCE)" --repo_id $(OWNER)/chest_xray_masks
 	rm -rf $(RUNS)/predictions
 	$(BIN)/python scripts/predict.py --images $(OWNER)/chest_xray_masks --split test --output $(RUNS)/predictions \

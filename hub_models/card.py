@@ -27,34 +27,41 @@ PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # 
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)(?: ?%)?")
 
 
-def model_card(run_folder: Path, repo_id: str, license: str, also: Sequence[Path] = ()) -> ModelCard:
+def model_card(
+    run_folder: Path, repo_id: str, license: str, also: Sequence[Path] = (), segmenter: str | None = None
+) -> ModelCard:
     """README.md of a run, to stand in the Hub repository `repo_id`.
 
     `also` are folders of further evaluations of the model, or of other runs (of other protocols, trained alike), whose
-    figures stand in the table across sites.
+    figures stand in the table across sites. `segmenter` is the Hub id of the lung model that a model of the lung
+    region needs, for the lines of use; a placeholder stands for one that is not named.
 
     Raises:
         FileNotFoundError: a folder is not that of a finished run or evaluation.
-        ValueError: the folder holds all folds, or one of `also` is of another task or model.
+        ValueError: the folder holds all folds, one of `also` is of another task or model, or a segmenter is named for
+            a model that needs none.
     """
     run = Run.read(run_folder)
+    if segmenter and run.settings["region"] == "image":
+        raise ValueError(f"the model in {run_folder} sees whole X-rays, got segmenter {segmenter}: leave it out")
     # a line that holds a tag only leaves no line behind
     template = re.sub(r"^({%.*%})\n", r"\1", TEMPLATE.read_text(), flags=re.M)
-    facts = _names(run, repo_id) | _data(run) | _training(run) | {"pictures": card_pictures(run_folder)}
+    facts = _names(run, repo_id, segmenter) | _data(run) | _training(run) | {"pictures": card_pictures(run_folder)}
     facts |= {"tables": tables(run, also), "headline": headline(run)}
     card = ModelCard.from_template(_metadata(run, repo_id, license), template_str=template, **facts)
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)
     return card
 
 
-def _names(run: Run, repo_id: str) -> dict[str, Any]:
+def _names(run: Run, repo_id: str, segmenter: str | None) -> dict[str, Any]:
     """What the template says of the model and of its use."""
     settings = run.settings
     owner, _, name = repo_id.rpartition("/")
     return {
         "name": name,
         "repo_id": repo_id,
-        "lungs_id": f"{owner}/LUNGS".lstrip("/"),
+        "lungs_id": segmenter or f"{owner}/LUNGS".lstrip("/"),
+        "lungs_named": segmenter is not None,
         "kind": TASKS[run.config.task].kind,
         "architecture": run.model["architectures"][0],
         "size": settings["image_size"],

@@ -58,6 +58,7 @@ def push_model(
     revision: str | None = None,
     version: str | None = None,
     also: Sequence[Path] = (),
+    segmenter: str | None = None,
     replace: bool = False,
     dry_run: bool = False,
     token: str | None = None,
@@ -67,7 +68,7 @@ def push_model(
     All checks come before anything goes out. Then the branch `revision` (main by default), made where there is none,
     holds the run's files and nothing else, by one commit, and the tag `version`, where given, stands there. Called
     again after a failure it goes on; an unchanged run makes no commit. `replace` lets another model, or other files,
-    in the repository go. With `dry_run` nothing goes out. For `license` and `also` see `release.release`.
+    in the repository go. With `dry_run` nothing goes out. For `license`, `also` and `segmenter` see `release.release`.
 
     Raises:
         FileNotFoundError: the run has not ended.
@@ -88,7 +89,8 @@ def push_model(
     repository = Repository(api, f"{owner}/{name}", branch=revision or "main")
     validate_repo_id(repository.id)
     _check_name(version, repository)
-    push = Push(repository, release(run_folder, repository.id, license, also), _message(run), private, version)
+    files = release(run_folder, repository.id, license, also, segmenter)
+    push = Push(repository, files, _message(run), private, version)
     return push if dry_run else _send(push, replace)
 
 

@@ -27,12 +27,17 @@ TEXTS = (".json", ".md", ".yaml", ".csv")
 
 
 def release(
-    run_folder: str | Path, repo_id: str, license: str | None = None, also: Sequence[Path] = ()
+    run_folder: str | Path,
+    repo_id: str,
+    license: str | None = None,
+    also: Sequence[Path] = (),
+    segmenter: str | None = None,
 ) -> dict[str, Source]:
     """Files of a finished run by their path in the repository `repo_id`: a path here, or the content.
 
     A README.md in the run folder, edited or not, is taken if its figures are the run's; else the card is made, under
-    `license`, with the figures of the folders `also`. X-rays, checkpoints, logs and rows per image stay here.
+    `license`, with the figures of the folders `also` and the lung model `segmenter` (see `card.model_card`). X-rays,
+    checkpoints, logs and rows per image stay here.
 
     Raises:
         FileNotFoundError: the run has not ended, or lacks a part.
@@ -40,7 +45,7 @@ def release(
     """
     run = Run.read(run_folder)
     check_model(run)
-    card = _card(run, repo_id, license, also)
+    card = _card(run, repo_id, license, also, segmenter)
     named = places(run)
     config = asdict(run.config) | named
     files: dict[str, Source] = {name: run.folder / name for name in RUN_PARTS}
@@ -98,11 +103,11 @@ def check_model(run: Run) -> None:
             raise ValueError(f"{fault} ({folder}): train anew, or put back the files that belong together")
 
 
-def _card(run: Run, repo_id: str, license: str | None, also: Sequence[Path]) -> str:
+def _card(run: Run, repo_id: str, license: str | None, also: Sequence[Path], segmenter: str | None) -> str:
     """Text of the README.md."""
     path = run.folder / CARD_NAME
     if not path.is_file():
-        made = str(model_card(run.folder, repo_id, known_license(license), also))
+        made = str(model_card(run.folder, repo_id, known_license(license), also, segmenter))
         check_card(made, run.folder, also)
         return made
     text = path.read_text()
@@ -113,6 +118,8 @@ def _card(run: Run, repo_id: str, license: str | None, also: Sequence[Path]) -> 
     known_license(stated)
     if f'"{repo_id}"' not in text:
         raise ValueError(f"{path} does not use {repo_id} in its lines of code: put it there, or delete the file")
+    if segmenter and f'"{segmenter}"' not in text:
+        raise ValueError(f"{path} does not use the lung model {segmenter}: put it there, or delete the file")
     return text
 
 

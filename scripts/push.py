@@ -7,6 +7,9 @@ Private, as version v1 (log in once with `hf auth login`, or set HF_TOKEN):
 For all to see, with the figures of another evaluation and of a run across sites in the card:
     python scripts/push.py --run runs/lungs --repo_id OWNER/chest-xray-lungs --license apache-2.0 --public \
         --also runs/lungs/evaluation/default-validation runs/mc
+A TB model of the lung region, with the lung model that its card is to name:
+    python scripts/push.py --run runs/tb --repo_id OWNER/chest-xray-tb --license apache-2.0 \
+        --segmenter OWNER/chest-xray-lungs
 
 After a failure the same command goes on; an unchanged run makes no commit.
 """
@@ -28,6 +31,7 @@ if __name__ == "__main__":
     parser.add_argument("--version", help="tag to set, such as v1; without it none is set")
     parser.add_argument("--revision", help="branch to push to (default: main)")
     parser.add_argument("--also", nargs="+", type=Path, default=(), help="evaluations and runs for the card's table")
+    parser.add_argument("--segmenter", help="Hub id of the lung model that a model of the lung region needs")
     parser.add_argument("--replace", action="store_true", help="let another model or other files there go")
     parser.add_argument("--dry_run", action="store_true", help="say what would go, and send nothing")
     arguments = vars(parser.parse_args())

@@ -521,6 +521,10 @@ def test_model_that_a_pipeline_does_not_serve_says_so(runs, copy) -> None:
     assert "**A `pipeline` alone does not do what was tested here:**" in use and "from transformers" not in use
     assert f'ChestXrayReader(segmenter="somebody/LUNGS", classifier="{REPO}")' in use
     assert read(runs["found"], "data.json")["segmenter"][:16] in use
+    named = sections(model_card(runs["found"], REPO, "mit", segmenter="somebody/lungs"))["Use"]
+    assert f'ChestXrayReader(segmenter="somebody/lungs", classifier="{REPO}")' in named and "LUNGS" not in named
+    with pytest.raises(ValueError, match="sees whole X-rays, got segmenter somebody/lungs: leave it out"):
+        model_card(runs["tb"], REPO, "mit", segmenter="somebody/lungs")
     folder = copy("lungs")
     edit(folder / "config.json", lambda config: config["chest_xray_masks"].update(fit="pad"))
     use = sections(model_card(folder, REPO, "mit"))["Use"]
