@@ -77,6 +77,18 @@ def to_gray(source: Source) -> Image.Image:
     return Image.fromarray((values - low) * np.float32(255 / scale))
 
 
+def chroma(source: Source) -> float:
+    """Mean over the image of the largest less the smallest of red, green and blue, in [0, 255]; 0 of a gray image.
+
+    Colours are averaged over a 64th of the sides first: the noise of a gray image saved as colour JPEG is gone then.
+    """
+    image = open_image(source)
+    if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
+        return 0.0
+    colours = np.asarray(image.convert("RGB").resize((64, 64), BOX), np.int16)  # (64, 64, 3)
+    return float(np.ptp(colours, axis=2).mean())
+
+
 def to_mask(source: Source) -> np.ndarray:
     """(H, W) bool of a mask in any mode: above 127 of 255, of other ranges (0/1, 16 bits) above half of its top."""
     return binarize(open_image(source))

@@ -30,6 +30,7 @@ ORDER = [
     "tasks",
     "downloads",
     "quality",
+    "familiarity",
     "predictor",
     "predict",
     "cohort",
