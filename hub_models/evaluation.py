@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hub_models.cohort import Part
 from hub_models.data import Arrays
 from hub_models.intervals import paired_difference, with_intervals
-from hub_models.predictor import Predictor, logits_of
+from hub_models.predictor import Predictor, logits_of, look
 from hub_models.tasks import Task
 
 CHUNK = 16  # images in a forward pass without gradients
@@ -35,7 +36,7 @@ def validate(
         columns = task.validate(logits, batch)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    rows = _forward(model, processor, arrays, accelerator, work)
+    rows = _forward(model, partial(logits_of, model, processor), arrays, accelerator, work)
     return columns_of(rows) | {"label": np.array(arrays.prepared["label"], float)}
 
 
@@ -56,31 +57,46 @@ def measure(predictor: Predictor, part: Part, accelerator: Accelerator) -> list[
             found.append(known | task.measure(one, row, settings))
         return found
 
-    per_image = _forward(model, predictor.processor, part.arrays, accelerator, work, settings.views)
+    see = partial(logits_of, model, predictor.processor, views=settings.views)
+    per_image = _forward(model, see, part.arrays, accelerator, work)
     return sorted(per_image, key=lambda row: row["id"])
+
+
+def measure_features(
+    model: torch.nn.Module, processor: BaseImageProcessor, arrays: Arrays, accelerator: Accelerator
+) -> np.ndarray:
+    """(N, D) features of prepared X-rays (see `familiarity.features_of`); the same on every process."""
+
+    def see(images: torch.Tensor) -> torch.Tensor:
+        return look(model, processor, images, with_features=True)[1]
+
+    def work(features: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
+        return list(features.cpu().numpy())
+
+    return np.stack(_forward(model, see, arrays, accelerator, work))
 
 
 @torch.no_grad()  # inference_mode() would spoil sharded weights for training
 def _forward(
     model: torch.nn.Module,
-    processor: BaseImageProcessor,
+    see: Callable[[torch.Tensor], torch.Tensor],
     arrays: Arrays,
     accelerator: Accelerator,
-    work: Callable[[torch.Tensor, dict[str, torch.Tensor]], list[dict[str, Any]]],
-    views: int = 1,
-) -> list[dict[str, Any]]:
-    """Rows that `work` makes of logits and batch, in the order of the arrays; nothing is averaged before all join.
+    work: Callable[[torch.Tensor, dict[str, torch.Tensor]], list[Any]],
+) -> list[Any]:
+    """What `work` makes, for each X-ray, of what `see` sees in a batch and of the batch, in the order of the arrays.
+
+    `see` takes gray images (B, S, S) float in [0, 1] to the model. Nothing is averaged before all processes join.
 
     Every process makes as many forward passes (sharded models wait for each other); what repeats is dropped.
     """
     model.eval()
-    found: list[tuple[int, dict[str, Any]]] = []
+    found: list[tuple[int, Any]] = []
     with accelerator.split_between_processes(list(range(len(arrays))), apply_padding=True) as mine:
         for start in range(0, len(mine), CHUNK):
             indices = mine[start : start + CHUNK]
             batch = {name: values.to(accelerator.device) for name, values in arrays.__getitems__(indices).items()}
-            logits = logits_of(model, processor, batch["pixels"].float() / 255, views)
-            found += zip(indices, work(logits, batch), strict=True)
+            found += zip(indices, work(see(batch["pixels"].float() / 255), batch), strict=True)
     by_index = dict(gather_object(found))
     return [by_index[index] for index in sorted(by_index)]
 

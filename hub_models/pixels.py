@@ -30,11 +30,13 @@ class Xray(NamedTuple):
         gray: as `to_gray` gives it.
         spacing_mm: (row, column) distance of the pixels' centres, of DICOM only; None where it is not known.
         notes: what to know before trusting what a model says of it, a sentence each; DICOM's only.
+        chroma: as `chroma` gives it; 0 of DICOM, whose notes tell of colour.
     """
 
     gray: Image.Image
     spacing_mm: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    chroma: float = 0.0
 
 
 def read_xray(source: Source) -> Xray:
@@ -44,7 +46,8 @@ def read_xray(source: Source) -> Xray:
         FileNotFoundError, ImportError, ValueError: as `open_image`, or its values are not finite.
     """
     if not is_dicom_source(source):
-        return Xray(_gray(open_image(source)))
+        image = open_image(source)
+        return Xray(_gray(image), chroma=chroma(image))
     found = read_dicom(source)
     return Xray(Image.fromarray(found.gray), found.spacing_mm, found.notes)
 
@@ -71,7 +74,7 @@ def to_gray(source: Source) -> Image.Image:
     Raises:
         FileNotFoundError, ImportError, ValueError: as `read_xray`.
     """
-    return read_xray(source).gray
+    return Image.fromarray(read_dicom(source).gray) if is_dicom_source(source) else _gray(open_image(source))
 
 
 def _gray(image: Image.Image) -> Image.Image:
@@ -107,6 +110,20 @@ def is_synthetic(png: bytes) -> bool:
     """Whether an image says of itself that it is synthetic; its pixels are not decoded."""
     with Image.open(io.BytesIO(png)) as image:
         return image.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
+
+
+def chroma(source: Source) -> float:
+    """Mean over the image of the largest less the smallest of red, green and blue, in [0, 255]; 0 of a gray image.
+
+    Colours are averaged over a 64th of the sides first: the noise of a gray image saved as colour JPEG is gone then.
+    """
+    image = open_image(source)
+    if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
+        return 0.0
+    if image.mode == "P" and not np.ptp(np.reshape(image.getpalette(), (-1, 3)), axis=1).any():
+        return 0.0
+    colours = np.asarray(image.convert("RGB").resize((64, 64), BOX), np.int16)  # (64, 64, 3)
+    return float(np.ptp(colours, axis=2).mean())
 
 
 def to_mask(source: Source) -> np.ndarray:

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from hub_models.downloads import local_run
+from hub_models.familiarity import unfamiliar
 from hub_models.masks import keep_two_lungs
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, read_xray, resize_gray
-from hub_models.predictor import Predictor, logits_of, or_whole
+from hub_models.predictor import Predictor, look, or_whole
 from hub_models.published import pixel_spacing_mm
-from hub_models.quality import Lungs, flags_of, lungs_of
+from hub_models.quality import Lungs, film_flags, flags_of, lungs_of
 
 CHUNK = 16  # X-rays in a forward pass
 LEAST_SIDE = 32  # pixels; below it nothing can be seen
@@ -27,12 +28,30 @@ DECISIONS = {
 
 @dataclass(frozen=True)
 class Film:
-    """An X-ray as decoded: its name, PIL gray image (mode L, or F in [0, 255]), (row, column) spacing, what is odd."""
+    """An X-ray as decoded.
+
+    Attributes:
+        name: of the file, or another.
+        gray: PIL image, mode L, or F in [0, 255].
+        spacing_mm: (row, column) of its pixels; None where it is not known.
+        flags: what is odd in the image, or said by its DICOM header, before any model has seen it.
+    """
 
     name: str
     gray: Image.Image
     spacing_mm: tuple[float, float] | None = None
-    notes: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the segmenter sees in one X-ray: its logits (2, s, s), and the X-ray's distance from those it knows.
+
+    Both are None without a segmenter, the distance also where the run does not say what X-rays it knows.
+    """
+
+    logits: torch.Tensor | None = None
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,9 @@ class Prediction:
         probability: calibrated probability in [0, 1] that a radiologist labels it tuberculosis; None without a
             classifier.
         threshold: probability from which on tuberculosis is suspected, as stored with the classifier.
-        notes: what the file itself says against trusting a prediction; DICOM's only.
+        distance: from the X-rays that the segmenter learned from, in standard deviations; None where it is not known.
+        limit: distance beyond which one in fifty of those lie.
+        film_flags: what is odd in the image, or said by its DICOM header, before any model has seen it.
     """
 
     name: str
@@ -57,7 +78,9 @@ class Prediction:
     mask: np.ndarray | None = None
     probability: float | None = None
     threshold: float | None = None
-    notes: tuple[str, ...] = ()
+    distance: float | None = None
+    limit: float | None = None
+    film_flags: tuple[str, ...] = ()
 
     @cached_property
     def lungs(self) -> Lungs | None:
@@ -67,7 +90,8 @@ class Prediction:
     @cached_property
     def flags(self) -> tuple[str, ...]:
         """What speaks against trusting the prediction, a short sentence each; empty where nothing does."""
-        return self.notes if self.lungs is None else (*flags_of(self.lungs), *self.notes)
+        of_lungs = () if self.lungs is None else flags_of(self.lungs)
+        return self.film_flags + unfamiliar(self.distance, self.limit) + of_lungs
 
     @property
     def is_suspected(self) -> bool | None:
@@ -128,9 +152,10 @@ class ChestXrayReader:
 
         `each` is called as `map`, for what threads can share: that of an executor shares it out.
         """
-        masks = list(each(self.trace, films, self.segment(films)))
+        looks = self.segment(films)
+        masks = list(each(self.trace, films, looks))
         seen = list(each(self.crop, films, masks))
-        return list(map(self.conclude, films, masks, self.classify(seen)))
+        return list(map(self.conclude, films, masks, self.classify(seen), [one.distance for one in looks]))
 
     def decode(self, source: Source, name: str = "image") -> Film:
         """The X-ray as gray; a file's own name takes the place of `name`.
@@ -140,24 +165,28 @@ class ChestXrayReader:
         """
         if isinstance(source, str | Path):
             name = Path(source).name
-        gray, spacing_mm, notes = read_xray(source)
+        gray, spacing_mm, notes, chroma = read_xray(source)
         if min(gray.size) < LEAST_SIDE:
             size = f"{gray.width}x{gray.height} pixels"
             raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")
-        return Film(name, gray, spacing_mm or pixel_spacing_mm(Path(name).stem, gray.height, gray.width), notes)
+        spacing_mm = spacing_mm or pixel_spacing_mm(Path(name).stem, gray.height, gray.width)
+        return Film(name, gray, spacing_mm, film_flags(gray, chroma) + notes)
 
-    def segment(self, films: Sequence[Film]) -> list[torch.Tensor | None]:
-        """The segmenter's logits (2, s, s) of each X-ray, on the CPU; None without a segmenter."""
+    def segment(self, films: Sequence[Film]) -> list[Look]:
+        """What the segmenter sees in each X-ray, on the CPU."""
         if self.segmenter is None:
-            return [None] * len(films)
-        settings = self.segmenter.settings
-        return _forward(self.segmenter, [resize_gray(film.gray, settings.image_size, settings.fit) for film in films])
+            return [Look()] * len(films)
+        settings, known = self.segmenter.settings, self.segmenter.familiarity
+        images = [resize_gray(film.gray, settings.image_size, settings.fit) for film in films]
+        logits, features = _forward(self.segmenter, images, known is not None)
+        distances = [None] * len(films) if known is None else known.distances(features.numpy()).tolist()
+        return list(map(Look, logits, distances))
 
-    def trace(self, film: Film, logits: torch.Tensor | None) -> np.ndarray | None:
-        """(H, W) bool lungs of an X-ray's logits on its own pixels."""
-        if logits is None:
+    def trace(self, film: Film, look: Look) -> np.ndarray | None:
+        """(H, W) bool lungs of an X-ray on its own pixels, from what the segmenter sees."""
+        if look.logits is None:
             return None
-        return self.segmenter.task.predict(logits, film.gray.height, film.gray.width, self.segmenter.settings)
+        return self.segmenter.task.predict(look.logits, film.gray.height, film.gray.width, self.segmenter.settings)
 
     def crop(self, film: Film, mask: np.ndarray | None) -> np.ndarray | None:
         """(S, S) uint8 of what the classifier sees: the X-ray, or its lungs; None without a classifier."""
@@ -173,13 +202,17 @@ class ChestXrayReader:
         if self.classifier is None:
             return [None] * len(seen)
         classifier = self.classifier
-        return [classifier.task.predict(logits, 0, 0, classifier.settings) for logits in _forward(classifier, seen)]
+        return [classifier.task.predict(logits, 0, 0, classifier.settings) for logits in _forward(classifier, seen)[0]]
 
-    def conclude(self, film: Film, mask: np.ndarray | None, probability: float | None) -> Prediction:
+    def conclude(
+        self, film: Film, mask: np.ndarray | None, probability: float | None, distance: float | None = None
+    ) -> Prediction:
         """What the stages found, as one."""
         threshold = None if probability is None else self.classifier.settings.threshold
+        limit = None if distance is None else self.segmenter.familiarity.limit
         sides = film.gray.height, film.gray.width
-        return Prediction(film.name, *sides, film.spacing_mm, mask, probability, threshold, film.notes)
+        found = (mask, probability, threshold, distance, limit)
+        return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags)
 
 
 def _load(source: str | Path | None, task: str, revision: str | None) -> Predictor | None:
@@ -194,7 +227,10 @@ def _load(source: str | Path | None, task: str, revision: str | None) -> Predict
 
 
 @torch.inference_mode()
-def _forward(predictor: Predictor, images: Sequence[np.ndarray]) -> list[torch.Tensor]:
-    """Logits of each (S, S) uint8 image, on the CPU."""
+def _forward(
+    predictor: Predictor, images: Sequence[np.ndarray], with_features: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits (B, ...) of (S, S) uint8 images and, where asked for, their features (B, D), on the CPU."""
     batch = torch.from_numpy(np.stack(images)).to(predictor.model.device).float() / 255  # (B, S, S)
-    return list(logits_of(predictor.model, predictor.processor, batch, predictor.settings.views).cpu())
+    logits, features = look(predictor.model, predictor.processor, batch, predictor.settings.views, with_features)
+    return logits.cpu(), None if features is None else features.cpu()

@@ -18,6 +18,7 @@ from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
 from hub_models.data import code_hash
 from hub_models.downloads import RUN_PARTS
+from hub_models.familiarity import Familiarity, features_of
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
 from hub_models.tasks import TASKS, VIEWS, Settings, Task
 
@@ -27,12 +28,13 @@ CODE_HASH = code_hash(*(room.__file__ for room in ROOMS), __file__)
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with what it needs to be used; call it with an X-ray."""
+    """A model with what it needs to be used; call it with an X-ray. Not every run says what X-rays are familiar."""
 
     task: Task
     model: PreTrainedModel
     processor: BaseImageProcessor
     settings: Settings
+    familiarity: Familiarity | None = None
 
     @classmethod
     def from_run(cls, folder: str | Path, task: str | None = None) -> "Predictor":
@@ -40,7 +42,7 @@ class Predictor:
 
         Raises:
             FileNotFoundError: the folder is no run, or lacks a part: its training has not ended.
-            ValueError: the model is for another task.
+            ValueError: the model is for another task, or its familiarity.safetensors is damaged.
         """
         folder = Path(folder)
         found = TrainConfig.load(folder).task
@@ -51,7 +53,7 @@ class Predictor:
         kind = TASKS[found].kind
         image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
         model = build(kind, str(folder), False, TASKS[found].labels, image_processor.size["height"]).eval()
-        return cls(TASKS[found], model, image_processor, Settings.of(model))
+        return cls(TASKS[found], model, image_processor, Settings.of(model), Familiarity.load(folder))
 
     @torch.inference_mode()
     def __call__(self, source: Source, mask: np.ndarray | None = None) -> Any:
@@ -82,18 +84,36 @@ def logits_of(
 
     The first view is the image itself, the others are turned or scaled a little, and their maps turned back.
     """
-    total = weight = 0.0
+    return look(model, processor, images, views)[0]
+
+
+def look(
+    model: torch.nn.Module,
+    processor: BaseImageProcessor,
+    images: torch.Tensor,
+    views: int = 1,
+    with_features: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits as `logits_of`, and the features (B, D) of the first view, the image itself, from the same pass.
+
+    Features are those of `familiarity.features_of`, None unless asked for; the model must be of maps.
+    """
+    total, weight, features = 0.0, 0.0, None
     for angle, scale in VIEWS[:views]:
         plain = (angle, scale) == (0, 1)
         moved = images if plain else shift_scale_turn(images[:, None], angle, scale, (0, 0))[:, 0]  # (B, S, S)
-        logits = model(pixel_values=normalize(moved, processor)).logits
+        more = {"output_hidden_states": True} if plain and with_features else {}
+        outputs = model(pixel_values=normalize(moved, processor), **more)
+        if more:
+            features = features_of(outputs.hidden_states)  # (B, D)
+        logits = outputs.logits
         seen = torch.ones_like(logits)
         if logits.ndim == 4 and not plain:  # a map, of which the view may have lost the rim
             logits, seen = (
                 shift_scale_turn(one.float(), angle, scale, (0, 0), inverse=True) for one in (logits, seen)
             )
         total, weight = total + logits, weight + seen
-    return total / weight
+    return total / weight, features
 
 
 def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = False) -> datasets.Dataset:

@@ -1,4 +1,4 @@
-"""Whether a lung mask can be one: areas of both lungs, and flags on masks that are not like those of a chest X-ray."""
+"""Whether an image and its lung mask can be a chest X-ray's: areas of both lungs, and flags on what cannot be."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import center_of_mass, distance_transform_edt, label
 
+from hub_models.inspection import BLANK_SPREAD
 from hub_models.masks import runs_of
+from hub_models.pixels import BOX
 
 SMALL = 512  # pixels of the longer side at which regions are told apart; areas are counted on the X-ray's own pixels
 BACKGROUND, RIGHT, LEFT = 0, 1, 2
@@ -14,6 +16,8 @@ SECOND_LUNG = 0.1  # a region below this share of the largest one is a speck, no
 LEAST_RATIO = 0.3  # of the smaller lung to the larger; 2 of 449 real reference masks are below
 SHARES = (0.06, 0.46)  # of the image that both lungs take; twice what `audit.LUNG_AREA` gives one lung
 BORDER_SHARE = 0.02  # of a border's length that lungs may touch
+COLOUR = 3.0  # `pixels.chroma`: 0.0 of 525 X-rays, also saved as colour JPEG; 4.1 and more of 143 colour photographs
+INVERTED = -12.0  # gray levels of the mediastinum less those of the lungs: -6 and more of 525 X-rays, 67 at the median
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,9 @@ def _counts(mask: np.ndarray) -> list[int]:
 def sides_of(mask: np.ndarray) -> np.ndarray:
     """(H, W) uint8: RIGHT or LEFT, the patient's, at each pixel, that of the nearest lung; BACKGROUND without any.
 
-    The two largest regions are a lung each, all others go with the nearer one. A single region is cut in two at its
-    narrowest column where it has a waist, as lungs that touch have; else it is the lung of the half that it lies in.
+    The two largest regions are a lung each. A single region is cut in two at its narrowest column where it has a
+    waist, as lungs that touch have; else it is the lung of the half that it lies in. All other regions are of the side
+    that they lie on of the column midway between the lungs, the waist, or the image's middle.
     """
     sides, places = _small_sides(mask)
     return sides[np.ix_(*places)]
@@ -82,15 +87,18 @@ def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.nda
     if not count:
         return np.zeros(small.shape, np.uint8), places
     sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
-    first, *others = (1 + np.argsort(-sizes, kind="stable")).tolist()
-    if others and sizes[others[0] - 1] >= SECOND_LUNG * sizes[first - 1]:
-        columns = {number: center_of_mass(regions == number)[1] for number in (first, others[0])}
-        right = min(columns, key=columns.get)
-        seeds = np.select([regions == right, np.isin(regions, list(columns))], [RIGHT, LEFT], BACKGROUND)
+    columns = np.array([column for _, column in center_of_mass(small, regions, range(1, count + 1))])
+    first, *others = np.argsort(-sizes, kind="stable").tolist()
+    waist = None
+    if others and sizes[others[0]] >= SECOND_LUNG * sizes[first]:
+        middle = columns[[first, others[0]]].mean()
     else:
-        middle = waist_of(regions == first)
-        at = np.arange(size[0]) < middle if middle else np.full(size[0], center_of_mass(small)[1] < size[0] / 2)
-        seeds = np.where(regions == first, np.where(at, RIGHT, LEFT), BACKGROUND)
+        waist = waist_of(regions == first + 1)
+        middle = size[0] / 2 if waist is None else waist
+    seeds = np.array([BACKGROUND, *np.where(columns < middle, RIGHT, LEFT)])[regions]  # (h, w)
+    if waist is not None:
+        at = np.where(np.arange(size[0]) < waist, RIGHT, LEFT)
+        seeds = np.where(regions == first + 1, at, seeds)
     nearest = distance_transform_edt(seeds == BACKGROUND, return_distances=False, return_indices=True)
     return seeds[tuple(nearest)].astype(np.uint8), places
 
@@ -129,4 +137,19 @@ def flags_of(lungs: Lungs) -> tuple[str, ...]:
         flags.append(f"lungs of implausible size: {total:.0%} of the image, not {SHARES[0]:.0%} to {SHARES[1]:.0%}")
     if lungs.borders:
         flags.append(f"lungs touch the border: {', '.join(lungs.borders)}; the X-ray may be cut")
+    return tuple(flags)
+
+
+def film_flags(gray: Image.Image, chroma: float) -> tuple[str, ...]:
+    """What is odd in a gray image and its `pixels.chroma` before any model has seen it; empty where nothing is."""
+    small = np.asarray(gray.resize((64, 64), BOX), np.float32)  # (64, 64)
+    if small.std() < BLANK_SPREAD:
+        return ("blank: the image has no contrast",)
+    flags = []
+    if chroma > COLOUR:
+        flags.append("colour image: an X-ray is gray as it comes from the machine")
+    rows, left, right = small[12:44], slice(12, 26), slice(38, 52)
+    beside = (rows[:, left].mean() + rows[:, right].mean()) / 2
+    if rows[:, 29:35].mean() - beside < INVERTED:
+        flags.append("dark in the middle, bright beside it: black and white may be swapped")
     return tuple(flags)

@@ -15,6 +15,7 @@ from hub_models.card import OF_PHANTOMS, PICTURES_SHOWN, card_pictures, check_ca
 from hub_models.config import CONFIG_NAME
 from hub_models.downloads import RUN_PARTS
 from hub_models.facts import EMISSIONS_NAME, Run, emissions, places
+from hub_models.familiarity import FAMILIARITY_NAME
 from hub_models.licenses import known_license
 from hub_models.predictor import Predictor
 from hub_models.report import RESULTS_NAME
@@ -22,7 +23,7 @@ from hub_models.repository import Source
 
 CARD_NAME = "README.md"
 # All that a push may send, but the Hub's format of results under .eval_results/
-NAMES = {*RUN_PARTS, RESULTS_NAME, EMISSIONS_NAME, CARD_NAME, *PICTURES_SHOWN, *OF_PHANTOMS}
+NAMES = {*RUN_PARTS, FAMILIARITY_NAME, RESULTS_NAME, EMISSIONS_NAME, CARD_NAME, *PICTURES_SHOWN, *OF_PHANTOMS}
 TEXTS = (".json", ".md", ".yaml", ".csv")
 
 
@@ -49,6 +50,8 @@ def release(
     named = places(run)
     config = asdict(run.config) | named
     files: dict[str, Source] = {name: run.folder / name for name in RUN_PARTS}
+    if (run.folder / FAMILIARITY_NAME).is_file():
+        files[FAMILIARITY_NAME] = run.folder / FAMILIARITY_NAME
     files |= {name: run.folder / name for name in card_pictures(run.folder) if f"]({name})" in card}
     files |= {CONFIG_NAME: _json(config), RESULTS_NAME: _json(run.results | {"config": run.results["config"] | named})}
     files |= {CARD_NAME: card.encode()}

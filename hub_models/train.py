@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from hub_models.architectures import build, processor_for
 from hub_models.cohort import DATA_NAME, Part, describe, load_cohort
 from hub_models.config import CONFIG_NAME, TrainConfig
-from hub_models.evaluation import PER_IMAGE_NAME, measure, validate
+from hub_models.evaluation import PER_IMAGE_NAME, measure, measure_features, validate
+from hub_models.familiarity import FAMILIARITY_NAME, LEAST, Familiarity
 from hub_models.figures import PICTURES
 from hub_models.files import held, write_json
 from hub_models.loop import Run, learn
@@ -40,8 +41,10 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     The folder holds the weights (safetensors), the image processor, `train_config.json`, `data.json` (which X-rays are
     in which part), per-image figures, pictures, and `results.json`, which is written last: a folder without it is not
     done, and the same call goes on from its newest checkpoint, with the same final weights as a run never stopped. A
-    finished run of the same config is not trained again. Protocol folds without a fold trains all, each in a folder
-    `fold-K`, and pools the rows of their test parts; a `model` or `segmenter` of all folds gives each its own.
+    lung model's folder also tells X-rays like those of its training from others (`familiarity.safetensors`). A
+    finished run of the same config is not trained again; where it is of before that file, it gets it. Protocol folds
+    without a fold trains all, each in a folder `fold-K`, and pools the rows of their test parts; a `model` or
+    `segmenter` of all folds gives each its own.
 
     Raises:
         ValueError: the folder holds something else or a run of another config, launch or other X-rays, or is
@@ -105,6 +108,8 @@ def _fit_held(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, 
         _finish(run, model, folder)
         kept_epoch = progress.best_epoch if config.keep == "best" else progress.epoch
         training = {"kept_epoch": kept_epoch, "epochs": progress.history}
+    if task.learns_masks and not (folder / FAMILIARITY_NAME).exists():
+        _learn_familiarity(run, folder)
     return _result(run, folder, training)
 
 
@@ -180,6 +185,19 @@ def _finish(run: Run, model: PreTrainedModel, folder: Path) -> None:
             path.chmod((folder / CONFIG_NAME).stat().st_mode)  # safetensors' own would shut out colleagues
             path.replace(folder / path.name)
         aside.rmdir()
+    accelerator.wait_for_everyone()
+
+
+def _learn_familiarity(run: Run, folder: Path) -> None:
+    """Write what tells the X-rays of the training from others, where they are enough to tell."""
+    accelerator, arrays = run.accelerator, run.parts["train"].arrays
+    if len(arrays) < LEAST:
+        logger.info("%d X-rays of training are too few to tell others from them: %d are needed", len(arrays), LEAST)
+        return
+    predictor = Predictor.from_run(folder)
+    features = measure_features(predictor.model.to(accelerator.device), run.processor, arrays, accelerator)
+    if accelerator.is_main_process:
+        Familiarity.of(features).save(folder)
     accelerator.wait_for_everyone()
 
 

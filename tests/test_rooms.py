@@ -40,6 +40,7 @@ ORDER = [
     "tasks",
     "downloads",
     "quality",
+    "familiarity",
     "predictor",
     "predict",
     "cohort",

@@ -1,0 +1,121 @@
+"""How far an X-ray is from those that a segmenter learned from, by the features that it sees in it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from sklearn.covariance import LedoitWolf
+
+FAMILIARITY_NAME = "familiarity.safetensors"
+LEAST = 20  # X-rays from which a spread of features can be told
+FOLDS = 10
+FAMILIAR_SHARE = 0.98  # of X-rays such as those of the training, the rest being flagged
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """Where the features of the X-rays lie that a segmenter learned from; kept in `familiarity.safetensors`.
+
+    Attributes:
+        mean: (D,) of their features.
+        precision: (D, D), inverse of the shrunk covariance of their features.
+        limit: distance beyond which FAMILIAR_SHARE of them do not lie, each measured from the others.
+        count: of the X-rays.
+    """
+
+    mean: np.ndarray
+    precision: np.ndarray
+    limit: float
+    count: int
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Familiarity | None":
+        """Of the features (N, D) of the X-rays of a training; None of fewer than LEAST.
+
+        The limit is the quantile of the distances of X-rays that the mean and the covariance they are measured by do
+        not know, by FOLDS folds: those of an X-ray to a mean it is part of are too small. Source: Lee 2018, arXiv
+        1807.03888 (the distance); Ledoit 2004, doi 10.1016/S0047-259X(03)00096-4 (the covariance).
+        """
+        if len(features) < LEAST:
+            return None
+        folds = np.arange(len(features)) % FOLDS
+        apart = np.empty(len(features))
+        for fold in range(FOLDS):
+            apart[folds == fold] = _distances(features[folds == fold], *_spread(features[folds != fold]))
+        return cls(*_spread(features), float(np.quantile(apart, FAMILIAR_SHARE, method="higher")), len(features))
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """(N,) Mahalanobis distances of features (N, D), in standard deviations.
+
+        Raises:
+            ValueError: features of another model.
+        """
+        if features.shape[1] != len(self.mean):
+            raise ValueError(
+                f"{FAMILIARITY_NAME} is of a model of {len(self.mean)} features, this one has {features.shape[1]}: "
+                "delete it, or pass the folder as training left it"
+            )
+        return _distances(features, self.mean, self.precision)
+
+    def save(self, folder: Path) -> None:
+        """Write `familiarity.safetensors`, whole or not at all."""
+        aside = folder / f".{FAMILIARITY_NAME}.{os.getpid()}"
+        tensors = {name: torch.from_numpy(getattr(self, name)).float() for name in ("mean", "precision")}
+        try:
+            save_file(tensors, aside, {"limit": repr(self.limit), "count": str(self.count)})
+            aside.replace(folder / FAMILIARITY_NAME)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Familiarity | None":
+        """Of a run folder; None where it has none, as those of before.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = folder / FAMILIARITY_NAME
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "np") as file:
+                mean, precision = (file.get_tensor(name).astype(float) for name in ("mean", "precision"))
+                told = file.metadata()
+                return cls(mean, precision, float(told["limit"]), int(told["count"]))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): delete it, or copy it anew") from error
+
+
+def _spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and precision (D, D) of features (N, D)."""
+    fitted = LedoitWolf().fit(features.astype(float))
+    return fitted.location_, fitted.precision_
+
+
+def _distances(features: np.ndarray, mean: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    off = features - mean  # (N, D)
+    return np.sqrt(np.maximum(np.einsum("nd,de,ne->n", off, precision, off), 0))
+
+
+def features_of(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(B, D) features from the maps (B, C, h, w) of an encoder's stages: the standard deviation of each channel.
+
+    Of the last two stages: of all four, and of the channels' means, they part real X-rays best from turned, cut and
+    other ones.
+    """
+    return torch.cat([stage.float().std((2, 3), correction=0) for stage in hidden_states[-2:]], 1)  # (B, D)
+
+
+def unfamiliar(distance: float | None, limit: float | None) -> tuple[str, ...]:
+    """A short sentence where an X-ray is beyond the limit; nothing where it is not, or nothing is known."""
+    if distance is None or distance <= limit:
+        return ()
+    return (
+        f"unlike the X-rays that the lung model learned from (distance {distance:.0f}, limit {limit:.0f}): "
+        "turned, cut, inverted, or no frontal chest X-ray",
+    )
