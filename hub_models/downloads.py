@@ -1,14 +1,124 @@
-"""Models from the Hub or from this machine, as a folder."""
+"""Models from the Hub or from this machine, as run folders: only data, never code, every byte as the Hub has it."""
 
+import json
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+
+from huggingface_hub import HfApi, RepoFile
+from huggingface_hub.errors import RevisionResolutionError
+
+from hub_models.remote import plain_errors, retried
+from hub_models.repository import digests_of
+from hub_models.tasks import SETTINGS_KEY
+
+CONFIGS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json")
+RUN_PARTS = (*CONFIGS, "model.safetensors")
+SMALL = ("*.json", "*.md", "*.yaml", "*.csv", "*.png")
+WANTED = (*SMALL, "*.safetensors")  # no pickle and no program among them
+CODE = ("auto_map", "custom_pipelines")  # fields by which a config names code to be run
+
+
+def pull_model(
+    repo_id: str, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """Run folder of a model on the Hub, in the Hub's cache or another: each file has the digest that the Hub gives.
+
+    `revision` is a branch (main by default), a tag or a commit; it is looked up once, all files are of that commit.
+    Without network, or with the Hub down, what the cache holds of it is taken, and checked all the same.
+
+    Raises:
+        FileNotFoundError: no such repository or revision, or it is private.
+        PermissionError: it is gated, or the token is not good.
+        ConnectionError: no answer, and not all of it in the cache.
+        OSError: the disk is full.
+        ValueError: it is no model of this project, it wants code to be run, or a file came damaged; such a file is
+            taken out of the cache, so that the next call fetches it anew.
+    """
+    api, doing = HfApi(token=token), ("downloading", f"model {repo_id}", token)
+    with plain_errors(*doing):
+        commit = retried(_resolved, api, repo_id, revision, cache_dir)
+        place = {"revision": commit, "cache_dir": cache_dir}
+        folder = Path(retried(api.snapshot_download, repo_id, allow_patterns=list(SMALL), **place))
+        digests = retried(_digests, api, repo_id, folder)
+    _check(folder, digests, repo_id)
+    _refuse(folder, repo_id, [name for name in CONFIGS if name not in digests])
+    with plain_errors(*doing):
+        retried(api.snapshot_download, repo_id, allow_patterns=list(WANTED), **place)
+        digests = retried(_digests, api, repo_id, folder)
+    _refuse(folder, repo_id, [name for name in RUN_PARTS if name not in digests])
+    _check(folder, digests, repo_id)
+    return folder
+
+
+def _resolved(api: HfApi, repo_id: str, revision: str | None, cache_dir: str | Path | None) -> str:
+    """Id of the commit that a revision stands for, as the Hub says or, where it cannot be asked, as it said last."""
+    try:
+        return api.resolve_revision(repo_id, revision=revision, cache_dir=cache_dir).resolved
+    except RevisionResolutionError as error:  # which is none of the Hub's other errors, though one of them caused it
+        raise error.__cause__ or error from None
+
+
+def _digests(api: HfApi, repo_id: str, folder: Path) -> dict[str, str]:
+    """The Hub's digest of each file of a snapshot, SHA-256 or git's own: in its cache, links lead to blobs named so.
+
+    Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    files = [path for path in folder.rglob("*") if path.is_file() and any(fnmatch(path.name, one) for one in WANTED)]
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    if linked := {names[path]: path.readlink().name for path in files if path.is_symlink()}:
+        return linked  # any other file there is not the Hub's
+    # a system without links
+    tree = api.list_repo_tree(repo_id, recursive=True, revision=folder.name)
+    there = {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in tree if isinstance(one, RepoFile)}
+    return {name: there[name] for name in names.values() if name in there}
+
+
+def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
+    """Raise ValueError where a file is not what the Hub says, and take it out of the cache."""
+    for name, digest in digests.items():
+        if digest not in digests_of(folder / name):
+            for path in list(_links(folder / name)):
+                path.unlink()
+            raise ValueError(f"{name} of {repo_id} came damaged and was removed: run the same again to fetch it anew")
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """A file of the cache, from the name that it is known by to where its bytes are."""
+    while path.is_symlink():
+        yield path
+        path = path.parent / path.readlink()
+    yield path
+
+
+def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
+    """Raise ValueError for what is no model of this project, or would run code of its own."""
+    if missing:
+        raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that scripts/push.py sent")
+    for name in ("config.json", "preprocessor_config.json"):
+        try:
+            values = json.loads((folder / name).read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{name} of {repo_id} is no JSON ({error}): pass another model") from error
+        if named := [key for key in CODE if key in values]:
+            raise ValueError(f"{name} of {repo_id} wants code of its own to be run ({named[0]}): it is not used")
+        if name == "config.json" and SETTINGS_KEY not in values:
+            raise ValueError(f"{name} of {repo_id} has no {SETTINGS_KEY}: pass a model that scripts/push.py sent")
 
 
 def local_run(source: str | Path, revision: str | None = None) -> Path:
-    """Folder of a run.
+    """Run folder of a model: an existing folder stays itself, and a Hub id is downloaded (`pull_model`).
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError, ConnectionError: it is neither, or cannot be had.
+        PermissionError, OSError, ValueError: as `pull_model`.
     """
-    if not Path(source).is_dir():
-        raise FileNotFoundError(f"no folder {source}: pass a run folder that scripts/train.py made")
-    return Path(source)
+    if Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
+        raise FileNotFoundError(f"no folder {source}, and no Hub id: pass a run folder, or <owner>/<name> on the Hub")
+    try:
+        return pull_model(str(source), revision)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise type(error)(f"no folder {source} here, and {error}") from error

@@ -1,0 +1,195 @@
+"""Calls to the Hub that outlast its bad moments, one sentence where they cannot, and who is logged in there.
+
+Files go to a repository through `hub_models.repository`, which is built on these.
+"""
+
+import errno
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import httpx2
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+logger = logging.getLogger(__name__)
+
+WAITS = (1, 2, 4, 8, 8)  # seconds between tries, as the client has them where it tries again by itself
+LONGEST = 300  # seconds that we let the Hub ask us to wait: its own windows of counting requests are that long
+MOMENTARY = frozenset({408, 429, 500, 502, 503, 504})
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError)  # an answer is not what the Hub gives
+CLIENT_ERRORS = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError, *GARBLED)
+LOGIN = "log in with `hf auth login` or set HF_TOKEN"
+T = TypeVar("T")
+
+
+def retried(call: Callable[..., T], *args: Any, also: Collection[int] = (), **kwargs: Any) -> T:
+    """What `call` gives, called again after failures that pass: 408, 429, 5xx, lost connections and statuses `also`.
+
+    Where the answer may be lost and the deed done, `call` must look first whether there is anything left to do.
+
+    Raises:
+        What `call` raises at last, or at once where it would be the same again.
+    """
+    for wait in WAITS:
+        try:
+            return call(*args, **kwargs)
+        except CLIENT_ERRORS as error:
+            asked = _asked_wait(error)
+            if not (passes(error) or status_of(error) in also) or asked > LONGEST:
+                raise
+            seconds = max(wait, asked)
+            logger.warning("%s; again in %d s", reason_of(error), seconds)
+        time.sleep(seconds)
+    return call(*args, **kwargs)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether what raised `error` may go well a moment later."""
+    if is_full(error):
+        return False
+    status = status_of(error)
+    wrapped = isinstance(error, RuntimeError)  # an upload by LFS, or a download by Xet
+    if status is not None:
+        return status in MOMENTARY or (status == 403 and wrapped)  # an address of the storage is good for some time
+    lost = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, ConnectionError, *GARBLED)
+    return wrapped or any(
+        (isinstance(one, lost) and not isinstance(one, OfflineModeIsEnabled)) or "Consistency check failed" in str(one)
+        for one in _chain(error)
+    )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full, or the user's share of it."""
+    return any(
+        (isinstance(one, OSError) and one.errno in FULL) or re.search(r"os error (27|28|122)\b", str(one))
+        for one in _chain(error)
+    )
+
+
+def status_of(error: BaseException) -> int | None:
+    """Status of the Hub's or the storage's answer that an error of the clients stands for; None without one."""
+    for one in _chain(error):
+        if isinstance(one, HfHubHTTPError):
+            return one.response.status_code
+        if found := re.search(r"HTTP status \w+ error \((\d{3})", str(one)):  # of Xet, which gives only a text
+            return int(found[1])
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _asked_wait(error: BaseException) -> int:
+    """Seconds that the Hub asks to wait; 0 where it does not say."""
+    for one in _chain(error):
+        if isinstance(one, HfHubHTTPError):
+            asked = one.response.headers.get("Retry-After", "").strip()
+            return int(asked) if asked.isdigit() else 0
+    return 0
+
+
+def reason_of(error: BaseException, token: str | bool | None = None) -> str:
+    """What an error of the clients says, as one line without tokens and signatures."""
+    if isinstance(error, GARBLED):
+        return "its answer cannot be read"
+    chain = [*_chain(error)]
+    if answers := [one for one in chain if isinstance(one, HfHubHTTPError)]:
+        response = answers[0].response
+        said = answers[0].server_message or response.reason_phrase
+        return scrub(f"{response.status_code}: {said}", token)
+    said = str(chain[-1] if isinstance(error, RuntimeError) else error) or type(error).__name__
+    return scrub(re.sub(r", domain: \S+| for url \(\S+\)", "", said), token)
+
+
+def scrub(text: str, token: str | bool | None = None) -> str:
+    """`text` on one line, without `token`, this user's own or any other, and without the queries of addresses."""
+    for secret in (token, get_token()):
+        if isinstance(secret, str) and secret:
+            text = text.replace(secret, "<token>")
+    text = re.sub(r"\bhf_\w{8,}", "<token>", text)
+    return " ".join(re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\")]*", r"\1", text).split())
+
+
+@contextmanager
+def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Iterator[None]:
+    """Run a block whose errors of the Hub's clients become one sentence: `doing` (a verb's -ing form) `where`.
+
+    Raises:
+        FileNotFoundError: no such repository or revision.
+        PermissionError: not logged in, or without the right.
+        ConnectionError: no answer, or none but that something is wrong there.
+        ValueError: what was sent is refused, or the block's own.
+        OSError: the disk is full, or what else the system says.
+    """
+    try:
+        yield
+    except CLIENT_ERRORS as error:
+        # the client's own error stays out of tracebacks: addresses in it can hold signatures
+        raise _plain(error, doing, where, token) from None
+
+
+def _plain(error: BaseException, doing: str, where: str, token: str | bool | None) -> OSError | ValueError:
+    status, said = status_of(error), reason_of(error, token)
+    known: dict[type, OSError] = {
+        OfflineModeIsEnabled: ConnectionError(f"{doing} {where} needs the network: unset HF_HUB_OFFLINE"),
+        LocalTokenNotFoundError: PermissionError(f"{doing} {where} needs a login: {LOGIN}"),
+        GatedRepoError: PermissionError(f"{where} is gated: ask for access on its page, then {LOGIN}"),
+        RepositoryNotFoundError: FileNotFoundError(
+            f"no {where} on the Hub that you may see: check the name, or, if it is private, {LOGIN}"
+        ),
+        RevisionNotFoundError: FileNotFoundError(f"no such branch, tag or commit in {where}: pass one that is there"),
+    }
+    if is_full(error):
+        return OSError(f"no space left on the disk for {doing} {where}: free some, or set HF_HOME to another disk")
+    for one in _chain(error):
+        for kind, plain in known.items():
+            if isinstance(one, kind):
+                return plain
+    if status == 401:
+        return PermissionError(f"the Hub does not take this token ({said}): {LOGIN}")
+    if status == 403:
+        return PermissionError(f"{doing} {where} is not allowed ({said}): with a token that may do so, {LOGIN}")
+    if passes(error):
+        asked = f"; it asks to wait {seconds} s" if (seconds := _asked_wait(error)) else ""
+        return ConnectionError(f"{doing} {where} failed ({said}{asked}): run the same again, it goes on from there")
+    if status is not None:
+        return ValueError(f"{doing} {where} was refused ({said})")
+    kind = ValueError if isinstance(error, ValueError) else OSError
+    return kind(f"{doing} {where} failed: {said}")
+
+
+def whoami_writer(api: HfApi, owner: str | None = None) -> str:
+    """Name under which a repository is to stand: `owner`, or the logged-in user's; the token may write there.
+
+    Of a fine-grained token only the Hub knows what it may do.
+
+    Raises:
+        PermissionError: not logged in, the token is unknown or for reading, or `owner` is somebody else.
+        ConnectionError: no answer.
+    """
+    with plain_errors("pushing", "to the Hub", api.token):
+        who = retried(api.whoami)
+        name = who["name"]
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise PermissionError(f"the token of {name} is for reading: make one for writing, then {LOGIN}")
+    names = [name, *(org["name"] for org in who.get("orgs", []))]
+    if owner not in (None, *names):
+        raise PermissionError(f"{name} may not write to {owner}: pass one of {', '.join(names)}")
+    return owner or name
