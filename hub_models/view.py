@@ -68,16 +68,11 @@ def limits_of(folder: Path) -> tuple[str, ...]:
 def limits_text(models: Mapping[str, Model]) -> str:
     """Markdown of the limits of models by their role, what two of them share first."""
     said = {f"{role}: {model.name}": model.limits for role, model in models.items()}
-    if len(said) > 1:
-        first, *others = said.values()
-        shared = tuple(limit for limit in first if all(limit in other for other in others))
-        rest = {name: tuple(one for one in limits if one not in shared) for name, limits in said.items()}
+    first, *others = said.values()
+    if shared := [limit for limit in first if others and all(limit in other for other in others)]:
+        rest = {name: [one for one in limits if one not in shared] for name, limits in said.items()}
         said = {SHARED: shared} | rest
-    return "\n\n".join(
-        "\n".join([f"#### {heading}", *(f"* {limit}" for limit in limits)])
-        for heading, limits in said.items()
-        if limits
-    )
+    return "\n\n".join("\n".join([f"#### {name}", *(f"* {one}" for one in limits)]) for name, limits in said.items())
 
 
 def reading_html(reading: Reading) -> str:

@@ -64,6 +64,7 @@ ORDER = [
     "export",
     "view",
     "app",
+    "space",
     "optimization",
     "checkpoints",
     "loop",

@@ -85,6 +85,8 @@ def test_shared_limits_stand_once() -> None:
     text = limits_text({"Lung model": a_model("A.", "B.", name="x/l"), "TB model": a_model("A.", "C.", name="tb")})
     assert text == "#### Both models\n* A.\n\n#### Lung model: x/l\n* B.\n\n#### TB model: tb\n* C."
     assert limits_text({"Lung model": a_model("A.", name="x/l")}) == "#### Lung model: x/l\n* A."
+    same = limits_text({"Lung model": a_model("A.", name="x/l"), "TB model": a_model("A.", name="tb")})
+    assert same == "#### Both models\n* A.\n\n#### Lung model: x/l\n\n#### TB model: tb"  # all are named
     apart = limits_text({"Lung model": a_model("A.", name="x/l"), "TB model": a_model("C.", name="tb")})
     assert apart == "#### Lung model: x/l\n* A.\n\n#### TB model: tb\n* C."
 
