@@ -53,6 +53,7 @@ ORDER = [
     "train",
     "benchmark",
     "training_benchmark",
+    "prediction_benchmark",
 ]
 
 
