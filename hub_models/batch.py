@@ -16,7 +16,7 @@ from hub_models.data import code_hash
 from hub_models.downloads import local_run
 from hub_models.files import held, write_json
 from hub_models.ledger import close_ledger, done_before, drop_rows, file_of, is_whole, open_ledger
-from hub_models.pipeline import SCHEMA, Desk, read_stream
+from hub_models.pipeline import SCHEMA, Asked, Desk, read_stream
 from hub_models.predict import ChestXrayReader
 from hub_models.predictor import run_digest
 from hub_models.report import make_accelerator
@@ -37,6 +37,7 @@ def read_all(
     classifier: str | Path | None = None,
     revision: str | None = None,
     overlays: bool = False,
+    saliency: bool = False,
     batch_size: int | None = None,
     **where: str | None,
 ) -> Path:
@@ -55,7 +56,8 @@ def read_all(
         segmenter: run folder or Hub id of a lung model.
         classifier: run folder or Hub id of a TB model.
         revision: of those from the Hub.
-        overlays: whether to write pictures of the lungs over the X-rays, to `overlays/`.
+        overlays: whether to write pictures of the X-rays with a rim around the lungs, to `overlays/`.
+        saliency: whether to write pictures of what speaks for tuberculosis to the classifier, to `saliency/`.
         batch_size: X-rays in a forward pass; by default 16, on a CPU 4.
         **where: more of what `find_sources` takes: config, split, data_dir, column.
 
@@ -67,6 +69,8 @@ def read_all(
     folder = Path(output)
     if overlays and segmenter is None:
         raise ValueError("overlays show the lungs: pass a segmenter that finds them, or leave overlays out")
+    if saliency and classifier is None:
+        raise ValueError("saliency shows where a TB model looks: pass a classifier, or leave saliency out")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if folder.resolve().is_relative_to(Path(images).resolve()) and Path(images).is_dir():
@@ -75,14 +79,15 @@ def read_all(
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
         sources = find_sources(images, **where)
         runs = [None if run is None else local_run(run, revision) for run in (segmenter, classifier)]
-    settings = _settings(sources, runs, overlays)
+    settings = _settings(sources, runs) | {"overlays": overlays, "saliency": saliency}
     _check(folder, settings)
     if is_whole(folder, TABLE_NAME):
         logger.info("%s is finished: delete it, or pass another output, to read anew", folder)
         if accelerator.is_main_process:
             drop_rows(folder)
         return folder
-    desk = Desk(ChestXrayReader(*runs), folder, overlays)
+    reader = ChestXrayReader(*runs)
+    desk = Desk(reader, folder, overlays, Asked(reader.classifier) if saliency else None)
     with held(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             write_json(settings, folder / SETTINGS_NAME)
@@ -97,11 +102,11 @@ def read_all(
     return folder
 
 
-def _settings(sources: Sources, runs: list[Path | None], overlays: bool) -> dict[str, Any]:
-    """What decides on all that is written."""
+def _settings(sources: Sources, runs: list[Path | None]) -> dict[str, Any]:
+    """What decides on the rows: the X-rays, the models and the code."""
     digests = [None if run is None else run_digest(run) for run in runs]
     models = dict(zip(("segmenter", "classifier"), digests, strict=True))
-    return {"X-rays": sources.digest} | models | {"overlays": overlays, "code": CODE_HASH}
+    return {"X-rays": sources.digest} | models | {"code": CODE_HASH}
 
 
 def _check(folder: Path, settings: dict[str, Any]) -> None:

@@ -29,19 +29,19 @@ def dataset_ratios(data_dir: str | Path) -> dict[str, float]:
     """
     files = [file.path for row in rows_of(scan(data_dir)) for file in (row.image, *row.masks)]
     works = (_build, _imagefolder, partial(_imagefolder_listed, files))
-    runs = [[_measure(work, data_dir) for work in works] for _ in range(REPEATS)]
+    runs = [[measure_alone(work, data_dir) for work in works] for _ in range(REPEATS)]
     with tempfile.TemporaryDirectory() as folder:
         _link_copies(Path(data_dir), Path(folder))
-        many_bytes = _measure(_build, folder)[1]
+        many_bytes = measure_alone(_build, folder)[1]
     return {
         "build_time": statistics.median(ours[0] / folder[0] for ours, folder, _ in runs),
         "build_time_listed": statistics.median(ours[0] / listed[0] for ours, _, listed in runs),
         "build_memory": many_bytes / statistics.median(ours[1] for ours, *_ in runs),
-        "first_row_files": _measure(_first_row, data_dir)[2],
+        "first_row_files": measure_alone(_first_row, data_dir)[2],
     }
 
 
-def _measure(work: Callable[[str, str], None], data_dir: str | Path) -> tuple[float, int, int]:
+def measure_alone(work: Callable[[str, str], None], data_dir: str | Path) -> tuple[float, int, int]:
     """(seconds, peak bytes, PNG files opened) of `work` in a process of its own, with an empty cache."""
     with (
         tempfile.TemporaryDirectory() as cache,

@@ -38,13 +38,19 @@ def keep_two_lungs(mask: np.ndarray) -> np.ndarray:
     starts, lengths, values = runs = runs_of(mask)
     regions = _regions(runs, width)
     sizes = np.bincount(regions, lengths * values)
-    largest = np.argsort(-sizes, kind="stable")[:2]
-    kept = values & np.isin(regions, largest)
+    kept = values & _are_in(np.argsort(-sizes, kind="stable")[:2], regions)
     regions = _regions(Runs(starts, lengths, kept), width)
     rows, columns = np.divmod(starts, width)
     at_border = (rows == 0) | (rows == height - 1) | (columns == 0) | (columns + lengths == width)
-    filled = kept | ~np.isin(regions, regions[at_border & ~kept])
+    filled = kept | ~_are_in(regions[at_border & ~kept], regions)
     return np.repeat(filled, lengths).reshape(height, width)
+
+
+def _are_in(chosen: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """(N,) bool: which numbers of regions are among the chosen; quicker than np.isin, which sorts."""
+    is_chosen = np.zeros(regions.max() + 1, bool)
+    is_chosen[chosen] = True
+    return is_chosen[regions]
 
 
 def _regions(runs: Runs, width: int) -> np.ndarray:

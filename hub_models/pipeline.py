@@ -1,33 +1,38 @@
 """X-rays as a stream, to masks and rows of a table: decoded, seen by the models and written at the same time."""
 
+import copy
 import io
 import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow
 import torch
+from matplotlib import colormaps
 from PIL import Image
 
 from chest_xray_masks import reason
 from hub_models.figures import PREDICTED
 from hub_models.ledger import NUMBER
-from hub_models.masks import mask_png, widen
-from hub_models.pixels import BOX
+from hub_models.masks import keep_two_lungs, mask_png, widen
+from hub_models.pixels import BOX, Source
 from hub_models.predict import ChestXrayReader, Film, Prediction
+from hub_models.predictor import Predictor
 from hub_models.rows import Open
+from hub_models.saliency import METHODS, saliency
 
 BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
 BATCH_SIZE, LANES = 16, 4  # on others, where so many batches are under way at a time
-SHOWN, RIM = 800, 2  # pixels of an overlay's longer side, and of the rim around its lungs
+SHOWN, RIM = 800, 2  # pixels of a picture's longer side, and of the rim around its lungs
 Row = dict[str, Any]
 AREAS = ("right_share", "left_share", "right_mm2", "left_mm2")
 
@@ -53,6 +58,25 @@ COLUMNS = {
 SCHEMA = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
 
+class Asked:
+    """A copy of a classifier, asked where it looks by one thread at a time: a model is changed while it is asked."""
+
+    def __init__(self, classifier: Predictor) -> None:
+        """Copy the model.
+
+        Raises:
+            ValueError: models of its family cannot be asked.
+        """
+        self.predictor, self.lock = replace(classifier, model=copy.deepcopy(classifier.model)), Lock()
+        if (family := classifier.model.config.model_type) not in METHODS:
+            raise ValueError(f"no saliency of a {family} model: leave it out, or pass one of {', '.join(METHODS)}")
+
+    def __call__(self, source: Source, mask: np.ndarray | None) -> np.ndarray:
+        """As `saliency` of the model, (H, W) float32."""
+        with self.lock:
+            return saliency(self.predictor, source, None if mask is None else keep_two_lungs(mask))
+
+
 @dataclass(frozen=True)
 class Desk:
     """What one process reads with, and where it writes."""
@@ -60,6 +84,7 @@ class Desk:
     reader: ChestXrayReader
     folder: Path
     overlays: bool = False
+    asked: Asked | None = None
 
 
 def read_stream(
@@ -109,7 +134,7 @@ def _read_batch(desk: Desk, pool: ThreadPoolExecutor, batch: list[tuple[Row, Ope
     films = [film for film in decoded if isinstance(film, Film)]
     found = iter(desk.reader.read_films(films, pool.map) if films else ())
     results = [next(found) if isinstance(film, Film) else film for film in decoded]
-    return list(pool.map(partial(_write, desk), (row for row, _ in batch), decoded, results))
+    return list(pool.map(partial(_write, desk), batch, decoded, results))
 
 
 def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> Film | str:
@@ -121,8 +146,9 @@ def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> Film | str:
         return " ".join(reason(error).split())
 
 
-def _write(desk: Desk, row: Row, film: Film | str, found: Prediction | str) -> Row:
+def _write(desk: Desk, item: tuple[Row, Open], film: Film | str, found: Prediction | str) -> Row:
     """The row of the table for an X-ray, its files written."""
+    row, open_source = item
     columns = {NUMBER: row[NUMBER], "source": row["source"]}
     if isinstance(found, str):
         return columns | {"name": PurePosixPath(row["source"]).name, "error": found}
@@ -131,7 +157,11 @@ def _write(desk: Desk, row: Row, film: Film | str, found: Prediction | str) -> R
         areas = {name: getattr(found.lungs, name) for name in AREAS}
         columns |= areas | {"mask": _put(desk.folder, f"masks/{file}", mask_png(found.mask))}
     if desk.overlays:
-        _put(desk.folder, f"overlays/{file}", _overlay(film.gray, found.mask))
+        _put(desk.folder, f"overlays/{file}", _png(_overlay(film.gray, found.mask)))
+    if desk.asked is not None:
+        deep = film.gray.mode != "L"  # of deep ones the range would be stretched once more
+        looks = desk.asked(open_source() if deep else film.gray, found.mask)
+        _put(desk.folder, f"saliency/{file}", _png(_heat(film.gray, looks)))
     spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
     said = {"is_suspected": found.is_suspected, "flags": "; ".join(found.flags)} | spacing
     names = ("name", "height", "width", "probability", "threshold", "decision")
@@ -146,13 +176,30 @@ def _put(folder: Path, name: str, data: bytes) -> str:
     return name
 
 
-def _overlay(gray: Image.Image, mask: np.ndarray) -> bytes:
-    """PNG of an X-ray, SHOWN pixels long at the most, with a rim around its lungs."""
+def _shown(gray: Image.Image) -> Image.Image:
+    """RGB of an X-ray, SHOWN pixels long at the most."""
     factor = min(1.0, SHOWN / max(gray.size))
-    size = [max(1, round(side * factor)) for side in gray.size]
-    picture = gray.resize(size, BOX).convert("L").convert("RGB")
-    lungs = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return gray.resize([max(1, round(side * factor)) for side in gray.size], BOX).convert("L").convert("RGB")
+
+
+def _overlay(gray: Image.Image, mask: np.ndarray) -> Image.Image:
+    """The X-ray with a rim around its lungs."""
+    picture = _shown(gray)
+    lungs = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST))
     picture.paste(tuple(PREDICTED.tolist()), mask=Image.fromarray(widen(lungs, RIM) & ~lungs))
+    return picture
+
+
+def _heat(gray: Image.Image, saliency: np.ndarray) -> Image.Image:
+    """The X-ray under its (H, W) saliency in [0, 1]: the stronger, the brighter and the more opaque."""
+    picture = _shown(gray)
+    strength = np.asarray(Image.fromarray(saliency).resize(picture.size, Image.Resampling.BILINEAR))  # (h, w)
+    opacity = 0.7 * strength[..., None]
+    blended = (1 - opacity) * np.asarray(picture) + opacity * 255 * colormaps["inferno"](strength)[..., :3]
+    return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
+
+
+def _png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -6,18 +6,22 @@ The training loop against bare compute and against the loop of transformers' exa
 the originals (takes some minutes), or on a set:
     python scripts/benchmark.py train
     python scripts/benchmark.py train --data_dir DATA --task tb_classification --precision bf16
+Reading X-rays with trained models, against decoding alone, the models alone and transformers' pipeline, on phantoms as
+large as the originals; and whether time and memory stay as they are for many small ones:
+    python scripts/benchmark.py predict --segmenter runs/lungs --classifier runs/tb --images 10000
 """
 
 import argparse
 
 from hub_models.benchmark import dataset_ratios
 from hub_models.console import plain_terminal
+from hub_models.prediction_benchmark import prediction_ratios
 from hub_models.tasks import TASKS
 from hub_models.training_benchmark import training_ratios
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="{dataset,train}")
+    commands = parser.add_subparsers(required=True, metavar="{dataset,train,predict}")
     dataset = commands.add_parser("dataset", help="the dataset builder")
     dataset.set_defaults(measure=dataset_ratios)
     dataset.add_argument(
@@ -33,6 +37,16 @@ if __name__ == "__main__":
     train.add_argument("--batch_size", type=int, default=8, help="images in a step (default: %(default)s)")
     train.add_argument("--steps", type=int, help="steps of an epoch (default: 2 for each core, 4 or more)")
     train.add_argument("--precision", choices=["no", "bf16"], default="no", help="default: %(default)s")
+    predict = commands.add_parser("predict", help="reading with trained models")
+    predict.set_defaults(measure=prediction_ratios)
+    predict.add_argument(
+        "--segmenter", default="demo/runs-phantoms/lungs", help="run folder of a lung model (default: %(default)s)"
+    )
+    predict.add_argument(
+        "--classifier", default="demo/runs-phantoms/tb", help="run folder of a TB model (default: %(default)s)"
+    )
+    predict.add_argument("--films", type=int, default=16, help="phantoms of native size (default: %(default)s)")
+    predict.add_argument("--images", type=int, default=1000, help="small phantoms (default: %(default)s)")
     options = vars(parser.parse_args())
     with plain_terminal():
         for name, ratio in options.pop("measure")(**options).items():

@@ -111,11 +111,12 @@ def test_killed_again_and_again_it_ends_the_same(films, models, whole, tmp_path,
 
 @pytest.mark.slow
 def test_script_says_where_and_what_is_wrong(films, models, tmp_path) -> None:
-    done = python(*command(films, tmp_path / "out", models, "--overlays"))
+    done = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
     assert done.stdout.strip() == str(tmp_path / "out")
     assert "60 X-rays: " in done.stderr and "Traceback" not in done.stderr
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 60
-    again = python(*command(films, tmp_path / "out", models, "--overlays"))
+    assert len(list((tmp_path / "out" / "saliency").iterdir())) == 60
+    again = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
     assert "is finished: delete it" in again.stderr
     (tmp_path / "empty").mkdir()
     refused = python(*command(tmp_path / "empty", tmp_path / "other", models), check=False)
@@ -160,6 +161,8 @@ def test_folders_that_are_in_use_are_refused(films, models, tmp_path) -> None:
 def test_bad_settings_are_told_before_anything_is_made(films, models, tmp_path) -> None:
     with pytest.raises(ValueError, match="overlays show the lungs: pass a segmenter"):
         read_all(str(films), tmp_path / "out", classifier=models["classifier"], overlays=True)
+    with pytest.raises(ValueError, match="saliency shows where a TB model looks: pass a classifier"):
+        read_all(str(films), tmp_path / "out", models["segmenter"], saliency=True)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         read_all(str(films), tmp_path / "out", batch_size=0, **models)
     with pytest.raises(ValueError, match="sees lungs only: pass a segmenter="):

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import MobileNetV2Config
 
 from hub_models import pipeline
 from hub_models.config import TrainConfig
-from hub_models.pipeline import COLUMNS, Desk, read_stream
+from hub_models.masks import keep_two_lungs
+from hub_models.pipeline import COLUMNS, Asked, Desk, read_stream
 from hub_models.predict import ChestXrayReader
+from hub_models.saliency import saliency
 
 CPU = torch.device("cpu")
 
@@ -89,6 +92,38 @@ def test_overlay_is_small_and_has_a_rim_around_the_lungs(reader, films, tmp_path
     assert max(picture.size) == 50
     values = np.asarray(picture, int)
     assert 0 < (np.ptp(values, 2) > 0).mean() < 0.5  # coloured, where all else is gray
+
+
+def test_saliency_is_that_of_the_model_and_changes_no_row(reader, films, tmp_path, monkeypatch) -> None:
+    deep = tmp_path / "deep.png"
+    values = np.asarray(Image.open(films[0]).convert("L"), np.uint16) * 200 + 500
+    Image.fromarray(values).save(deep)
+    shown = []
+    heat = pipeline._heat
+    monkeypatch.setattr(pipeline, "_heat", lambda gray, looks: shown.append(looks) or heat(gray, looks))
+    paths = [*films[:3], deep]
+    plain = list(read_stream(Desk(reader, tmp_path / "plain"), items_of(paths), CPU, 1))
+    desk = Desk(reader, tmp_path / "asked", asked=Asked(reader.classifier))
+    assert list(read_stream(desk, items_of(paths), CPU, 1)) == plain
+    expected = [
+        saliency(reader.classifier, path, keep_two_lungs(one.mask))
+        for path, one in zip(paths, reader.read(paths), strict=True)
+    ]
+    for one in shown:  # in the order of the threads
+        assert any(np.array_equal(one, other) for other in expected)
+    pictures = sorted((tmp_path / "asked" / "saliency" / "films").iterdir())
+    assert [path.name for path in pictures] == sorted(path.name for path in paths)
+    assert Image.open(pictures[0]).mode == "RGB"
+
+
+def test_family_without_saliency_is_named(make_run, tmp_path) -> None:
+    MobileNetV2Config(depth_multiplier=0.25, image_size=32).save_pretrained(tmp_path / "tiny")
+    config = TrainConfig(
+        "data", str(tmp_path / "run"), "tb_classification", model=str(tmp_path / "tiny"), image_size=32
+    )
+    classifier = ChestXrayReader(classifier=make_run(config)).classifier
+    with pytest.raises(ValueError, match="no saliency of a mobilenet_v2 model: leave it out, or pass one of vit"):
+        Asked(classifier)
 
 
 def test_few_x_rays_are_in_memory_however_many_there_are(reader, films, tmp_path) -> None:

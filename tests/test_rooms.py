@@ -43,6 +43,7 @@ ORDER = [
     "familiarity",
     "predictor",
     "predict",
+    "saliency",
     "cohort",
     "evaluation",
     "figures",
@@ -72,6 +73,7 @@ ORDER = [
     "rehearsal",
     "benchmark",
     "training_benchmark",
+    "prediction_benchmark",
 ]
 
 
