@@ -7,10 +7,12 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 from huggingface_hub.utils import validate_repo_id
 
+from hub_models.hub import Push, push_model
 from hub_models.remote import whoami_writer
 from hub_models.repository import KEPT, Repository, folder_files
 
@@ -141,3 +143,42 @@ def push_space(folder: str | Path, repo_id: str, private: bool = True, token: st
         raise ValueError(f"{repository.url} holds {min(others)} and not this page: pass another repo_id")
     repository.commit(files, "Read chest X-rays on a page", head)
     return repository.url
+
+
+def push_page(
+    repo_id: str,
+    segmenter: str | None = None,
+    classifier: str | None = None,
+    license: str | None = None,
+    private: bool = True,
+    dry_run: bool = False,
+) -> str:
+    """What became of the page as the Space `repo_id`: packed, and pushed unless `dry_run`; see the two steps for more.
+
+    Raises:
+        FileNotFoundError, PermissionError, ConnectionError, ValueError: as `pack_space` and `push_space`.
+    """
+    with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
+        folder = pack_space(Path(scratch) / "space", segmenter, classifier, license=license or "apache-2.0")
+        if dry_run:
+            files = folder_files(folder)
+            return "\n".join([f"would go to the Space {repo_id} ({'private' if private else 'public'}):", *files])
+        return f"pushed to {push_space(folder, repo_id, private)}"
+
+
+def push(run: Path | None, repo_id: str, space: bool, classifier: str | None, **options: Any) -> Push | str:
+    """What went to the Hub: the model of `run`, or with `space` the page; `options` as `push_model` and `push_page`.
+
+    Raises:
+        ValueError: an option that is of the other of the two; else as they raise.
+    """
+    if space == (run is not None):
+        raise ValueError("a push is of a model or of the page: pass either --run <run folder> or --space")
+    if not space:
+        if classifier:
+            raise ValueError(f"--classifier {classifier} is of --space: leave it out, or pass --space without --run")
+        return push_model(run, repo_id, **options)
+    of_models = {name: options.pop(name, None) for name in ("version", "revision", "also", "replace")}
+    if given := [name for name, value in of_models.items() if value]:
+        raise ValueError(f"--{given[0]} is of a model's push: leave it out with --space")
+    return push_page(repo_id, classifier=classifier, **options)

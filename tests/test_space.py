@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, expect
 from hub_models import space
 from hub_models.config import TrainConfig
 from hub_models.predict import ChestXrayReader
-from hub_models.space import pack_space, push_space, requirements
+from hub_models.space import pack_space, push, push_space, requirements
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -155,3 +155,25 @@ def test_space_from_the_hub_reads_with_models_from_the_hub(
             tab.close()
         finally:
             running.terminate()
+
+
+def test_one_command_packs_and_pushes(hub: LoopbackHub, as_user: Callable) -> None:
+    models = {"segmenter": "alice/lungs", "classifier": "alice/tb"}
+    with as_user("alice"):
+        planned = push(None, "alice/reader", True, **models, dry_run=True)
+        assert planned.startswith("would go to the Space alice/reader (private):\n") and "\napp.py" in planned
+        assert not hub.repos
+        assert push(None, "reader", True, **models) == f"pushed to {hub.endpoint}/spaces/alice/reader"
+    repo = hub.repo("alice/reader", "space")
+    assert repo.private and b"serve('alice/lungs', 'alice/tb'" in repo.files()["app.py"]
+
+
+def test_options_of_the_other_push_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pass either --run <run folder> or --space"):
+        push(None, "alice/reader", False, None)
+    with pytest.raises(ValueError, match="pass either --run <run folder> or --space"):
+        push(tmp_path, "alice/reader", True, None)
+    with pytest.raises(ValueError, match="--classifier alice/tb is of --space"):
+        push(tmp_path, "alice/reader", False, "alice/tb")
+    with pytest.raises(ValueError, match="--version is of a model's push"):
+        push(None, "alice/reader", True, "alice/tb", version="v1")
