@@ -34,6 +34,7 @@ ORDER = [
     "quality",
     "predictor",
     "predict",
+    "saliency",
     "cohort",
     "evaluation",
     "figures",
