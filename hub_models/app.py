@@ -21,7 +21,9 @@ from hub_models.downloads import local_run
 from hub_models.phantom import render_phantom
 from hub_models.pixels import synthetic_mark
 from hub_models.predict import ChestXrayReader
+from hub_models.saliency import METHODS, saliency
 from hub_models.sheet import Reading
+from hub_models.tasks import keep_two_lungs
 from hub_models.view import Model, files_html, jpeg, limits_text, nothing_html, problem_html, reading_html
 
 try:
@@ -77,14 +79,24 @@ class Page:
         reader, film = self.reader, self.reader.decode(data, name)
         mask = reader.trace(film, *reader.segment([film]))
         found = reader.conclude(film, mask, *reader.classify([reader.crop(film, mask)]))
+        heat = None
+        if reader.classifier is not None and reader.classifier.model.config.model_type in METHODS:
+            heat = saliency(reader.classifier, data, None if mask is None else keep_two_lungs(mask))
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
-        return Reading(film.gray, found, None, tuple(models))
+        return Reading(film.gray, found, heat, tuple(models))
 
     def take(self, path: str, waiting: Waiting) -> tuple[None, Waiting]:
-        """Take an upload from the disk into the session's memory; the drop area is free again."""
+        """Take an upload from the disk into the session's memory; the drop area is free again.
+
+        Raises:
+            gr.Error: it is gone: Gradio has one place for the same file of two users, and the other was served first.
+        """
         file = Path(path)
-        waiting.append((file.name, file.read_bytes()))
-        file.unlink()
+        try:
+            waiting.append((file.name, file.read_bytes()))
+        except FileNotFoundError as error:
+            raise gr.Error(f"{file.name} was lost on its way: drop it again") from error
+        file.unlink(missing_ok=True)
         return None, waiting
 
     def read(self, waiting: Waiting) -> Shown:
@@ -129,7 +141,7 @@ def build(page: Page) -> gr.Blocks:
                         for number, name in enumerate(page.examples)
                     }
             with gr.Column(elem_id="output"):
-                result = gr.HTML(nothing_html(), elem_id="result", min_height=200)
+                result = gr.HTML(nothing_html(), elem_id="result")
                 files = gr.HTML("", elem_id="files")
             with gr.Column(elem_id="limits"), gr.Accordion("Limits of the models"):
                 gr.Markdown(limits_text(page.models), latex_delimiters=[])

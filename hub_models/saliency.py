@@ -1,8 +1,8 @@
 """Where a classifier looks: what of an X-ray speaks for tuberculosis, as a map, and the share of it in the lungs.
 
 One table, `METHODS`, says how each family of models is asked. Both ways of asking take the log odds of tuberculosis,
-and of each cell of a grid what it adds to them: its attention or activation times the gradient. What speaks against
-tuberculosis is left out.
+and of each cell of a grid what it adds to them: its attention or activation times the gradient, where a layer norm
+counts as the linear map that it is for this very image. What speaks against tuberculosis is left out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +66,7 @@ def saliency_maps(predictor: Predictor, pixels: torch.Tensor) -> np.ndarray:
     model.eval()
     try:
         # the caller may have switched gradients off, in either way
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), _norms_held(model):
             images = pixels.to(model.device).float() / 255
             inputs = normalize(images, predictor.processor).requires_grad_()  # (B, 3, S, S), and so all that follows
             grids = METHODS[family](model, inputs).detach().float()  # (B, g, g)
@@ -130,6 +130,33 @@ def _put_back(grid: np.ndarray, height: int, width: int, mask: np.ndarray | None
     return np.pad(large, ((top, height - bottom), (left, width - right)))
 
 
+@contextmanager
+def _norms_held(model: PreTrainedModel) -> Iterator[None]:
+    """While it lasts, what a layer norm divides by is a constant to the gradient.
+
+    Else what is normed next adds up to nothing over its channels, and what a model is sure of has no gradient.
+
+    Source: Ali et al. 2022, arXiv 2202.07304, section 4.2.
+    """
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    hooks = [norm.register_forward_hook(_with_constant_spread) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _with_constant_spread(
+    norm: torch.nn.LayerNorm, arguments: tuple[torch.Tensor], output: torch.Tensor
+) -> torch.Tensor:
+    first = getattr(norm, "data_format", "") == "channels_first"  # ConvNeXt's
+    axis, shape = (1, (-1, 1, 1)) if first else (-1, (-1,))
+    centered = arguments[0] - arguments[0].mean(axis, keepdim=True)
+    spread = (centered.square().mean(axis, keepdim=True) + norm.eps).sqrt().detach()
+    return centered / spread * norm.weight.view(shape) + norm.bias.view(shape)
+
+
 def _by_attention(model: PreTrainedModel, inputs: torch.Tensor, special: int) -> torch.Tensor:
     """Relevance (B, g, g) >= 0 of each patch of inputs (B, 3, S, S): attention times its gradient, rolled out to CLS.
 
@@ -160,12 +187,12 @@ def _seen_attention(model: PreTrainedModel) -> Iterator[None]:
             model.set_attn_implementation(usual)
 
 
-def _by_activation(model: PreTrainedModel, inputs: torch.Tensor, cells: int) -> torch.Tensor:
+def _by_activation(model: PreTrainedModel, inputs: torch.Tensor) -> torch.Tensor:
     """Relevance (B, g, g) >= 0 of each cell of inputs (B, 3, S, S): activations times their gradient, summed.
 
-    Asked is the model's last map that is at least `cells` a side, or the first where none is. The last map of all,
-    where a linear head follows its mean, splits the log odds exactly: before the negative ones are left out, the cells
-    and the head's bias sum to them.
+    Asked is the model's last map that is at least CELLS a side, or the first where none is. The last map of all, where
+    a norm and a linear head follow its mean, splits the log odds exactly: before the negative ones are left out, the
+    cells and the biases sum to them.
 
     Source: HiResCAM, Draelos and Carin 2020, arXiv 2011.08891. Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391)
     takes the gradient's mean over the map, and so can point to where nothing counts.
@@ -178,7 +205,7 @@ def _by_activation(model: PreTrainedModel, inputs: torch.Tensor, cells: int) -> 
         hook.remove()
     maps = [*kept[0].hidden_states, kept[0].last_hidden_state]  # each (B, C, g, g) or (B, g * g, C)
     sides = [isqrt(one.shape[1]) if one.ndim == 3 else one.shape[-1] for one in maps]
-    chosen = maps[max(index for index, side in enumerate(sides) if side >= min(cells, sides[0]))]
+    chosen = maps[max(index for index, side in enumerate(sides) if side >= min(CELLS, sides[0]))]
     (gradient,) = torch.autograd.grad(_evidence(logits), chosen)
     product = gradient * chosen
     return (_on_grid(product) if product.ndim == 3 else product).sum(1).clamp(min=0)
@@ -195,12 +222,9 @@ def _on_grid(tokens: torch.Tensor) -> torch.Tensor:
     return tokens.transpose(1, 2).unflatten(2, (side, side))
 
 
-# How a model is asked, by the model_type of its config. ConvNeXt's last map only: what follows the others is scaled to
-# one norm, by which activation times gradient is 0 everywhere.
+# How a model is asked, by the model_type of its config.
 METHODS: dict[str, Callable[[PreTrainedModel, torch.Tensor], torch.Tensor]] = {
     "vit": partial(_by_attention, special=1),
     "vit_msn": partial(_by_attention, special=1),
     "deit": partial(_by_attention, special=2),  # CLS and the token for distillation
-    "convnext": partial(_by_activation, cells=1),
-    "convnextv2": partial(_by_activation, cells=1),
-} | dict.fromkeys(("resnet", "regnet", "swin", "swinv2", "segformer"), partial(_by_activation, cells=CELLS))
+} | dict.fromkeys(("resnet", "regnet", "convnext", "convnextv2", "swin", "swinv2", "segformer"), _by_activation)

@@ -155,7 +155,7 @@ def _verdict(figure: Figure, top: float, found: Prediction) -> float:
     axis = figure.add_axes((LEFT, top - 0.042, RIGHT - LEFT, 0.012))
     axis.axvspan(0, found.threshold, color=NOT_SUSPECTED, alpha=0.25, linewidth=0)
     axis.axvspan(found.threshold, 1, color=SUSPECTED, alpha=0.25, linewidth=0)
-    axis.axvline(found.threshold, color=INK, linewidth=1.5, ymin=-0.6, ymax=1.6, clip_on=False)
+    axis.axvline(found.threshold, color=INK, linewidth=1.5, ymin=0, ymax=1.8, clip_on=False)
     axis.plot(found.probability, 0.5, "o", markersize=12, color=color, markeredgecolor="white", clip_on=False)
     near = "left" if found.threshold < 0.2 else "right" if found.threshold > 0.8 else "center"
     axis.text(found.threshold, 2.0, f"threshold {found.threshold:.2f}", size=8.5, ha=near, va="bottom", color=INK)

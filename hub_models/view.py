@@ -13,7 +13,7 @@ from PIL import Image
 from hub_models.card import model_card, sections
 from hub_models.facts import read_json
 from hub_models.predictor import run_digest
-from hub_models.sheet import Reading, draw_sheet, facts_of, meaning_of, outlined, remarks_on, shown
+from hub_models.sheet import LOOKS, Reading, draw_sheet, facts_of, heated, meaning_of, outlined, remarks_on, shown
 
 # reading.html escapes what a file's name or an error says
 READING = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("reading.html")
@@ -98,6 +98,9 @@ def pictures_of(reading: Reading) -> list[tuple[str, str, str]]:
     if reading.found.mask is not None:
         words = "The lungs as the model finds them; the patient's right is at the left"
         pictures.insert(0, ("Lungs", jpeg(outlined(reading.gray, reading.found.mask)), words))
+    if reading.saliency is not None:
+        words = f"{LOOKS}: the brighter, the more; a hint, no proof that it looks at disease"
+        pictures.insert(-1, ("Saliency", jpeg(heated(reading.gray, reading.saliency)), words))
     return pictures
 
 

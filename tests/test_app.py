@@ -25,6 +25,8 @@ from hub_models import app
 from hub_models.config import TrainConfig
 from hub_models.predict import ChestXrayReader
 from hub_models.predictor import Predictor
+from hub_models.saliency import saliency
+from hub_models.tasks import keep_two_lungs
 
 ROOT = Path(__file__).parents[1]
 ORANGE = (255, 160, 20)
@@ -175,6 +177,24 @@ def test_dropped_x_ray_is_read_and_forgotten(page: Page, served: Served, phantom
     )
     assert ends.sum() > 100 and (drawn & ends).sum() > 0.9 * ends.sum()
     assert not (drawn & ~binary_dilation(ends, np.ones((3, 3)), border_value=1)).any()
+
+
+@pytest.mark.slow
+def test_saliency_is_shown_where_it_is(page: Page, served: Served, phantoms: Path) -> None:
+    film = phantom(phantoms, "CHN")
+    (found,) = served.reader.read(film)
+    expected = saliency(served.reader.classifier, film, keep_two_lungs(found.mask))  # (H, W)
+    drop(page, film)
+    wait_for(page, film.name)
+    page.check(".views .show-2", force=True)
+    heat = picture(page, 2)
+    page.check(".views .show-3", force=True)
+    plain = picture(page, 3)
+    changed = abs(heat - plain).max(-1)
+    size = (changed.shape[1], changed.shape[0])
+    strong = np.asarray(Image.fromarray(expected).resize(size, Image.Resampling.BILINEAR))
+    assert (strong > 0.9).any() and (strong == 0).any()
+    assert changed[strong > 0.9].mean() > 40 and changed[strong == 0].mean() < 4  # of 255; JPEG blurs a little
 
 
 @pytest.mark.slow
@@ -351,6 +371,15 @@ def test_upload_that_nobody_reads_is_swept(served: Served) -> None:
     assert kept(served.folder) == [file]
     app.sweep(served.folder, 0)
     assert not list(served.folder.iterdir())
+
+
+def test_upload_is_taken_from_the_disk_once(tmp_path: Path) -> None:
+    page, waiting = app.Page(None, {}, {}), app.Waiting()
+    (tmp_path / "a.png").write_bytes(b"x")
+    assert page.take(str(tmp_path / "a.png"), waiting) == (None, waiting)
+    assert list(waiting) == [("a.png", b"x")] and not list(tmp_path.iterdir())
+    with pytest.raises(app.gr.Error, match="a.png was lost on its way: drop it again"):
+        page.take(str(tmp_path / "a.png"), waiting)
 
 
 def test_sweep_leaves_what_is_new(tmp_path: Path) -> None:

@@ -96,6 +96,13 @@ def test_reading_says_verdict_flags_and_measures() -> None:
     for needed in ("Tuberculosis suspected", "0.62", "threshold 0.25", "at the left", "Nothing odd", "70 x 90 pixels"):
         assert needed in html, needed
     assert 'data-probability="0.625"' in html and html.count("<img") == 2 and html.count('alt="') == 2
+    one = reading()
+    seen = reading_html(Reading(one.gray, one.found, np.eye(90, 70)))
+    assert re.findall(r'class="show-\d" (\w*)><span>(\w[\w-]*)', seen) == [
+        ("checked", "Lungs"),
+        ("", "Saliency"),
+        ("", "X-ray"),
+    ]
     flagged = reading_html(reading(mask=np.zeros((90, 70), bool)))
     assert 'class="flags"' in flagged and "No lungs found" in flagged
     lungs = reading_html(reading(probability=None, threshold=None))
