@@ -66,7 +66,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _merged(folder: Path) -> Iterator[dict[str, Any]]:
-    """All rows, by their numbers, each number once: a process that outlived its launch may have gone on for a while."""
+    """All rows by their numbers, none twice: a process that outlived its launch may have gone on for a while."""
     files = [path for launch in _launches(folder) for path in launch.glob("*.jsonl")]
     rows = heapq.merge(*map(_rows, files), key=itemgetter(NUMBER))
     return (next(same) for _, same in groupby(rows, key=itemgetter(NUMBER)))
