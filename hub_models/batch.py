@@ -132,7 +132,7 @@ def _read_share(desk: Desk, sources: Sources, accelerator: Accelerator, batch_si
     rows = read_stream(desk, sources.stream(mine), accelerator.device, batch_size)
     bar = tqdm(rows, "Reading X-rays", len(mine), disable=None if accelerator.is_main_process else True, unit="image")
     try:
-        with file_of(desk.folder, rank).open("w", buffering=1) as file:  # a line at a time
+        with file_of(desk.folder, rank).open("a", buffering=1) as file:  # a line at a time
             for row in bar:
                 file.write(json.dumps(row) + "\n")
     except KeyboardInterrupt as stopped:

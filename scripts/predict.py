@@ -37,4 +37,4 @@ if __name__ == "__main__":
     parser.add_argument("--image_column", dest="column", help="of a dataset or Parquet with several")
     arguments = vars(parser.parse_args())
     with plain_terminal():
-        print(read_all(**arguments))
+        read_all(**arguments)

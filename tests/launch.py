@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -44,6 +46,8 @@ def _signal_when(
                     f"{command} ended, or took {seconds} s, before it was to be signalled: {process.stderr.read()}"
                 )
             time.sleep(0.01)
+        for worker in psutil.Process(process.pid).children(recursive=True) if number == signal.SIGKILL else ():
+            worker.kill()  # of several processes each is in a group of its own
         os.killpg(process.pid, number)
         log = process.stderr.read()
         return process.wait(), log
