@@ -38,6 +38,7 @@ def read_all(
     revision: str | None = None,
     overlays: bool = False,
     saliency: bool = False,
+    dicom_seg: bool = False,
     batch_size: int | None = None,
     **where: str | None,
 ) -> Path:
@@ -58,6 +59,7 @@ def read_all(
         revision: of those from the Hub.
         overlays: whether to write pictures of the X-rays with a rim around the lungs, to `overlays/`.
         saliency: whether to write pictures of what speaks for tuberculosis to the classifier, to `saliency/`.
+        dicom_seg: whether to write the lungs of DICOM X-rays as DICOM Segmentations, too, to `segmentations/`.
         batch_size: X-rays in a forward pass; by default 16, on a CPU 4.
         **where: more of what `find_sources` takes: config, split, data_dir, column.
 
@@ -69,6 +71,8 @@ def read_all(
     folder = Path(output)
     if overlays and segmenter is None:
         raise ValueError("overlays show the lungs: pass a segmenter that finds them, or leave overlays out")
+    if dicom_seg and segmenter is None:
+        raise ValueError("dicom_seg writes the lungs: pass a segmenter that finds them, or leave dicom_seg out")
     if saliency and classifier is None:
         raise ValueError("saliency shows where a TB model looks: pass a classifier, or leave saliency out")
     if batch_size is not None and batch_size < 1:
@@ -79,7 +83,7 @@ def read_all(
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
         sources = find_sources(images, **where)
         runs = [None if run is None else local_run(run, revision) for run in (segmenter, classifier)]
-    settings = _settings(sources, runs) | {"overlays": overlays, "saliency": saliency}
+    settings = _settings(sources, runs) | {"overlays": overlays, "saliency": saliency, "dicom_seg": dicom_seg}
     _check(folder, settings)
     if is_whole(folder, TABLE_NAME):
         logger.info("%s is finished: delete it, or pass another output, to read anew", folder)
@@ -87,7 +91,8 @@ def read_all(
             drop_rows(folder)
         return folder
     reader = ChestXrayReader(*runs)
-    desk = Desk(reader, folder, overlays, Asked(reader.classifier) if saliency else None)
+    asked, version = Asked(reader.classifier) if saliency else None, settings["segmenter"][:16] if dicom_seg else None
+    desk = Desk(reader, folder, overlays, asked, version)
     with held(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             write_json(settings, folder / SETTINGS_NAME)

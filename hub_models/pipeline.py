@@ -21,12 +21,15 @@ from matplotlib import colormaps
 from PIL import Image
 
 from chest_xray_masks import reason
+from hub_models.dicom_seg import write_segmentation
 from hub_models.figures import PREDICTED
+from hub_models.images import is_dicom_source
 from hub_models.ledger import NUMBER
 from hub_models.masks import keep_two_lungs, mask_png, widen
 from hub_models.pixels import BOX, Source
 from hub_models.predict import ChestXrayReader, Film, Prediction
 from hub_models.predictor import Predictor
+from hub_models.quality import LEFT, RIGHT, sides_of
 from hub_models.rows import Open
 from hub_models.saliency import METHODS, saliency
 
@@ -55,6 +58,7 @@ COLUMNS = {
     "mask": "string",
     "error": "string",
 }
+SEGMENTER_NAME = "chest-xray-masks lung_segmentation"
 SCHEMA = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
 
@@ -79,12 +83,21 @@ class Asked:
 
 @dataclass(frozen=True)
 class Desk:
-    """What one process reads with, and where it writes."""
+    """What one process reads with, and where it writes.
+
+    Attributes:
+        reader: the models.
+        folder: where to.
+        overlays: whether to write pictures of the lungs.
+        asked: what writes pictures of where the TB model looks; None writes none.
+        lungs_version: of the lung model, for the DICOM Segmentations of DICOM X-rays; None writes none.
+    """
 
     reader: ChestXrayReader
     folder: Path
     overlays: bool = False
     asked: Asked | None = None
+    lungs_version: str | None = None
 
 
 def read_stream(
@@ -163,9 +176,26 @@ def _write(desk: Desk, item: tuple[Row, Open], film: Film | str, found: Predicti
         looks = desk.asked(open_source() if deep else film.gray, found.mask)
         _put(desk.folder, f"saliency/{file}", _png(_heat(film.gray, looks)))
     spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
-    said = {"is_suspected": found.is_suspected, "flags": "; ".join(found.flags)} | spacing
+    flags = (*found.flags, *(_segment(desk, open_source(), row["output"], found.mask) if desk.lungs_version else ()))
+    said = {"is_suspected": found.is_suspected, "flags": "; ".join(flags)} | spacing
     names = ("name", "height", "width", "probability", "threshold", "decision")
     return columns | said | {name: getattr(found, name) for name in names}
+
+
+def _segment(desk: Desk, source: Source, name: str, mask: np.ndarray) -> tuple[str, ...]:
+    """Write the lungs of a DICOM X-ray as DICOM Segmentation; a flag where that cannot be."""
+    if not is_dicom_source(source) or not mask.any():
+        return ()
+    sides = sides_of(mask)
+    lungs = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
+    path = desk.folder / "segmentations" / f"{name}.dcm"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = {label: lung for label, lung in lungs.items() if lung.any()}
+        write_segmentation(source, held, path, SEGMENTER_NAME, desk.lungs_version)
+    except ValueError as error:
+        return (f"no DICOM Segmentation: {reason(error)}",)
+    return ()
 
 
 def _put(folder: Path, name: str, data: bytes) -> str:

@@ -30,6 +30,7 @@ if __name__ == "__main__":
     parser.add_argument("--revision", help="branch, tag or commit of the models that come from the Hub")
     parser.add_argument("--overlays", action="store_true", help="write pictures of the lungs, too")
     parser.add_argument("--saliency", action="store_true", help="write pictures of where the TB model looks, too")
+    parser.add_argument("--dicom_seg", action="store_true", help="write lungs of DICOM X-rays as DICOM-SEG, too")
     parser.add_argument("--batch_size", type=int, help="X-rays in a forward pass (default: 16, on a CPU 4)")
     parser.add_argument("--config", help="of a dataset")
     parser.add_argument("--split", help="of a dataset (default: all)")

@@ -175,6 +175,8 @@ def test_folders_that_are_in_use_are_refused(films, models, tmp_path) -> None:
 
 
 def test_bad_settings_are_told_before_anything_is_made(films, models, tmp_path) -> None:
+    with pytest.raises(ValueError, match="dicom_seg writes the lungs: pass a segmenter"):
+        read_all(str(films), tmp_path / "out", classifier=models["classifier"], dicom_seg=True)
     with pytest.raises(ValueError, match="overlays show the lungs: pass a segmenter"):
         read_all(str(films), tmp_path / "out", classifier=models["classifier"], overlays=True)
     with pytest.raises(ValueError, match="saliency shows where a TB model looks: pass a classifier"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import dicom
 from transformers import MobileNetV2Config
 
 from hub_models import pipeline
@@ -151,3 +152,22 @@ def test_torch_gets_its_threads_back_and_errors_pass(reader, films, tmp_path) ->
     with pytest.raises(OSError, match="masks"):
         list(read_stream(Desk(reader, tmp_path), items_of(films), CPU))
     assert torch.get_num_threads() == before
+
+
+def test_lungs_of_dicom_go_out_as_dicom_too(reader, films, tmp_path) -> None:
+    import highdicom
+
+    gray = np.asarray(Image.open(films[0]).convert("L")).astype(np.uint16)
+    (tmp_path / "in").mkdir()
+    whole = dicom(gray, 8, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
+    for name, file in (("whole.dcm", whole), ("bare.dcm", dicom(gray, 8)), ("film.png", films[0].read_bytes())):
+        (tmp_path / "in" / name).write_bytes(file)
+    paths = sorted((tmp_path / "in").iterdir())
+    out = tmp_path / "out"
+    rows = {row["name"]: row for row in read_stream(Desk(reader, out, lungs_version="v1"), items_of(paths), CPU)}
+    assert [path.name for path in (out / "segmentations" / "films").iterdir()] == ["whole.dcm"]
+    assert "no DICOM Segmentation: " in rows["bare.dcm"]["flags"] and "StudyInstanceUID" in rows["bare.dcm"]["flags"]
+    assert "Segmentation" not in rows["whole.dcm"]["flags"] + rows["film.png"]["flags"]
+    written = highdicom.seg.segread(out / "segmentations" / "films" / "whole.dcm")
+    lungs = written.get_pixels_by_source_instance(["1.2.3"], combine_segments=False)[0].any(-1)
+    np.testing.assert_array_equal(lungs, np.asarray(Image.open(out / rows["whole.dcm"]["mask"])))
