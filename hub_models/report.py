@@ -15,10 +15,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from hub_models.charts import WORST, confidently_wrong
 from hub_models.cohort import count_synthetic, load_cohort, refuse_leaks, trained_ids
 from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
-from hub_models.figures import PICTURES, WORST, confidently_wrong
+from hub_models.figures import PICTURES
 from hub_models.files import write_json
 from hub_models.predict import Predictor
 from hub_models.protocols import FOLDS

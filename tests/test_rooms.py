@@ -31,6 +31,7 @@ ORDER = [
     "predict",
     "cohort",
     "evaluation",
+    "charts",
     "figures",
     "report",
     "facts",
