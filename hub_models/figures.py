@@ -1,7 +1,8 @@
-"""Pictures of what a model does: lungs over X-rays and as outlines, the spread of Dice, ROC, reliability, mistakes."""
+"""Pictures of X-rays and what a model does: lungs over them, as outlines, where it looks; and all pictures' table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
-from sklearn.metrics import auc, roc_curve
 
+from hub_models.charts import (
+    WORST,
+    draw_distribution,
+    draw_probabilities,
+    draw_reliability,
+    draw_roc,
+    save_picture,
+)
 from hub_models.pixels import to_gray, to_mask
+from hub_models.predictor import Predictor
+from hub_models.saliency import lungs_of, saliency
 
 TRUE, PREDICTED = np.array([40, 200, 120]), np.array([255, 160, 20])  # green, orange
-COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
-RELIABILITY_BINS = 10
-WORST = 5
-STRIP_BINS = 50  # of the probabilities, in which dots stand on one another
 SHOWN = 800
-Predict = Callable[[dict[str, Any]], np.ndarray]
+SHARE = "saliency_in_lungs"
+Predictors = Callable[[str], Predictor]  # by the id of an X-ray
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,17 @@ class Overlay:
     true: np.ndarray
     predicted: np.ndarray
     dice: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """One X-ray (H, W) uint8, its saliency (H, W) in [0, 1], its lungs (H, W) bool or None, and what stands below."""
+
+    name: str
+    gray: np.ndarray
+    saliency: np.ndarray
+    lungs: np.ndarray | None
+    text: str
 
 
 def draw_overlays(overlays: list[Overlay], path: Path) -> None:
@@ -48,7 +66,7 @@ def draw_overlays(overlays: list[Overlay], path: Path) -> None:
         column[2].set_xlabel(f"Dice {one.dice:.3f}", fontsize=10)
     for axis, text in zip(axes[:, 0], ("X-ray", "true mask", "predicted mask"), strict=True):
         axis.set_ylabel(text, fontsize=10)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def _shrink(plane: Image.Image) -> Image.Image:
@@ -82,30 +100,73 @@ def worst_and_median(per_image: list[dict[str, Any]], figure: str) -> dict[str, 
     return chosen
 
 
-def confidently_wrong(per_image: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Up to five images on the wrong side of their threshold: those whose probability is furthest from their label."""
-    wrong = [row for row in per_image if (row["probability"] >= row["threshold"]) != bool(row["label"])]
-    return sorted(wrong, key=lambda row: (-abs(row["probability"] - row["label"]), row["id"]))[:WORST]
-
-
-def _look(chosen: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict) -> list[Overlay]:
+def _rows_of(chosen: list[dict[str, Any]], rows: datasets.Dataset) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each of the chosen per-image rows with its original row."""
     index_of = {id: index for index, id in enumerate(rows["id"])}
-    overlays = []
     for result in chosen:
-        row = rows[index_of[result["id"]]]
-        planes = (to_gray(row["image"]), Image.fromarray(to_mask(row["mask"])), Image.fromarray(predict(row)))
+        yield result, rows[index_of[result["id"]]]
+
+
+def _compare(chosen: list[dict[str, Any]], rows: datasets.Dataset, predictor: Predictors) -> list[Overlay]:
+    overlays = []
+    for result, row in _rows_of(chosen, rows):
+        found = predictor(row["id"])(row["image"])
+        planes = (to_gray(row["image"]), Image.fromarray(to_mask(row["mask"])), Image.fromarray(found))
         gray, true, predicted = (np.asarray(_shrink(plane)) for plane in planes)
         overlays.append(Overlay(result["id"], gray.astype(np.uint8), true, predicted, result["dice"]))
     return overlays
 
 
-def _overlays(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict, path: Path) -> None:
-    draw_overlays(_look(worst_median_best(per_image, "dice"), rows, predict), path)
+def _overlays(per_image: list[dict[str, Any]], rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+    draw_overlays(_compare(worst_median_best(per_image, "dice"), rows, predictor), path)
 
 
-def _outlines(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict, path: Path) -> None:
+def _outlines(per_image: list[dict[str, Any]], rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
     chosen = worst_and_median(per_image, "dice")
-    draw_outlines({site: _look(results, rows, predict) for site, results in chosen.items()}, path)
+    draw_outlines({site: _compare(results, rows, predictor) for site, results in chosen.items()}, path)
+
+
+def _saliency(per_image: list[dict[str, Any]], rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+    """Each site's X-rays with the lowest, middle and highest share in the lungs; none of a model without saliency."""
+    if SHARE not in per_image[0]:
+        return
+    known = [row for row in per_image if not np.isnan(row.get(SHARE, nan))]
+    looks = []
+    for result, row in _rows_of(worst_median_best(known or per_image, SHARE if known else "probability"), rows):
+        shown = None if row["mask"] is None else to_mask(row["mask"])
+        lungs = lungs_of(row)
+        salient = Image.fromarray(saliency(predictor(row["id"]), row["image"], shown))
+        gray, salient = (np.asarray(_shrink(plane)) for plane in (to_gray(row["image"]), salient))
+        text = f"label {row['label']}, probability {result['probability']:.3f}"
+        if lungs is not None:
+            text += f"\n{result[SHARE]:.2f} in the lungs, {result['lungs_share']:.2f} of the area"
+            lungs = np.asarray(_shrink(Image.fromarray(lungs)))
+        looks.append(Look(result["id"], gray.astype(np.uint8), salient, lungs, text))
+    draw_saliency(looks, path)
+
+
+def draw_saliency(looks: list[Look], path: Path) -> None:
+    """Save a PNG with a column per X-ray: the image, and the image under its saliency; the lungs outlined on both."""
+    figure = Figure(figsize=(2.4 * len(looks) + 0.4, 5.6))
+    axes = figure.subplots(2, len(looks), squeeze=False)
+    for column, one in zip(axes.T, looks, strict=True):
+        for axis in column:
+            axis.imshow(one.gray, cmap="gray", vmin=0, vmax=255)
+            if one.lungs is not None:
+                _outline(axis, one.lungs, TRUE)
+            axis.set(xticks=[], yticks=[])
+        column[1].imshow(one.saliency, cmap="inferno", vmin=0, vmax=1, alpha=0.8 * np.sqrt(one.saliency))
+        column[0].set_title(one.name, fontsize=8)
+        column[1].set_xlabel(one.text, fontsize=8)
+    for axis, text in zip(axes[:, 0], ("X-ray", "speaks for tuberculosis"), strict=True):
+        axis.set_ylabel(text, fontsize=10)
+    save_picture(figure, path)
+
+
+def _outline(axis: Axes, mask: np.ndarray, color: np.ndarray) -> None:
+    if mask.any():  # a rim of background closes outlines at the edge of the film
+        y, x = (np.arange(-1, side + 1) for side in mask.shape)
+        axis.contour(x, y, np.pad(mask, 1), [0.5], colors=[tuple(color / 255)], linewidths=1.2)
 
 
 def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
@@ -126,9 +187,7 @@ def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
                 ground[only] = 0.6 * 255 + 0.4 * color
             axis.imshow(ground, aspect="equal")
             for mask, color in ((one.true, TRUE), (one.predicted, PREDICTED)):
-                if mask.any():  # a rim of background closes outlines at the edge of the film
-                    y, x = (np.arange(-1, side + 1) for side in mask.shape)
-                    axis.contour(x, y, np.pad(mask, 1), [0.5], colors=[tuple(color / 255)], linewidths=1.2)
+                _outline(axis, mask, color)
             height, width = one.true.shape
             axis.set(xticks=[], yticks=[], xlim=(-1, width), ylim=(height, -1))
             axis.set_title(one.name, fontsize=8)
@@ -136,129 +195,20 @@ def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
     figure.suptitle("Each site's worst test images by Dice, and at the right its median", fontsize=11)
     handles = [Patch(facecolor=tuple(color / 255)) for color in (TRUE, PREDICTED)]
     figure.legend(handles, ("reference mask", "model's mask"), loc="lower center", ncols=2, fontsize=9, frameon=False)
-    _save(figure, path, rect=(0, 0.05, 1, 0.99))
+    save_picture(figure, path, rect=(0, 0.05, 1, 0.99))
 
 
-def _groups(per_image: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each site, and all of them where there are two."""
-    sites = sorted({row["site"] for row in per_image})
-    groups = {site: [row for row in per_image if row["site"] == site] for site in sites}
-    return groups if len(sites) == 1 else groups | {"all": per_image}
-
-
-def draw_distribution(per_image: list[dict[str, Any]], path: Path) -> None:
-    """Save a PNG of the Dice of every image, sorted, a line per site: what the mean hides stands at the left."""
-    figure = Figure(figsize=(6, 4))
-    axis = figure.subplots()
-    for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
-        values = np.sort([row["dice"] for row in rows])
-        share = (np.arange(len(values)) + 0.5) / len(values)
-        label = f"{site}: mean {values.mean():.3f}, median {np.median(values):.3f} (n {len(values)})"
-        axis.plot(share, values, ".-", color=color, label=label, linewidth=1, markersize=4)
-    axis.set(xlabel="share of images with a lower Dice", ylabel="Dice of the image", title="Dice per image")
-    _finish(axis, "lower right")
-    _save(figure, path)
-
-
-def draw_roc(per_image: list[dict[str, Any]], path: Path) -> None:
-    """Save a PNG of the ROC of each site with the operating point, and the WHO's minimum for a triage test."""
-    figure = Figure(figsize=(5.2, 5))
-    axis = figure.subplots()
-    axis.axhspan(0.9, 1, 0, 0.3, color="#cfe8cf", label="WHO triage target: sensitivity .90, specificity .70")
-    for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
-        labels, probabilities, thresholds = (
-            np.array([row[name] for row in rows]) for name in ("label", "probability", "threshold")
-        )
-        if len(set(labels)) < 2:
-            continue
-        false, true, _ = roc_curve(labels, probabilities)
-        axis.plot(false, true, color=color, label=f"{site}: AUROC {auc(false, true):.3f} (n {len(rows)})")
-        called = probabilities >= thresholds
-        axis.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", color=color)
-    axis.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC; dots: the stored threshold")
-    axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
-    _finish(axis, "lower right")
-    _save(figure, path)
-
-
-def draw_reliability(per_image: list[dict[str, Any]], path: Path) -> None:
-    """Save a PNG of the share of positives against the mean probability, in ten bins, with the count of each bin."""
-    figure = Figure(figsize=(5.2, 5.8))
-    axis, below = figure.subplots(2, height_ratios=(4, 1), sharex=True)
-    axis.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, label="calibrated")
-    labels, probabilities = (np.array([row[name] for row in per_image]) for name in ("label", "probability"))
-    bins = np.maximum(np.ceil(probabilities * RELIABILITY_BINS).astype(int) - 1, 0)  # as those of ece: (a, b]
-    held = [index for index in range(RELIABILITY_BINS) if (bins == index).any()]
-    means = [(probabilities[bins == index].mean(), labels[bins == index].mean()) for index in held]
-    axis.plot(*zip(*means, strict=True), "o-", color=COLORS[0], label=f"model (n {len(labels)})")
-    axis.set(ylabel="share with the label tuberculosis", title="Reliability", xlim=(0, 1), ylim=(0, 1))
-    _finish(axis, "upper left")
-    below.bar((np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS, np.bincount(bins, minlength=10), 0.09)
-    below.set(xlabel="probability", ylabel="images")
-    _save(figure, path)
-
-
-def draw_probabilities(per_image: list[dict[str, Any]], path: Path) -> None:
-    """Save a PNG of every image's probability as a dot, a strip per label, with the threshold; the worst are named."""
-    figure = Figure(figsize=(7.2, 4.6))
-    axis = figure.subplots()
-    places = _stacked(per_image)
-    for color, site in zip(COLORS, sorted({row["site"] for row in per_image}), strict=False):
-        at = [places[row["id"]] for row in per_image if row["site"] == site]
-        axis.plot(*zip(*at, strict=True), "o", color=color, markersize=4, alpha=0.8, label=site)
-    for number, threshold in enumerate(sorted({row["threshold"] for row in per_image})):
-        text = f"threshold {threshold:.3f}"
-        axis.axvline(threshold, color="#333333", linestyle="--", linewidth=1, label=None if number else text)
-    wrong = confidently_wrong(per_image)
-    for number, row in enumerate(wrong, 1):
-        (x, _), below = places[row["id"]], 13 + 11 * (number % 3)  # staggered, as neighbors stand close
-        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
-        place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9}
-        axis.annotate(str(number), (x, row["label"]), (0, -below), arrowprops=line, **place)
-    axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, 1.75), yticks=[0, 1], xlabel="calibrated probability of tuberculosis")
-    axis.set_yticklabels(["labeled\nnormal", "labeled\ntuberculosis"])
-    named = "\n".join(f"{number}  {row['id']}: {row['probability']:.3f}" for number, row in enumerate(wrong, 1))
-    axis.set_title("Every test X-ray; the most confidently wrong are numbered" if wrong else "Every test X-ray")
-    figure.text(0.99, 0.5, named, fontsize=8, ha="left", va="center")
-    _finish(axis, "upper left")
-    _save(figure, path)
-
-
-def _stacked(per_image: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Place (probability, height) of each image's dot by id: those of one label and bin stand on one another."""
-    held: dict[tuple[int, int], int] = {}
-    places = {}
-    for row in sorted(per_image, key=lambda row: (row["probability"], row["id"])):
-        key = (row["label"], int(row["probability"] * STRIP_BINS))
-        held[key] = held.get(key, -1) + 1
-        places[row["id"]] = (row["probability"], row["label"] + 0.045 * held[key])
-    return places
-
-
-def _finish(axis: Axes, place: str) -> None:
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc=place)
-
-
-def _save(figure: Figure, path: Path, **layout: Any) -> None:
-    """Write the PNG, whole or not at all."""
-    figure.tight_layout(**layout)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, dpi=110, format="png", bbox_inches="tight")
-    aside.replace(path)
-
-
-# The pictures of each task by file name: (per-image rows, original rows, what predicts a row, path).
-PICTURES: dict[str, dict[str, Callable[[list[dict[str, Any]], datasets.Dataset, Predict, Path], None]]] = {
+# The pictures of each task by file name: (per-image rows, original rows, what predicts a row by its id, path).
+PICTURES: dict[str, dict[str, Callable[[list[dict[str, Any]], datasets.Dataset, Predictors, Path], None]]] = {
     "lung_segmentation": {
         "overlays.png": _overlays,
         "outlines.png": _outlines,
-        "dice.png": lambda per_image, rows, predict, path: draw_distribution(per_image, path),
+        "dice.png": lambda per_image, rows, predictor, path: draw_distribution(per_image, path),
     },
     "tb_classification": {
-        "roc.png": lambda per_image, rows, predict, path: draw_roc(per_image, path),
-        "reliability.png": lambda per_image, rows, predict, path: draw_reliability(per_image, path),
-        "probabilities.png": lambda per_image, rows, predict, path: draw_probabilities(per_image, path),
+        "roc.png": lambda per_image, rows, predictor, path: draw_roc(per_image, path),
+        "reliability.png": lambda per_image, rows, predictor, path: draw_reliability(per_image, path),
+        "probabilities.png": lambda per_image, rows, predictor, path: draw_probabilities(per_image, path),
+        "saliency.png": _saliency,
     },
 }

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hub_models.architectures import normalize
 from hub_models.pixels import MARGIN, Source, content_box, crop_to_lungs, lungs_box, resize_gray, to_gray, to_mask
-from hub_models.predict import Predictor
+from hub_models.predictor import Predictor
 from hub_models.tasks import Row, Settings
 
 CELLS = 7  # a side of the grid, at the least: that of a ResNet or a Swin at 224 pixels
@@ -91,7 +91,7 @@ def share_in(saliency: np.ndarray, mask: np.ndarray | None) -> float:
     return float(saliency[mask].sum(dtype=float)) / whole if whole else nan
 
 
-def look(predictor: Predictor, pixels: torch.Tensor, rows: Sequence[Row]) -> list[dict[str, float]]:
+def measure_saliency(predictor: Predictor, pixels: torch.Tensor, rows: Sequence[Row]) -> list[dict[str, float]]:
     """For each X-ray of a batch (B, S, S) uint8 and its row, where the model looks; nan where the row has no lungs.
 
     saliency_in_lungs: share of its saliency in the lungs, on the X-ray's own pixels; nan where nothing is salient.

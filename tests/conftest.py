@@ -127,7 +127,7 @@ def finish() -> Callable[..., Path]:
     from hub_models.config import TrainConfig
     from hub_models.evaluation import measure
     from hub_models.files import write_json
-    from hub_models.predict import Predictor
+    from hub_models.predictor import Predictor
     from hub_models.report import Evaluated, write_report
 
     def finish(folder: Path) -> Path:
@@ -136,7 +136,7 @@ def finish() -> Callable[..., Path]:
         rows = {name: part.rows for name, part in parts.items()}
         write_json(describe(config, rows), folder / DATA_NAME)
         per_image = measure(predictor, parts["test"], accelerator)
-        evaluated = Evaluated(config, "test", per_image, rows["test"], lambda row: predictor(row["image"]))
+        evaluated = Evaluated(config, "test", per_image, rows["test"], lambda id: predictor)
         write_report(folder, evaluated, accelerator, {"parts": {name: len(one) for name, one in rows.items()}})
         return folder
 

@@ -1,54 +1,25 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
+import torch
+from pictures import of_tb, pixels_of
 
 from hub_models import figures
+from hub_models.architectures import build, processor_for
 from hub_models.data import load_splits
 from hub_models.figures import (
     PICTURES,
+    Look,
     Overlay,
-    confidently_wrong,
-    draw_distribution,
     draw_outlines,
     draw_overlays,
-    draw_probabilities,
-    draw_reliability,
-    draw_roc,
+    draw_saliency,
     worst_and_median,
     worst_median_best,
 )
 from hub_models.pixels import to_mask
-from hub_models.tasks import TASKS
-
-
-def pixels_of(path: Path) -> np.ndarray:
-    """(H, W, 3) int of a PNG that is whole, and alone in its folder."""
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB")).astype(int)
-
-
-def of_tb(labels: list[int], probabilities: list[float], site: str = "A") -> list[dict]:
-    return [
-        {"id": f"{site}{number}", "site": site, "label": label, "probability": probability, "threshold": 0.5}
-        for number, (label, probability) in enumerate(zip(labels, probabilities, strict=True))
-    ]
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Figure]:
-    """The figures that are saved while a test runs."""
-    saved, save = [], figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
-    return saved
-
-
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for axis in figure.axes if axis.get_legend() for text in axis.get_legend().get_texts()]
+from hub_models.predictor import Predictor
+from hub_models.saliency import saliency
+from hub_models.tasks import TASKS, Settings
 
 
 def test_worst_median_and_best_of_each_site() -> None:
@@ -78,7 +49,9 @@ def test_overlays_of_a_task_are_of_worst_median_and_best(phantoms, tmp_path, mon
     ]
     seen = []
     monkeypatch.setattr(figures, "draw_overlays", lambda overlays, path: seen.extend(overlays))
-    PICTURES["lung_segmentation"]["overlays.png"](per_image[::-1], rows, lambda row: ~to_mask(row["mask"]), tmp_path)
+    others = {row["id"]: ~to_mask(row["mask"]) for row in rows}
+    draw = PICTURES["lung_segmentation"]["overlays.png"]
+    draw(per_image[::-1], rows, lambda id: lambda image: others[id], tmp_path)
     assert [one.name for one in seen] == [row["id"] for row in worst_median_best(per_image, "dice")]
     by_id = {row["id"]: row for row in rows}
     for one in seen:
@@ -120,92 +93,65 @@ def test_outlines_of_empty_and_full_masks_are_drawn(tmp_path) -> None:
     assert ((green > red + 20).mean()) > 0.2  # all of it is missed
 
 
-def test_confidently_wrong_by_hand() -> None:
-    # threshold .5: 0 is off by .6, 1 by .8, 4 by .6, 5 by .5; 2 and 3 are right
-    rows = of_tb([1, 0, 1, 0, 0, 0], [0.4, 0.8, 0.5, 0.49, 0.6, 0.5])
-    assert [row["id"] for row in confidently_wrong(rows)] == ["A1", "A0", "A4", "A5"]
-    assert len(confidently_wrong(of_tb([1] * 7, [0.1] * 7))) == 5
-    assert confidently_wrong(of_tb([1, 0], [0.5, 0.4])) == []
+def look(name: str, lungs: np.ndarray | None, salient: np.ndarray, text: str = "below") -> Look:
+    return Look(name, np.full(salient.shape, 60, np.uint8), salient.astype(np.float32), lungs, text)
 
 
-def test_probabilities_by_hand(tmp_path, drawn) -> None:
-    rows = of_tb([1, 0, 0, 0], [0.9, 0.211, 0.212, 0.7]) + of_tb([1], [0.1], "B")
-    draw_probabilities(rows, tmp_path / "probabilities.png")
-    assert min(pixels_of(tmp_path / "probabilities.png").shape[:2]) > 300
-    axis = drawn[0].axes[0]
-    assert texts(drawn[0]) == ["A", "B", "threshold 0.500"]
-    dots, other, threshold = axis.get_lines()
-    assert dots.get_xdata() == pytest.approx([0.9, 0.211, 0.212, 0.7]) and other.get_xdata() == pytest.approx([0.1])
-    # .211 and .212 share a bin of .02: one stands on the other
-    assert dots.get_ydata() == pytest.approx([1, 0, 0.045, 0]) and list(threshold.get_xdata()) == [0.5, 0.5]
-    assert [note.get_text() for note in axis.texts] == ["1", "2"]
-    assert [note.xy for note in axis.texts] == [(0.1, 1), (0.7, 0)]
-    assert drawn[0].texts[0].get_text() == "1  B0: 0.100\n2  A3: 0.700"
-    draw_probabilities(rows[:3], tmp_path / "probabilities.png")  # none is wrong
-    assert drawn[1].axes[0].get_title() == "Every test X-ray" and not drawn[1].axes[0].texts
+def test_saliency_stands_on_the_x_ray_with_the_lungs_outlined(tmp_path) -> None:
+    salient, lungs = np.zeros((40, 40)), np.zeros((40, 40), bool)
+    salient[30:, 30:], lungs[5:20, 5:15] = 1, True
+    draw_saliency([look("one", lungs, salient), look("two", None, salient * 0)], tmp_path / "saliency.png")
+    red, green, blue = np.moveaxis(pixels_of(tmp_path / "saliency.png"), -1, 0)
+    outline, hot = (green > red + 40) & (green > blue + 20), (red > blue + 40) & (red > 100)
+    (height, width), places = outline.shape, np.argwhere(outline)
+    assert len(places) > 200 and places[:, 1].max() < 0.55 * width  # the second X-ray's lungs are not known
+    assert (places[:, 0] < height / 2).any() and (places[:, 0] > height / 2).any()  # on both
+    assert hot.sum() > 200 and np.argwhere(hot).min(0)[0] > height / 2 and np.argwhere(hot).max(0)[1] < 0.55 * width
 
 
-def test_distribution_has_a_line_for_each_site_and_all(tmp_path, drawn) -> None:
-    values = {"A": [0.9, 0.5, 0.7], "B": [0.2]}
-    rows = [{"id": f"{site}{n}", "site": site, "dice": v} for site, vs in values.items() for n, v in enumerate(vs)]
-    draw_distribution(rows, tmp_path / "dice.png")
-    height, width, _ = pixels_of(tmp_path / "dice.png").shape
-    assert 300 < height < width < 1000
-    assert texts(drawn[0]) == [
-        "A: mean 0.700, median 0.700 (n 3)",
-        "B: mean 0.200, median 0.200 (n 1)",
-        "all: mean 0.575, median 0.600 (n 4)",
+@pytest.fixture
+def looks(monkeypatch) -> list[Look]:
+    """What is drawn while a test runs."""
+    seen = []
+    monkeypatch.setattr(figures, "draw_saliency", lambda looks, path: seen.extend(looks))
+    return seen
+
+
+def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_resnet, tmp_path, looks) -> None:
+    torch.manual_seed(0)
+    model = build("classification", str(tiny_resnet), True, TASKS["tb_classification"].labels, 32).eval()
+    settings = Settings("tb_classification", 32)
+    predictor = Predictor(TASKS["tb_classification"], model, processor_for("classification", "", True, 32), settings)
+    rows = load_splits(phantoms)["train"]
+    names, masked = rows.features["site"], [mask is not None for mask in rows["mask"]]
+    per_image = [
+        {
+            "id": row["id"],
+            "site": names.int2str(row["site"]),
+            "probability": index / 100,
+            "lungs_share": 0.25,
+            "saliency_in_lungs": 0.5 + index / 1000 if masked[index] else np.nan,
+        }
+        for index, row in enumerate(rows)
     ]
-    shares, dices = drawn[0].axes[0].get_lines()[0].get_data()
-    assert list(dices) == [0.5, 0.7, 0.9] and list(shares) == pytest.approx([1 / 6, 1 / 2, 5 / 6])
-    draw_distribution(rows[:3], tmp_path / "dice.png")
-    assert texts(drawn[1]) == ["A: mean 0.700, median 0.700 (n 3)"]  # one site is all
-
-
-def test_roc_by_hand(tmp_path, drawn) -> None:
-    # of 4 pairs, .4 against .6 is lost; from .5 up half of the positives and half of the negatives are called
-    rows = of_tb([1, 0, 1, 0], [0.9, 0.2, 0.4, 0.6])
-    draw_roc(rows, tmp_path / "roc.png")
-    assert min(pixels_of(tmp_path / "roc.png").shape[:2]) > 300
-    assert texts(drawn[0])[1:] == ["A: AUROC 0.750 (n 4)"]
-    _, point = drawn[0].axes[0].get_lines()
-    assert np.array(point.get_data()).ravel().tolist() == [0.5, 0.5]
-    both = rows + of_tb([1, 0], [0.9, 0.1], "B")
-    draw_roc(both, tmp_path / "roc.png")
-    assert [text.split(":")[0] for text in texts(drawn[1])[1:]] == ["A", "B", "all"]
-
-
-def test_roc_of_one_class_is_left_out(tmp_path, drawn) -> None:
-    draw_roc(of_tb([1, 1], [0.9, 0.2]), tmp_path / "roc.png")
-    assert pixels_of(tmp_path / "roc.png").std() > 0 and len(texts(drawn[0])) == 1
-    draw_roc(of_tb([1, 1], [0.9, 0.2]) + of_tb([0, 1], [0.1, 0.8], "B"), tmp_path / "roc.png")
-    assert [text.split(":")[0] for text in texts(drawn[1])[1:]] == ["B", "all"]
-
-
-def test_reliability_by_hand(tmp_path, drawn) -> None:
-    # bins of a tenth: .25 and .29 share one, of whose two X-rays one is positive; 1.0 is in the last
-    draw_reliability(of_tb([1, 0, 1], [0.25, 0.29, 1.0]), tmp_path / "reliability.png")
-    assert min(pixels_of(tmp_path / "reliability.png").shape[:2]) > 300
-    axis, below = drawn[0].axes
-    means, shares = axis.get_lines()[1].get_data()
-    assert list(means) == pytest.approx([0.27, 1.0]) and list(shares) == [0.5, 1.0]
-    assert [int(bar.get_height()) for bar in below.patches] == [0, 0, 2, 0, 0, 0, 0, 0, 0, 1]
-    draw_reliability(of_tb([1], [0.0]), tmp_path / "reliability.png")
-    assert pixels_of(tmp_path / "reliability.png").std() > 0
-
-
-def test_a_picture_is_whole_or_absent(tmp_path, monkeypatch) -> None:
-    draw_roc(of_tb([1, 0], [0.9, 0.2]), tmp_path / "roc.png")
-    before = (tmp_path / "roc.png").read_bytes()
-
-    def fail(self: Figure, path: Path, **options: object) -> None:
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Figure, "savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
-        draw_roc(of_tb([1, 0], [0.9, 0.2]), tmp_path / "roc.png")
-    assert (tmp_path / "roc.png").read_bytes() == before
+    assert 0 < sum(masked) < len(rows)
+    draw = PICTURES["tb_classification"]["saliency.png"]
+    draw(per_image, rows, lambda id: predictor, tmp_path / "saliency.png")
+    known = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
+    assert [one.name for one in looks] == [row["id"] for row in worst_median_best(known, "saliency_in_lungs")]
+    by_id, found = {row["id"]: row for row in rows}, {row["id"]: row for row in per_image}
+    for one in looks:
+        row = by_id[one.name]
+        np.testing.assert_array_equal(one.saliency, saliency(predictor, row["image"]))
+        np.testing.assert_array_equal(one.lungs, to_mask(row["mask"]))
+        first, second = one.text.split("\n")
+        assert first == f"label {row['label']}, probability {found[one.name]['probability']:.3f}"
+        assert second == f"{found[one.name]['saliency_in_lungs']:.2f} in the lungs, 0.25 of the area"
+    looks.clear()
+    bare = [row | {"saliency_in_lungs": np.nan} for row, known in zip(per_image, masked, strict=True) if not known]
+    draw(bare, rows, lambda id: predictor, tmp_path / "saliency.png")  # no lungs are known: by probability
+    assert [one.name for one in looks] == [row["id"] for row in worst_median_best(bare, "probability")]
+    assert all(one.lungs is None and "lungs" not in one.text for one in looks)
 
 
 def test_every_task_has_pictures(tmp_path) -> None:
@@ -213,6 +159,9 @@ def test_every_task_has_pictures(tmp_path) -> None:
     rows = of_tb([1, 0], [0.9, 0.2])
     for name, draw in PICTURES["tb_classification"].items():
         draw(rows, None, None, tmp_path / name[:-4] / name)
+        if name == "saliency.png":  # of a model whose saliency is not known there is none
+            assert not (tmp_path / "saliency").exists()
+            continue
         assert pixels_of(tmp_path / name[:-4] / name).std() > 0
     draw = PICTURES["lung_segmentation"]["dice.png"]
     draw([{"id": "a", "site": "A", "dice": 0.5}], None, None, tmp_path / "lungs" / "dice.png")

@@ -17,7 +17,7 @@ from test_repository import STEPS, STORAGE
 
 from hub_models.card import check_card
 from hub_models.hub import Push, pull_model, push_model
-from hub_models.predict import Predictor
+from hub_models.predictor import Predictor
 from hub_models.release import release
 
 AsUser = Callable[..., Any]

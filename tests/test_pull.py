@@ -14,7 +14,7 @@ from loopback_hub import LoopbackHub, clients_of
 from PIL import Image
 
 from hub_models.downloads import RUN_PARTS, local_run, pull_model
-from hub_models.predict import Predictor
+from hub_models.predictor import Predictor
 from hub_models.release import release
 from hub_models.repository import Repository, folder_files
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from hub_models.card import check_card, eval_results, model_card
 from hub_models.config import TrainConfig
 from hub_models.facts import Run
-from hub_models.predict import Predictor
+from hub_models.predictor import Predictor
 from hub_models.release import CARD_NAME, NAMES, release
 
 REPO = "alice/tb"
@@ -48,7 +48,7 @@ def test_what_goes_is_a_whole_run(run: Path, tmp_path: Path) -> None:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_bytes(pickle.dumps({"a": 1}))
     files = release(run, REPO, "MIT")
-    pictures = {"roc.png", "reliability.png", "probabilities.png"}
+    pictures = {"roc.png", "reliability.png", "probabilities.png", "saliency.png"}  # the last of phantoms only
     configs = {"config.json", "preprocessor_config.json", "train_config.json", "data.json", "results.json"}
     assert (
         set(files) == {CARD_NAME, "model.safetensors", ".eval_results/synthetic_chest_xrays.yaml"} | pictures | configs

@@ -46,6 +46,7 @@ ORDER = [
     "saliency",
     "cohort",
     "evaluation",
+    "charts",
     "figures",
     "sheet",
     "report",

@@ -1,0 +1,130 @@
+"""Charts of a model's figures, without a pixel of an X-ray: the spread of Dice, ROC, reliability, probabilities."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import auc, roc_curve
+
+COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
+RELIABILITY_BINS = 10
+WORST = 5
+STRIP_BINS = 50  # of the probabilities, in which dots stand on one another
+
+
+def draw_distribution(per_image: list[dict[str, Any]], path: Path) -> None:
+    """Save a PNG of the Dice of every image, sorted, a line per site: what the mean hides stands at the left."""
+    figure = Figure(figsize=(6, 4))
+    axis = figure.subplots()
+    for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
+        values = np.sort([row["dice"] for row in rows])
+        share = (np.arange(len(values)) + 0.5) / len(values)
+        label = f"{site}: mean {values.mean():.3f}, median {np.median(values):.3f} (n {len(values)})"
+        axis.plot(share, values, ".-", color=color, label=label, linewidth=1, markersize=4)
+    axis.set(xlabel="share of images with a lower Dice", ylabel="Dice of the image", title="Dice per image")
+    _finish(axis, "lower right")
+    save_picture(figure, path)
+
+
+def draw_roc(per_image: list[dict[str, Any]], path: Path) -> None:
+    """Save a PNG of the ROC of each site with the operating point, and the WHO's minimum for a triage test."""
+    figure = Figure(figsize=(5.2, 5))
+    axis = figure.subplots()
+    axis.axhspan(0.9, 1, 0, 0.3, color="#cfe8cf", label="WHO triage target: sensitivity .90, specificity .70")
+    for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
+        labels, probabilities, thresholds = (
+            np.array([row[name] for row in rows]) for name in ("label", "probability", "threshold")
+        )
+        if len(set(labels)) < 2:
+            continue
+        false, true, _ = roc_curve(labels, probabilities)
+        axis.plot(false, true, color=color, label=f"{site}: AUROC {auc(false, true):.3f} (n {len(rows)})")
+        called = probabilities >= thresholds
+        axis.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", color=color)
+    axis.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC; dots: the stored threshold")
+    axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    _finish(axis, "lower right")
+    save_picture(figure, path)
+
+
+def draw_reliability(per_image: list[dict[str, Any]], path: Path) -> None:
+    """Save a PNG of the share of positives against the mean probability, in ten bins, with the count of each bin."""
+    figure = Figure(figsize=(5.2, 5.8))
+    axis, below = figure.subplots(2, height_ratios=(4, 1), sharex=True)
+    axis.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, label="calibrated")
+    labels, probabilities = (np.array([row[name] for row in per_image]) for name in ("label", "probability"))
+    bins = np.maximum(np.ceil(probabilities * RELIABILITY_BINS).astype(int) - 1, 0)  # as those of ece: (a, b]
+    held = [index for index in range(RELIABILITY_BINS) if (bins == index).any()]
+    means = [(probabilities[bins == index].mean(), labels[bins == index].mean()) for index in held]
+    axis.plot(*zip(*means, strict=True), "o-", color=COLORS[0], label=f"model (n {len(labels)})")
+    axis.set(ylabel="share with the label tuberculosis", title="Reliability", xlim=(0, 1), ylim=(0, 1))
+    _finish(axis, "upper left")
+    below.bar((np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS, np.bincount(bins, minlength=10), 0.09)
+    below.set(xlabel="probability", ylabel="images")
+    save_picture(figure, path)
+
+
+def draw_probabilities(per_image: list[dict[str, Any]], path: Path) -> None:
+    """Save a PNG of every image's probability as a dot, a strip per label, with the threshold; the worst are named."""
+    figure = Figure(figsize=(7.2, 4.6))
+    axis = figure.subplots()
+    places = _stacked(per_image)
+    for color, site in zip(COLORS, sorted({row["site"] for row in per_image}), strict=False):
+        at = [places[row["id"]] for row in per_image if row["site"] == site]
+        axis.plot(*zip(*at, strict=True), "o", color=color, markersize=4, alpha=0.8, label=site)
+    for number, threshold in enumerate(sorted({row["threshold"] for row in per_image})):
+        text = f"threshold {threshold:.3f}"
+        axis.axvline(threshold, color="#333333", linestyle="--", linewidth=1, label=None if number else text)
+    wrong = confidently_wrong(per_image)
+    for number, row in enumerate(wrong, 1):
+        (x, _), below = places[row["id"]], 13 + 11 * (number % 3)  # staggered, as neighbors stand close
+        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
+        place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9}
+        axis.annotate(str(number), (x, row["label"]), (0, -below), arrowprops=line, **place)
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, 1.75), yticks=[0, 1], xlabel="calibrated probability of tuberculosis")
+    axis.set_yticklabels(["labeled\nnormal", "labeled\ntuberculosis"])
+    named = "\n".join(f"{number}  {row['id']}: {row['probability']:.3f}" for number, row in enumerate(wrong, 1))
+    axis.set_title("Every test X-ray; the most confidently wrong are numbered" if wrong else "Every test X-ray")
+    figure.text(0.99, 0.5, named, fontsize=8, ha="left", va="center")
+    _finish(axis, "upper left")
+    save_picture(figure, path)
+
+
+def confidently_wrong(per_image: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Up to five images on the wrong side of their threshold: those whose probability is furthest from their label."""
+    wrong = [row for row in per_image if (row["probability"] >= row["threshold"]) != bool(row["label"])]
+    return sorted(wrong, key=lambda row: (-abs(row["probability"] - row["label"]), row["id"]))[:WORST]
+
+
+def _groups(per_image: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of each site, and all of them where there are two."""
+    sites = sorted({row["site"] for row in per_image})
+    groups = {site: [row for row in per_image if row["site"] == site] for site in sites}
+    return groups if len(sites) == 1 else groups | {"all": per_image}
+
+
+def _stacked(per_image: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Place (probability, height) of each image's dot by id: those of one label and bin stand on one another."""
+    held: dict[tuple[int, int], int] = {}
+    places = {}
+    for row in sorted(per_image, key=lambda row: (row["probability"], row["id"])):
+        key = (row["label"], int(row["probability"] * STRIP_BINS))
+        held[key] = held.get(key, -1) + 1
+        places[row["id"]] = (row["probability"], row["label"] + 0.045 * held[key])
+    return places
+
+
+def _finish(axis: Axes, place: str) -> None:
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc=place)
+
+
+def save_picture(figure: Figure, path: Path, **layout: Any) -> None:
+    """Write the PNG, whole or not at all."""
+    figure.tight_layout(**layout)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}")
+    figure.savefig(aside, dpi=110, format="png", bbox_inches="tight")
+    aside.replace(path)
