@@ -407,23 +407,18 @@ def test_page_warns_of_models_of_phantoms() -> None:
         assert "not a medical device" in head and warned in head and ("synthetic" in head) == bool(warned)
 
 
-def script(*arguments: str, **options: object) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, *arguments]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+def script(*arguments: str, **variables: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | variables
+    command, pipes = [sys.executable, *arguments], {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_script_serves_until_told_and_leaves_nothing(by: int, folders: tuple[str, str], tmp_path: Path) -> None:
-    os.environ["TMPDIR"] = str(tmp_path)
-    try:
-        lungs, tb = folders
-        running = script("scripts/app.py", "--segmenter", lungs, "--classifier", tb, "--port", str(free_port()))
-    finally:
-        del os.environ["TMPDIR"]
+    lungs, tb = folders
+    options = ("--segmenter", lungs, "--classifier", tb, "--port", str(free_port()))
+    running = script("scripts/app.py", *options, TMPDIR=str(tmp_path))
     for line in running.stdout:
         if match := re.search(r"serving at (http://127\.0\.0\.1:\d+/)", line):
             break
