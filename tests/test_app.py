@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 from urllib.request import Request, urlopen
@@ -371,6 +372,18 @@ def test_upload_that_nobody_reads_is_swept(served: Served) -> None:
     assert kept(served.folder) == [file]
     app.sweep(served.folder, 0)
     assert not list(served.folder.iterdir())
+
+
+def test_page_says_what_the_reader_says(served: Served, phantoms: Path) -> None:
+    page = app.Page(served.reader, {}, {})
+    for site in ("CHN", "MCU"):
+        film = phantom(phantoms, site)
+        (expected,) = served.reader.read(film)
+        found = page.look(film.read_bytes(), film.name).found
+        np.testing.assert_array_equal(found.mask, expected.mask)
+        for name in {one.name for one in fields(expected)} - {"mask"}:
+            assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-6), name
+        assert found.flags == expected.flags
 
 
 def test_upload_is_taken_from_the_disk_once(tmp_path: Path) -> None:
