@@ -93,11 +93,9 @@ def facts_of(found: Prediction) -> dict[str, str]:
 
 
 def remarks_on(found: Prediction) -> tuple[str, ...]:
-    """The flags as sentences, or one that says that there are none; empty where no lungs were looked for."""
-    if found.mask is None:
-        return ()
+    """The flags as sentences, or one that says that there are none; empty where no lungs were looked for either."""
     flags = tuple(f"{flag[0].upper()}{flag[1:]}." for flag in found.flags)
-    return flags or ("Nothing odd about the lungs was found.",)
+    return flags or (() if found.mask is None else ("Nothing odd about the lungs was found.",))
 
 
 def meaning_of(found: Prediction) -> tuple[str, ...]:
