@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from sklearn.covariance import LedoitWolf
 
 FAMILIARITY_NAME = "familiarity.safetensors"
@@ -65,9 +65,10 @@ class Familiarity:
     def save(self, folder: Path) -> None:
         """Write `familiarity.safetensors`, whole or not at all."""
         aside = folder / f".{FAMILIARITY_NAME}.{os.getpid()}"
-        tensors = {name: torch.from_numpy(getattr(self, name)).float() for name in ("mean", "precision")}
+        tensors = {"mean": np.float32(self.mean), "precision": np.float32(self.precision)}
+        tensors |= {"limit": np.array(self.limit), "count": np.array(self.count)}  # metadata has no order
         try:
-            save_file(tensors, aside, {"limit": repr(self.limit), "count": str(self.count)})
+            save_file(tensors, aside)
             aside.replace(folder / FAMILIARITY_NAME)
         finally:
             aside.unlink(missing_ok=True)
@@ -83,11 +84,10 @@ class Familiarity:
         if not path.is_file():
             return None
         try:
-            with safe_open(path, "np") as file:
-                mean, precision = (file.get_tensor(name).astype(float) for name in ("mean", "precision"))
-                told = file.metadata()
-                return cls(mean, precision, float(told["limit"]), int(told["count"]))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            tensors = load_file(path)
+            mean, precision = tensors["mean"].astype(float), tensors["precision"].astype(float)
+            return cls(mean, precision, tensors["limit"].item(), tensors["count"].item())
+        except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it, or copy it anew") from error
 
 

@@ -17,7 +17,7 @@ LEAST_RATIO = 0.3  # of the smaller lung to the larger; 2 of 449 real reference 
 SHARES = (0.06, 0.46)  # of the image that both lungs take; twice what `audit.LUNG_AREA` gives one lung
 BORDER_SHARE = 0.02  # of a border's length that lungs may touch
 COLOUR = 3.0  # `pixels.chroma`: 0.0 of 525 X-rays, also saved as colour JPEG; 4.1 and more of 143 colour photographs
-INVERTED = -12.0  # gray levels of the mediastinum less those of the lungs: -6 and more of 525 X-rays, 67 at the median
+INVERTED = 8.0  # gray levels by which the middle is darker than both sides: of none of 525 X-rays, of 99 % inverted
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,13 @@ def waist_of(region: np.ndarray) -> int | None:
     """Column at which an (H, W) bool region is narrowest between two wider parts; None where it has no waist.
 
     A waist lies in the middle half of the region's columns, and is less than half as high as both parts at their
-    highest.
+    highest; of several columns as narrow, the one in their middle.
     """
     heights = region.sum(0)  # (W,)
     held = np.flatnonzero(heights)
     low, high = np.quantile(held, (0.25, 0.75)).astype(int)
-    middle = low + int(np.argmin(heights[low : high + 1]))
+    narrowest = low + np.flatnonzero(heights[low : high + 1] == heights[low : high + 1].min())
+    middle = int(narrowest[len(narrowest) // 2])
     parts = heights[:middle].max(initial=0), heights[middle + 1 :].max(initial=0)
     return middle if heights[middle] < min(parts) / 2 else None
 
@@ -148,8 +149,8 @@ def film_flags(gray: Image.Image, chroma: float) -> tuple[str, ...]:
     flags = []
     if chroma > COLOUR:
         flags.append("colour image: an X-ray is gray as it comes from the machine")
-    rows, left, right = small[12:44], slice(12, 26), slice(38, 52)
-    beside = (rows[:, left].mean() + rows[:, right].mean()) / 2
-    if rows[:, 29:35].mean() - beside < INVERTED:
-        flags.append("dark in the middle, bright beside it: black and white may be swapped")
+    lungs_high = small[12:44]
+    left, middle, right = (lungs_high[:, start:end].mean() for start, end in ((12, 26), (29, 35), (38, 52)))
+    if min(left, right) - middle > INVERTED:
+        flags.append("darker in the middle than on both sides: black and white swapped, or the X-ray cut")
     return tuple(flags)

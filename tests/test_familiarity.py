@@ -82,16 +82,15 @@ def test_file_is_replaced_and_nothing_is_left_beside_it(tmp_path) -> None:
     np.testing.assert_allclose(Familiarity.load(tmp_path).precision, np.eye(2) / 18, rtol=1e-6)
 
 
-@pytest.mark.parametrize("damage", ["cut", "a tensor less", "no limit"])
+@pytest.mark.parametrize("damage", ["cut", "a tensor less"])
 def test_damaged_file_is_named(damage: str, tmp_path) -> None:
     Familiarity.of(ring()).save(tmp_path)
     path = tmp_path / FAMILIARITY_NAME
-    tensors = load_file(path)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-3])
-    elif damage == "a tensor less":
-        save_file({"mean": tensors["mean"]}, path, {"limit": "1.0", "count": "40"})
     else:
+        tensors = load_file(path)
+        del tensors["limit"]
         save_file(tensors, path)
     with pytest.raises(ValueError, match=rf"{FAMILIARITY_NAME} is damaged \(.*\): delete it, or copy it anew"):
         Familiarity.load(tmp_path)

@@ -6,6 +6,7 @@ from PIL import Image
 from tiny import bare_png, dicom
 
 from hub_models.pixels import (
+    chroma,
     content_box,
     crop_to_lungs,
     is_synthetic,
@@ -420,3 +421,18 @@ def test_crop_refuses_masks_that_do_not_fit() -> None:
         crop_to_lungs(gray, np.zeros_like(LUNGS), 0.1)
     with pytest.raises(ValueError, match="margin must not be negative, got -0.1"):
         crop_to_lungs(gray, LUNGS, -0.1)
+
+
+def test_chroma_is_the_mean_spread_of_the_colours() -> None:
+    colours = np.zeros((128, 128, 3), np.uint8)
+    colours[:, :64] = (10, 40, 20)  # 30 apart in one half, none in the other
+    assert chroma(Image.fromarray(colours)) == 15
+    assert chroma(Image.fromarray(colours).convert("RGBA")) == 15
+    assert chroma(Image.fromarray(colours).quantize(4)) == 15
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I", "F", "I;16", "P", "RGB", "CMYK"])
+def test_gray_has_no_chroma_in_any_mode(mode: str) -> None:
+    gray = Image.fromarray(np.arange(128 * 128, dtype=np.uint16).reshape(128, 128))
+    image = gray if mode == "I;16" else gray.point(lambda value: value / 64).convert("L").convert(mode)
+    assert image.mode == mode and chroma(image) == 0

@@ -10,11 +10,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import dicom
 
+from hub_models.architectures import normalize
 from hub_models.cohort import load_cohort
 from hub_models.config import TrainConfig
 from hub_models.evaluation import measure
+from hub_models.familiarity import Familiarity
 from hub_models.metrics import count_overlap
-from hub_models.pixels import to_mask
+from hub_models.pixels import resize_gray, to_mask
 from hub_models.predict import LEAST_SIDE, ChestXrayReader
 from hub_models.predictor import Predictor
 
@@ -107,6 +109,56 @@ def test_spacing_of_a_montgomery_film_is_known_by_its_name(lungs_folder, tmp_pat
     assert one.lungs.right_mm2 + one.lungs.left_mm2 == pytest.approx(area)
     (unknown,) = ChestXrayReader(lungs_folder).read(image)
     assert unknown.spacing_mm is None and unknown.lungs.right_mm2 is None
+
+
+def known_by(folder: Path, limit: float) -> Familiarity:
+    """What a model of 24 + 32 channels (the tiny one's last two stages) would know, at the origin, and saved."""
+    known = Familiarity(np.zeros(56), np.eye(56), limit, 30)
+    known.save(folder)
+    return known
+
+
+def test_distance_is_of_the_x_ray_itself_in_one_pass(lungs_folder, tmp_path) -> None:
+    folder = Path(shutil.copytree(lungs_folder, tmp_path / "known"))
+    known_by(folder, 0.5)
+    reader = ChestXrayReader(folder)
+    films = [reader.decode(Image.effect_noise((70, 90 + side), 60)) for side in range(3)]
+    pixels = torch.from_numpy(np.stack([resize_gray(film.gray, 64) for film in films])).float() / 255
+    with torch.inference_mode():
+        inputs = normalize(pixels, reader.segmenter.processor)
+        stages = reader.segmenter.model(pixel_values=inputs, output_hidden_states=True).hidden_states[-2:]
+    features = torch.cat([stage.flatten(2).std(2, correction=0) for stage in stages], 1)  # (3, 56)
+    looks = reader.segment(films)
+    np.testing.assert_allclose([one.distance for one in looks], features.norm(dim=1), rtol=1e-4)  # to the origin
+    reader.segmenter = dataclasses.replace(
+        reader.segmenter, settings=dataclasses.replace(reader.segmenter.settings, views=3)
+    )
+    many = reader.segment(films)
+    np.testing.assert_allclose([one.distance for one in many], [one.distance for one in looks], rtol=1e-5)
+    assert not torch.equal(many[0].logits, looks[0].logits)  # the other views do count there
+
+
+def test_far_x_rays_are_flagged_where_the_run_knows_its_own(lungs_folder, tmp_path) -> None:
+    folder = Path(shutil.copytree(lungs_folder, tmp_path / "known"))
+    image = Image.effect_noise((90, 90), 60)
+    (unknown,) = ChestXrayReader(folder).read(image)
+    assert unknown.distance is unknown.limit is None and not any("unlike" in flag for flag in unknown.flags)
+    known_by(folder, 1e-3)
+    (far,) = ChestXrayReader(folder).read(image)
+    assert far.distance > far.limit == 1e-3 and far.flags[0].startswith("unlike the X-rays")
+    np.testing.assert_array_equal(far.mask, unknown.mask)
+    known_by(folder, far.distance)
+    assert not any("unlike" in flag for flag in ChestXrayReader(folder).read(image)[0].flags)
+    Familiarity(np.zeros(3), np.eye(3), 1.0, 30).save(folder)
+    with pytest.raises(ValueError, match="is of a model of 3 features, this one has 56"):
+        ChestXrayReader(folder).read(image)
+
+
+def test_image_that_cannot_be_an_x_ray_is_flagged_without_a_lung_model(tb_folder) -> None:
+    colour = Image.merge("RGB", [Image.effect_noise((90, 90), 60), *[Image.new("L", (90, 90), 100)] * 2])
+    blank = Image.new("L", (90, 90), 7)
+    found = ChestXrayReader(classifier=tb_folder).read([colour.point(lambda value: value // 2), blank])
+    assert [one.flags[0].split(":")[0] for one in found] == ["colour image", "blank"]
 
 
 def test_what_cannot_be_read_with_is_refused(lungs_folder, tb_folder, found_folder, tmp_path) -> None:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from hub_models.quality import LEFT, RIGHT, flags_of, lungs_of, sides_of, waist_of
+from hub_models.quality import LEFT, RIGHT, film_flags, flags_of, lungs_of, sides_of, waist_of
 
 
 def two_lungs(height: int = 100, width: int = 200) -> np.ndarray:
@@ -36,13 +37,26 @@ def test_specks_go_with_the_nearer_lung() -> None:
     assert (lungs.right_share * 20000, lungs.left_share * 20000) == pytest.approx((3004, 2501))
 
 
+def test_what_lies_beyond_the_midline_is_of_the_other_lung() -> None:
+    mask = two_lungs()
+    mask[85:90, 90:95] = True  # nearer to the lung at the image's left; midway of the lungs is column 99.5
+    mask[85:90, 102:107] = True
+    assert (sides_of(mask)[85:90, 90:95] == RIGHT).all() and (sides_of(mask)[85:90, 102:107] == LEFT).all()
+    alone = np.zeros((100, 200), bool)
+    alone[20:80, 30:80] = alone[40:44, 130:140] = True  # 3000 pixels and, below a tenth of it, 40
+    assert (sides_of(alone)[40:44, 130:140] == LEFT).all()
+
+
 def test_lungs_that_touch_are_cut_at_the_waist() -> None:
     mask = two_lungs()
     mask[40:44, 80:120] = True
     sides = sides_of(mask)
-    assert (sides[:, :80] == RIGHT).all() and (sides[:, 120:] == LEFT).all()
-    assert waist_of(mask) is not None and waist_of(np.ones((10, 10), bool)) is None
+    assert waist_of(mask) == 100 and waist_of(np.ones((10, 10), bool)) is None
+    assert (sides[20:70, :100] == RIGHT).all() and (sides[20:70, 100:] == LEFT).all()
     assert flags_of(lungs_of(mask)) == ()
+    mask[85:90, 90:95] = mask[85:90, 105:110] = True  # specks below the bridge
+    sides = sides_of(mask)
+    assert (sides[85:90, 90:95] == RIGHT).all() and (sides[85:90, 105:110] == LEFT).all()
 
 
 @pytest.mark.parametrize(("columns", "side"), [((30, 80), "left"), ((120, 170), "right")])
@@ -77,3 +91,31 @@ def test_areas_are_those_of_the_sides(shape: tuple[int, int]) -> None:
         mask = gaussian_filter(rng.standard_normal(shape), reach) > 0
         lungs, sides = lungs_of(mask), sides_of(mask)
         assert (lungs.right_share, lungs.left_share) == tuple((mask & (sides == one)).mean() for one in (RIGHT, LEFT))
+
+
+def chest(lungs: int, mediastinum: int) -> Image.Image:
+    """A picture with two lungs and what lies between them, of one gray level each, on black."""
+    gray = np.zeros((128, 128), np.uint8)
+    gray[20:100, 16:112] = lungs
+    gray[20:100, 54:74] = mediastinum
+    return Image.fromarray(gray)
+
+
+def test_image_of_an_x_ray_has_no_flags() -> None:
+    assert film_flags(chest(60, 150), 0.0) == film_flags(chest(60, 150).convert("F"), 3.0) == ()
+
+
+def test_inverted_colour_and_blank_images_are_flagged() -> None:
+    assert film_flags(chest(107, 100), 0.0) == ()
+    (flag,) = film_flags(chest(109, 100), 0.0)  # 9 levels darker between the lungs
+    assert flag.startswith("darker in the middle than on both sides: black and white swapped")
+    (flag,) = film_flags(chest(60, 150), 3.1)
+    assert flag == "colour image: an X-ray is gray as it comes from the machine"
+    for level in (0, 255):
+        assert film_flags(Image.new("L", (90, 70), level), 0.0) == ("blank: the image has no contrast",)
+
+
+def test_one_dark_side_is_not_taken_for_inverted() -> None:
+    gray = np.array(chest(200, 100))
+    gray[:, :54] = 20  # a lung's side in the dark
+    assert film_flags(Image.fromarray(gray), 0.0) == ()

@@ -3,10 +3,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from launch import accelerate, interrupt_when, kill_when
+from PIL import Image
 from safetensors.torch import load_file
+from sklearn.datasets import load_sample_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     AutoImageProcessor,
@@ -19,7 +22,9 @@ from chest_xray_masks import split_of
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
 from hub_models.evaluation import read_per_image
+from hub_models.familiarity import FAMILIARITY_NAME
 from hub_models.files import held
+from hub_models.predict import ChestXrayReader
 from hub_models.tasks import TASKS
 from hub_models.train import fit
 
@@ -68,7 +73,7 @@ def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> 
         "dice.png",
         "outlines.png",
     }
-    names |= {"tracking"}
+    names |= {"tracking", "familiarity.safetensors"}
     assert {path.name for path in folder.iterdir()} == names
     assert TrainConfig.load(folder) == config
     assert json.loads((folder / "results.json").read_text()) == results
@@ -150,6 +155,41 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_x_rays(config,
     assert not list((tmp_path / "run").glob("checkpoints/epoch-*"))  # nothing spoilt is kept
 
 
+def test_run_of_before_gets_its_familiarity_and_nothing_else(config, results) -> None:
+    folder = Path(config.output_dir)
+    written = (folder / FAMILIARITY_NAME).read_bytes()
+    (folder / FAMILIARITY_NAME).unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert fit(config) == results
+    assert (folder / FAMILIARITY_NAME).read_bytes() == written
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != FAMILIARITY_NAME}
+    assert after == before
+
+
+def test_familiarity_tells_the_x_rays_of_the_training_from_others(config, results, phantoms) -> None:
+    reader = ChestXrayReader(config.output_dir)
+    known = reader.segmenter.familiarity
+    assert known.count == results["parts"]["train"] and known.mean.shape == (24 + 32,)  # the last two stages
+    rows = load_splits(config.data_dir)["test"]
+    found = reader.read(rows["image"])
+    assert np.mean([one.distance > one.limit for one in found]) < 0.2
+    flower = Image.fromarray(load_sample_images().images[1])
+    colour, gray, turned = reader.read([flower, flower.convert("L"), rows[0]["image"].rotate(90)])
+    assert "colour image" in colour.flags[0] and colour.flags[1].startswith("unlike the X-rays that the lung model")
+    assert gray.flags[0].startswith("unlike") and turned.distance > turned.limit == known.limit
+
+
+def test_few_x_rays_of_training_leave_no_familiarity(config, phantoms, tmp_path) -> None:
+    shutil.copytree(phantoms, tmp_path / "set")
+    masks = [mask for mask in sorted((tmp_path / "set").rglob("masks/*.png")) if split_of(mask.name[:11]) == "train"]
+    for mask in masks[19:]:
+        mask.unlink()
+    few = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"), epochs=1)
+    assert fit(few)["parts"]["train"] == 19
+    assert not (tmp_path / "run" / FAMILIARITY_NAME).exists()
+    assert ChestXrayReader(tmp_path / "run").read(Image.effect_noise((50, 50), 9))[0].distance is None
+
+
 def weights_of(folder: str | Path) -> dict[str, torch.Tensor]:
     return load_file(Path(folder) / "model.safetensors")
 
@@ -158,6 +198,9 @@ def assert_same_run(folder: Path, config: TrainConfig) -> None:
     """The weights, to the bit, and the results of two runs are the same."""
     weights, again = weights_of(config.output_dir), weights_of(folder)
     assert all(torch.equal(weights[name], again[name]) for name in weights | again)
+    if config.task == "lung_segmentation":
+        one, other = (Path(run) / FAMILIARITY_NAME for run in (config.output_dir, folder))
+        assert one.read_bytes() == other.read_bytes()
     first, second = (json.loads((Path(run) / "results.json").read_text()) for run in (config.output_dir, folder))
     assert first.pop("config") | {"output_dir": ""} == second.pop("config") | {"output_dir": ""}
     assert first == second
