@@ -1,6 +1,5 @@
 """How far an X-ray is from those that a segmenter learned from, by the features that it sees in it."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from sklearn.covariance import LedoitWolf
+
+from hub_models.files import write_bytes
 
 FAMILIARITY_NAME = "familiarity.safetensors"
 LEAST = 20  # X-rays from which a spread of features can be told
@@ -64,14 +65,10 @@ class Familiarity:
 
     def save(self, folder: Path) -> None:
         """Write `familiarity.safetensors`, whole or not at all."""
-        aside = folder / f".{FAMILIARITY_NAME}.{os.getpid()}"
         tensors = {"mean": np.float32(self.mean), "precision": np.float32(self.precision)}
         tensors |= {"limit": np.array(self.limit), "count": np.array(self.count)}  # metadata has no order
-        try:
-            save_file(tensors, aside)
-            aside.replace(folder / FAMILIARITY_NAME)
-        finally:
-            aside.unlink(missing_ok=True)
+        # as bytes: safetensors' own file would shut out colleagues
+        write_bytes(save(tensors), folder / FAMILIARITY_NAME)
 
     @classmethod
     def load(cls, folder: Path) -> "Familiarity | None":
