@@ -77,9 +77,8 @@ class Page:
             ValueError, ImportError: as `ChestXrayReader.read`.
         """
         reader, film = self.reader, self.reader.decode(data, name)
-        mask = reader.trace(film, *reader.segment([film]))
-        found = reader.conclude(film, mask, *reader.classify([reader.crop(film, mask)]))
-        heat = None
+        (found,) = reader.read_films([film])
+        mask, heat = found.mask, None
         if reader.classifier is not None and reader.classifier.model.config.model_type in METHODS:
             heat = saliency(reader.classifier, data, None if mask is None else keep_two_lungs(mask))
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
