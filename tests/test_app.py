@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.request import Request, urlopen
@@ -423,7 +424,9 @@ def test_page_warns_of_models_of_phantoms() -> None:
 def script(*arguments: str, **variables: str) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | variables
     command, pipes = [sys.executable, *arguments], {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+    # Ctrl-C as a terminal has it: where the tests run in the background, programs are made to ignore it
+    fresh = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, preexec_fn=fresh, **pipes)
 
 
 @pytest.mark.slow
