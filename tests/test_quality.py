@@ -76,11 +76,11 @@ def test_no_lungs_tiny_lungs_and_lungs_everywhere_are_flagged() -> None:
     assert any("touch the border: top, bottom, left, right" in flag for flag in everywhere)
 
 
-def test_a_border_counts_from_a_fiftieth_of_its_length() -> None:
+def test_a_border_counts_from_a_tenth_of_its_length() -> None:
     mask = two_lungs()
-    mask[:20, 40:44] = True  # 4 of 200 pixels of the top
+    mask[:20, 40:60] = True  # 20 of 200 pixels of the top
     assert lungs_of(mask).borders == ()
-    mask[:20, 40:45] = True
+    mask[:20, 40:61] = True
     assert lungs_of(mask).borders == ("top",)
 
 
