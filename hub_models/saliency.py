@@ -38,7 +38,7 @@ def saliency(predictor: Predictor, source: Source, mask: np.ndarray | None = Non
         mask: (H, W) bool lungs, which a model of the lung region needs and any other passes over.
 
     Raises:
-        ValueError: it cannot be decoded, the model needs a mask, or METHODS does not know models of its family.
+        ValueError: the X-ray cannot be decoded, the model needs a mask, is no classifier or of no family in METHODS.
     """
     gray, settings = to_gray(source), predictor.settings
     height, width = gray.height, gray.width
@@ -55,13 +55,13 @@ def saliency_maps(predictor: Predictor, pixels: torch.Tensor) -> np.ndarray:
     """(B, S, S) float32 in [0, 1] of prepared X-rays (B, S, S) uint8: as `saliency`, on the model's own square.
 
     Raises:
-        ValueError: METHODS does not know models of this family.
+        ValueError: no classifier, or METHODS does not know models of its family.
     """
     model = predictor.model
     family = model.config.model_type
-    if family not in METHODS:
+    if family not in METHODS or not predictor.task.explained:
         known = ", ".join(METHODS)
-        raise ValueError(f"no saliency of a {family} model: pass a classifier of the families {known}")
+        raise ValueError(f"no saliency of a {family} {predictor.task.kind} model: pass a classifier, one of {known}")
     training = model.training
     model.eval()
     try:

@@ -355,7 +355,11 @@ def test_errors_name_the_way_out() -> None:
     with pytest.raises(ValueError, match="sees the lungs only: pass their mask, from a lung_segmentation model"):
         saliency(predictor_of("resnet", 32, "squash", "lungs"), image)
     other = replace(predictor_of("resnet"), model=SimpleNamespace(config=AutoConfig.for_model("beit")))
-    with pytest.raises(ValueError, match="no saliency of a beit model: pass a classifier of the families vit, .*swin"):
+    with pytest.raises(
+        ValueError, match="no saliency of a beit classification model: pass a classifier, one of vit, "
+    ):
         saliency(other, image)
+    with pytest.raises(ValueError, match="no saliency of a segformer segmentation model: pass a classifier, one of"):
+        saliency(replace(predictor_of("segformer"), task=TASKS["lung_segmentation"]), image)
     with pytest.raises(ValueError, match="cannot be decoded"):
         saliency(predictor_of("resnet"), b"no image")
