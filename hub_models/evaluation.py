@@ -68,14 +68,11 @@ def measure_features(
     model: torch.nn.Module, processor: BaseImageProcessor, arrays: Arrays, accelerator: Accelerator
 ) -> np.ndarray:
     """(N, D) features of prepared X-rays (see `familiarity.features_of`); the same on every process."""
-
-    def see(images: torch.Tensor) -> torch.Tensor:
-        return look(model, processor, images, with_features=True)[1]
-
-    def work(features: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[np.ndarray]:
-        return list(features.cpu().numpy())
-
-    return np.stack(_forward(model, see, arrays, accelerator, work))
+    see = partial(look, model, processor, with_features=True)
+    rows = _forward(
+        model, lambda images: see(images)[1], arrays, accelerator, lambda features, _: list(features.cpu().numpy())
+    )
+    return np.stack(rows)
 
 
 @torch.no_grad()  # inference_mode() would spoil sharded weights for training

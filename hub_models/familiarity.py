@@ -15,7 +15,9 @@ from hub_models.files import write_bytes
 FAMILIARITY_NAME = "familiarity.safetensors"
 LEAST = 20  # X-rays from which a spread of features can be told
 FOLDS = 10
-FAMILIAR_SHARE = 0.98  # of X-rays such as those of the training, the rest being flagged
+# Of X-rays such as those of the training. Two models of the real ones, at 128 and at 256 px, find 3 of the 200 that
+# they were not trained on beyond the limit, and all of 468 photographs, slices, pages, noise and drawings.
+FAMILIAR_SHARE = 0.98
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Familiarity:
     Attributes:
         mean: (D,) of their features.
         precision: (D, D), inverse of the shrunk covariance of their features.
-        limit: distance beyond which FAMILIAR_SHARE of them do not lie, each measured from the others.
+        limit: distance within which FAMILIAR_SHARE of them lie, each measured from the others.
         count: of the X-rays.
     """
 
