@@ -67,12 +67,16 @@ def load_rows(config: TrainConfig, parts: tuple[str, ...] = PARTS) -> dict[str, 
 
 
 def _with_lungs(rows: datasets.Dataset, config: TrainConfig) -> datasets.Dataset:
+    """Rows with the lungs that the model is to see as their `mask`, and their own as `reference` where they differ."""
     every = config.region == "found_lungs"
     wanted = [id for id, is_absent in zip(rows["id"], absent_masks(rows), strict=True) if every or is_absent]
     if wanted and config.segmenter is None:
         needed = f"{len(wanted)} X-rays need their lungs found ({wanted[0]}, ...)"
         raise ValueError(f"region {config.region}: {needed}: pass --segmenter <lung run folder>")
-    return fill_masks(rows, config.segmenter, every) if wanted else rows
+    if not wanted:
+        return rows
+    own = rows.select_columns("mask").rename_column("mask", "reference")
+    return datasets.concatenate_datasets([fill_masks(rows, config.segmenter, every), own], axis=1)
 
 
 def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str, Any]:

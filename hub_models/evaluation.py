@@ -17,6 +17,7 @@ from hub_models.cohort import Part
 from hub_models.data import Arrays
 from hub_models.intervals import paired_difference, with_intervals
 from hub_models.predict import Predictor, logits_of
+from hub_models.saliency import look
 from hub_models.tasks import Task
 
 CHUNK = 16  # images in a forward pass without gradients
@@ -45,15 +46,16 @@ def measure(predictor: Predictor, part: Part, accelerator: Accelerator) -> list[
     model = predictor.model.to(accelerator.device)
     names = {name: part.rows.features[name].names for name in ("site", "sex")}
 
-    rows = part.rows.remove_columns("image")  # its decoding is spared
+    images = part.rows.remove_columns("image")  # its decoding is spared
 
     def work(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        rows = [images[index] for index in batch["index"].tolist()]
+        looks = look(predictor, batch["pixels"], rows) if task.explained else [{}] * len(rows)
         found = []
-        for index, one in zip(batch["index"].tolist(), logits, strict=True):
-            row = rows[index]
+        for row, one, seen in zip(rows, logits, looks, strict=True):
             known = {name: row[name] for name in KNOWN}
             known |= {name: None if row[name] is None else labels[row[name]] for name, labels in names.items()}
-            found.append(known | task.measure(one, row, settings))
+            found.append(known | task.measure(one, row, settings) | seen)
         return found
 
     per_image = _forward(model, predictor.processor, part.arrays, accelerator, work, settings.views)
@@ -86,8 +88,9 @@ def _forward(
 
 
 def columns_of(per_image: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Numbers of per-image rows as float columns (n,), nan where None."""
+    """Numbers of per-image rows as float columns (n,), nan where None; those that every row has."""
     names = [name for name, value in per_image[0].items() if not isinstance(value, str) and name != "sex"]
+    names = [name for name in names if all(name in row for row in per_image)]  # rows of older folds lack some
     return {name: np.array([np.nan if row[name] is None else row[name] for row in per_image], float) for name in names}
 
 

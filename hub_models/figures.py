@@ -1,12 +1,14 @@
-"""Pictures of what a model does to X-rays: lungs over them and as outlines; and the table of all pictures."""
+"""Pictures of X-rays and what a model does: lungs over them, as outlines, where it looks; and all pictures' table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
@@ -20,10 +22,13 @@ from hub_models.charts import (
     save_picture,
 )
 from hub_models.pixels import to_gray, to_mask
+from hub_models.predict import Predictor
+from hub_models.saliency import lungs_of, saliency
 
 TRUE, PREDICTED = np.array([40, 200, 120]), np.array([255, 160, 20])  # green, orange
 SHOWN = 800
-Predict = Callable[[dict[str, Any]], np.ndarray]
+SHARE = "saliency_in_lungs"
+Predictors = Callable[[str], Predictor]  # by the id of an X-ray
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,17 @@ class Overlay:
     true: np.ndarray
     predicted: np.ndarray
     dice: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """One X-ray (H, W) uint8, its saliency (H, W) in [0, 1], its lungs (H, W) bool or None, and what stands below."""
+
+    name: str
+    gray: np.ndarray
+    saliency: np.ndarray
+    lungs: np.ndarray | None
+    text: str
 
 
 def draw_overlays(overlays: list[Overlay], path: Path) -> None:
@@ -84,24 +100,73 @@ def worst_and_median(per_image: list[dict[str, Any]], figure: str) -> dict[str, 
     return chosen
 
 
-def _look(chosen: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict) -> list[Overlay]:
+def _rows_of(chosen: list[dict[str, Any]], rows: datasets.Dataset) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each of the chosen per-image rows with its original row."""
     index_of = {id: index for index, id in enumerate(rows["id"])}
-    overlays = []
     for result in chosen:
-        row = rows[index_of[result["id"]]]
-        planes = (to_gray(row["image"]), Image.fromarray(to_mask(row["mask"])), Image.fromarray(predict(row)))
+        yield result, rows[index_of[result["id"]]]
+
+
+def _compare(chosen: list[dict[str, Any]], rows: datasets.Dataset, predictor: Predictors) -> list[Overlay]:
+    overlays = []
+    for result, row in _rows_of(chosen, rows):
+        found = predictor(row["id"])(row["image"])
+        planes = (to_gray(row["image"]), Image.fromarray(to_mask(row["mask"])), Image.fromarray(found))
         gray, true, predicted = (np.asarray(_shrink(plane)) for plane in planes)
         overlays.append(Overlay(result["id"], gray.astype(np.uint8), true, predicted, result["dice"]))
     return overlays
 
 
-def _overlays(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict, path: Path) -> None:
-    draw_overlays(_look(worst_median_best(per_image, "dice"), rows, predict), path)
+def _overlays(per_image: list[dict[str, Any]], rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+    draw_overlays(_compare(worst_median_best(per_image, "dice"), rows, predictor), path)
 
 
-def _outlines(per_image: list[dict[str, Any]], rows: datasets.Dataset, predict: Predict, path: Path) -> None:
+def _outlines(per_image: list[dict[str, Any]], rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
     chosen = worst_and_median(per_image, "dice")
-    draw_outlines({site: _look(results, rows, predict) for site, results in chosen.items()}, path)
+    draw_outlines({site: _compare(results, rows, predictor) for site, results in chosen.items()}, path)
+
+
+def _saliency(per_image: list[dict[str, Any]], rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+    """Each site's X-rays with the lowest, middle and highest share in the lungs; none of a model without saliency."""
+    if SHARE not in per_image[0]:
+        return
+    known = [row for row in per_image if not np.isnan(row.get(SHARE, nan))]
+    looks = []
+    for result, row in _rows_of(worst_median_best(known or per_image, SHARE if known else "probability"), rows):
+        shown = None if row["mask"] is None else to_mask(row["mask"])
+        lungs = lungs_of(row)
+        salient = Image.fromarray(saliency(predictor(row["id"]), row["image"], shown))
+        gray, salient = (np.asarray(_shrink(plane)) for plane in (to_gray(row["image"]), salient))
+        text = f"label {row['label']}, probability {result['probability']:.3f}"
+        if lungs is not None:
+            text += f"\n{result[SHARE]:.2f} in the lungs, {result['lungs_share']:.2f} of the area"
+            lungs = np.asarray(_shrink(Image.fromarray(lungs)))
+        looks.append(Look(result["id"], gray.astype(np.uint8), salient, lungs, text))
+    draw_saliency(looks, path)
+
+
+def draw_saliency(looks: list[Look], path: Path) -> None:
+    """Save a PNG with a column per X-ray: the image, and the image under its saliency; the lungs outlined on both."""
+    figure = Figure(figsize=(2.4 * len(looks) + 0.4, 5.6))
+    axes = figure.subplots(2, len(looks), squeeze=False)
+    for column, one in zip(axes.T, looks, strict=True):
+        for axis in column:
+            axis.imshow(one.gray, cmap="gray", vmin=0, vmax=255)
+            if one.lungs is not None:
+                _outline(axis, one.lungs, TRUE)
+            axis.set(xticks=[], yticks=[])
+        column[1].imshow(one.saliency, cmap="inferno", vmin=0, vmax=1, alpha=0.8 * np.sqrt(one.saliency))
+        column[0].set_title(one.name, fontsize=8)
+        column[1].set_xlabel(one.text, fontsize=8)
+    for axis, text in zip(axes[:, 0], ("X-ray", "speaks for tuberculosis"), strict=True):
+        axis.set_ylabel(text, fontsize=10)
+    save_picture(figure, path)
+
+
+def _outline(axis: Axes, mask: np.ndarray, color: np.ndarray) -> None:
+    if mask.any():  # a rim of background closes outlines at the edge of the film
+        y, x = (np.arange(-1, side + 1) for side in mask.shape)
+        axis.contour(x, y, np.pad(mask, 1), [0.5], colors=[tuple(color / 255)], linewidths=1.2)
 
 
 def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
@@ -122,9 +187,7 @@ def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
                 ground[only] = 0.6 * 255 + 0.4 * color
             axis.imshow(ground, aspect="equal")
             for mask, color in ((one.true, TRUE), (one.predicted, PREDICTED)):
-                if mask.any():  # a rim of background closes outlines at the edge of the film
-                    y, x = (np.arange(-1, side + 1) for side in mask.shape)
-                    axis.contour(x, y, np.pad(mask, 1), [0.5], colors=[tuple(color / 255)], linewidths=1.2)
+                _outline(axis, mask, color)
             height, width = one.true.shape
             axis.set(xticks=[], yticks=[], xlim=(-1, width), ylim=(height, -1))
             axis.set_title(one.name, fontsize=8)
@@ -135,16 +198,17 @@ def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
     save_picture(figure, path, rect=(0, 0.05, 1, 0.99))
 
 
-# The pictures of each task by file name: (per-image rows, original rows, what predicts a row, path).
-PICTURES: dict[str, dict[str, Callable[[list[dict[str, Any]], datasets.Dataset, Predict, Path], None]]] = {
+# The pictures of each task by file name: (per-image rows, original rows, what predicts a row by its id, path).
+PICTURES: dict[str, dict[str, Callable[[list[dict[str, Any]], datasets.Dataset, Predictors, Path], None]]] = {
     "lung_segmentation": {
         "overlays.png": _overlays,
         "outlines.png": _outlines,
-        "dice.png": lambda per_image, rows, predict, path: draw_distribution(per_image, path),
+        "dice.png": lambda per_image, rows, predictor, path: draw_distribution(per_image, path),
     },
     "tb_classification": {
-        "roc.png": lambda per_image, rows, predict, path: draw_roc(per_image, path),
-        "reliability.png": lambda per_image, rows, predict, path: draw_reliability(per_image, path),
-        "probabilities.png": lambda per_image, rows, predict, path: draw_probabilities(per_image, path),
+        "roc.png": lambda per_image, rows, predictor, path: draw_roc(per_image, path),
+        "reliability.png": lambda per_image, rows, predictor, path: draw_reliability(per_image, path),
+        "probabilities.png": lambda per_image, rows, predictor, path: draw_probabilities(per_image, path),
+        "saliency.png": _saliency,
     },
 }

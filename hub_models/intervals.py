@@ -68,7 +68,7 @@ def paired_difference(
     """Each figure of `columns` less that of `other`, of the same images, in the form of `with_intervals`.
 
     Both are taken on the same resamples, so what is hard for both does not widen the interval. A figure over the
-    images where it is defined (distances) takes each model's own such images.
+    images where it is defined (distances) takes each model's own such images; one that only one model has is left out.
 
     Args:
         figures: such as `lung_figures`.
@@ -85,7 +85,7 @@ def paired_difference(
 
     def difference(both: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
         first, second = figures(columns, weights), figures(other, weights)
-        return {name: first[name] - second[name] for name in first}
+        return {name: first[name] - second[name] for name in first if name in second}
 
     return with_intervals(difference, columns, patients, repeats, seed)
 

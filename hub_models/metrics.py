@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 
 from hub_models.pixels import lungs_box
 
+LOOKS = ("saliency_in_lungs", "lungs_share")
 DISTANCES = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")  # % of the image's diagonal
 
 
@@ -146,6 +147,25 @@ def screening_figures(
     gaps = weights @ ((probability - label)[:, None] * (bins[:, None] == np.arange(10)))  # (R, 10)
     figures["ece"] = _ratio(np.abs(gaps).sum(axis=1), weights.sum(axis=1))
     return figures
+
+
+def saliency_figures(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Where a model looks on a set of images, (R,) float in [0, 1] each; nan where no image with both values counts.
+
+    saliency_in_lungs, lungs_share: means over the same images, those that have both. Nothing without such columns.
+
+    Args:
+        columns: (n,) each: saliency_in_lungs, lungs_share (see `saliency.look`; nan where undefined).
+        weights: (R, n) whole counts >= 0.
+
+    Raises:
+        ValueError: a column or the weights are not of n images.
+    """
+    if not set(LOOKS) <= set(columns):
+        return {}
+    columns, weights = _as_floats({name: columns[name] for name in LOOKS}, weights)
+    both = sum(columns.values())  # nan where either is
+    return {name: _mean(np.where(np.isnan(both), nan, column), weights) for name, column in columns.items()}
 
 
 def threshold_for_sensitivity(labels: np.ndarray, probabilities: np.ndarray, sensitivity: float = 0.9) -> float:

@@ -34,13 +34,13 @@ WHO_SPECIFICITY = 0.7  # Source: WHO 2014, target product profile of a TB triage
 
 @dataclasses.dataclass
 class Evaluated:
-    """One model on one part: figures of each image, the original rows, and what predicts a row."""
+    """One model on one part: figures of each image, the original rows, and by its id what predicts a row."""
 
     config: TrainConfig
     part: str
     per_image: list[dict[str, Any]]
     rows: datasets.Dataset
-    predict: Callable[[dict[str, Any]], Any]
+    predictor: Callable[[str], Predictor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
         (folder / RESULTS_NAME).unlink(missing_ok=True)  # the old one does not stand for the new rows
         write_per_image(per_image, folder)
         for name, draw in PICTURES[config.task].items():
-            draw(per_image, evaluated.rows, evaluated.predict, folder / name)
+            draw(per_image, evaluated.rows, evaluated.predictor, folder / name)
         write_json(results, folder / RESULTS_NAME)
     accelerator.wait_for_everyone()
     logger.info("%s %s", evaluated.part, shown(results))
@@ -230,16 +230,16 @@ def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated
             seen = trained_ids(Path(source), ("train",) if chosen_on else ("train", "validation"))
             refuse_leaks(source, seen, part.rows, protocol)
     per_image = measure(predictor, part, accelerator)
-    return Evaluated(config, asked.split, per_image, part.rows, lambda row: predictor(row["image"]))
+    return Evaluated(config, asked.split, per_image, part.rows, lambda id: predictor)
 
 
 def pool(folds: list[Evaluated]) -> Evaluated:
     """All folds as one: each X-ray with what the model that did not see it says."""
-    predict = {id: one.predict for one in folds for id in one.rows["id"]}
+    predictors = {id: one.predictor for one in folds for id in one.rows["id"]}
     per_image = sorted((row for one in folds for row in one.per_image), key=lambda row: row["id"])
     rows = datasets.concatenate_datasets([one.rows for one in folds])
     config = dataclasses.replace(folds[0].config, fold=None)
-    return Evaluated(config, folds[0].part, per_image, rows, lambda row: predict[row["id"]](row))
+    return Evaluated(config, folds[0].part, per_image, rows, lambda id: predictors[id](id))
 
 
 def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

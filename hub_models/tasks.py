@@ -20,6 +20,7 @@ from hub_models.metrics import (
     fit_temperature,
     iou,
     lung_figures,
+    saliency_figures,
     screening_figures,
     surface_distances,
     threshold_for_sensitivity,
@@ -88,6 +89,7 @@ class Task:
     Attributes:
         kind: "segmentation" or "classification", which says what models there are.
         learns_masks: whether it learns from masks, each X-ray's own; else from labels, which can be weighted.
+        explained: whether an evaluation tells where a model looks (saliency.py).
         labels: names of the classes, in the order of the logits.
         model: checkpoint to start from unless another is given.
         image_size: side in pixels unless another is given.
@@ -104,6 +106,7 @@ class Task:
 
     kind: str
     learns_masks: bool
+    explained: bool
     labels: tuple[str, ...]
     model: str
     image_size: int
@@ -223,10 +226,15 @@ def _decide_tb(settings: Settings, columns: dict[str, np.ndarray]) -> Settings:
     return Settings(**asdict(settings) | {"temperature": temperature, "threshold": threshold})
 
 
+def _screening_and_saliency(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+    return screening_figures(columns, weights, columns["threshold"]) | saliency_figures(columns, weights)
+
+
 TASKS = {
     "lung_segmentation": Task(
         kind="segmentation",
         learns_masks=True,
+        explained=False,
         labels=("background", "lung"),
         model="nvidia/mit-b0",
         image_size=256,
@@ -243,6 +251,7 @@ TASKS = {
     "tb_classification": Task(
         kind="classification",
         learns_masks=False,
+        explained=True,
         labels=("normal", "tuberculosis"),
         model="google/vit-base-patch16-224",
         image_size=224,
@@ -252,7 +261,7 @@ TASKS = {
         validate=_validate_tb,
         measure=_measure_tb,
         predict=lambda logits, height, width, settings: _log_odds(logits).sigmoid().item(),
-        figures=lambda columns, weights: screening_figures(columns, weights, columns["threshold"]),
+        figures=_screening_and_saliency,
         decide=_decide_tb,
         main_figure="auroc",
     ),

@@ -187,7 +187,7 @@ def _result(run: Run, folder: Path, training: dict[str, Any] | None) -> tuple[di
     """Results of the finished run, tested now unless they were written before."""
     accelerator, part = run.accelerator, run.parts["test"]
     predictor = Predictor.from_run(folder)
-    evaluated = Evaluated(run.config, "test", [], part.rows, lambda row: predictor(row["image"]))
+    evaluated = Evaluated(run.config, "test", [], part.rows, lambda id: predictor)
     if (folder / RESULTS_NAME).exists():
         results, evaluated.per_image = read_results(folder)
         logger.info("%s is finished: delete it, or pass another output_dir, to train anew", folder)

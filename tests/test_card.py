@@ -430,6 +430,21 @@ def test_where_a_model_looks_is_told_where_it_was_measured(copy) -> None:
     check_card(card, folder)
 
 
+def test_older_tb_run_says_nothing_of_where_it_looks(copy) -> None:
+    folder = copy("tb")
+    assert "Where it looks" in model_card(folder, REPO, "mit").text
+
+    def forget(results: dict) -> None:
+        for group in results["figures"].values():
+            del group["saliency_in_lungs"], group["lungs_share"]
+
+    edit(folder / "results.json", forget)
+    (folder / "saliency.png").unlink()
+    card = model_card(folder, REPO, "mit")
+    assert "Where it looks" not in card.text and "saliency" not in card.text
+    check_card(card, folder)
+
+
 def test_who_minimum_is_told_for_both_thresholds(copy) -> None:
     folder = copy("tb")
     verdicts = {"site: Montgomery": (True, False), "site: Shenzhen": (False, True), "all": (True, True)}

@@ -111,6 +111,10 @@ def test_lung_region_needs_masks_or_a_segmenter(phantoms, lung_run) -> None:
     assert found.rows["id"] == cut.rows["id"]
     assert [one.tobytes() for one in found.rows["mask"]] != [one.tobytes() for one in cut.rows["mask"]]
     assert not torch.equal(*(one.arrays.__getitems__([0])["pixels"] for one in (found, cut)))
+    for own, expected in zip(found.rows["reference"], cut.rows["mask"], strict=True):  # beside those found
+        assert own.tobytes() == expected.tobytes()
+    filled = load_cohort(dataclasses.replace(config, segmenter=str(lung_run)), Accelerator(), ("train",))["train"].rows
+    assert sum(own is None for own in filled["reference"]) == absent and None not in filled["mask"]
 
 
 def test_lung_region_without_absent_masks_needs_no_segmenter(phantoms) -> None:

@@ -22,6 +22,7 @@ from hub_models.evaluation import (
 from hub_models.metrics import count_overlap, dice
 from hub_models.pixels import to_gray, to_mask
 from hub_models.predict import Predictor
+from hub_models.saliency import METHODS, saliency, share_in
 from hub_models.tasks import DISTANCES, TASKS, Settings
 
 LUNGS, TB = TASKS["lung_segmentation"], TASKS["tb_classification"]
@@ -91,6 +92,38 @@ def test_figures_are_of_what_a_user_gets(use: dict, phantoms, tiny_segformer) ->
     for one in per_image[::9]:
         counts = count_overlap(predictor(by_id[one["id"]]["image"]), to_mask(by_id[one["id"]]["mask"]))
         assert one["dice"] == pytest.approx(dice(counts), abs=1e-3)
+
+
+@pytest.mark.parametrize("chunk", [5, 16])
+def test_rows_of_a_classifier_say_where_it_looks(chunk: int, phantoms, tiny_resnet, monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "CHUNK", chunk)
+    torch.manual_seed(0)
+    model = build("classification", str(tiny_resnet), True, TB.labels, 32)
+    settings = Settings("tb_classification", 32)
+    predictor = Predictor(TB, model, processor_for("classification", "", True, 32), settings)
+    part = part_of(phantoms, 32, task=TB)
+    per_image = measure(predictor, part, Accelerator())
+    by_id = {row["id"]: row for row in part.rows}
+    without = [row["id"] for row in per_image if by_id[row["id"]]["mask"] is None]
+    assert 0 < len(without) < len(per_image)
+    for one in per_image:
+        row = by_id[one["id"]]
+        lungs = None if row["mask"] is None else to_mask(row["mask"])
+        expected = share_in(saliency(predictor, row["image"]), lungs)
+        assert one["saliency_in_lungs"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
+        assert np.isnan(one["lungs_share"]) if lungs is None else one["lungs_share"] == lungs.mean()
+    defined = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
+    group = summarize(per_image, TB, repeats=50)["all"]
+    for name in ("saliency_in_lungs", "lungs_share"):
+        assert group[name]["value"] == pytest.approx(np.mean([row[name] for row in defined]))
+        assert group[name]["low"] < group[name]["value"] < group[name]["high"]
+    monkeypatch.delitem(METHODS, "resnet")
+    bare = measure(predictor, part, Accelerator())
+    names = ("saliency_in_lungs", "lungs_share")
+    assert bare == [{name: row[name] for name in row if name not in names} for row in per_image]
+    assert "saliency_in_lungs" not in summarize(bare, TB, repeats=5)["all"]
+    shared = compare(per_image, bare, TB, repeats=5)["all"]
+    assert set(shared) == set(summarize(bare, TB, repeats=5)["all"]) - {"n", "patients"}
 
 
 def test_validation_keeps_the_order_of_the_arrays(phantoms, tiny_segformer, tiny_resnet) -> None:
@@ -181,6 +214,13 @@ def test_columns_are_numbers() -> None:
     assert set(columns) == {"label", "age_years", "log_odds", "probability", "threshold"}
     assert columns["probability"].tolist() == [0.75, 0.5] and columns["label"].dtype == float
     assert np.isnan(columns["age_years"][0]) and columns["age_years"][1] == 30
+
+
+def test_columns_that_rows_of_older_folds_lack_are_left_out() -> None:
+    older, newer = of_tb("a", 1, 0.75), of_tb("b", 0, 0.5, saliency_in_lungs=0.5, lungs_share=0.3)
+    for rows in ([older, newer], [newer, older]):
+        assert set(columns_of(rows)) == {"label", "age_years", "log_odds", "probability", "threshold"}
+        summarize(rows, TB, repeats=5)
 
 
 def test_comparison_is_the_difference_on_the_same_x_rays() -> None:

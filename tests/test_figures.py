@@ -1,12 +1,25 @@
 import numpy as np
 import pytest
+import torch
 from pictures import of_tb, pixels_of
 
 from hub_models import figures
+from hub_models.architectures import build, processor_for
 from hub_models.data import load_splits
-from hub_models.figures import PICTURES, Overlay, draw_outlines, draw_overlays, worst_and_median, worst_median_best
+from hub_models.figures import (
+    PICTURES,
+    Look,
+    Overlay,
+    draw_outlines,
+    draw_overlays,
+    draw_saliency,
+    worst_and_median,
+    worst_median_best,
+)
 from hub_models.pixels import to_mask
-from hub_models.tasks import TASKS
+from hub_models.predict import Predictor
+from hub_models.saliency import saliency
+from hub_models.tasks import TASKS, Settings
 
 
 def test_worst_median_and_best_of_each_site() -> None:
@@ -36,7 +49,9 @@ def test_overlays_of_a_task_are_of_worst_median_and_best(phantoms, tmp_path, mon
     ]
     seen = []
     monkeypatch.setattr(figures, "draw_overlays", lambda overlays, path: seen.extend(overlays))
-    PICTURES["lung_segmentation"]["overlays.png"](per_image[::-1], rows, lambda row: ~to_mask(row["mask"]), tmp_path)
+    others = {row["id"]: ~to_mask(row["mask"]) for row in rows}
+    draw = PICTURES["lung_segmentation"]["overlays.png"]
+    draw(per_image[::-1], rows, lambda id: lambda image: others[id], tmp_path)
     assert [one.name for one in seen] == [row["id"] for row in worst_median_best(per_image, "dice")]
     by_id = {row["id"]: row for row in rows}
     for one in seen:
@@ -78,11 +93,75 @@ def test_outlines_of_empty_and_full_masks_are_drawn(tmp_path) -> None:
     assert ((green > red + 20).mean()) > 0.2  # all of it is missed
 
 
+def look(name: str, lungs: np.ndarray | None, salient: np.ndarray, text: str = "below") -> Look:
+    return Look(name, np.full(salient.shape, 60, np.uint8), salient.astype(np.float32), lungs, text)
+
+
+def test_saliency_stands_on_the_x_ray_with_the_lungs_outlined(tmp_path) -> None:
+    salient, lungs = np.zeros((40, 40)), np.zeros((40, 40), bool)
+    salient[30:, 30:], lungs[5:20, 5:15] = 1, True
+    draw_saliency([look("one", lungs, salient), look("two", None, salient * 0)], tmp_path / "saliency.png")
+    red, green, blue = np.moveaxis(pixels_of(tmp_path / "saliency.png"), -1, 0)
+    outline, hot = (green > red + 40) & (green > blue + 20), (red > blue + 40) & (red > 100)
+    (height, width), places = outline.shape, np.argwhere(outline)
+    assert len(places) > 200 and places[:, 1].max() < width / 2  # the second X-ray's lungs are not known
+    assert (places[:, 0] < height / 2).any() and (places[:, 0] > height / 2).any()  # on both
+    assert hot.sum() > 200 and np.argwhere(hot).min(0)[0] > height / 2 and np.argwhere(hot).max(0)[1] < width / 2
+
+
+@pytest.fixture
+def looks(monkeypatch) -> list[Look]:
+    """What is drawn while a test runs."""
+    seen = []
+    monkeypatch.setattr(figures, "draw_saliency", lambda looks, path: seen.extend(looks))
+    return seen
+
+
+def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_resnet, tmp_path, looks) -> None:
+    torch.manual_seed(0)
+    model = build("classification", str(tiny_resnet), True, TASKS["tb_classification"].labels, 32).eval()
+    settings = Settings("tb_classification", 32)
+    predictor = Predictor(TASKS["tb_classification"], model, processor_for("classification", "", True, 32), settings)
+    rows = load_splits(phantoms)["train"]
+    names, masked = rows.features["site"], [mask is not None for mask in rows["mask"]]
+    per_image = [
+        {
+            "id": row["id"],
+            "site": names.int2str(row["site"]),
+            "probability": index / 100,
+            "lungs_share": 0.25,
+            "saliency_in_lungs": 0.5 + index / 1000 if masked[index] else np.nan,
+        }
+        for index, row in enumerate(rows)
+    ]
+    assert 0 < sum(masked) < len(rows)
+    draw = PICTURES["tb_classification"]["saliency.png"]
+    draw(per_image, rows, lambda id: predictor, tmp_path / "saliency.png")
+    known = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
+    assert [one.name for one in looks] == [row["id"] for row in worst_median_best(known, "saliency_in_lungs")]
+    by_id, found = {row["id"]: row for row in rows}, {row["id"]: row for row in per_image}
+    for one in looks:
+        row = by_id[one.name]
+        np.testing.assert_array_equal(one.saliency, saliency(predictor, row["image"]))
+        np.testing.assert_array_equal(one.lungs, to_mask(row["mask"]))
+        first, second = one.text.split("\n")
+        assert first == f"label {row['label']}, probability {found[one.name]['probability']:.3f}"
+        assert second == f"{found[one.name]['saliency_in_lungs']:.2f} in the lungs, 0.25 of the area"
+    looks.clear()
+    bare = [row | {"saliency_in_lungs": np.nan} for row, known in zip(per_image, masked, strict=True) if not known]
+    draw(bare, rows, lambda id: predictor, tmp_path / "saliency.png")  # no lungs are known: by probability
+    assert [one.name for one in looks] == [row["id"] for row in worst_median_best(bare, "probability")]
+    assert all(one.lungs is None and "lungs" not in one.text for one in looks)
+
+
 def test_every_task_has_pictures(tmp_path) -> None:
     assert set(PICTURES) == set(TASKS)
     rows = of_tb([1, 0], [0.9, 0.2])
     for name, draw in PICTURES["tb_classification"].items():
         draw(rows, None, None, tmp_path / name[:-4] / name)
+        if name == "saliency.png":  # of a model whose saliency is not known there is none
+            assert not (tmp_path / "saliency").exists()
+            continue
         assert pixels_of(tmp_path / name[:-4] / name).std() > 0
     draw = PICTURES["lung_segmentation"]["dice.png"]
     draw([{"id": "a", "site": "A", "dice": 0.5}], None, None, tmp_path / "lungs" / "dice.png")

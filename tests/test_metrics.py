@@ -14,6 +14,7 @@ from hub_models.metrics import (
     fit_temperature,
     iou,
     lung_figures,
+    saliency_figures,
     screening_figures,
     surface_distances,
     threshold_for_sensitivity,
@@ -229,6 +230,18 @@ def test_screening_figures_where_undefined() -> None:
     np.testing.assert_allclose(figures["ece"], [0.2, 0.4, np.nan])
     no_images = screening_figures({name: column[:0] for name, column in columns.items()}, np.ones((1, 0)), 0.5)
     assert all(np.isnan(figure).all() and figure.shape == (1,) for figure in no_images.values())
+
+
+def test_saliency_figures_by_hand() -> None:
+    columns = {"saliency_in_lungs": [0.2, np.nan, 0.6, 0.9], "lungs_share": [0.1, 0.5, 0.3, np.nan]}
+    columns = {name: np.array(values) for name, values in columns.items()}
+    figures = saliency_figures(columns | {"label": np.zeros(4)}, np.array([[1, 1, 1, 1], [3, 0, 1, 2], [0, 5, 0, 1]]))
+    # the first and the third image have both; then the first three times; then none
+    assert figures["saliency_in_lungs"] == pytest.approx([0.4, 0.3, np.nan], nan_ok=True)
+    assert figures["lungs_share"] == pytest.approx([0.2, 0.15, np.nan], nan_ok=True)
+    assert saliency_figures({"label": np.zeros(4)}, np.ones((1, 4))) == {}
+    with pytest.raises(ValueError, match=r"weights must be \(R, n\) and each column \(n,\)"):
+        saliency_figures(columns, np.ones((1, 3)))
 
 
 def test_columns_and_weights_must_be_of_the_same_images() -> None:

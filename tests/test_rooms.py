@@ -29,6 +29,7 @@ ORDER = [
     "architectures",
     "tasks",
     "predict",
+    "saliency",
     "cohort",
     "evaluation",
     "charts",

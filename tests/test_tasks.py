@@ -234,6 +234,19 @@ def test_tb_figures_take_the_threshold_of_each_image() -> None:
     assert (figures["sensitivity"][0], figures["specificity"][0]) == (0.5, 1.0)
 
 
+def test_tb_figures_tell_where_a_model_looks_if_that_is_known() -> None:
+    columns = {"label": [1, 0], "probability": [0.4, 0.4], "threshold": [0.5, 0.5]}
+    looks = {"saliency_in_lungs": [0.5, 0.7], "lungs_share": [0.2, 0.4]}
+    without, known = (
+        TB.figures({name: np.array(values, float) for name, values in one.items()}, np.ones((1, 2)))
+        for one in (columns, columns | looks)
+    )
+    assert {name: known[name][0] for name in set(known) - set(without)} == pytest.approx(
+        {"saliency_in_lungs": 0.6, "lungs_share": 0.3}
+    )
+    assert TB.explained and not LUNGS.explained
+
+
 def test_settings_come_back_with_the_model(tiny_segformer, tmp_path) -> None:
     model = build("segmentation", str(tiny_segformer), True, LUNGS.labels, 32)
     settings = Settings("lung_segmentation", 32, "pad", "image", 1.5, 0.31, 3, True)
