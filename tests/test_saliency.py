@@ -200,14 +200,14 @@ def test_tokens_that_are_no_patches_are_left_out() -> None:
     assert METHODS["deit"](predictor.model, inputs).shape == (1, 2, 2)
 
 
-@pytest.mark.parametrize(("family", "steps", "least"), [("resnet", 60, 0.5), ("vit", 150, 0.4)])
-def test_a_model_that_sees_one_square_looks_at_it(family: str, steps: int, least: float) -> None:
+@pytest.mark.parametrize(("family", "least"), [("resnet", 0.4), ("vit", 0.7)])
+def test_a_model_that_sees_one_square_looks_at_it(family: str, least: float) -> None:
     # the label says whether there is a bright square, in the lower left quarter; the dark one says nothing
     sizes = {"hidden_size": 32, "intermediate_size": 64} if family == "vit" else {}
     predictor = predictor_of(family, 48, **sizes)
     model, rng = predictor.model.train(), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(steps):
+    for _ in range(60):
         pixels, labels, _ = squares(16, rng)
         loss = torch.nn.functional.cross_entropy(model(pixel_values=inputs_of(predictor, pixels)).logits, labels)
         optimizer.zero_grad()
