@@ -110,19 +110,20 @@ def test_lung_overlap_counts_in_one_process() -> None:
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_images() -> None:
     code = """
-import resource
+import tracemalloc  # what the system calls a process' peak is also that of the one which started it
 import numpy as np
 from hub_models.lung_overlap.lung_overlap import LungOverlap
 metric = LungOverlap()
+tracemalloc.start()
 for index in range(200):
     mask = np.zeros((3000, 3000), np.uint8)
     mask[index : index + 2000, 500:2500] = 1
     metric.add_batch(predictions=[mask], references=[mask])
 assert metric.compute()["dice"] == 1
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(tracemalloc.get_traced_memory()[1])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[-1]) < 1.2e6  # kB; the masks are 200 * 2 * 9 MB = 3.6 GB
+    assert int(done.stdout.split()[-1]) < 3e8  # bytes; the masks are 200 * 2 * 9 MB = 3.6 GB
 
 
 def test_screening_agrees_with_the_figures() -> None:
