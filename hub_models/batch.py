@@ -48,7 +48,7 @@ def read_all(
     all others; what is not known, or no model was given for, is null. Shares are of the X-ray's pixels, in [0, 1].
 
     The X-rays are shared out to the processes of the launch. Killed at any moment, the same call goes on from there,
-    in any number of processes; both tables are written last. A finished folder is left as it is.
+    in any number of them; both tables are written last. A finished folder is left as it is.
 
     Args:
         images: as `find_sources` takes them.
@@ -63,31 +63,21 @@ def read_all(
 
     Raises:
         FileNotFoundError: there is no X-ray, or no model.
-        ValueError: `output` holds something else, or predictions of other X-rays, models or code, or another launch is
-            writing to it; a model that cannot be used.
+        ValueError: `output` holds something else, or another launch is writing to it; a model cannot be used.
     """
     folder = Path(output)
-    if overlays and segmenter is None:
-        raise ValueError("overlays show the lungs: pass a segmenter that finds them, or leave overlays out")
-    if saliency and classifier is None:
-        raise ValueError("saliency shows where a TB model looks: pass a classifier, or leave saliency out")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if folder.resolve().is_relative_to(Path(images).resolve()) and Path(images).is_dir():
-        raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
+    _check_arguments(images, folder, segmenter, classifier, overlays, saliency, batch_size)
     accelerator = make_accelerator()
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
         sources = find_sources(images, **where)
         runs = [None if run is None else local_run(run, revision) for run in (segmenter, classifier)]
-    settings = _settings(sources, runs) | {"overlays": overlays, "saliency": saliency}
-    _check(folder, settings)
+    _check_folder(folder, settings := _settings(sources, runs, overlays=overlays, saliency=saliency))
     if is_whole(folder, TABLE_NAME):
         logger.info("%s is finished: delete it, or pass another output, to read anew", folder)
         if accelerator.is_main_process:
-            drop_rows(folder)
+            drop_rows(folder)  # of a launch that was killed at the very end
         return folder
-    reader = ChestXrayReader(*runs)
-    desk = Desk(reader, folder, overlays, Asked(reader.classifier) if saliency else None)
+    desk = _desk(runs, folder, overlays, saliency)
     with held(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             write_json(settings, folder / SETTINGS_NAME)
@@ -97,19 +87,44 @@ def read_all(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             close_ledger(folder, TABLE_NAME, SCHEMA, len(sources.index))
-            logger.info("%d X-rays: %s", len(sources.index), folder / f"{TABLE_NAME}.csv")
-        accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
+    logger.info("%d X-rays: %s", len(sources.index), folder / f"{TABLE_NAME}.csv")
     return folder
 
 
-def _settings(sources: Sources, runs: list[Path | None]) -> dict[str, Any]:
-    """What decides on the rows: the X-rays, the models and the code."""
+def _desk(runs: list[Path | None], folder: Path, overlays: bool, saliency: bool) -> Desk:
+    reader = ChestXrayReader(*runs)
+    return Desk(reader, folder, overlays, Asked(reader.classifier) if saliency else None)
+
+
+def _check_arguments(
+    images: str,
+    folder: Path,
+    segmenter: str | Path | None,
+    classifier: str | Path | None,
+    overlays: bool,
+    saliency: bool,
+    batch_size: int | None,
+) -> None:
+    """Raise ValueError for arguments of `read_all` that do not go together."""
+    if overlays and segmenter is None:
+        raise ValueError("overlays show the lungs: pass a segmenter that finds them, or leave overlays out")
+    if saliency and classifier is None:
+        raise ValueError("saliency shows where a TB model looks: pass a classifier, or leave saliency out")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if Path(images).is_dir() and folder.resolve().is_relative_to(Path(images).resolve()):
+        raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
+
+
+def _settings(sources: Sources, runs: list[Path | None], **pictures: bool) -> dict[str, Any]:
+    """What decides on all that is written: the X-rays, the models, the code and which pictures were asked for."""
     digests = [None if run is None else run_digest(run) for run in runs]
     models = dict(zip(("segmenter", "classifier"), digests, strict=True))
-    return {"X-rays": sources.digest} | models | {"code": CODE_HASH}
+    return {"X-rays": sources.digest} | models | {"code": CODE_HASH} | pictures
 
 
-def _check(folder: Path, settings: dict[str, Any]) -> None:
+def _check_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Raise ValueError unless `folder` is new or empty, or holds predictions of these settings."""
     path = folder / SETTINGS_NAME
     if not path.exists():
