@@ -49,7 +49,7 @@ def read_all(
     all others; what is not known, or no model was given for, is null. Shares are of the X-ray's pixels, in [0, 1].
 
     The X-rays are shared out to the processes of the launch. Killed at any moment, the same call goes on from there,
-    in any number of processes; both tables are written last. A finished folder is left as it is.
+    in any number of them; both tables are written last. A finished folder is left as it is.
 
     Args:
         images: as `find_sources` takes them.
@@ -65,34 +65,22 @@ def read_all(
 
     Raises:
         FileNotFoundError: there is no X-ray, or no model.
-        ValueError: `output` holds something else, or predictions of other X-rays, models or code, or another launch is
-            writing to it; a model that cannot be used.
+        ValueError: `output` holds something else, or another launch is writing to it; a model cannot be used.
     """
     folder = Path(output)
-    if overlays and segmenter is None:
-        raise ValueError("overlays show the lungs: pass a segmenter that finds them, or leave overlays out")
-    if dicom_seg and segmenter is None:
-        raise ValueError("dicom_seg writes the lungs: pass a segmenter that finds them, or leave dicom_seg out")
-    if saliency and classifier is None:
-        raise ValueError("saliency shows where a TB model looks: pass a classifier, or leave saliency out")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if folder.resolve().is_relative_to(Path(images).resolve()) and Path(images).is_dir():
-        raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
+    more = {"overlays": overlays, "saliency": saliency, "dicom_seg": dicom_seg}
+    _check_arguments(images, folder, segmenter, classifier, more, batch_size)
     accelerator = make_accelerator()
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
         sources = find_sources(images, **where)
         runs = [None if run is None else local_run(run, revision) for run in (segmenter, classifier)]
-    settings = _settings(sources, runs) | {"overlays": overlays, "saliency": saliency, "dicom_seg": dicom_seg}
-    _check(folder, settings)
+    _check_folder(folder, settings := _settings(sources, runs) | more)
     if is_whole(folder, TABLE_NAME):
         logger.info("%s is finished: delete it, or pass another output, to read anew", folder)
         if accelerator.is_main_process:
-            drop_rows(folder)
+            drop_rows(folder)  # of a launch that was killed at the very end
         return folder
-    reader = ChestXrayReader(*runs)
-    asked, version = Asked(reader.classifier) if saliency else None, settings["segmenter"][:16] if dicom_seg else None
-    desk = Desk(reader, folder, overlays, asked, version)
+    desk = _desk(runs, folder, settings)
     with held(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             write_json(settings, folder / SETTINGS_NAME)
@@ -102,9 +90,37 @@ def read_all(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             close_ledger(folder, TABLE_NAME, SCHEMA, len(sources.index))
-            logger.info("%d X-rays: %s", len(sources.index), folder / f"{TABLE_NAME}.csv")
-        accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
+    logger.info("%d X-rays: %s", len(sources.index), folder / f"{TABLE_NAME}.csv")
     return folder
+
+
+def _desk(runs: list[Path | None], folder: Path, settings: dict[str, Any]) -> Desk:
+    reader = ChestXrayReader(*runs)
+    asked = Asked(reader.classifier) if settings["saliency"] else None
+    version = settings["segmenter"][:16] if settings["dicom_seg"] else None
+    return Desk(reader, folder, settings["overlays"], asked, version)
+
+
+def _check_arguments(
+    images: str,
+    folder: Path,
+    segmenter: str | Path | None,
+    classifier: str | Path | None,
+    more: dict[str, bool],
+    batch_size: int | None,
+) -> None:
+    """Raise ValueError for arguments of `read_all` that do not go together."""
+    if more["overlays"] and segmenter is None:
+        raise ValueError("overlays show the lungs: pass a segmenter that finds them, or leave overlays out")
+    if more["dicom_seg"] and segmenter is None:
+        raise ValueError("dicom_seg writes the lungs: pass a segmenter that finds them, or leave dicom_seg out")
+    if more["saliency"] and classifier is None:
+        raise ValueError("saliency shows where a TB model looks: pass a classifier, or leave saliency out")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if Path(images).is_dir() and folder.resolve().is_relative_to(Path(images).resolve()):
+        raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
 
 
 def _settings(sources: Sources, runs: list[Path | None]) -> dict[str, Any]:
@@ -114,7 +130,7 @@ def _settings(sources: Sources, runs: list[Path | None]) -> dict[str, Any]:
     return {"X-rays": sources.digest} | models | {"code": CODE_HASH}
 
 
-def _check(folder: Path, settings: dict[str, Any]) -> None:
+def _check_folder(folder: Path, settings: dict[str, Any]) -> None:
     """Raise ValueError unless `folder` is new or empty, or holds predictions of these settings."""
     path = folder / SETTINGS_NAME
     if not path.exists():

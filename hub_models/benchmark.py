@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 
@@ -32,17 +33,26 @@ def dataset_ratios(data_dir: str | Path) -> dict[str, float]:
     runs = [[measure_alone(work, data_dir) for work in works] for _ in range(REPEATS)]
     with tempfile.TemporaryDirectory() as folder:
         _link_copies(Path(data_dir), Path(folder))
-        many_bytes = measure_alone(_build, folder)[1]
+        many_bytes = measure_alone(_build, folder).peak_bytes
     return {
-        "build_time": statistics.median(ours[0] / folder[0] for ours, folder, _ in runs),
-        "build_time_listed": statistics.median(ours[0] / listed[0] for ours, _, listed in runs),
-        "build_memory": many_bytes / statistics.median(ours[1] for ours, *_ in runs),
-        "first_row_files": measure_alone(_first_row, data_dir)[2],
+        "build_time": statistics.median(ours.seconds / folder.seconds for ours, folder, _ in runs),
+        "build_time_listed": statistics.median(ours.seconds / listed.seconds for ours, _, listed in runs),
+        "build_memory": many_bytes / statistics.median(ours.peak_bytes for ours, *_ in runs),
+        "first_row_files": measure_alone(_first_row, data_dir).png_files,
     }
 
 
-def measure_alone(work: Callable[[str, str], None], data_dir: str | Path) -> tuple[float, int, int]:
-    """(seconds, peak bytes, PNG files opened) of `work` in a process of its own, with an empty cache."""
+class Cost(NamedTuple):
+    """What a work took: seconds, peak of memory in bytes, count of PNG files opened, seconds of all cores together."""
+
+    seconds: float
+    peak_bytes: int
+    png_files: int
+    cpu_seconds: float
+
+
+def measure_alone(work: Callable[[str, str], None], data_dir: str | Path) -> Cost:
+    """Cost of `work`, which is given `data_dir` and an empty cache, in a process of its own."""
     with (
         tempfile.TemporaryDirectory() as cache,
         ProcessPoolExecutor(1, get_context("spawn")) as pool,  # a fresh process: its peak is the work's
@@ -50,15 +60,22 @@ def measure_alone(work: Callable[[str, str], None], data_dir: str | Path) -> tup
         return pool.submit(_measured, work, str(data_dir), cache).result()
 
 
-def _measured(work: Callable[[str, str], None], data_dir: str, cache: str) -> tuple[float, int, int]:
+def _measured(work: Callable[[str, str], None], data_dir: str, cache: str) -> Cost:
     datasets.disable_progress_bars()
     opened = set()
     sys.addaudithook(lambda event, seen: opened.add(seen[0]) if event == "open" and isinstance(seen[0], str) else None)
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     work(data_dir, cache)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # given in KiB
-    return seconds, peak, sum(name.lower().endswith(".png") for name in opened)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
+    return Cost(seconds, _peak_bytes(), sum(name.lower().endswith(".png") for name in opened), cpu_seconds)
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has held; Linux counts in getrusage what its parent held, too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes
 
 
 def _build(data_dir: str, cache: str) -> None:

@@ -47,8 +47,9 @@ def prediction_ratios(
     `predict_over_slower` is over the slower of decode and compute; `predict_over_both` over the two done one behind
     the other, which is all that can be had where one processor does both.
 
-    `time_per_image` and `memory`: reading `images` small X-rays, over FEW of them, each in a process of its own: the
-    time of each, without the start, and the peak of memory. `bytes_per_image`: how much that peak grew for each.
+    `time_per_image`, `cpu_time_per_image` (of all cores, which a busy machine changes less) and `memory`: reading
+    `images` small X-rays, over FEW of them, each in a process of its own: the time of each, without the start, and the
+    peak of memory. `bytes_per_image`: how much that peak grew for each.
 
     Raises:
         FileNotFoundError, ValueError: as ChestXrayReader; or counts below 1, or `images` not above FEW.
@@ -71,10 +72,12 @@ def works_on(reader: ChestXrayReader, paths: list[Path], folder: Path) -> Works:
     lungs = ChestXrayReader(reader.segmenter.model.name_or_path)
 
     def read(reader: ChestXrayReader) -> None:
+        """All, to a folder of its own."""
         for _ in read_stream(Desk(reader, folder / str(next(rounds))), _items(paths), device):
             pass
 
     def decode() -> None:
+        """All, kept no longer than it takes."""
         with ThreadPoolExecutor(cores()) as pool:
             for _ in pool.map(lambda path: reader.decode(path) and None, paths):
                 pass
@@ -103,10 +106,12 @@ def _compute(reader: ChestXrayReader, images: int, size: int, device: torch.devi
 
     @torch.inference_mode()
     def forward(count: int) -> None:
+        """A batch of `count` through both."""
         for model, batch in zip(models, inputs, strict=True):
             model(pixel_values=batch[:count]).logits.cpu()
 
     def compute() -> None:
+        """All batches, torch in the thread that calls it."""
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -161,14 +166,20 @@ def growth(folder: Path, models: dict[str, str], images: int) -> dict[str, float
         for place in range(number):
             (home / f"{place:06d}.png").symlink_to(originals[place % DIFFERENT])
         taken[number] = measure_alone(partial(_read, models), home)
-    start = taken[1][0]
-    each = {number: (taken[number][0] - start) / (number - 1) for number in (FEW, images)}
-    peaks = {number: taken[number][1] for number in (FEW, images)}
+    start, few, many = (taken[number] for number in (1, FEW, images))
+
+    def for_each(name: str) -> tuple[float, float]:
+        """Of the few and of the many, without the start."""
+        begun = getattr(start, name)
+        return (getattr(few, name) - begun) / (FEW - 1), (getattr(many, name) - begun) / (images - 1)
+
+    seconds, cpu_seconds = for_each("seconds"), for_each("cpu_seconds")
     return {
-        "time_per_image": each[images] / each[FEW],
-        "memory": peaks[images] / peaks[FEW],
-        "bytes_per_image": (peaks[images] - peaks[FEW]) / (images - FEW),
-        "small_images_per_second": 1 / each[images],
+        "time_per_image": seconds[1] / seconds[0],
+        "cpu_time_per_image": cpu_seconds[1] / cpu_seconds[0],
+        "memory": many.peak_bytes / few.peak_bytes,
+        "bytes_per_image": (many.peak_bytes - few.peak_bytes) / (images - FEW),
+        "small_images_per_second": 1 / seconds[1],
     }
 
 

@@ -168,6 +168,7 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
     cells = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
 
     def stream(chosen: datasets.Dataset) -> Iterator[tuple[dict[str, Any], Open]]:
+        """Rows of the memory map, one at a time."""
         for row in chosen:
             yield row, partial(_bytes_of, cells[row["row"]][column])
 

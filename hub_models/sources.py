@@ -144,6 +144,7 @@ def _zip(files: fsspec.AbstractFileSystem, path: str) -> Sources:
         raise ValueError(f"{path} is no whole zip ({error}): get it anew") from error
 
     def head(member: str) -> bytes:
+        """As `_head`, of a member."""
         with archive.open(member) as file:
             return file.read(132)
 

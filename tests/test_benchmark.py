@@ -10,7 +10,7 @@ from PIL import Image
 from chest_xray_masks import rows_of, scan
 from hub_models.architectures import processor_for
 from hub_models.augment import STRENGTHS
-from hub_models.benchmark import COPIES, _link_copies
+from hub_models.benchmark import COPIES, _link_copies, measure_alone
 from hub_models.cohort import Part
 from hub_models.data import Arrays, load_splits, prepare
 from hub_models.pixels import resize_mask, to_mask
@@ -35,6 +35,18 @@ def test_linked_copies_are_rows_with_masks_and_readings(phantoms, tmp_path) -> N
     assert len(rows) == COPIES * len(originals)
     assert sum(bool(row.masks) for row in rows) == COPIES * sum(bool(row.masks) for row in originals)
     assert all(row.reading for row in rows)
+
+
+def hold(data_dir: str, cache: str) -> None:
+    np.ones(int(data_dir) * 2**20, np.uint8)
+
+
+@pytest.mark.slow
+def test_cost_is_the_works_own() -> None:
+    held = np.ones(1500 * 2**20, np.uint8)  # by the parent, and nothing to the child
+    small, large = (measure_alone(hold, megabytes) for megabytes in ("1", "400"))
+    assert large.peak_bytes < held.nbytes and 350 < (large.peak_bytes - small.peak_bytes) / 2**20 < 450
+    assert large.cpu_seconds > 0 and large.seconds > 0 and large.png_files == 0
 
 
 def ratios_of(data_dir: Path) -> dict[str, float]:
