@@ -34,7 +34,7 @@ def interrupt_when(reached: Callable[[], bool], *arguments: object) -> tuple[int
 
 
 def _signal_when(
-    reached: Callable[[], bool], number: int, arguments: tuple[object, ...], processes: int = 1, seconds: float = 120
+    reached: Callable[[], bool], number: int, arguments: tuple[object, ...], processes: int = 1, seconds: float = 300
 ) -> tuple[int, str]:
     command = _launch(processes, arguments)
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:

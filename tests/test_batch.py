@@ -102,6 +102,7 @@ def written(output: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in output.glob("rows/*/*.jsonl"))
 
 
+@pytest.mark.slow
 def test_killed_and_launched_otherwise_it_ends_the_same(many, models, whole_many, tmp_path) -> None:
     started = command(many, tmp_path / "out", models)
     kill_when(lambda: written(tmp_path / "out") > 5, *started)
