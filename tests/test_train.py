@@ -166,7 +166,7 @@ def test_run_of_before_gets_its_familiarity_and_nothing_else(config, results) ->
     assert after == before
 
 
-def test_familiarity_tells_the_x_rays_of_the_training_from_others(config, results, phantoms) -> None:
+def test_familiarity_tells_the_x_rays_of_the_training_from_others(config, results) -> None:
     reader = ChestXrayReader(config.output_dir)
     known = reader.segmenter.familiarity
     assert known.count == results["parts"]["train"] and known.mean.shape == (24 + 32,)  # the last two stages
@@ -179,11 +179,10 @@ def test_familiarity_tells_the_x_rays_of_the_training_from_others(config, result
     assert gray.flags[0].startswith("unlike") and turned.distance > turned.limit == known.limit
 
 
-def test_few_x_rays_of_training_leave_no_familiarity(config, phantoms, tmp_path) -> None:
+def test_few_x_rays_of_training_leave_no_familiarity(config, results, phantoms, tmp_path) -> None:
     shutil.copytree(phantoms, tmp_path / "set")
-    masks = [mask for mask in sorted((tmp_path / "set").rglob("masks/*.png")) if split_of(mask.name[:11]) == "train"]
-    for mask in masks[19:]:
-        mask.unlink()
+    for id in json.loads((Path(config.output_dir) / "data.json").read_text())["train"][19:]:
+        next((tmp_path / "set").rglob(f"masks/{id}*.png")).unlink()
     few = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"), epochs=1)
     assert fit(few)["parts"]["train"] == 19
     assert not (tmp_path / "run" / FAMILIARITY_NAME).exists()
