@@ -420,7 +420,7 @@ class Reader:
 
 def reason(error: Exception) -> str:
     """What an error says, without the address in memory that PIL puts into its own."""
-    return re.sub(r" <_io\.BytesIO[^>]*>", "", str(error)) or type(error).__name__
+    return re.sub(r" <_io\.[^>]*>", "", str(error)) or type(error).__name__
 
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
