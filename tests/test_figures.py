@@ -104,9 +104,9 @@ def test_saliency_stands_on_the_x_ray_with_the_lungs_outlined(tmp_path) -> None:
     red, green, blue = np.moveaxis(pixels_of(tmp_path / "saliency.png"), -1, 0)
     outline, hot = (green > red + 40) & (green > blue + 20), (red > blue + 40) & (red > 100)
     (height, width), places = outline.shape, np.argwhere(outline)
-    assert len(places) > 200 and places[:, 1].max() < width / 2  # the second X-ray's lungs are not known
+    assert len(places) > 200 and places[:, 1].max() < 0.55 * width  # the second X-ray's lungs are not known
     assert (places[:, 0] < height / 2).any() and (places[:, 0] > height / 2).any()  # on both
-    assert hot.sum() > 200 and np.argwhere(hot).min(0)[0] > height / 2 and np.argwhere(hot).max(0)[1] < width / 2
+    assert hot.sum() > 200 and np.argwhere(hot).min(0)[0] > height / 2 and np.argwhere(hot).max(0)[1] < 0.55 * width
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_r
         np.testing.assert_array_equal(one.lungs, to_mask(row["mask"]))
         first, second = one.text.split("\n")
         assert first == f"label {row['label']}, probability {found[one.name]['probability']:.3f}"
-        assert second == f"{found[one.name]['saliency_in_lungs']:.2f} in the lungs, 0.25 of the area"
+        assert second == f"{found[one.name]['saliency_in_lungs']:.2f} in the lungs, 0.25 of what it sees"
     looks.clear()
     bare = [row | {"saliency_in_lungs": np.nan} for row, known in zip(per_image, masked, strict=True) if not known]
     draw(bare, rows, lambda id: predictor, tmp_path / "saliency.png")  # no lungs are known: by probability
