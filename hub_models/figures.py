@@ -139,7 +139,7 @@ def _saliency(per_image: list[dict[str, Any]], rows: datasets.Dataset, predictor
         gray, salient = (np.asarray(_shrink(plane)) for plane in (to_gray(row["image"]), salient))
         text = f"label {row['label']}, probability {result['probability']:.3f}"
         if lungs is not None:
-            text += f"\n{result[SHARE]:.2f} in the lungs, {result['lungs_share']:.2f} of the area"
+            text += f"\n{result[SHARE]:.2f} in the lungs, {result['lungs_share']:.2f} of what it sees"
             lungs = np.asarray(_shrink(Image.fromarray(lungs)))
         looks.append(Look(result["id"], gray.astype(np.uint8), salient, lungs, text))
     draw_saliency(looks, path)

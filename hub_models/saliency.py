@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from transformers import PreTrainedModel
 
 from hub_models.architectures import normalize
+from hub_models.metrics import LOOKS
 from hub_models.pixels import MARGIN, Source, content_box, crop_to_lungs, lungs_box, resize_gray, to_gray, to_mask
 from hub_models.predictor import Predictor
 from hub_models.tasks import Row, Settings
@@ -78,7 +79,9 @@ def saliency_maps(predictor: Predictor, pixels: torch.Tensor) -> np.ndarray:
 
 
 def share_in(saliency: np.ndarray, mask: np.ndarray | None) -> float:
-    """Share in [0, 1] of an (H, W) saliency that lies in an (H, W) bool mask; nan where it is all 0, or no mask.
+    """Share in [0, 1] of an (H, W) saliency that lies in an (H, W) mask; nan where it is all 0, or no mask.
+
+    The mask is bool, or says what share in [0, 1] of each pixel is in it.
 
     Raises:
         ValueError: their shapes differ.
@@ -88,24 +91,29 @@ def share_in(saliency: np.ndarray, mask: np.ndarray | None) -> float:
     if saliency.shape != mask.shape:
         raise ValueError(f"saliency {saliency.shape} and mask {mask.shape} must have one shape")
     whole = float(saliency.sum(dtype=float))
-    return float(saliency[mask].sum(dtype=float)) / whole if whole else nan
+    return float((saliency * mask).sum(dtype=float)) / whole if whole else nan
 
 
 def measure_saliency(predictor: Predictor, pixels: torch.Tensor, rows: Sequence[Row]) -> list[dict[str, float]]:
     """For each X-ray of a batch (B, S, S) uint8 and its row, where the model looks; nan where the row has no lungs.
 
-    saliency_in_lungs: share of its saliency in the lungs, on the X-ray's own pixels; nan where nothing is salient.
-    lungs_share: share of the X-ray that the lungs are. Nothing, an empty dict, for a family that METHODS lacks.
+    saliency_in_lungs: share of its saliency in the lungs, on the model's square, where films are small and so soon
+    measured; nan where nothing is salient.
+    lungs_share: share that the lungs are of what the model sees, the X-ray or the box of its lungs: what an even map
+    would have in the lungs. Nothing, an empty dict, for a family that METHODS lacks.
     """
     if predictor.model.config.model_type not in METHODS:
         return [{} for _ in rows]
-    found = []
+    settings, found = predictor.settings, []
     for row, grid in zip(rows, saliency_maps(predictor, pixels), strict=True):
-        lungs, inside = lungs_of(row), nan
-        if lungs is not None:
-            shown = None if row["mask"] is None else to_mask(row["mask"])
-            inside = share_in(_put_back(grid, *lungs.shape, shown, predictor.settings), lungs)
-        found.append({"saliency_in_lungs": inside, "lungs_share": nan if lungs is None else float(lungs.mean())})
+        found.append(dict.fromkeys(LOOKS, nan))
+        if (lungs := lungs_of(row)) is not None:
+            top, left, bottom, right = _seen_box(*lungs.shape, to_mask(row["mask"]), settings)
+            seen = lungs[top:bottom, left:right]
+            covered = resize_gray(Image.fromarray(np.uint8(seen) * 255), settings.image_size, settings.fit) / 255
+            content = _content(seen.shape, settings)
+            inside = share_in(grid[content], covered[content])
+            found[-1] = dict(zip(LOOKS, (inside, float(seen.mean())), strict=True))
     return found
 
 
@@ -115,16 +123,19 @@ def lungs_of(row: Row) -> np.ndarray | None:
     return None if reference is None else to_mask(reference)
 
 
+def _seen_box(height: int, width: int, mask: np.ndarray | None, settings: Settings) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right), the last two excluded, of what the model sees of an X-ray with this lung mask."""
+    if settings.region == "image":
+        return 0, 0, height, width
+    return lungs_box(mask if mask.any() else np.ones_like(mask), MARGIN)
+
+
 def _put_back(grid: np.ndarray, height: int, width: int, mask: np.ndarray | None, settings: Settings) -> np.ndarray:
     """(height, width) of saliency (S, S) on the model's square, by way of the lungs' box where it sees no more."""
-    box = (0, 0, height, width)
-    if settings.region != "image":
-        box = lungs_box(mask if mask.any() else np.ones_like(mask), MARGIN)
-    top, left, bottom, right = box
+    top, left, bottom, right = _seen_box(height, width, mask, settings)
     rows, columns = bottom - top, right - left
-    inner = content_box(rows, columns, settings.image_size, settings.fit)
-    seen = grid[inner[0] : inner[2], inner[1] : inner[3]]
-    large = np.asarray(Image.fromarray(seen).resize((columns, rows), Image.Resampling.BILINEAR))
+    seen = Image.fromarray(grid[_content((rows, columns), settings)])
+    large = np.asarray(seen.resize((columns, rows), Image.Resampling.BILINEAR))
     highest = large.max()
     large = large / highest if highest > 0 else large
     return np.pad(large, ((top, height - bottom), (left, width - right)))
@@ -155,6 +166,12 @@ def _with_constant_spread(
     centered = arguments[0] - arguments[0].mean(axis, keepdim=True)
     spread = (centered.square().mean(axis, keepdim=True) + norm.eps).sqrt().detach()
     return centered / spread * norm.weight.view(shape) + norm.bias.view(shape)
+
+
+def _content(shape: tuple[int, int], settings: Settings) -> tuple[slice, slice]:
+    """Rows and columns of the model's square that hold what it sees, of `shape` (height, width)."""
+    top, left, bottom, right = content_box(*shape, settings.image_size, settings.fit)
+    return slice(top, bottom), slice(left, right)
 
 
 def _by_attention(model: PreTrainedModel, inputs: torch.Tensor, special: int) -> torch.Tensor:

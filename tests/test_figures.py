@@ -146,7 +146,7 @@ def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_r
         np.testing.assert_array_equal(one.lungs, to_mask(row["mask"]))
         first, second = one.text.split("\n")
         assert first == f"label {row['label']}, probability {found[one.name]['probability']:.3f}"
-        assert second == f"{found[one.name]['saliency_in_lungs']:.2f} in the lungs, 0.25 of the area"
+        assert second == f"{found[one.name]['saliency_in_lungs']:.2f} in the lungs, 0.25 of what it sees"
     looks.clear()
     bare = [row | {"saliency_in_lungs": np.nan} for row, known in zip(per_image, masked, strict=True) if not known]
     draw(bare, rows, lambda id: predictor, tmp_path / "saliency.png")  # no lungs are known: by probability
