@@ -58,6 +58,8 @@ demo: install
 	$(TRAIN) --output_dir $(RUNS)/lungs --model $(RUNS)/lungs-small $(THEN) $(FULL)
 	$(TRAIN) --output_dir $(RUNS)/tb --region found_lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
 	$(HUB) $(MAKE) --no-print-directory hub OWNER=demo
+	@echo "Done. Lungs found: $(RUNS)/predictions/overlays; a row for each X-ray: $(RUNS)/predictions/predictions.csv"
+	@echo "The models, their figures and pictures: $(RUNS)/lungs and $(RUNS)/tb; what was pushed, with cards: demo/hub"
 
 # Models and data to the Hub of OWNER, private, and from there to masks and a table of the test part
 OWNER ?= $(error pass OWNER=<your name on the Hub>)
@@ -97,11 +99,14 @@ figures: install
 		$(BIN)/python scripts/evaluate.py --model $(F)/$$run --data_dir "$(SOURCE)" $$way || exit 1; done; done
 	$(BIN)/python scripts/evaluate.py --model $(F)/tb-folds --data_dir "$(SOURCE)" --compare $(F)/tb-folds-image
 
+# Two files of tests at a time, each test's programs on a core of their own: threads of two would wait for each other
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # The builder on older lines of datasets, each in an environment of its own: 3.6.0 is the last that runs scripts
 test-legacy: $(VENV)-datasets3/.installed $(VENV)-datasets4/.installed

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[1]
+LONGEST = ("test_app.py", "test_readme.py", "test_train.py")
 REAL = ROOT.parent / "shared" / "data" / "chest-xray-masks-and-labels"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that in the end no worker is left alone with one of them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

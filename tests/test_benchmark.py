@@ -8,9 +8,10 @@ from launch import python
 from PIL import Image
 
 from chest_xray_masks import rows_of, scan
+from hub_models import benchmark
 from hub_models.architectures import processor_for
 from hub_models.augment import STRENGTHS
-from hub_models.benchmark import COPIES, _link_copies, measure_alone
+from hub_models.benchmark import COPIES, _link_copies, dataset_ratios, measure_alone
 from hub_models.cohort import Part
 from hub_models.data import Arrays, load_splits, prepare
 from hub_models.pixels import resize_mask, to_mask
@@ -62,9 +63,10 @@ def test_script_prints_its_ratios(phantoms) -> None:
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_images(real_data_dir) -> None:
+def test_memory_does_not_grow_with_the_images(real_data_dir, monkeypatch) -> None:
+    monkeypatch.setattr(benchmark, "REPEATS", 1)
     # 4 times 85 MB: kept in memory, they would more than double the 200 MB of one build
-    assert ratios_of(real_data_dir)["build_memory"] < 1.3
+    assert dataset_ratios(real_data_dir)["build_memory"] < 1.3
 
 
 @pytest.fixture(scope="module")

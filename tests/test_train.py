@@ -118,7 +118,7 @@ def test_other_config_for_the_same_folder_names_the_field(config, results) -> No
         fit(dataclasses.replace(config, epochs=9))
 
 
-def test_changed_x_rays_are_noticed(config, phantoms, tmp_path) -> None:
+def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None:
     shutil.copytree(phantoms, tmp_path / "set")
     run = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"), epochs=1)
     data = json.loads((Path(config.output_dir) / "data.json").read_text())
@@ -216,6 +216,7 @@ def test_run_killed_and_started_again_ends_with_the_same_weights(config, results
     assert_same_run(tmp_path / "run", config)
 
 
+@pytest.mark.slow
 def test_run_killed_within_an_epoch_ends_with_the_same_weights_though_it_draws_dropout(config, tmp_path) -> None:
     whole = dataclasses.replace(config, dropout=0.2, epochs=4, output_dir=str(tmp_path / "whole"))
     fit(whole)
@@ -278,6 +279,7 @@ def test_two_processes_test_each_image_once_even_where_one_has_none(config, resu
     assert found["parts"] == results["parts"] | {"validation": 1}
 
 
+@pytest.mark.slow
 def test_batch_must_fit_the_processes(config, tmp_path) -> None:
     odd = dataclasses.replace(config, batch_size=3, output_dir=str(tmp_path / "run"))
     done = accelerate(*line(odd), processes=2, check=False)
