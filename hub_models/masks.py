@@ -23,8 +23,10 @@ class Runs(NamedTuple):
 def runs_of(mask: np.ndarray) -> Runs:
     """Runs of an (H, W) bool mask."""
     pixels = mask.ravel()
-    changes = 1 + np.flatnonzero(pixels[1:] != pixels[:-1])
-    starts = np.union1d(changes, np.arange(0, pixels.size, mask.shape[1]))
+    is_start = np.empty(pixels.size, bool)
+    np.not_equal(pixels[1:], pixels[:-1], out=is_start[1:])
+    is_start[:: mask.shape[1]] = True
+    starts = np.flatnonzero(is_start)
     return Runs(starts, np.diff(starts, append=pixels.size), pixels[starts])
 
 
@@ -56,7 +58,7 @@ def _are_in(chosen: np.ndarray, regions: np.ndarray) -> np.ndarray:
 def _regions(runs: Runs, width: int) -> np.ndarray:
     """Number (N,) of the region of each run, counted from the upper left; runs of one value that touch share it."""
     starts, lengths, values = runs
-    cuts = np.union1d(starts, starts + width)
+    cuts = np.sort(np.concatenate([starts, starts + width]), kind="stable")  # some twice, which joins nothing more
     cuts = cuts[(cuts >= width) & (cuts < starts[-1] + lengths[-1])]
     here, above = (np.searchsorted(starts, at, "right") - 1 for at in (cuts, cuts - width))
     later = np.flatnonzero(starts % width)  # not the first of their rows

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import center_of_mass, distance_transform_edt, label
+from scipy.ndimage import distance_transform_edt, label
 
 from hub_models.inspection import BLANK_SPREAD
 from hub_models.masks import runs_of
@@ -91,7 +91,7 @@ def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.nda
     if not count:
         return np.zeros(small.shape, np.uint8), places
     sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
-    columns = np.array([column for _, column in center_of_mass(small, regions, range(1, count + 1))])
+    columns = np.bincount(regions.ravel(), np.tile(np.arange(size[0]), size[1]))[1:] / sizes  # of their centres
     first, *others = np.argsort(-sizes, kind="stable").tolist()
     waist = None
     if others and sizes[others[0]] >= SECOND_LUNG * sizes[first]:
