@@ -510,7 +510,7 @@ def dicom_png(data: bytes, name: str) -> bytes:
     try:  # by name: datasets 3 would demand an `import` in a script as a requirement of all users
         pydicom = importlib.import_module("pydicom")
     except ImportError as error:
-        raise ImportError(f"{name} is DICOM, which needs pydicom: pip install 'chest-xray-masks[dicom]'") from error
+        raise ImportError(f"{name} is DICOM, which needs pydicom: pip install pydicom") from error
     try:
         header = pydicom.dcmread(io.BytesIO(data))
         pixels, bits = header.pixel_array, int(header.BitsStored)

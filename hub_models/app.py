@@ -29,7 +29,7 @@ from hub_models.view import Model, files_html, jpeg, limits_text, nothing_html, 
 try:
     import gradio as gr
 except ImportError as error:
-    raise ImportError("the page needs gradio: pip install 'chest-xray-masks[app]'") from error
+    raise ImportError("the page needs gradio: pip install -e '.[app]' in the project's folder") from error
 
 log = logging.getLogger(__name__)
 LARGEST = "100mb"  # of an upload; a film of 4892 x 4020 pixels takes 40 in DICOM
@@ -183,7 +183,18 @@ def serving(
     page = Page.of(segmenter, classifier, revision)
     with TemporaryDirectory(prefix="chest-xray-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # the one way to tell Gradio where uploads go
-        _, url, _ = (blocks := build(page)).launch(
+        blocks, url = _launch(page, host, port)
+        try:
+            yield url, Path(folder)
+        finally:
+            blocks.close(verbose=False)
+
+
+def _launch(page: Page, host: str | None, port: int | None) -> tuple[gr.Blocks, str]:
+    """The page as it is being served, and its address."""
+    blocks = build(page)
+    try:
+        _, url, _ = blocks.launch(
             server_name=host,
             server_port=port,
             share=False,
@@ -197,10 +208,10 @@ def serving(
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=Path(__file__).with_name("app.css").read_text() + _thumbnails(page),
         )
-        try:
-            yield url, Path(folder)
-        finally:
-            blocks.close(verbose=False)
+    except OSError as error:  # whose own advice is for programs
+        at = "the default port" if port is None else f"port {port}"
+        raise OSError(f"{at} cannot be had, as where another page is served there: pass another --port") from error
+    return blocks, url
 
 
 def _thumbnails(page: Page) -> str:

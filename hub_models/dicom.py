@@ -154,7 +154,8 @@ def read_header(source: bytes | str | Path, tags: list[str] = TAGS, pixels: bool
     try:
         import pydicom
     except ImportError as error:
-        raise ImportError(f"{name} is DICOM, which needs pydicom: pip install 'chest-xray-masks[dicom]'") from error
+        way_out = "pip install -e '.[dicom]' in the project's folder"
+        raise ImportError(f"{name} is DICOM, which needs pydicom: {way_out}") from error
     # else its warnings and its log quote what they find wrong in a header; its own way to switch is not thread-safe
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:

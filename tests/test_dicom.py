@@ -162,7 +162,7 @@ def test_absent_file(tmp_path: Path) -> None:
 
 def test_missing_pydicom_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(ImportError, match=r"DICOM bytes is DICOM, which needs pydicom: pip .*masks\[dicom\]"):
+    with pytest.raises(ImportError, match=r"DICOM bytes is DICOM, which needs pydicom: pip .*\[dicom\]"):
         read_dicom(b"any")
 
 

@@ -118,7 +118,7 @@ def test_what_cannot_be_written(source, masks: object, message: str, tmp_path: P
 def test_missing_highdicom_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dicom(FILM, **UIDS)
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(ImportError, match=r"DICOM-SEG needs highdicom: pip .*masks\[dicom\]"):
+    with pytest.raises(ImportError, match=r"DICOM-SEG needs highdicom: pip .*\[dicom\]"):
         write_segmentation(data, RIGHT, tmp_path / "lungs.dcm", "m", "1")
 
 
