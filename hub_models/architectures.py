@@ -72,10 +72,7 @@ def build(
         OSError: nothing at `source`.
         ValueError: a model of another family, or one made for another image size.
     """
-    config = _config(source, from_scratch)
-    if config.model_type not in FAMILIES[kind]:
-        known = ", ".join(FAMILIES[kind][:8])
-        raise ValueError(f"{source} is a {config.model_type} model, and this task takes {known}: pass another --model")
+    config = config_of(kind, source, from_scratch)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
     paths = hasattr(config, "drop_path_rate")
     shares = {"classifier_dropout_prob": dropout, "drop_path_rate": dropout, "attention_probs_dropout_prob": 0.0}
@@ -95,6 +92,20 @@ def build(
             f"{source} takes images of {side} pixels, got image_size {image_size}: pass --image_size {side}"
         )
     return model
+
+
+def config_of(kind: str, source: str, from_scratch: bool) -> PretrainedConfig:
+    """Config of a model as `build` takes it; of its weights nothing is needed.
+
+    Raises:
+        OSError: nothing at `source`.
+        ValueError: a model of another family.
+    """
+    config = _config(source, from_scratch)
+    if config.model_type not in FAMILIES[kind]:
+        known = ", ".join(FAMILIES[kind][:8])
+        raise ValueError(f"{source} is a {config.model_type} model, and this task takes {known}: pass another --model")
+    return config
 
 
 def _config(source: str, from_scratch: bool) -> PretrainedConfig:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
 from transformers import PreTrainedModel
 
-from hub_models.architectures import build, processor_for
+from hub_models.architectures import build, config_of, processor_for
 from hub_models.cohort import DATA_NAME, Part, describe, load_cohort
 from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.evaluation import PER_IMAGE_NAME, measure, measure_features, validate
@@ -93,6 +93,8 @@ def _fit(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
 def _fit_held(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any], Evaluated]:
     folder, task = Path(config.output_dir), TASKS[config.task]
     set_seed(config.seed)
+    if not (folder / RESULTS_NAME).exists():
+        config_of(task.kind, config.model or task.model, config.from_scratch)  # refused before X-rays are decoded
     parts = load_cohort(config, accelerator)
     data = describe(config, {part: share.rows for part, share in parts.items()})
     _check_data(config, folder, data)
@@ -125,7 +127,7 @@ def training_accelerator(config: TrainConfig, **options: Any) -> Accelerator:
     """Accelerator of a run; a tracker that is not installed is left out, and the log says so."""
     tracker = None if config.tracker == "none" else config.tracker
     if tracker == "tensorboard" and find_spec("tensorboard") is None:
-        logger.info("TensorBoard is not installed: nothing is tracked (pip install 'chest-xray-masks[tensorboard]')")
+        logger.info("TensorBoard is not installed: nothing is tracked (pip install -e '.[tensorboard]')")
         tracker = None
     return make_accelerator(
         dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
