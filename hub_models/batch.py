@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset
 from accelerate import Accelerator
 from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
@@ -79,6 +80,7 @@ def read_all(
         logger.info("%s is finished: delete it, or pass another output, to read anew", folder)
         if accelerator.is_main_process:
             drop_rows(folder)  # of a launch that was killed at the very end
+        logger.info("%s", _summary(folder))
         return folder
     desk = _desk(runs, folder, settings)
     with held(folder) if accelerator.is_main_process else nullcontext():
@@ -91,8 +93,19 @@ def read_all(
         if accelerator.is_main_process:
             close_ledger(folder, TABLE_NAME, SCHEMA, len(sources.index))
     accelerator.wait_for_everyone()
-    logger.info("%d X-rays: %s", len(sources.index), folder / f"{TABLE_NAME}.csv")
+    logger.info("%s", _summary(folder))
     return folder
+
+
+def _summary(folder: Path) -> str:
+    """How many rows the table has, and how many of them ask for a look."""
+    table = pyarrow.dataset.dataset(folder / f"{TABLE_NAME}.parquet")
+    counts = {
+        "unreadable": table.count_rows(filter=pyarrow.dataset.field("error").is_valid()),
+        "flagged": table.count_rows(filter=pyarrow.dataset.field("flags") != ""),
+    }
+    said = "".join(f", {count} {what}" for what, count in counts.items())
+    return f"{table.count_rows()} files{said}: {folder / f'{TABLE_NAME}.csv'}"
 
 
 def _desk(runs: list[Path | None], folder: Path, settings: dict[str, Any]) -> Desk:

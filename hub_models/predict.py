@@ -1,8 +1,11 @@
 """What models say of an X-ray: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
 
+import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ from hub_models.downloads import local_run
 from hub_models.familiarity import unfamiliar
 from hub_models.masks import keep_two_lungs
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, read_xray, resize_gray
-from hub_models.predictor import Predictor, look, or_whole
+from hub_models.predictor import Predictor, look, or_whole, run_digest
 from hub_models.published import pixel_spacing_mm
 from hub_models.quality import Lungs, film_flags, flags_of, lungs_of
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 16  # X-rays in a forward pass
 LEAST_SIDE = 32  # pixels; below it nothing can be seen
@@ -100,12 +105,17 @@ class Prediction:
 
     @property
     def decision(self) -> str | None:
-        """The same in words."""
-        return None if self.probability is None else DECISIONS[self.is_suspected]
+        """The same in words, which send on to the flags where there are any."""
+        if self.probability is None:
+            return None
+        said = DECISIONS[self.is_suspected]
+        return said.replace(": ", ", but see the flags: ", 1) if self.flags else said
 
 
 class ChestXrayReader:
     """Reads X-rays with a lung model, a TB model, or both: `reader.read(["a.png", "b.dcm"])`.
+
+    A TB model of the lung region was trained and tested with the lungs of one segmenter: with another the log warns.
 
     `read` is made of stages that a caller with many X-rays can run apart: `decode`, `trace` and `crop` are work of
     the CPU that threads can share, `segment` and `classify` are forward passes over a batch on the device.
@@ -128,11 +138,14 @@ class ChestXrayReader:
         """
         if segmenter is None and classifier is None:
             raise ValueError("nothing to read with: pass segmenter=<run folder or Hub id>, classifier=<...>, or both")
-        self.segmenter = _load(segmenter, "lung_segmentation", revision)
-        self.classifier = _load(classifier, "tb_classification", revision)
+        runs = [None if source is None else local_run(source, revision) for source in (segmenter, classifier)]
+        self.segmenter = _load(segmenter, runs[0], "lung_segmentation")
+        self.classifier = _load(classifier, runs[1], "tb_classification")
         self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
         if self.sees_lungs and self.segmenter is None:
             raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
+        if self.sees_lungs and json.loads((runs[1] / "data.json").read_text()).get("segmenter") != run_digest(runs[0]):
+            logger.warning("%s was not trained and tested with the lungs that %s finds", classifier, segmenter)
 
     def read(self, images: Iterable[Source] | Source) -> list[Prediction]:
         """A prediction for each X-ray: a path, a PIL image, an array, the bytes of a file; PNG, JPEG, TIFF or DICOM.
@@ -143,9 +156,10 @@ class ChestXrayReader:
         """
         if isinstance(images, Source):
             images = [images]
-        films = [self.decode(source, f"image {number}") for number, source in enumerate(images, 1)]
-        chunks = [films[start : start + CHUNK] for start in range(0, len(films), CHUNK)]
-        return [found for chunk in chunks for found in self.read_films(chunk)]
+        named, found = ((source, f"image {number}") for number, source in enumerate(images, 1)), []
+        while films := [self.decode(*one) for one in islice(named, CHUNK)]:  # no more of them are in memory
+            found += self.read_films(films)
+        return found
 
     def read_films(self, films: Sequence[Film], each: Callable[..., Iterable[Any]] = map) -> list[Prediction]:
         """A prediction for each of some decoded X-rays, which go to the device as one batch.
@@ -215,10 +229,10 @@ class ChestXrayReader:
         return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags)
 
 
-def _load(source: str | Path | None, task: str, revision: str | None) -> Predictor | None:
-    if source is None:
+def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor | None:
+    if run is None:
         return None
-    predictor = Predictor.from_run(local_run(source, revision), task)
+    predictor = Predictor.from_run(run, task)
     bad = [name for name, values in predictor.model.state_dict().items() if not values.isfinite().all()]
     if bad:
         raise ValueError(f"{source} has weights that are not finite ({bad[0]}, ...): pass a sound copy of the model")

@@ -147,7 +147,7 @@ def _norms_held(model: PreTrainedModel) -> Iterator[None]:
 
     Else what is normed next adds up to nothing over its channels, and what a model is sure of has no gradient.
 
-    Source: Ali et al. 2022, arXiv 2202.07304, section 4.2.
+    Source: Ali et al. 2022, arXiv 2202.07304 (the rule for layer norms).
     """
     norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
     hooks = [norm.register_forward_hook(_with_constant_spread) for norm in norms]

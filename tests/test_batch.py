@@ -130,11 +130,13 @@ def test_killed_again_and_again_it_ends_the_same(many, models, whole_many, tmp_p
 @pytest.mark.slow
 def test_script_says_where_and_what_is_wrong(films, models, tmp_path) -> None:
     done = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
-    assert f"60 X-rays: {tmp_path / 'out' / 'predictions.csv'}" in done.stderr and "Traceback" not in done.stderr
+    flagged = sum(row["flags"] not in (None, "") for row in table(tmp_path / "out"))
+    said = f"60 files, 0 unreadable, {flagged} flagged: {tmp_path / 'out' / 'predictions.csv'}"
+    assert said in done.stderr and "Traceback" not in done.stderr
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 60
     assert len(list((tmp_path / "out" / "saliency").iterdir())) == 60
     again = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
-    assert "is finished: delete it" in again.stderr
+    assert "is finished: delete it" in again.stderr and said in again.stderr
     (tmp_path / "empty").mkdir()
     refused = python(*command(tmp_path / "empty", tmp_path / "other", models), check=False)
     assert refused.returncode == 1 and refused.stderr.startswith("error: no image in")

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from hub_models.familiarity import Familiarity
 from hub_models.metrics import count_overlap
 from hub_models.pixels import resize_gray, to_mask
 from hub_models.predict import LEAST_SIDE, ChestXrayReader
-from hub_models.predictor import Predictor
+from hub_models.predictor import Predictor, run_digest
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,12 @@ def tb_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
+def found_folder(make_run, lungs_folder, tiny_resnet, tmp_path_factory) -> Path:
     """A TB model that sees the lungs only, as a segmenter finds them, the aspect kept."""
     folder = str(tmp_path_factory.mktemp("found"))
     options = {"region": "found_lungs", "fit": "pad", "model": str(tiny_resnet), "image_size": 64}
-    return make_run(TrainConfig("data", folder, "tb_classification", **options))
+    config = TrainConfig("data", folder, "tb_classification", **options)
+    return make_run(config, segmenter=run_digest(lungs_folder))
 
 
 def test_lungs_and_probability_are_those_of_the_evaluation(lungs_folder, tb_folder, phantoms) -> None:
@@ -84,6 +86,23 @@ def test_decision_is_at_the_stored_threshold(tb_folder) -> None:
     at, above = (dataclasses.replace(one, threshold=one.probability + more) for more in (0, 1e-6))
     assert at.is_suspected and "suspected: at or above" in at.decision
     assert not above.is_suspected and "does not rule it out" in above.decision
+    odd = dataclasses.replace(at, film_flags=("blank",))
+    assert odd.is_suspected and odd.decision.startswith("tuberculosis suspected, but see the flags: at or above")
+
+
+def test_lungs_of_another_model_than_the_classifier_was_trained_on_are_warned_of(
+    lungs_folder, found_folder, tb_folder, tmp_path, caplog
+) -> None:
+    ChestXrayReader(lungs_folder, found_folder)
+    ChestXrayReader(lungs_folder, tb_folder)  # which sees whole X-rays
+    assert not caplog.records
+    other = Path(shutil.copytree(lungs_folder, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    config["chest_xray_masks"]["two_lungs"] = True
+    (other / "config.json").write_text(json.dumps(config))
+    ChestXrayReader(other, found_folder)
+    said = f"{found_folder} was not trained and tested with the lungs that {other} finds"
+    assert [record.getMessage() for record in caplog.records] == [said]
 
 
 def test_order_and_names_stay_beyond_one_batch(lungs_folder, tmp_path) -> None:
