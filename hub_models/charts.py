@@ -12,6 +12,7 @@ COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
 RELIABILITY_BINS = 10
 WORST = 5
 STRIP_BINS = 50  # of the probabilities, in which dots stand on one another
+STRIP_HEIGHT = 0.65  # of a label's dots, at the most; the other label's begin at 1, with numbers below them
 
 
 def draw_distribution(per_image: list[dict[str, Any]], path: Path) -> None:
@@ -45,7 +46,7 @@ def draw_roc(per_image: list[dict[str, Any]], path: Path) -> None:
         axis.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", color=color)
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC; dots: the stored threshold")
     axis.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
-    _finish(axis, "lower right")
+    _finish(axis, "upper center", bbox_to_anchor=(0.5, -0.12))  # below: curves of a poor model are everywhere
     save_picture(figure, path)
 
 
@@ -79,7 +80,7 @@ def draw_probabilities(per_image: list[dict[str, Any]], path: Path) -> None:
         axis.axvline(threshold, color="#333333", linestyle="--", linewidth=1, label=None if number else text)
     wrong = confidently_wrong(per_image)
     for number, row in enumerate(wrong, 1):
-        (x, _), below = places[row["id"]], 13 + 11 * (number % 3)  # staggered, as neighbors stand close
+        (x, _), below = places[row["id"]], 2 + 11 * number  # staggered, as neighbors stand close
         line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
         place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9}
         axis.annotate(str(number), (x, row["label"]), (0, -below), arrowprops=line, **place)
@@ -107,18 +108,20 @@ def _groups(per_image: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def _stacked(per_image: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
     """Place (probability, height) of each image's dot by id: those of one label and bin stand on one another."""
-    held: dict[tuple[int, int], int] = {}
-    places = {}
+    bins: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for row in sorted(per_image, key=lambda row: (row["probability"], row["id"])):
-        key = (row["label"], int(row["probability"] * STRIP_BINS))
-        held[key] = held.get(key, -1) + 1
-        places[row["id"]] = (row["probability"], row["label"] + 0.045 * held[key])
-    return places
+        bins.setdefault((row["label"], int(row["probability"] * STRIP_BINS)), []).append(row)
+    step = min(0.045, STRIP_HEIGHT / max(map(len, bins.values())))
+    return {
+        row["id"]: (row["probability"], label + step * level)
+        for (label, _), rows in bins.items()
+        for level, row in enumerate(rows)
+    }
 
 
-def _finish(axis: Axes, place: str) -> None:
+def _finish(axis: Axes, place: str, **more: Any) -> None:
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc=place)
+    axis.legend(fontsize=8, loc=place, **more)
 
 
 def save_picture(figure: Figure, path: Path, **layout: Any) -> None:
