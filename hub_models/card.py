@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from chest_xray_masks import PARTS, SITES
 from hub_models.facts import PROTOCOL_TEXTS, Run, commands, emissions, kept, site_of, start
+from hub_models.metrics import TEMPERATURES
 from hub_models.tables import COLUMNS, Column, headline, main_heading, tables, tested_groups
 from hub_models.tasks import TASKS
 
@@ -71,6 +72,7 @@ def _names(run: Run, repo_id: str, segmenter: str | None) -> dict[str, Any]:
         "segmenter": run.data.get("segmenter", "")[:16],
         "threshold": f"{settings['threshold']:.3f}",
         "temperature": f"{settings['temperature']:.3f}",
+        "is_flat": settings["temperature"] > 0.9 * TEMPERATURES[1],
     }
 
 

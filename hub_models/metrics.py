@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 from hub_models.pixels import lungs_box
 
 LOOKS = ("saliency_in_lungs", "lungs_share")
+TEMPERATURES = (0.05, 20.0)  # least and largest that is tried
 DISTANCES = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")  # % of the image's diagonal
 
 
@@ -189,7 +190,7 @@ def threshold_for_sensitivity(labels: np.ndarray, probabilities: np.ndarray, sen
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """T in [0.05, 20] with the smallest mean negative log likelihood of sigmoid(logits / T).
+    """T in TEMPERATURES with the smallest mean negative log likelihood of sigmoid(logits / T).
 
     Args:
         logits: (n,) the positive class's less the negative one's.
@@ -209,7 +210,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return np.logaddexp(0, against / np.exp(log_temperature)).mean()
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log((0.05, 20)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
 
 
 def _check_shapes(predicted: np.ndarray, reference: np.ndarray) -> None:

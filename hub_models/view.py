@@ -21,7 +21,7 @@ FILES = READING.environment.from_string(
     "<p>Download"
     '{% for title, name, url in files %} <a href="{{ url }}" download="{{ name }}">{{ title }}</a>{% endfor %}</p>'
 )
-LIMITS_IN = ("Out of scope", "Limits")  # sections of a model card
+LIMITS_IN = {"Out of scope": "Not for: ", "Limits": ""}  # sections of a model card, and how their lines begin here
 NO_CARD = "There is no card in its folder: nothing is known of its limits."
 SHARED = "Both models"
 
@@ -60,7 +60,9 @@ def limits_of(folder: Path) -> tuple[str, ...]:
         except FileNotFoundError:  # not evaluated
             return (NO_CARD,)
     parts = sections(text)
-    lines = [line[2:] for name in LIMITS_IN for line in parts.get(name, ()) if line.startswith("* ")]
+    lines = [
+        f"{start}{line[2:]}" for name, start in LIMITS_IN.items() for line in parts.get(name, ()) if line[:2] == "* "
+    ]
     # a picture in a card of others would be fetched from elsewhere
     return tuple(re.sub(r"!\[[^\]]*\]\([^)]*\)", "", line) for line in lines) or (NO_CARD,)
 

@@ -65,7 +65,8 @@ def links(html: str) -> dict[str, bytes]:
 
 def test_limits_are_the_cards_own(tmp_path) -> None:
     (tmp_path / "README.md").write_text(CARD)
-    assert limits_of(tmp_path) == ("Any decision. ", "Children.", "Two sites.")  # and nothing fetched from elsewhere
+    said = ("Not for: Any decision. ", "Not for: Children.", "Two sites.")
+    assert limits_of(tmp_path) == said  # and nothing fetched from elsewhere
 
 
 def test_limits_of_a_run_are_those_of_its_card_to_be(make_run, tiny_segformer, phantoms, tmp_path) -> None:
