@@ -105,7 +105,7 @@ def _summary(folder: Path) -> str:
         "flagged": table.count_rows(filter=pyarrow.dataset.field("flags") != ""),
     }
     said = "".join(f", {count} {what}" for what, count in counts.items())
-    return f"{table.count_rows()} files{said}: {folder / f'{TABLE_NAME}.csv'}"
+    return f"{table.count_rows()} images{said}: {folder / f'{TABLE_NAME}.csv'}"
 
 
 def _desk(runs: list[Path | None], folder: Path, settings: dict[str, Any]) -> Desk:

@@ -131,7 +131,7 @@ def test_killed_again_and_again_it_ends_the_same(many, models, whole_many, tmp_p
 def test_script_says_where_and_what_is_wrong(films, models, tmp_path) -> None:
     done = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
     flagged = sum(row["flags"] not in (None, "") for row in table(tmp_path / "out"))
-    said = f"60 files, 0 unreadable, {flagged} flagged: {tmp_path / 'out' / 'predictions.csv'}"
+    said = f"60 images, 0 unreadable, {flagged} flagged: {tmp_path / 'out' / 'predictions.csv'}"
     assert said in done.stderr and "Traceback" not in done.stderr
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 60
     assert len(list((tmp_path / "out" / "saliency").iterdir())) == 60
@@ -196,13 +196,15 @@ def test_bad_settings_are_told_before_anything_is_made(films, models, tmp_path) 
     assert not (tmp_path / "out").exists()
 
 
-def test_every_bad_file_is_a_row(films, models, tmp_path) -> None:
+def test_every_bad_file_is_a_row(films, models, tmp_path, caplog) -> None:
     sound = sorted(films.glob("*.png"))[0]
     bad = {"text.png": b"not an image", "empty.png": b"", "cut.png": sound.read_bytes()[:-200]}
     bad |= {"bomb.png": bare_png(30_000, 30_000), "deep/x.dcm": b"\0" * 128 + b"DICM", "header.png": bare_png(64, 64)}
     folder = write_tree(bad | {"sound.png": sound.read_bytes()}, tmp_path / "films")
     Image.new("L", (1, 1)).save(folder / "dot.png")
-    rows = {row["source"]: row for row in table(read_all(str(folder), tmp_path / "out", **models))}
+    with caplog.at_level("INFO", "hub_models"):
+        rows = {row["source"]: row for row in table(read_all(str(folder), tmp_path / "out", **models))}
+    assert "8 images, 7 unreadable, " in caplog.text
     assert rows.pop("sound.png")["error"] is None
     assert set(rows) == {*bad, "dot.png"}
     for name, row in rows.items():

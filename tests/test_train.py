@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from chest_xray_masks import split_of
+from hub_models import train
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
 from hub_models.evaluation import read_per_image
@@ -144,6 +145,16 @@ def test_part_without_masks_is_named_before_training(config, phantoms, tmp_path)
             mask.unlink()
     with pytest.raises(ValueError, match="no validation X-ray in .*set .* is fit for lung_segmentation"):
         fit(dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_model_that_does_not_fit_is_refused_before_x_rays_are_scaled(
+    config, tiny_resnet, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(train, "load_cohort", lambda *_: pytest.fail("X-rays were asked for"))
+    for model, said in ((str(tiny_resnet), "is a resnet model, and this task takes"), ("nowhere", "got nowhere")):
+        with pytest.raises(ValueError, match=said):
+            fit(dataclasses.replace(config, model=model, output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
