@@ -31,7 +31,7 @@ def draw_distribution(per_image: list[dict[str, Any]], path: Path) -> None:
 
 def draw_roc(per_image: list[dict[str, Any]], path: Path) -> None:
     """Save a PNG of the ROC of each site with the operating point, and the WHO's minimum for a triage test."""
-    figure = Figure(figsize=(5.2, 5))
+    figure = Figure(figsize=(5.4, 6.4))
     axis = figure.subplots()
     axis.axhspan(0.9, 1, 0, 0.3, color="#cfe8cf", label="WHO triage target: sensitivity .90, specificity .70")
     for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
