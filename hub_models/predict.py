@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 16  # X-rays in a forward pass
 LEAST_SIDE = 32  # pixels; below it nothing can be seen
+OTHER_LUNGS = "the TB model was trained with another lung model: its probability and threshold may not hold"
 DECISIONS = {
     True: "tuberculosis suspected: at or above the threshold; a radiologist and a laboratory test must tell",
     False: "tuberculosis not suspected: below the threshold, which does not rule it out",
@@ -73,7 +74,8 @@ class Prediction:
         threshold: probability from which on tuberculosis is suspected, as stored with the classifier.
         distance: from the X-rays that the segmenter learned from, in standard deviations; None where it is not known.
         limit: distance beyond which one in fifty of those lie.
-        film_flags: what is odd in the image, or said by its DICOM header, before any model has seen it.
+        film_flags: what is odd in the image, or said by its DICOM header, before any model has seen it; or in the
+            choice of models.
     """
 
     name: str
@@ -115,7 +117,8 @@ class Prediction:
 class ChestXrayReader:
     """Reads X-rays with a lung model, a TB model, or both: `reader.read(["a.png", "b.dcm"])`.
 
-    A TB model of the lung region was trained and tested with the lungs of one segmenter: with another the log warns.
+    A TB model of the lung region was trained and tested with the lungs of one segmenter: with another the log warns,
+    and every prediction is flagged.
 
     `read` is made of stages that a caller with many X-rays can run apart: `decode`, `trace` and `crop` are work of
     the CPU that threads can share, `segment` and `classify` are forward passes over a batch on the device.
@@ -144,8 +147,11 @@ class ChestXrayReader:
         self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
         if self.sees_lungs and self.segmenter is None:
             raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
-        if self.sees_lungs and json.loads((runs[1] / "data.json").read_text()).get("segmenter") != run_digest(runs[0]):
-            logger.warning("%s was not trained and tested with the lungs that %s finds", classifier, segmenter)
+        digest = json.loads((runs[1] / "data.json").read_text()).get("segmenter") if self.sees_lungs else None
+        self.doubts = (OTHER_LUNGS,) if digest and digest != run_digest(runs[0]) else ()
+        if self.doubts:
+            known = f"with the lungs that model {digest[:16]} finds, not {segmenter}"
+            logger.warning("warning: %s was trained %s: %s", classifier, known, OTHER_LUNGS)
 
     def read(self, images: Iterable[Source] | Source) -> list[Prediction]:
         """A prediction for each X-ray: a path, a PIL image, an array, the bytes of a file; PNG, JPEG, TIFF or DICOM.
@@ -226,7 +232,7 @@ class ChestXrayReader:
         limit = None if distance is None else self.segmenter.familiarity.limit
         sides = film.gray.height, film.gray.width
         found = (mask, probability, threshold, distance, limit)
-        return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags)
+        return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags + self.doubts)
 
 
 def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor | None:

@@ -18,7 +18,7 @@ from hub_models.evaluation import measure
 from hub_models.familiarity import Familiarity
 from hub_models.metrics import count_overlap
 from hub_models.pixels import resize_gray, to_mask
-from hub_models.predict import LEAST_SIDE, ChestXrayReader
+from hub_models.predict import LEAST_SIDE, OTHER_LUNGS, ChestXrayReader
 from hub_models.predictor import Predictor, run_digest
 
 
@@ -100,9 +100,13 @@ def test_lungs_of_another_model_than_the_classifier_was_trained_on_are_warned_of
     config = json.loads((other / "config.json").read_text())
     config["chest_xray_masks"]["two_lungs"] = True
     (other / "config.json").write_text(json.dumps(config))
-    ChestXrayReader(other, found_folder)
-    said = f"{found_folder} was not trained and tested with the lungs that {other} finds"
-    assert [record.getMessage() for record in caplog.records] == [said]
+    (found,) = ChestXrayReader(other, found_folder).read(Image.effect_noise((90, 90), 60))
+    (record,) = caplog.records
+    known = f"trained with the lungs that model {run_digest(lungs_folder)[:16]} finds, not {other}"
+    assert record.getMessage() == f"warning: {found_folder} was {known}: {OTHER_LUNGS}"
+    assert OTHER_LUNGS in found.flags and "but see the flags" in found.decision
+    (known,) = ChestXrayReader(lungs_folder, found_folder).read(Image.effect_noise((90, 90), 60))
+    assert OTHER_LUNGS not in known.flags
 
 
 def test_order_and_names_stay_beyond_one_batch(lungs_folder, tmp_path) -> None:
