@@ -154,9 +154,12 @@ def _dataset(run: Run) -> tuple[str, str]:
 def _stated(run: Run) -> Iterator[tuple[str, str, Column, float]]:
     """Each defined figure of the results: key of its group, config of the data, column, rounded value."""
     columns, configs = COLUMNS[run.config.task], {site: config for config, site in SITES.items()}
-    for key in tested_groups(run.results):
+    keys = tested_groups(run.results)
+    for key in keys:
         for name in ("results", "operating", "calibration"):
             for column in columns.get(name, ()):
+                if column.figure == "hd95_mm" and key == "all" and len(keys) > 1:
+                    continue  # it is of Montgomery's X-rays only, and stated of them
                 value = run.results["figures"][key][column.figure]["value"]
                 if value is not None:
                     yield key, configs.get(key.removeprefix("site: "), "all"), column, round(value, column.digits)

@@ -87,7 +87,8 @@ def draw_probabilities(per_image: list[dict[str, Any]], path: Path) -> None:
     axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, 1.75), yticks=[0, 1], xlabel="calibrated probability of tuberculosis")
     axis.set_yticklabels(["labeled\nnormal", "labeled\ntuberculosis"])
     named = "\n".join(f"{number}  {row['id']}: {row['probability']:.3f}" for number, row in enumerate(wrong, 1))
-    axis.set_title("Every test X-ray; the most confidently wrong are numbered" if wrong else "Every test X-ray")
+    more = "; of the wrong ones the furthest from their label are numbered" if wrong else ""
+    axis.set_title(f"Every test X-ray{more}")
     figure.text(0.99, 0.5, named, fontsize=8, ha="left", va="center")
     _finish(axis, "upper left")
     save_picture(figure, path)

@@ -315,7 +315,7 @@ def test_metadata_and_model_index_come_back_from_the_library(name: str, runs, tm
         group = results["figures"][key_of(label, results["figures"])]
         for figure, digits in names.items():
             one = stated.pop((config, ON_THE_HUB.get(figure, figure)), None)
-            if group[figure]["value"] is None:
+            if group[figure]["value"] is None or (config, figure) == ("all", "hd95_mm"):  # of Montgomery's only
                 assert one is None
                 continue
             assert one.metric_value == pytest.approx(group[figure]["value"], abs=0.5001 * 10**-digits)
