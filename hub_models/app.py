@@ -208,9 +208,9 @@ def _launch(page: Page, host: str | None, port: int | None) -> tuple[gr.Blocks, 
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
             css=Path(__file__).with_name("app.css").read_text() + _thumbnails(page),
         )
-    except OSError as error:  # whose own advice is for programs
+    except (OSError, OverflowError) as error:  # whose own advice is for programs
         at = "the default port" if port is None else f"port {port}"
-        raise OSError(f"{at} cannot be had, as where another page is served there: pass another --port") from error
+        raise OSError(f"{at} cannot be used, perhaps as another page is there: pass another --port") from error
     return blocks, url
 
 

@@ -77,7 +77,7 @@ class TrainConfig:
                 raise ValueError(f"{one.name} must be one of {', '.join(known)}, got {getattr(self, one.name)!r}")
         size, lungs = self.image_size, self.task not in LABEL_TASKS
         rules = {
-            "image_size": (size is None or (size > 0 and size % 32 == 0), "must be a multiple of 32"),
+            "image_size": (size is None or (size > 0 and size % 32 == 0), "must be a positive multiple of 32"),
             "fold": (self.fold is None or 0 <= self.fold < FOLDS, f"must be 0 to {FOLDS - 1}"),
             "epochs": (self.epochs > 0, "must be at least 1"),
             "batch_size": (self.batch_size > 0, "must be at least 1"),
@@ -123,6 +123,8 @@ class TrainConfig:
             ValueError: the file was made by another version of this code.
         """
         path = folder / CONFIG_NAME
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"no folder {folder}: pass one that scripts/train.py made")
         if not path.is_file():
             raise FileNotFoundError(f"no {CONFIG_NAME} in {folder}: pass a folder that scripts/train.py made")
         values = json.loads(path.read_text())

@@ -1,6 +1,7 @@
 """Models from the Hub or from this machine, as run folders: only data, never code, every byte as the Hub has it."""
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
@@ -12,6 +13,8 @@ from huggingface_hub.errors import RevisionResolutionError
 from hub_models.remote import plain_errors, retried
 from hub_models.repository import digests_of
 from hub_models.tasks import SETTINGS_KEY
+
+logger = logging.getLogger(__name__)
 
 CONFIGS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json")
 RUN_PARTS = (*CONFIGS, "model.safetensors")
@@ -118,6 +121,7 @@ def local_run(source: str | Path, revision: str | None = None) -> Path:
         return Path(source)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
         raise FileNotFoundError(f"no folder {source}, and no Hub id: pass a run folder, or <owner>/<name> on the Hub")
+    logger.info("no folder %s here: looking for it on the Hub", source)
     try:
         return pull_model(str(source), revision)
     except (FileNotFoundError, ConnectionError) as error:

@@ -1,6 +1,7 @@
 """What of a run goes to the Hub: checked files, by their path in the repository, without places of this machine."""
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +21,8 @@ from hub_models.licenses import known_license
 from hub_models.predictor import Predictor
 from hub_models.report import RESULTS_NAME
 from hub_models.repository import Source
+
+logger = logging.getLogger(__name__)
 
 CARD_NAME = "README.md"
 # All that a push may send, but the Hub's format of results under .eval_results/
@@ -112,6 +115,8 @@ def _card(run: Run, repo_id: str, license: str | None, also: Sequence[Path], seg
     if not path.is_file():
         made = str(model_card(run.folder, repo_id, known_license(license), also, segmenter))
         check_card(made, run.folder, also)
+        if run.settings["region"] != "image" and segmenter is None:
+            logger.warning("the card names no lung model for this one to see by: pass --segmenter <its Hub id>")
         return made
     text = path.read_text()
     check_card(text, run.folder, also)

@@ -211,6 +211,8 @@ def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated
         members = (dataclasses.replace(asked, fold=fold) for fold in range(FOLDS))
         return pool([_evaluate(folder / f"fold-{one.fold}", one, accelerator) for one in members])
     predictor = Predictor.from_run(folder)
+    if "two_lungs" in asked.use and not predictor.task.learns_masks:
+        raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
     predictor = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, **asked.use))
     trained = TrainConfig.load(folder)
     protocol = asked.protocol or trained.protocol

@@ -470,8 +470,10 @@ def test_taken_port_and_missing_gradio_are_one_sentence(folders: tuple[str, str]
         taken.listen()
         port = str(taken.getsockname()[1])
         output, _ = script("scripts/app.py", "--segmenter", folders[0], "--port", port).communicate(timeout=120)
-    assert f"error: port {port} cannot be had, as where another page is served there: pass another --port\n" in output
+    assert f"error: port {port} cannot be used, perhaps as another page is there: pass another --port\n" in output
     assert "Traceback" not in output
+    output, _ = script("scripts/app.py", "--segmenter", folders[0], "--port", "-5").communicate(timeout=120)
+    assert "error: port -5 cannot be used" in output and "Traceback" not in output
     hidden = "import sys, runpy; sys.modules['gradio'] = None; sys.argv = ['scripts/app.py']; "
     output, _ = script("-c", hidden + "runpy.run_path('scripts/app.py', run_name='__main__')").communicate(timeout=120)
     assert output == "error: the page needs gradio: pip install -e '.[app]' in the project's folder\n"

@@ -156,7 +156,7 @@ def test_training_needs_a_step(phantoms) -> None:
 
 
 def test_bad_settings_are_told_before_anything_is_made() -> None:
-    with pytest.raises(ValueError, match="image_size must be a multiple of 32, got 100"):
+    with pytest.raises(ValueError, match="image_size must be a positive multiple of 32, got 100"):
         training_ratios(image_size=100)
 
 

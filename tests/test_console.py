@@ -48,7 +48,7 @@ def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_pat
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (("--image_size", "300"), "image_size must be a multiple of 32, got 300"),
+        (("--image_size", "300"), "image_size must be a positive multiple of 32, got 300"),
         (("--image_sze", "64"), "image_sze"),
         (("--model", "runs/typo", "--from_scratch", "False"), "no model at 'runs/typo'"),
         (("--model", "runs/typo", "--from_scratch"), "got runs/typo"),

@@ -151,6 +151,8 @@ def test_each_missing_part_is_named(part: str, run_folder, tmp_path) -> None:
 
 
 def test_all_missing_parts_are_named(run_folder, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere: pass one that scripts/train.py made"):
+        Predictor.from_run(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no train_config.json"):
         Predictor.from_run(tmp_path)
     TrainConfig("data", "out").save(tmp_path)

@@ -71,13 +71,17 @@ def test_what_goes_is_a_whole_run(run: Path, tmp_path: Path) -> None:
     assert all((again / name).read_bytes() == (there / name).read_bytes() for name in files)
 
 
-def test_places_of_the_machine_stay_there(run: Path, tmp_path: Path) -> None:
+def test_places_of_the_machine_stay_there(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     edit(run / "train_config.json", lambda values: values.update(region="lungs", segmenter=str(tmp_path / "lungs")))
     edit(
         run / "results.json", lambda values: values["config"].update(region="lungs", segmenter=str(tmp_path / "lungs"))
     )
     edit(run / "config.json", lambda values: values["chest_xray_masks"].update(region="lungs"))
     there = written(release(run, REPO, "mit"), tmp_path / "there")
+    assert "the card names no lung model for this one to see by: pass --segmenter" in caplog.text
+    caplog.clear()
+    release(run, REPO, "mit", segmenter="alice/lungs")
+    assert not caplog.text
     for path in there.rglob("*"):
         assert not path.is_file() or str(run.parent).encode() not in path.read_bytes(), path
     config, trained = TrainConfig.load(there), TrainConfig.load(run)

@@ -167,6 +167,11 @@ def tb_run(config, run, make_run, tiny_resnet) -> Path:
     return make_run(config, **describe(config, load_rows(config)))
 
 
+def test_two_lungs_of_a_model_without_masks_are_refused(tb_run, config) -> None:
+    with pytest.raises(ValueError, match=r"two_lungs is of lung masks, and the model in .* makes none: leave it out"):
+        evaluate_run(tb_run, config.data_dir, two_lungs=True)
+
+
 def test_tb_run_is_held_against_the_who(tb_run, config) -> None:
     results = evaluate_run(tb_run, config.data_dir)
     assert list(results) == [*KEYS[:8], "who_triage_minimum", *KEYS[8:]]
