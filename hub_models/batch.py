@@ -82,7 +82,16 @@ def read_all(
             drop_rows(folder)  # of a launch that was killed at the very end
         logger.info("%s", _summary(folder))
         return folder
-    desk = _desk(runs, folder, settings)
+    _read(_desk(runs, folder, settings), sources, settings, accelerator, batch_size)
+    logger.info("%s", _summary(folder))
+    return folder
+
+
+def _read(
+    desk: Desk, sources: Sources, settings: dict[str, Any], accelerator: Accelerator, batch_size: int | None
+) -> None:
+    """Read what is left in all processes, and make the tables."""
+    folder = desk.folder
     with held(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             write_json(settings, folder / SETTINGS_NAME)
@@ -93,8 +102,6 @@ def read_all(
         if accelerator.is_main_process:
             close_ledger(folder, TABLE_NAME, SCHEMA, len(sources.index))
     accelerator.wait_for_everyone()
-    logger.info("%s", _summary(folder))
-    return folder
 
 
 def _summary(folder: Path) -> str:

@@ -34,6 +34,7 @@ def validate(
     """Per-image columns (n,) of prepared X-rays at the training size, for the loop; the same on every process."""
 
     def work(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        """Columns of a batch as rows."""
         columns = task.validate(logits, batch)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -50,6 +51,7 @@ def measure(predictor: Predictor, part: Part, accelerator: Accelerator) -> list[
     images = part.rows.remove_columns("image")  # its decoding is spared
 
     def work(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        """Figures of a batch, a row for each X-ray."""
         rows = [images[index] for index in batch["index"].tolist()]
         looks = measure_saliency(predictor, batch["pixels"], rows) if task.explained else [{}] * len(rows)
         found = []

@@ -84,6 +84,7 @@ def paired_difference(
     _check_lengths(patients, columns, other)
 
     def difference(both: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """The first model's figures less the other's."""
         first, second = figures(columns, weights), figures(other, weights)
         return {name: first[name] - second[name] for name in first if name in second}
 

@@ -208,6 +208,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     against = np.where(labels == 1, -logits, logits)  # (n,) the evidence for the wrong class
 
     def loss(log_temperature: float) -> float:
+        """Mean negative log likelihood."""
         return np.logaddexp(0, against / np.exp(log_temperature)).mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))

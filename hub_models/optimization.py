@@ -80,6 +80,7 @@ def running_mean(model: torch.nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def mix(means: list[torch.Tensor], news: list[torch.Tensor], count: torch.Tensor | int) -> None:
+        """Move the means towards the new weights."""
         if not means[0].is_floating_point():  # a count of batches
             torch._foreach_copy_(means, news)
             return

@@ -130,6 +130,7 @@ def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = Fal
         predictor.model.to(torch.accelerator.current_accelerator())
 
     def fill(row: dict[str, Any]) -> dict[str, Any]:
+        """The lungs found in an X-ray, where they are asked for."""
         lungs = or_whole(predictor(row["image"])) if every or row["mask"] is None else None
         return {"mask": row["mask"] if lungs is None else Image.fromarray(np.uint8(lungs) * 255)}
 

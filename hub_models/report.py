@@ -129,6 +129,7 @@ def _against_who(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """
 
     def at_least(group: dict[str, Any], name: str, least: float) -> bool:
+        """Whether a group's figure is known and no less."""
         return group[name]["value"] is not None and group[name]["value"] >= least
 
     name = "specificity_at_90_sensitivity"

@@ -174,6 +174,7 @@ def summarize(seconds: dict[str, list[float]], images: int, prepare_seconds: flo
     compute, loop, example = seconds["compute"], seconds["loop"], seconds[workers]
 
     def faster(ours: list[float], theirs: list[float]) -> float:
+        """How many times as fast ours is, the median over rounds."""
         return statistics.median(there / here for here, there in zip(ours, theirs, strict=True))
 
     ratios = {
@@ -213,6 +214,7 @@ def _compute(run: Run, model: PreTrainedModel, steps: int) -> Callable[[], None]
     half = run.accelerator.mixed_precision == "bf16"
 
     def epoch() -> None:
+        """Steps on the one batch."""
         for _ in range(steps):
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 logits = model(pixel_values=inputs).logits
@@ -236,6 +238,7 @@ def _examples(run: Run, model: PreTrainedModel) -> dict[str, Callable[[], None]]
     model, optimizer = accelerator.prepare(model.train(), torch.optim.AdamW(model.parameters(), lr=5e-5))
 
     def epoch(loader: torch.utils.data.DataLoader) -> None:
+        """One pass over a loader."""
         for batch in loader:
             with accelerator.accumulate(model):
                 loss = model(**batch).loss
