@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from hub_models.architectures import normalize
 from hub_models.metrics import LOOKS
 from hub_models.pixels import MARGIN, Source, content_box, crop_to_lungs, lungs_box, resize_gray, to_gray, to_mask
-from hub_models.predictor import Predictor
+from hub_models.predictor import Predictor, or_whole
 from hub_models.tasks import Row, Settings
 
 CELLS = 7  # a side of the grid, at the least: that of a ResNet or a Swin at 224 pixels
@@ -46,7 +46,7 @@ def saliency(predictor: Predictor, source: Source, mask: np.ndarray | None = Non
     if settings.region != "image":
         if mask is None:
             raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
-        gray = crop_to_lungs(gray, mask if mask.any() else np.ones_like(mask), MARGIN)
+        gray = crop_to_lungs(gray, or_whole(mask), MARGIN)
     small = resize_gray(gray, settings.image_size, settings.fit)
     (grid,) = saliency_maps(predictor, torch.from_numpy(small.copy())[None])
     return _put_back(grid, height, width, mask, settings)
@@ -108,7 +108,8 @@ def measure_saliency(predictor: Predictor, pixels: torch.Tensor, rows: Sequence[
     for row, grid in zip(rows, saliency_maps(predictor, pixels), strict=True):
         found.append(dict.fromkeys(LOOKS, nan))
         if (lungs := lungs_of(row)) is not None:
-            top, left, bottom, right = _seen_box(*lungs.shape, to_mask(row["mask"]), settings)
+            mask = to_mask(row["mask"]) if "reference" in row else lungs
+            top, left, bottom, right = _seen_box(*lungs.shape, mask, settings)
             seen = lungs[top:bottom, left:right]
             covered = resize_gray(Image.fromarray(np.uint8(seen) * 255), settings.image_size, settings.fit) / 255
             content = _content(seen.shape, settings)
@@ -127,7 +128,7 @@ def _seen_box(height: int, width: int, mask: np.ndarray | None, settings: Settin
     """(top, left, bottom, right), the last two excluded, of what the model sees of an X-ray with this lung mask."""
     if settings.region == "image":
         return 0, 0, height, width
-    return lungs_box(mask if mask.any() else np.ones_like(mask), MARGIN)
+    return lungs_box(or_whole(mask), MARGIN)
 
 
 def _put_back(grid: np.ndarray, height: int, width: int, mask: np.ndarray | None, settings: Settings) -> np.ndarray:
