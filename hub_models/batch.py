@@ -80,9 +80,8 @@ def read_all(
         logger.info("%s is finished: delete it, or pass another output, to read anew", folder)
         if accelerator.is_main_process:
             drop_rows(folder)  # of a launch that was killed at the very end
-        logger.info("%s", _summary(folder))
-        return folder
-    _read(_desk(runs, folder, settings), sources, settings, accelerator, batch_size)
+    else:
+        _read(_desk(runs, folder, settings), sources, settings, accelerator, batch_size)
     logger.info("%s", _summary(folder))
     return folder
 

@@ -123,7 +123,7 @@ class TrainConfig:
             ValueError: the file was made by another version of this code.
         """
         path = folder / CONFIG_NAME
-        if not Path(folder).is_dir():
+        if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}: pass one that scripts/train.py made")
         if not path.is_file():
             raise FileNotFoundError(f"no {CONFIG_NAME} in {folder}: pass a folder that scripts/train.py made")

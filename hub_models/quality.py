@@ -19,9 +19,8 @@ SHARES = (0.06, 0.46)  # of the image that both lungs take: 0.10 to 0.43 in 449 
 # those more than 0.02; of masks cut by a fifth at the top or a side, 92 % and more do.
 BORDER_SHARE = 0.1
 COLOUR = 3.0  # `pixels.chroma`: 0.0 of 40 X-rays saved as colour JPEG; 4.1 and more of 143 colour photographs
-INVERTED = (
-    8.0  # gray levels that the middle is darker; at 6 and at 12, 0 of 525 X-rays and 99 and 98 % of 175 inverted are
-)
+# Gray levels that the middle is darker; at 6 and at 12, 0 of 525 X-rays and 99 and 98 % of 175 inverted ones are.
+INVERTED = 8.0
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,10 @@ def test_cost_is_the_works_own() -> None:
     assert large.cpu_seconds > 0 and large.seconds > 0 and large.png_files == 0
 
 
-def ratios_of(data_dir: Path) -> dict[str, float]:
-    lines = python("scripts/benchmark.py", "dataset", "--data_dir", data_dir).stdout.splitlines()
-    return {name: float(value) for name, value in (line.split() for line in lines)}
-
-
 @pytest.mark.slow
 def test_script_prints_its_ratios(phantoms) -> None:
-    ratios = ratios_of(phantoms)
+    lines = python("scripts/benchmark.py", "dataset", "--data_dir", phantoms).stdout.splitlines()
+    ratios = {name: float(value) for name, value in map(str.split, lines)}
     assert list(ratios) == ["build_time", "build_time_listed", "build_memory", "first_row_files"]
     assert ratios["first_row_files"] in (1, 2)  # the image, and its mask if it has one
 
