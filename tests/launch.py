@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -47,7 +48,8 @@ def _signal_when(
                 )
             time.sleep(0.01)
         for worker in psutil.Process(process.pid).children(recursive=True) if number == signal.SIGKILL else ():
-            worker.kill()  # of several processes each is in a group of its own
+            with suppress(psutil.NoSuchProcess):  # it may have ended by now
+                worker.kill()  # of several processes each is in a group of its own
         os.killpg(process.pid, number)
         log = process.stderr.read()
         return process.wait(), log

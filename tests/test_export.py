@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,21 +207,32 @@ def script(*options: str | Path) -> list[str]:
     return [sys.executable, "scripts/build_dataset.py", *map(str, options)]
 
 
+KILLED_AT = """
+import os, runpy, signal, sys
+from fnmatch import fnmatch
+
+def kill(event, arguments):
+    if event in ("open", "os.rename") and any(fnmatch(str(one), moment) for one in arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+moment, *sys.argv = sys.argv[1:]
+sys.addaudithook(kill)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["*/MC.incomplete/*train-00000*", "set/MC/train-*", "set/overview.png"])
+@pytest.mark.parametrize(
+    "moment", ["*/MC.incomplete/*train-00000*", "*/set/MC/train-*", "*/set/samples.png", "*/set/README.md", "*/out"]
+)
 def test_killed_build_leaves_nothing_that_looks_whole(moment: str, tmp_path) -> None:
     source, out = write_phantoms(tmp_path / "phantoms", 16, 16, 256), tmp_path / "out"
-    aside = tmp_path / ".out.building"
-    command = script("--data_dir", source, "--output", out)
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        while not any(aside.rglob(moment)):
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert not out.exists() and aside.is_dir()
+    interpreter, *arguments = script("--data_dir", source, "--output", out)
+    done = subprocess.run([interpreter, "-c", KILLED_AT, moment, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not out.exists() and (tmp_path / ".out.building").is_dir()
     build(source, out)
-    assert len(datasets.load_dataset(str(out), "all", split="train")) and not aside.exists()
+    assert len(datasets.load_dataset(str(out), "all", split="train")) and not (tmp_path / ".out.building").exists()
 
 
 @pytest.mark.slow
