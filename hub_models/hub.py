@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hub_models.downloads import local_run, pull_model
 from hub_models.facts import Run
+from hub_models.predictor import run_digest
 from hub_models.release import NAMES, release
 from hub_models.remote import plain_errors, retried, whoami_writer
 from hub_models.repository import KEPT, Head, Repository, Source, differences, digests_of
@@ -74,9 +75,9 @@ def push_model(
         FileNotFoundError: the run has not ended.
         PermissionError: not logged in, or without the right to write there.
         ConnectionError: no answer, after some tries.
-        ValueError: the run's files contradict each other, a name is none that the Hub takes, the repository holds
-            something else or is of the other visibility, the version stands for other files, or somebody else pushed
-            meanwhile.
+        ValueError: the run's files contradict each other, `segmenter` is not the lung model that the run was trained
+            with, a name is none that the Hub takes, the repository holds something else or is of the other visibility,
+            the version stands for other files, or somebody else pushed meanwhile.
     """
     api = HfApi(token=token)
     owner, _, name = repo_id.rpartition("/")
@@ -91,7 +92,11 @@ def push_model(
     _check_name(version, repository)
     files = release(run_folder, repository.id, license, also, segmenter)
     push = Push(repository, files, _message(run), private, version)
-    return push if dry_run else _send(push, replace)
+    if dry_run:
+        return push
+    if segmenter is not None:
+        _check_lungs(run, segmenter, token)
+    return _send(push, replace)
 
 
 def _message(run: Run) -> str:
@@ -100,6 +105,14 @@ def _message(run: Run) -> str:
     value = group[name]["value"]
     figure = "undefined" if value is None else f"{value:.3f}"
     return f"{run.config.task}, {name} {figure} on {group['n']} X-rays of the {run.results['split']} part"
+
+
+def _check_lungs(run: Run, segmenter: str, token: str | None) -> None:
+    """Raise ValueError where the lung model that a card names is not the one that the run was trained with."""
+    digest = run.data.get("segmenter")
+    if digest and run_digest(pull_model(segmenter, token=token)) != digest:
+        known = f"trained and tested with the lungs that model {digest[:16]} finds"
+        raise ValueError(f"{run.folder} was {known}, which is not {segmenter}: push that one, and pass its Hub id")
 
 
 def _check_name(version: str | None, repository: Repository) -> None:

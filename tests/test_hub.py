@@ -16,8 +16,9 @@ from PIL import Image
 from test_repository import STEPS, STORAGE
 
 from hub_models.card import check_card
+from hub_models.config import TrainConfig
 from hub_models.hub import Push, pull_model, push_model
-from hub_models.predictor import Predictor
+from hub_models.predictor import Predictor, run_digest
 from hub_models.release import release
 
 AsUser = Callable[..., Any]
@@ -51,6 +52,36 @@ def said_by(kind: type, call: Callable[[], object], hub: LoopbackHub) -> str:
     text = str(error.value)
     assert "\n" not in text and "signature=" not in text and not any(token in text for token in hub.users)
     return text
+
+
+def test_card_names_the_lung_model_that_the_run_was_trained_with(
+    hub: LoopbackHub,
+    as_user: AsUser,
+    finish,
+    make_run,
+    phantoms: Path,
+    tiny_segformer: Path,
+    tiny_resnet: Path,
+    tmp_path,
+) -> None:
+    def made(name: str, model: Path, seed: int = 3, task: str = "lung_segmentation", **options: Any) -> Path:
+        shared = {"model": str(model), "from_scratch": True, "image_size": 32, "keep": "last"}
+        return make_run(TrainConfig(str(phantoms), str(tmp_path / name), task, **shared | options), seed)
+
+    lungs, others = (finish(made(name, tiny_segformer, seed)) for seed, name in enumerate(("lungs", "others")))
+    options = {"region": "found_lungs", "segmenter": str(lungs)}
+    tb = finish(made("tb", tiny_resnet, task="tb_classification", **options))
+    with as_user():
+        said = said_by(FileNotFoundError, lambda: push(tb, segmenter="alice/lungs"), hub)
+        assert "alice/lungs" in said and ("model", "alice/m") not in hub.repos
+        push(others, "alice/others")
+        said = said_by(ValueError, lambda: push(tb, segmenter="alice/others"), hub)
+        known = f"was trained and tested with the lungs that model {run_digest(lungs)[:16]} finds"
+        assert said == f"{tb} {known}, which is not alice/others: push that one, and pass its Hub id"
+        assert ("model", "alice/m") not in hub.repos
+        push(lungs, "alice/lungs")
+        push(tb, segmenter="alice/lungs")
+        assert b'segmenter="alice/lungs"' in hub.repo("alice/m").files()["README.md"]
 
 
 @BOTH
