@@ -14,7 +14,6 @@ import argparse
 from chest_xray_masks import PARTS
 from hub_models.console import plain_terminal
 from hub_models.protocols import PROTOCOLS
-from hub_models.report import evaluate_run
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
@@ -32,4 +31,6 @@ if __name__ == "__main__":
     parser.add_argument("--compare", help="run folder of a second model")
     arguments = vars(parser.parse_args())
     with plain_terminal():
+        from hub_models.report import evaluate_run  # here, so that a wrong argument is told at once
+
         evaluate_run(compared=arguments.pop("compare"), **arguments)

@@ -16,7 +16,6 @@ any moment, the same command goes on from there. Models are run folders of scrip
 
 import argparse
 
-from hub_models.batch import read_all
 from hub_models.console import plain_terminal
 
 if __name__ == "__main__":
@@ -38,4 +37,6 @@ if __name__ == "__main__":
     parser.add_argument("--image_column", dest="column", help="of a dataset or Parquet with several")
     arguments = vars(parser.parse_args())
     with plain_terminal():
+        from hub_models.batch import read_all  # here, so that a wrong argument is told at once
+
         read_all(**arguments)

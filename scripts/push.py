@@ -23,7 +23,6 @@ import argparse
 from pathlib import Path
 
 from hub_models.console import plain_terminal
-from hub_models.space import push
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
@@ -43,4 +42,6 @@ if __name__ == "__main__":
     parser.add_argument("--dry_run", action="store_true", help="say what would go, and send nothing")
     arguments = vars(parser.parse_args())
     with plain_terminal():
+        from hub_models.space import push  # here, so that a wrong argument is told at once
+
         print(push(private=not arguments.pop("public"), **arguments))

@@ -88,6 +88,20 @@ def test_a_script_of_its_own_ends_with_one_sentence(tmp_path) -> None:
     assert last.startswith("error: ") and str(tmp_path / "set") in last
 
 
+@pytest.mark.parametrize("script", ["app", "evaluate", "predict", "push"])
+def test_wrong_argument_is_told_before_torch_is_loaded(script: str) -> None:
+    run = f"""
+import runpy, sys
+sys.argv = ["{script}.py", "--wrong"]
+try:
+    runpy.run_path("scripts/{script}.py", run_name="__main__")
+except SystemExit as end:
+    print(end.code, "torch" in sys.modules)
+"""
+    done = python("-c", run)
+    assert done.stdout == "2 False\n" and f"{script}.py: error: " in done.stderr
+
+
 def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, script: str, *arguments: object) -> str:
     """Last line that a script ends with; run within this process, which has the libraries at hand."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
