@@ -18,6 +18,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from hub_models.charts import WORST, confidently_wrong
 from hub_models.cohort import count_synthetic, load_cohort, refuse_leaks, trained_ids
 from hub_models.config import CONFIG_NAME, TrainConfig
+from hub_models.downloads import local_run
 from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
 from hub_models.figures import PICTURES
 from hub_models.files import write_json
@@ -166,38 +167,47 @@ def evaluate_run(
     compared: str | Path | None = None,
     views: int | None = None,
     two_lungs: bool = False,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """Results of a run's model on X-rays, also written to `output` (by default `evaluation/` in the run folder).
 
-    `protocol` and `fold` are the run's own unless given. A folder of all folds is tested fold by fold, and the rows
-    are pooled. With `compared`, another run folder, the differences between the two on the same X-rays are added.
-    `views` looks at each X-ray so many times, turned and scaled a little (`predict.VIEWS`); `two_lungs` keeps the two
+    `model`, `segmenter` and `compared` are run folders or Hub ids; of the latter `revision` is a branch, tag or
+    commit. `protocol` and `fold` are the run's own unless given. A folder of all folds is tested fold by fold, and
+    the rows are pooled. With `compared`, another model, the differences between the two on the same X-rays are added.
+    `views` looks at each X-ray so many times, turned and scaled a little (`tasks.VIEWS`); `two_lungs` keeps the two
     largest regions of a lung mask and fills their holes.
 
     Raises:
         FileNotFoundError: a run folder is not whole, or nothing of the set is under `data_dir`.
-        ValueError: the model was trained on patients it would be tested on, or cannot be tested on these X-rays.
+        PermissionError, ConnectionError: a model cannot be had from the Hub.
+        ValueError: the model was trained on patients it would be tested on, or cannot be tested on these X-rays;
+            `output` is a run folder, or not given for a model of the Hub.
     """
-    model, accelerator = Path(model), make_accelerator()
+    accelerator = make_accelerator()
+    with accelerator.local_main_process_first():  # downloads what is not in the cache
+        named = (model, compared, segmenter)
+        run, other, lungs = (None if one is None else local_run(one, revision) for one in named)
+    if output is None and run != Path(model):
+        raise ValueError(f"{model} comes from the Hub: pass an output, the folder to write to")
+    if output is not None and (Path(output) / CONFIG_NAME).exists():
+        raise ValueError(f"output {output} is a run folder, whose own results would be lost: pass another")
     use = {name: value for name, value in (("views", views), ("two_lungs", two_lungs)) if value}
-    asked = Asked(str(data_dir), split, protocol, fold, segmenter, use)
-    evaluated = _evaluate(model, asked, accelerator)
+    asked = Asked(str(data_dir), split, protocol, fold, None if lungs is None else str(lungs), use)
+    evaluated = _evaluate(run, asked, accelerator)
     config, more = evaluated.config, {"use": use}
-    if compared is not None:
+    if other is not None:
         same = dataclasses.replace(asked, protocol=config.protocol, fold=config.fold)
-        other = _evaluate(Path(compared), same, accelerator)
-        if other.config.task != config.task:
-            raise ValueError(f"{compared} is a model for {other.config.task}, {model} for {config.task}")
-        differences = compare(evaluated.per_image, other.per_image, TASKS[config.task])
+        second = _evaluate(other, same, accelerator)
+        if second.config.task != config.task:
+            raise ValueError(f"{compared} is a model for {second.config.task}, {model} for {config.task}")
+        differences = compare(evaluated.per_image, second.per_image, TASKS[config.task])
         more |= {"compared_with": str(compared), "differences": differences}
         name = TASKS[config.task].main_figure
         logger.info("%s: %s less %s: %s", name, model, compared, _interval(differences["all"][name]))
     fold = "" if config.fold is None else f"-fold-{config.fold}"
     ways = "".join(f"-{name}" if value is True else f"-{name}-{value}" for name, value in use.items())
     ways += "" if compared is None else f"-against-{Path(compared).name}"
-    folder = Path(output) if output else model / "evaluation" / f"{config.protocol}{fold}-{split}{ways}"
-    if (folder / CONFIG_NAME).exists():
-        raise ValueError(f"output {folder} is a run folder, whose own results would be lost: pass another")
+    folder = Path(output) if output else run / "evaluation" / f"{config.protocol}{fold}-{split}{ways}"
     return write_report(folder, evaluated, accelerator, more)
 
 
@@ -226,6 +236,9 @@ def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated
         segmenter=trained.segmenter if trained.region == "image" else asked.segmenter or trained.segmenter,
         image_size=predictor.settings.image_size,
     )
+    if config.segmenter and not Path(config.segmenter).is_dir():
+        known = f"{folder} was trained with the lung model {config.segmenter}, which is not here"
+        raise FileNotFoundError(f"{known}: pass a segmenter, its run folder or Hub id")
     part = load_cohort(config, accelerator, (asked.split,))[asked.split]
     for source in (folder, config.segmenter):
         if source and asked.split != "train":

@@ -15,6 +15,7 @@ from hub_models.config import TrainConfig
 from hub_models.data import load_splits
 from hub_models.evaluation import read_per_image
 from hub_models.figures import PICTURES
+from hub_models.hub import push_model
 from hub_models.report import Evaluated, evaluate_run, launch_of, make_accelerator, read_results, shown, write_report
 from hub_models.tasks import DISTANCES, TASKS
 
@@ -111,6 +112,28 @@ def test_evaluation_leaves_results_rows_and_pictures(run, config) -> None:
 def test_results_of_a_run_are_not_overwritten(untrained, config) -> None:
     with pytest.raises(ValueError, match="is a run folder, whose own results would be lost: pass another"):
         evaluate_run(untrained, config.data_dir, output=untrained)
+
+
+def test_model_of_the_hub_is_tested_as_its_run(hub, as_user, finished_run, phantoms, tmp_path, no_pictures) -> None:
+    expected = read_results(finished_run)[0]["figures"]
+    with as_user():
+        push_model(finished_run, "alice/m", license="mit", version="v1")
+        with pytest.raises(ValueError, match="alice/m comes from the Hub: pass an output, the folder to write to"):
+            evaluate_run("alice/m", phantoms)
+        options = {"output": tmp_path / "there", "compared": finished_run, "revision": "v1"}
+        results = evaluate_run("alice/m", phantoms, **options)
+    assert results["figures"] == expected
+    assert results["differences"]["all"]["auroc"]["value"] == 0
+    assert str(finished_run) in results["compared_with"] and (tmp_path / "there" / "results.json").is_file()
+
+
+def test_lung_model_that_is_not_here_is_named(make_run, tiny_resnet, config, tmp_path) -> None:
+    gone = str(tmp_path / "LUNGS")
+    options = {"model": str(tiny_resnet), "image_size": 32, "region": "found_lungs", "segmenter": gone}
+    run = make_run(TrainConfig(config.data_dir, str(tmp_path / "tb"), "tb_classification", **options))
+    said = f"{run} was trained with the lung model {gone}, which is not here: pass a segmenter"
+    with pytest.raises(FileNotFoundError, match=said):
+        evaluate_run(run, config.data_dir)
 
 
 def test_another_part_protocol_and_folder(untrained, config, tmp_path, no_pictures) -> None:
