@@ -22,7 +22,7 @@ from hub_models.dataset_card import CARD_NAME, PICTURES, TAG, TEMPLATE, TERMS_NA
 from hub_models.files import LOCK_NAME, held, write_json
 from hub_models.parquet import SHARD_SIZE, write_parquet
 from hub_models.remote import plain_errors, retried, whoami_writer
-from hub_models.repository import KEPT, Repository, differences, digests_of, folder_files
+from hub_models.repository import KEPT, Head, Repository, differences, digests_of, folder_files
 
 RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
 OLD_NAME = "replaced"  # the earlier set, until the new one stands in its place
@@ -79,7 +79,7 @@ def export(config: ExportConfig) -> str:
     if config.repo_id and not config.dry_run:
         api, (owner, _, name) = HfApi(), config.repo_id.rpartition("/")
         repository = Repository(api, f"{whoami_writer(api, owner or None)}/{name}", "dataset")
-        _check_place(repository, config.public)  # before the long work
+        _check_place(repository, repository.head(), config.public)  # before the long work
     repo_id = repository.id if repository else config.repo_id
     with _folder(config.output) as output:
         build(config.data_dir, output, repo_id, config.max_shard_size)
@@ -183,20 +183,21 @@ def push(repository: Repository, files: dict[str, Path], public: bool, version: 
             at other files, or somebody else pushed meanwhile.
         ConnectionError: no answer, or none but that something is wrong there.
     """
-    _check_place(repository, public)
+    _check_place(repository, repository.head(), public)
     tagged = repository.head(version)
     if tagged and any(differences({path: digests_of(file) for path, file in files.items()}, tagged)):
         raise ValueError(f"{repository.id} has a version {version} of other files: pass another --version")
-    commit, is_new = repository.commit(files, f"{TAG} {version}", repository.create(not public))
+    head = repository.create(not public)
+    _check_place(repository, head, public)  # somebody else may have been quicker
+    commit, is_new = repository.commit(files, f"{TAG} {version}", head)
     if not tagged:
         repository.tag(version, commit)
     logger.info("%s, version %s", "pushed" if is_new else "nothing has changed, no commit was made", version)
     return repository.url
 
 
-def _check_place(repository: Repository, public: bool) -> None:
+def _check_place(repository: Repository, head: Head | None, public: bool) -> None:
     """Raise ValueError where the repository is of the other visibility, or holds something else than a set."""
-    head = repository.head()
     if head is None:
         return
     if head.private == public:

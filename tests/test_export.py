@@ -21,6 +21,7 @@ import chest_xray_masks as cxm
 from hub_models.dataset_card import CARD_NAME
 from hub_models.export import RECORD_NAME, ExportConfig, build, export
 from hub_models.phantom import write_phantoms
+from hub_models.repository import Repository
 
 ROOT = Path(__file__).parents[1]
 REPO = "alice/chest-xrays"
@@ -361,6 +362,30 @@ def test_other_content_is_left_alone(files, named: str, hub: LoopbackHub, as_use
     ):
         export(config())
     assert repo.files() == files
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({"files": {"thesis.tex": b"x"}, "private": True}, "holds thesis.tex, which is of no set built here"),
+        ({"private": False}, "is not private: make it so on its settings page"),
+    ],
+    ids=["other content", "public"],
+)
+def test_repository_that_came_to_be_meanwhile_is_looked_at(
+    made, said: str, hub: LoopbackHub, as_user, config, monkeypatch
+) -> None:
+    """Somebody makes it between this push's look and its own `create_repo`."""
+    create = Repository.create
+
+    def late(self: Repository, *args: object) -> object:
+        hub.create(REPO, repo_type="dataset", **made)
+        return create(self, *args)
+
+    monkeypatch.setattr(Repository, "create", late)
+    with as_user("alice"), pytest.raises(ValueError, match=said):
+        export(config())
+    assert hub.repo(REPO, "dataset").files() == made.get("files", {})
 
 
 def test_empty_repository_is_filled(hub: LoopbackHub, as_user, config, built) -> None:
