@@ -131,8 +131,6 @@ def _send(push: Push, replace_others: bool) -> Push:
     head = repository.create(push.private)
     if known is None or head.commit != known.commit:  # somebody else was quicker
         _check_head(push, head, replace_others)
-    if push.version:
-        _check_version(push, head)
     commit, is_new = repository.commit(push.files, push.message, head)
     if push.version:
         repository.tag(push.version, commit)
@@ -140,11 +138,13 @@ def _send(push: Push, replace_others: bool) -> Push:
 
 
 def _check_head(push: Push, head: Head, replace_others: bool) -> None:
-    """Raise ValueError where a repository is of the other visibility, or holds what is not to be lost."""
+    """Raise ValueError where visibility or version are of others, or a repository holds what is not to be lost."""
     repository = push.repository
     if head.private != push.private:
         wanted, way = ("private", "or pass --public") if push.private else ("public", "or leave out --public")
         raise ValueError(f"{repository.url} is not {wanted}: make it so on its settings page, {way}")
+    if push.version:
+        _check_version(push, head)
     if replace_others:
         return
     way = "pass another --repo_id, or --replace to take its place"
@@ -158,9 +158,14 @@ def _check_head(push: Push, head: Head, replace_others: bool) -> None:
 
 
 def _config_at(repository: Repository, head: Head) -> dict[str, object]:
+    """Values of its config.json; empty where that is no JSON object, as that of a model is."""
     with plain_errors("reading", f"model {repository.id}", repository.api.token):
         path = retried(repository.api.hf_hub_download, repository.id, "config.json", revision=head.commit)
-    return json.loads(Path(path).read_text())
+    try:
+        config = json.loads(Path(path).read_bytes())
+    except ValueError:
+        config = None
+    return config if isinstance(config, dict) else {}
 
 
 def _kind(config: dict[str, object]) -> str:

@@ -163,6 +163,8 @@ def test_what_is_not_ours_stays_unless_told(hub: LoopbackHub, as_user: AsUser, r
             {"config.json": b'{"architectures": ["X"], "chest_xray_masks": {"task": "lung_segmentation"}}'},
             "holds another model (lung_segmentation by X, not tb_classification by ResNetForImageClassification)",
         ),
+        ({"config.json": b"{oops"}, "holds another model (no task of ours by unknown, not"),
+        ({"config.json": b"[1]"}, "holds another model (no task of ours by unknown, not"),
     ):
         hub.reset()
         hub.create("alice/m", files, private=True)
@@ -196,6 +198,8 @@ def test_version_of_other_files_is_refused_before_anything_goes(hub: LoopbackHub
         (run / "roc.png").unlink()
         said = said_by(ValueError, lambda: push(run, version="v1"), hub)
         assert said == "alice/m has v1 for other files: pass another --version"
+        assert said_by(ValueError, lambda: push(run, version="v1", revision="new"), hub) == said
+        assert list(hub.repo("alice/m").branches) == ["main"]
         for name in ("main", "a b", "../x", "x.lock", "", "v1/"):
             with pytest.raises(ValueError, match="cannot be a version: pass a name such as v1.0"):
                 push(run, version=name)
