@@ -24,6 +24,7 @@ DATASETS = {
     False: ("chest_xray_masks", "Montgomery and Shenzhen"),
     True: ("synthetic_chest_xrays", "Synthetic X-rays"),
 }
+UNNAMED = "LUNGS"  # stands for a lung model of the owner's that is not named
 PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # settings as a pipeline uses a model
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)(?: ?%)?")
 
@@ -61,7 +62,7 @@ def _names(run: Run, repo_id: str, segmenter: str | None) -> dict[str, Any]:
     return {
         "name": name,
         "repo_id": repo_id,
-        "lungs_id": segmenter or f"{owner}/LUNGS".lstrip("/"),
+        "lungs_id": segmenter or f"{owner}/{UNNAMED}".lstrip("/"),
         "lungs_named": segmenter is not None,
         "kind": TASKS[run.config.task].kind,
         "architecture": run.model["architectures"][0],
@@ -192,6 +193,12 @@ def eval_results(run_folder: Path, repo_id: str) -> dict[str, str]:
     ]
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=200)
     return {f".eval_results/{name}.yaml": text}
+
+
+def lung_models(card: str) -> set[str]:
+    """Hub ids of the lung models that a card's lines of use read with."""
+    named = re.findall(r"""segmenter=["']([^"']+)["']""", card)
+    return {id for id in named if id.rpartition("/")[2] != UNNAMED}
 
 
 def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = ()) -> None:

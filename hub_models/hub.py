@@ -9,10 +9,11 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
+from hub_models.card import lung_models
 from hub_models.downloads import local_run, pull_model
 from hub_models.facts import Run
 from hub_models.predictor import run_digest
-from hub_models.release import NAMES, release
+from hub_models.release import CARD_NAME, NAMES, release
 from hub_models.remote import plain_errors, retried, whoami_writer
 from hub_models.repository import KEPT, Head, Repository, Source, differences, digests_of
 from hub_models.tasks import SETTINGS_KEY
@@ -75,7 +76,7 @@ def push_model(
         FileNotFoundError: the run has not ended.
         PermissionError: not logged in, or without the right to write there.
         ConnectionError: no answer, after some tries.
-        ValueError: the run's files contradict each other, `segmenter` is not the lung model that the run was trained
+        ValueError: the run's files contradict each other, the card names another lung model than the run was trained
             with, a name is none that the Hub takes, the repository holds something else or is of the other visibility,
             the version stands for other files, or somebody else pushed meanwhile.
     """
@@ -94,8 +95,7 @@ def push_model(
     push = Push(repository, files, _message(run), private, version)
     if dry_run:
         return push
-    if segmenter is not None:
-        _check_lungs(run, segmenter, token)
+    _check_lungs(run, files[CARD_NAME].decode(), token)
     return _send(push, replace)
 
 
@@ -107,12 +107,13 @@ def _message(run: Run) -> str:
     return f"{run.config.task}, {name} {figure} on {group['n']} X-rays of the {run.results['split']} part"
 
 
-def _check_lungs(run: Run, segmenter: str, token: str | None) -> None:
-    """Raise ValueError where the lung model that a card names is not the one that the run was trained with."""
-    digest = run.data.get("segmenter")
-    if digest and run_digest(pull_model(segmenter, token=token)) != digest:
-        known = f"trained and tested with the lungs that model {digest[:16]} finds"
-        raise ValueError(f"{run.folder} was {known}, which is not {segmenter}: push that one, and pass its Hub id")
+def _check_lungs(run: Run, card: str, token: str | None) -> None:
+    """Raise ValueError where a lung model that a card names is not the one that the run was trained with."""
+    digest = run.data.get("segmenter", "")
+    for name in sorted(lung_models(card)) if digest else ():
+        if run_digest(pull_model(name, token=token)) != digest:
+            known = f"trained and tested with the lungs that model {digest[:16]} finds"
+            raise ValueError(f"{run.folder} was {known}, which is not {name}: push that one, and name it in the card")
 
 
 def _check_name(version: str | None, repository: Repository) -> None:

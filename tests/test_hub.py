@@ -15,7 +15,7 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 from test_repository import STEPS, STORAGE
 
-from hub_models.card import check_card
+from hub_models.card import check_card, model_card
 from hub_models.config import TrainConfig
 from hub_models.hub import Push, pull_model, push_model
 from hub_models.predictor import Predictor, run_digest
@@ -77,11 +77,13 @@ def test_card_names_the_lung_model_that_the_run_was_trained_with(
         push(others, "alice/others")
         said = said_by(ValueError, lambda: push(tb, segmenter="alice/others"), hub)
         known = f"was trained and tested with the lungs that model {run_digest(lungs)[:16]} finds"
-        assert said == f"{tb} {known}, which is not alice/others: push that one, and pass its Hub id"
+        assert said == f"{tb} {known}, which is not alice/others: push that one, and name it in the card"
         assert ("model", "alice/m") not in hub.repos
         push(lungs, "alice/lungs")
         push(tb, segmenter="alice/lungs")
         assert b'segmenter="alice/lungs"' in hub.repo("alice/m").files()["README.md"]
+        (tb / "README.md").write_text(str(model_card(tb, "alice/m", "mit", segmenter="alice/others")))  # as edited
+        assert "which is not alice/others" in said_by(ValueError, lambda: push(tb), hub)
 
 
 @BOTH
