@@ -39,17 +39,17 @@ def pull_model(
         ValueError: it is no model of this project, it wants code to be run, or a file came damaged; such a file is
             taken out of the cache, so that the next call fetches it anew.
     """
-    api, doing = HfApi(token=token), ("downloading", f"model {repo_id}", token)
+    api, doing, secret = HfApi(token=token), ("downloading", f"model {repo_id}", token), {"secret": token}
     with plain_errors(*doing):
-        commit = retried(_resolved, api, repo_id, revision, cache_dir)
-        place = {"revision": commit, "cache_dir": cache_dir}
+        commit = retried(_resolved, api, repo_id, revision, cache_dir, **secret)
+        place = {"revision": commit, "cache_dir": cache_dir} | secret
         folder = Path(retried(api.snapshot_download, repo_id, allow_patterns=list(SMALL), **place))
-        digests = retried(_digests, api, repo_id, folder)
+        digests = retried(_digests, api, repo_id, folder, **secret)
     _check(folder, digests, repo_id)
     _refuse(folder, repo_id, [name for name in CONFIGS if name not in digests])
     with plain_errors(*doing):
         retried(api.snapshot_download, repo_id, allow_patterns=list(WANTED), **place)
-        digests = retried(_digests, api, repo_id, folder)
+        digests = retried(_digests, api, repo_id, folder, **secret)
     _refuse(folder, repo_id, [name for name in RUN_PARTS if name not in digests])
     _check(folder, digests, repo_id)
     return folder

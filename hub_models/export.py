@@ -205,7 +205,7 @@ def _check_place(repository: Repository, head: Head | None, public: bool) -> Non
         raise ValueError(f"{repository.url} is not {wanted}: make it so on its settings page, or {way}")
     other = [path for path in head.digests if path not in OWN and not SHARD.fullmatch(path)]
     if not other and CARD_NAME in head.digests:
-        options = {"repo_type": "dataset", "revision": head.commit}
+        options = {"repo_type": "dataset", "revision": head.commit, "secret": repository.api.token}
         with plain_errors("reading", f"dataset {repository.id}", repository.api.token):
             card = DatasetCard.load(retried(repository.api.hf_hub_download, repository.id, CARD_NAME, **options))
         other = [] if TAG in (card.data.get("tags") or []) else [CARD_NAME]

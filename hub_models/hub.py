@@ -84,7 +84,7 @@ def push_model(
     owner, _, name = repo_id.rpartition("/")
     if dry_run and not owner:
         with plain_errors("looking up", "your name", token):
-            owner = retried(api.whoami)["name"]
+            owner = retried(api.whoami, secret=token)["name"]
     run = Run.read(run_folder)
     if not dry_run:
         owner = whoami_writer(api, owner or None)
@@ -161,7 +161,8 @@ def _check_head(push: Push, head: Head, replace_others: bool) -> None:
 def _config_at(repository: Repository, head: Head) -> dict[str, object]:
     """Values of its config.json; empty where that is no JSON object, as that of a model is."""
     with plain_errors("reading", f"model {repository.id}", repository.api.token):
-        path = retried(repository.api.hf_hub_download, repository.id, "config.json", revision=head.commit)
+        options = {"revision": head.commit, "secret": repository.api.token}
+        path = retried(repository.api.hf_hub_download, repository.id, "config.json", **options)
     try:
         config = json.loads(Path(path).read_bytes())
     except ValueError:

@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import parse_ratelimit_headers
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,13 @@ LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 T = TypeVar("T")
 
 
-def retried(call: Callable[..., T], *args: Any, also: Collection[int] = (), **kwargs: Any) -> T:
+def retried(
+    call: Callable[..., T], *args: Any, also: Collection[int] = (), secret: str | bool | None = None, **kwargs: Any
+) -> T:
     """What `call` gives, called again after failures that pass: 408, 429, 5xx, lost connections and statuses `also`.
 
     Where the answer may be lost and the deed done, `call` must look first whether there is anything left to do.
+    `secret` is the token that `call` uses, for the log to leave it out.
 
     Raises:
         What `call` raises at last, or at once where it would be the same again.
@@ -51,7 +55,7 @@ def retried(call: Callable[..., T], *args: Any, also: Collection[int] = (), **kw
             if not (passes(error) or status_of(error) in also) or asked > LONGEST:
                 raise
             seconds = max(wait, asked)
-            logger.warning("%s; again in %d s", reason_of(error), seconds)
+            logger.warning("%s; again in %d s", reason_of(error, secret), seconds)
         time.sleep(seconds)
     return call(*args, **kwargs)
 
@@ -96,11 +100,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _asked_wait(error: BaseException) -> int:
-    """Seconds that the Hub asks to wait; 0 where it does not say."""
+    """Seconds that the Hub asks to wait, or until it counts requests anew where they are used up; 0 if unsaid."""
     for one in _chain(error):
         if isinstance(one, HfHubHTTPError):
             asked = one.response.headers.get("Retry-After", "").strip()
-            return int(asked) if asked.isdigit() else 0
+            counted = parse_ratelimit_headers(one.response.headers)
+            if asked.isdigit():
+                return int(asked)
+            return counted.reset_in_seconds + 1 if counted and not counted.remaining else 0
     return 0
 
 
@@ -184,7 +191,7 @@ def whoami_writer(api: HfApi, owner: str | None = None) -> str:
         ConnectionError: no answer.
     """
     with plain_errors("pushing", "to the Hub", api.token):
-        who = retried(api.whoami)
+        who = retried(api.whoami, secret=api.token)
         name = who["name"]
     role = who.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":

@@ -78,7 +78,7 @@ class Repository:
     def head(self, revision: str | None = None) -> Head | None:
         """What the branch, or another revision, holds; None where it, or the whole repository, does not exist."""
         with self._plain("reading"):
-            return retried(self._look, revision or self.branch)
+            return retried(self._look, revision or self.branch, secret=self.api.token)
 
     def create(self, private: bool = True, space_sdk: str = "gradio") -> Head:
         """What the branch holds, made where there is none: an empty repository's start, or the state of main.
@@ -98,7 +98,7 @@ class Repository:
             return made
 
         with self._plain("making"):
-            return retried(once, also=(409,))  # it came to be meanwhile, or an answer was lost
+            return retried(once, also=(409,), secret=self.api.token)  # it came to be meanwhile, or an answer was lost
 
     def commit(self, files: Mapping[str, Source], message: str, parent: Head) -> tuple[str, bool]:
         """Id of the commit at which the branch holds `files` and nothing else, and whether it is a new one.
@@ -128,7 +128,7 @@ class Repository:
             if ".gitignore" in parent.digests and ".gitignore" not in files:
                 raise ValueError(f"a .gitignore there could hide files from a push: delete it at {self.url} first")
             try:
-                return retried(once, also=(409, 412))  # the next look says what became of it
+                return retried(once, also=(409, 412), secret=self.api.token)  # the next look says what became of it
             except RevisionNotFoundError:
                 raise ValueError(f"{self.branch!r} is none of its branches: pass the name of one") from None
 
@@ -148,4 +148,4 @@ class Repository:
                 self.api.create_tag(self.id, tag=name, revision=commit, repo_type=self.type)
 
         with self._plain("tagging"):
-            retried(once, also=(409,))
+            retried(once, also=(409,), secret=self.api.token)

@@ -106,6 +106,10 @@ def test_waits_grow_and_follow_what_the_hub_asks_for(naps: list[float], caplog: 
         "500: Internal Server Error; again in 4 s",
     ]
     naps.clear()
+    used_up = answered(429, "slow", ratelimit='"api";r=0;t=12')
+    assert retried(raising(used_up, answered(429, ratelimit='"api";r=3;t=12'))) == "done"
+    assert naps == [13, 2]
+    naps.clear()
     too_long = answered(429, "slow", **{"Retry-After": str(LONGEST + 1)})
     with (
         pytest.raises(ConnectionError, match=f"429: slow; it asks to wait {LONGEST + 1} s"),
@@ -165,7 +169,9 @@ def test_full_disks_are_known() -> None:
         raise caused(RuntimeError("x"), OSError(errno.ENOSPC, "No space left on device"))
 
 
-def test_nothing_secret_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_secret_is_said(
+    monkeypatch: pytest.MonkeyPatch, naps: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "my-own-token")
     text = "GET https://cdn/x?X-Amz-Signature=abc&y=1\nfor hf_abcdefghij (my-own-token, other-one)"
     assert scrub(text, "other-one") == "GET https://cdn/x for <token> (<token>, <token>)"
@@ -173,6 +179,8 @@ def test_nothing_secret_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConnectionError) as error, plain_errors("doing", "it"):
         raise answered(500, "hf_abcdefghij is wrong")
     assert str(error.value) == "doing it failed (500: <token> is wrong): run the same again, it goes on from there"
+    assert retried(raising(answered(500, "api_org_other is wrong")), secret="api_org_other") == "done"
+    assert caplog.messages == ["500: <token> is wrong; again in 1 s"] and naps == [1]
     assert error.value.__cause__ is None and error.value.__suppress_context__  # no traceback shows the client's error
 
 
