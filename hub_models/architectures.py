@@ -22,6 +22,7 @@ from hub_models.pixels import BOX
 
 AUTO_CLASSES = {"segmentation": AutoModelForSemanticSegmentation, "classification": AutoModelForImageClassification}
 PROCESSORS = {"segmentation": SegformerImageProcessorPil, "classification": ViTImageProcessorPil}
+ONLY_DATA = {"trust_remote_code": False}  # else transformers asks the user whether to run a repository's code
 FAMILIES = {"segmentation": ("segformer",), "classification": tuple(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)}
 
 
@@ -85,7 +86,7 @@ def build(
         config.architectures = config.architectures or []  # None stops AutoModel for families of several, as DeiT
         return AUTO_CLASSES[kind].from_config(config)
     # the encoder checkpoints have no head, and others may have one for other classes
-    model = AUTO_CLASSES[kind].from_pretrained(source, config=config, ignore_mismatched_sizes=True)
+    model = AUTO_CLASSES[kind].from_pretrained(source, config=config, ignore_mismatched_sizes=True, **ONLY_DATA)
     side = getattr(config, "image_size", image_size)
     if side != image_size and any("position_embedding" in name for name, _ in model.named_parameters()):
         raise ValueError(
@@ -115,7 +116,7 @@ def _config(source: str, from_scratch: bool) -> PretrainedConfig:
     if from_scratch and not Path(source).is_dir():
         raise ValueError(f"from_scratch knows the architectures {', '.join(ARCHITECTURES)} and folders, got {source}")
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, **ONLY_DATA)
     except (OSError, ValueError) as error:
         where = "no config.json in it" if Path(source).is_dir() else "no folder here, and not to be had from the Hub"
         raise OSError(f"no model at {source!r}: {where}; pass another --model, or --from_scratch") from error
@@ -130,7 +131,7 @@ def processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if not from_scratch:
         try:
-            theirs = AutoImageProcessor.from_pretrained(source, backend="pil")
+            theirs = AutoImageProcessor.from_pretrained(source, backend="pil", **ONLY_DATA)
             mean, std = theirs.image_mean, theirs.image_std
         except OSError:  # a checkpoint without preprocessor_config.json
             pass

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, RepoFile
 from huggingface_hub.errors import RevisionResolutionError
@@ -20,6 +21,7 @@ CONFIGS = ("train_config.json", "data.json", "config.json", "preprocessor_config
 RUN_PARTS = (*CONFIGS, "model.safetensors")
 SMALL = ("*.json", "*.md", "*.yaml", "*.csv", "*.png")
 WANTED = (*SMALL, "*.safetensors")  # no pickle and no program among them
+NESTED = "processor_config.json"  # from which transformers takes an image processor, where it is there
 CODE = ("auto_map", "custom_pipelines")  # fields by which a config names code to be run
 
 
@@ -99,15 +101,25 @@ def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
     """Raise ValueError for what is no model of this project, or would run code of its own."""
     if missing:
         raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that scripts/push.py sent")
+    if (folder / NESTED).is_file():
+        raise ValueError(f"{NESTED} of {repo_id} would be read in place of {CONFIGS[-1]}: pass another model")
     for name in ("config.json", "preprocessor_config.json"):
         try:
             values = json.loads((folder / name).read_bytes())
         except ValueError as error:
             raise ValueError(f"{name} of {repo_id} is no JSON ({error}): pass another model") from error
-        if named := [key for key in CODE if key in values]:
+        if named := [key for key in CODE if key in _keys(values)]:
             raise ValueError(f"{name} of {repo_id} wants code of its own to be run ({named[0]}): it is not used")
-        if name == "config.json" and SETTINGS_KEY not in values:
+        if name == "config.json" and not (isinstance(values, dict) and SETTINGS_KEY in values):
             raise ValueError(f"{name} of {repo_id} has no {SETTINGS_KEY}: pass a model that scripts/push.py sent")
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Keys of a JSON value's objects, at any depth."""
+    if isinstance(value, dict):
+        yield from value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys(one)
 
 
 def local_run(source: str | Path, revision: str | None = None) -> Path:

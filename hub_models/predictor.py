@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models import architectures, augment, display, images, masks, pixels, tasks, tracing
-from hub_models.architectures import build, normalize
+from hub_models.architectures import ONLY_DATA, build, normalize
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
 from hub_models.data import code_hash
@@ -51,7 +51,8 @@ class Predictor:
         if missing := [name for name in RUN_PARTS if not (folder / name).is_file()]:
             raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let scripts/train.py finish")
         kind = TASKS[found].kind
-        image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+        options = {"local_files_only": True, "backend": "pil"} | ONLY_DATA
+        image_processor = AutoImageProcessor.from_pretrained(folder, **options)
         model = build(kind, str(folder), False, TASKS[found].labels, image_processor.size["height"]).eval()
         return cls(TASKS[found], model, image_processor, Settings.of(model), Familiarity.load(folder))
 

@@ -60,6 +60,16 @@ def test_the_same_picture_in_any_mode_gives_the_same_mask(run_folder, tmp_path) 
         np.testing.assert_array_equal(predictor(source), expected)
 
 
+def test_code_in_a_run_folder_is_not_run(run_folder, tmp_path) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
+    config = '{"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.Mine"}}'
+    (folder / "preprocessor_config.json").write_text(config)
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        Predictor.from_run(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_padded_model_sees_the_aspect_kept(make_run, tiny_segformer, tmp_path) -> None:
     folder = make_run(TrainConfig("data", str(tmp_path), model=str(tiny_segformer), image_size=64, fit="pad"))
     predictor = Predictor.from_run(folder)

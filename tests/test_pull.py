@@ -148,10 +148,13 @@ def test_only_data_comes(hub: LoopbackHub, as_user: AsUser, publish: Publish, fi
         ({"model.safetensors": None}, "alice/tb lacks model.safetensors: pass a model that scripts/push.py sent"),
         ({"train_config.json": None, "data.json": None}, "alice/tb lacks train_config.json, data.json: pass"),
         ({"config.json": b'{"model_type": "resnet"}'}, "config.json of alice/tb has no chest_xray_masks: pass"),
+        ({"config.json": b"1"}, "config.json of alice/tb has no chest_xray_masks: pass"),
         ({"config.json": b"{"}, "config.json of alice/tb is no JSON"),
         ({"config.json": b'{"chest_xray_masks": {}, "auto_map": {"AutoModel": "x.Y"}}'}, "to be run \\(auto_map\\)"),
         ({"config.json": b'{"chest_xray_masks": {}, "custom_pipelines": {}}'}, "to be run \\(custom_pipelines\\)"),
+        ({"config.json": b'{"chest_xray_masks": {"a": [{"auto_map": {}}]}}'}, "to be run \\(auto_map\\)"),
         ({"preprocessor_config.json": b'{"auto_map": {}}'}, "preprocessor_config.json of alice/tb wants code"),
+        ({"processor_config.json": b"{}"}, "processor_config.json of alice/tb would be read in place of preproc"),
     ],
 )
 def test_what_is_no_model_of_ours_is_refused_before_its_weights_come(
