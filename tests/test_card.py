@@ -276,6 +276,17 @@ def test_every_number_in_the_words_is_of_the_files(name: str, runs) -> None:
             settings["temperature"], abs=5e-4
         )
         assert re.search(r"sensitivity 90 % and specificity 70 %", words)
+    prose = "\n".join(text for heading, text in parts.items() if heading != "Citations")
+    prose = re.sub(r"```.*?```|`[^`]*`|^\|[^\n]*|\]\([^)]*\)", "", prose, flags=re.M | re.S)
+    groups = [results["figures"][key_of(label, results["figures"])] for label in (*SITES, "all")]
+    figures = [group[results["main_figure"]][one] for group in groups for one in ("value", "low", "high")]
+    figures += [value, *(settings[one] for one in ("threshold", "temperature"))]
+    known = {f"{one:.3f}" for one in figures if one is not None}
+    known |= {str(one) for group in groups for one in (group["n"], group["patients"])}
+    known |= {str(one) for one in (count, kept, len(epochs), settings["image_size"])}
+    known |= {"90", "70"} if name != "lungs" else set()
+    known |= {"95", "8", "16"}  # % of intervals, and bits
+    assert set(re.findall(r"\.?\d[\d.]*\b", prose)) <= known  # and there is no other
 
 
 @pytest.mark.parametrize("name", ["lungs", "more", "sz", "tb", "found"])
