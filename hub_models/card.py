@@ -26,7 +26,8 @@ DATASETS = {
 }
 UNNAMED = "LUNGS"  # stands for a lung model of the owner's that is not named
 PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # settings as a pipeline uses a model
-NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.]*\w)(?: ?%)?")
+NUMBER = re.compile(r"(?<![\w.])(?:\d+(?:\.\d+)?|\.\d+)(?![\w.]*\w)(?: ?(?:%|per ?cent))?")
+FROM_FILES = ("library_name", "pipeline_tag", "base_model", "co2_eq_emissions", "inference")  # of the metadata
 
 
 def model_card(
@@ -216,10 +217,11 @@ def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = (
         if not getattr(card.data, name):
             raise ValueError(f"the card's metadata lack {name.replace('eval_results', 'model-index')}: write it anew")
     true = model_card(run_folder, f"owner/{card.data.model_name}", card.data.license, also)
-    for name in ("library_name", "pipeline_tag"):
-        if getattr(card.data, name) != getattr(true.data, name):
-            stated = getattr(card.data, name)
-            raise ValueError(f"the card's metadata say {name} {stated}, the run {getattr(true.data, name)}")
+    for name in FROM_FILES:
+        if (stated := card.data.get(name)) != (known := true.data.get(name)):
+            raise ValueError(f"the card's metadata say {name} {stated}, the run {known}")
+    if untagged := [tag for tag in true.data.tags if tag not in (card.data.tags or [])]:
+        raise ValueError(f"the card's metadata lack the tag {untagged[0]}: put it back")
     _compare("metadata", _indexed(card), _indexed(true))
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text)
     if other := sorted(set(shown) - set(card_pictures(run_folder))):
@@ -233,7 +235,7 @@ def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = (
         stated, known = _numbers(lines), _numbers(theirs.get(heading, []))
         if missing := sorted(known - stated):
             raise ValueError(f"the card lacks {missing[0]} in {heading!r}, which the run's files hold")
-        if invented := sorted(number for number in stated - known if "." in number or "%" in number):
+        if invented := sorted(number for number in stated - known if re.search("[.%]|cent", number)):
             raise ValueError(f"the card says {invented[0]} in {heading!r}, which stands in none of the run's files")
 
 
@@ -246,10 +248,13 @@ def _compare(where: str, stated: dict[str, Any], known: dict[str, Any]) -> None:
 
 
 def _indexed(card: ModelCard) -> dict[str, Any]:
-    return {
-        f"{one.metric_type} of {one.dataset_config}, {one.dataset_split}": (one.metric_value, one.metric_name)
-        for one in card.data.eval_results
-    }
+    """Figures of the model-index, by what they are of; one that stands there again is another."""
+    indexed: dict[str, Any] = {}
+    for one in card.data.eval_results:
+        data = f"{one.dataset_config}, {one.dataset_split} ({one.dataset_type}, {one.dataset_name})"
+        name = f"{one.metric_type} of {data}, {one.task_type}"
+        indexed[name + " again" * (name in indexed)] = one.metric_value, one.metric_name
+    return indexed
 
 
 def sections(text: str) -> dict[str, list[str]]:
