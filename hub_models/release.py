@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from hub_models.architectures import AUTO_CLASSES
+from hub_models.architectures import AUTO_CLASSES, processor_for
 from hub_models.card import OF_PHANTOMS, PICTURES_SHOWN, card_pictures, check_card, eval_results, model_card
 from hub_models.config import CONFIG_NAME
 from hub_models.downloads import RUN_PARTS
@@ -88,6 +88,9 @@ def check_model(run: Run) -> None:
     labels = dict(enumerate(predictor.task.labels))
     stored = {int(key): label for key, label in run.model.get("id2label", {}).items()}
     sides = {size.get("height"), size.get("width")}
+    made = processor_for(predictor.task.kind, str(folder), False, settings.image_size).to_dict()
+    theirs = predictor.processor.to_dict()
+    others = sorted(name for name in made | theirs if made.get(name) != theirs.get(name))
     misfits = sorted(str(name) for names in loaded.values() for name in names)
     weights = predictor.model.state_dict().values()
     rules = {
@@ -101,6 +104,7 @@ def check_model(run: Run) -> None:
         and run.model.get("label2id") == {label: index for index, label in labels.items()},
         f"the image processor scales to {sides}, the model takes {settings.image_size}": sides
         == {settings.image_size},
+        f"preprocessor_config.json has other {', '.join(others)} than a training writes": not others,
         f"model.safetensors does not fit config.json in {', '.join(misfits[:3])}": not misfits,
         "model.safetensors holds values that are not finite": all(bool(torch.isfinite(one).all()) for one in weights),
     }

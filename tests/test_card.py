@@ -237,7 +237,7 @@ def test_every_table_says_what_the_files_say(name: str, also: tuple[str, ...], r
         for check, table in zip(checks.get(heading, []), found, strict=True):
             check(*table)
     if not also and name != "sz":
-        assert parts["Across sites"].strip().startswith("Not measured")
+        assert parts["Across sites"].strip().startswith("Not stated here")
 
 
 def check_environment(rows: list[list[str]], results: dict) -> None:

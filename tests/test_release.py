@@ -161,6 +161,8 @@ def test_unfinished_run_is_refused(run: Path, name: str) -> None:
         ("config.json", lambda v: v["label2id"].update(normal=1), "the labels in config.json are"),
         ("preprocessor_config.json", lambda v: v["size"].update(height=64), "the image processor scales to"),
         ("config.json", lambda v: v["chest_xray_masks"].update(image_size=64), "the model takes 64"),
+        ("preprocessor_config.json", lambda v: v.update(do_normalize=False, resample=0), "has other do_norm"),
+        ("preprocessor_config.json", lambda v: v.pop("resample"), "other resample than a training writes"),
     ],
 )  # fmt: skip
 def test_files_at_odds_are_refused(run: Path, name: str, change: Callable[[dict], object], said: str) -> None:
