@@ -82,24 +82,24 @@ def _with_lungs(rows: datasets.Dataset, config: TrainConfig) -> datasets.Dataset
 def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str, Any]:
     """What `data.json` says: fingerprint of the X-rays, ids in each part, and ids that earlier models were trained on.
 
-    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name. The count
-    of synthetic X-rays, `synthetic`, is left out where there are none.
+    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name; the
+    digests of both are told. The count of synthetic X-rays, `synthetic`, is left out where there are none.
 
     Raises:
         ValueError: an earlier model was trained on one of this run's test patients.
     """
-    earlier = set()
-    for source in (None if config.from_scratch else config.model, config.segmenter):
+    earlier, digests = set(), {}
+    for name, source in (("model", None if config.from_scratch else config.model), ("segmenter", config.segmenter)):
         if source and (Path(source) / DATA_NAME).is_file():
             seen = trained_ids(Path(source))
             refuse_leaks(source, seen, rows["test"], config.protocol)
             earlier |= seen
+            digests[name] = run_digest(source)
     fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
     ids = {part: list(share["id"]) for part, share in rows.items()}
-    lungs = {} if config.segmenter is None else {"segmenter": run_digest(config.segmenter)}
     synthetic = sum(count_synthetic(share) for share in rows.values())
     said = {"synthetic": synthetic} if synthetic else {}
-    return {"fingerprint": fingerprint} | ids | {"earlier": sorted(earlier)} | lungs | said
+    return {"fingerprint": fingerprint} | ids | {"earlier": sorted(earlier)} | digests | said
 
 
 def count_synthetic(rows: datasets.Dataset) -> int:

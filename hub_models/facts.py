@@ -66,7 +66,8 @@ class Run:
     def base_model(self) -> str | None:
         """Hub id of the checkpoint that training started from; None from random weights or another run."""
         name = self.config.model or TASKS[self.config.task].model
-        known = self.data["earlier"] and self.config.segmenter is None  # the X-rays of the run that it began with
+        # a run that it began with, told by its digest and, in older runs, by its X-rays alone
+        known = "model" in self.data or (self.data["earlier"] and self.config.segmenter is None)
         local = known or Path(name).exists() or name.startswith((".", "~")) or name.count("/") != 1
         return None if self.config.from_scratch or local else name
 

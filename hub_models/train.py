@@ -157,7 +157,8 @@ def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
 def _check_data(config: TrainConfig, folder: Path, data: dict[str, Any]) -> None:
     """Raise ValueError where the run in `folder` began with other X-rays."""
     path = folder / DATA_NAME
-    if path.exists() and json.loads(path.read_text()) != data:
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if any(data.get(name) != value for name, value in known.items()):
         raise ValueError(f"{config.data_dir} changed since the run in {folder} began: pass another output_dir")
 
 

@@ -504,6 +504,10 @@ def test_checkpoint_of_the_hub_is_named(copy) -> None:
     card = model_card(folder, REPO, "mit")
     assert card.data.base_model == "microsoft/resnet-18" and "Fine-tuned from `microsoft/resnet-18`" in card.text
     assert "--model microsoft/resnet-18" in card.text
+    edit(folder / "data.json", lambda data: data.update(model="0" * 64))  # a run folder, of another working folder
+    card = model_card(folder, REPO, "mit")
+    assert card.data.base_model is None and "Went on from another run" in card.text and "--model START" in card.text
+    edit(folder / "data.json", lambda data: data.pop("model"))
     edit(folder / "train_config.json", lambda config: config.update(model="/home/somebody/secret"))
     card = model_card(folder, REPO, "mit")
     assert card.data.base_model is None and "secret" not in str(card) and "--model START" in card.text
