@@ -180,15 +180,16 @@ def eval_results(run_folder: Path, repo_id: str) -> dict[str, str]:
     Their dataset is taken to stand beside the model, in the repository `<owner>/chest_xray_masks`.
     """
     run = Run.read(run_folder)
-    name, _ = _dataset(run)
+    (name, _), place = _dataset(run), DATASETS[False][0]
     owner = repo_id.rpartition("/")[0]
+    made_up = ", synthetic X-rays" if "synthetic" in run.data else ""
     part = f"{run.config.protocol}_{run.results['split']}"
     entries = [
         EvalResultEntry(
-            dataset_id=f"{owner}/{name}" if owner else name,
+            dataset_id=f"{owner}/{place}".lstrip("/"),
             task_id=f"{run.config.task}_{part}_{config}_{column.metric or column.figure}".lower(),
             value=value,
-            notes=f"{column.heading}, {_reliability(run, key, column)}, protocol {run.config.protocol}",
+            notes=f"{column.heading}, {_reliability(run, key, column)}, protocol {run.config.protocol}{made_up}",
         )
         for key, config, column, value in _stated(run)
     ]

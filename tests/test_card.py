@@ -345,8 +345,7 @@ def test_newer_results_say_the_same_as_the_model_index(name: str, runs) -> None:
     assert path == ".eval_results/synthetic_chest_xrays.yaml"
     entries = parse_eval_result_entries(yaml.safe_load(text))
     assert all(
-        isinstance(entry, EvalResultEntry) and entry.dataset_id == "somebody/synthetic_chest_xrays"
-        for entry in entries
+        isinstance(entry, EvalResultEntry) and entry.dataset_id == "somebody/chest_xray_masks" for entry in entries
     )
     assert eval_result_entries_to_yaml(entries) == yaml.safe_load(text)
     card = model_card(runs[name], REPO, "mit")
@@ -358,7 +357,7 @@ def test_newer_results_say_the_same_as_the_model_index(name: str, runs) -> None:
     assert [(entry.task_id, entry.value) for entry in entries] == expected and len(set(expected)) == len(expected)
     for entry, one in zip(entries, card.data.eval_results, strict=True):
         heading, _, interval = one.metric_name.rstrip(")").partition(" (")
-        assert entry.notes == f"{heading}, {interval}, protocol default"
+        assert entry.notes == f"{heading}, {interval}, protocol default, synthetic X-rays"
 
 
 def test_real_x_rays_have_terms_and_citations(of_patients) -> None:
