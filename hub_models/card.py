@@ -1,9 +1,7 @@
 """A run's model card, and its figures in both of the Hub's formats; the card's text is model_card.md."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from chest_xray_masks import PARTS, SITES
+from hub_models.card_text import check_text, compare
 from hub_models.facts import PROTOCOL_TEXTS, Run, commands, emissions, kept, site_of, start
 from hub_models.metrics import TEMPERATURES
 from hub_models.tables import COLUMNS, Column, headline, main_heading, tables, tested_groups
@@ -24,9 +23,9 @@ DATASETS = {
     False: ("chest_xray_masks", "Montgomery and Shenzhen"),
     True: ("synthetic_chest_xrays", "Synthetic X-rays"),
 }
+OF_RUN = "the run's files"  # as errors call them
 UNNAMED = "LUNGS"  # stands for a lung model of the owner's that is not named
 PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # settings as a pipeline uses a model
-NUMBER = re.compile(r"(?<![\w.])(?:\d+(?:\.\d+)?|\.\d+)(?![\w.]*\w)(?: ?(?:%|per ?cent))?")
 FROM_FILES = ("library_name", "pipeline_tag", "base_model", "co2_eq_emissions", "inference")  # of the metadata
 
 
@@ -223,29 +222,11 @@ def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = (
             raise ValueError(f"the card's metadata say {name} {stated}, the run {known}")
     if untagged := [tag for tag in true.data.tags if tag not in (card.data.tags or [])]:
         raise ValueError(f"the card's metadata lack the tag {untagged[0]}: put it back")
-    _compare("metadata", _indexed(card), _indexed(true))
+    compare("metadata", _indexed(card), _indexed(true), OF_RUN)
     shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text)
     if other := sorted(set(shown) - set(card_pictures(run_folder))):
         raise ValueError(f"the card shows {other[0]}, which does not go with it: take the picture out")
-    mine, theirs = sections(card.text), sections(true.text)
-    if absent := [heading for heading in theirs if heading not in mine]:
-        raise ValueError(f"the card has no section {absent[0]!r}: write the card anew")
-    for heading, lines in mine.items():
-        _compare(heading, _cells(lines), _cells(theirs.get(heading, [])))
-    for heading, lines in mine.items():
-        stated, known = _numbers(lines), _numbers(theirs.get(heading, []))
-        if missing := sorted(known - stated):
-            raise ValueError(f"the card lacks {missing[0]} in {heading!r}, which the run's files hold")
-        if invented := sorted(number for number in stated - known if re.search("[.%]|cent", number)):
-            raise ValueError(f"the card says {invented[0]} in {heading!r}, which stands in none of the run's files")
-
-
-def _compare(where: str, stated: dict[str, Any], known: dict[str, Any]) -> None:
-    """Raise ValueError naming the first figure that differs."""
-    for name in [*known, *stated]:
-        if stated.get(name) != known.get(name):
-            said, true = (pairs.get(name, "nothing") for pairs in (stated, known))
-            raise ValueError(f"the card says {said} for {name} in {where!r}, the run's files {true}: write it anew")
+    check_text(card.text, true.text, OF_RUN)
 
 
 def _indexed(card: ModelCard) -> dict[str, Any]:
@@ -256,34 +237,3 @@ def _indexed(card: ModelCard) -> dict[str, Any]:
         name = f"{one.metric_type} of {data}, {one.task_type}"
         indexed[name + " again" * (name in indexed)] = one.metric_value, one.metric_name
     return indexed
-
-
-def sections(text: str) -> dict[str, list[str]]:
-    """Lines under each heading `## `, without code; "the first lines" are those before."""
-    sections, heading = {}, "the first lines"
-    for line in re.sub(r"```.*?```", "", text, flags=re.S).splitlines():
-        if line.startswith("## "):
-            heading = line.removeprefix("## ").strip()
-        sections.setdefault(heading, []).append(line)
-    return sections
-
-
-def _cells(lines: list[str]) -> dict[str, str]:
-    """Cells of all tables of a section, named by their row and heading."""
-    cells, headings, table = {}, [], 0
-    for above, line in zip_longest(["", *lines], lines, fillvalue=""):
-        if not line.startswith("|") or not line.strip("|- "):
-            continue
-        name, *row = (cell.strip() for cell in line.strip().strip("|").split("|"))
-        if not above.startswith("|"):
-            headings, table = row, table + 1
-            continue
-        for heading, cell in zip_longest(headings, row, fillvalue=""):
-            cells[f"{heading} of {name} (line {len(cells)}, table {table})"] = cell
-    return cells
-
-
-def _numbers(lines: list[str]) -> Counter[str]:
-    """Numbers of a section's prose: without its tables, code, ids and links."""
-    prose = "\n".join(line for line in lines if not line.startswith("|"))
-    return Counter(NUMBER.findall(re.sub(r"`[^`]*`|\]\([^)]*\)|https?://\S+|doi \S+|arXiv \S+", "", prose)))

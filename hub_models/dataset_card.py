@@ -66,7 +66,7 @@ def dataset_card(facts: list[Facts], infos: DatasetInfosDict, found: Audit, repo
 
 def terms(card: DatasetCard) -> str:
     """What a card says under Terms."""
-    return re.search(r"^## Terms\n+(.*?)\n+^## ", card.text, re.M | re.S)[1]
+    return re.search(r"^## Terms\n+(.*?)\n+(?=^## |\Z)", card.text, re.M | re.S)[1]
 
 
 def _synthetic(facts: list[Facts]) -> int:

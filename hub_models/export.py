@@ -14,10 +14,12 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.utils import validate_repo_id
+from yaml import YAMLError
 
 import chest_xray_masks as cxm
 from hub_models import dataset_card, dataset_figures, parquet
 from hub_models.audit import audit
+from hub_models.card_text import check_text
 from hub_models.dataset_card import CARD_NAME, PICTURES, TAG, TEMPLATE, TERMS_NAME, terms, write_card
 from hub_models.files import LOCK_NAME, held, write_json
 from hub_models.parquet import SHARD_SIZE, write_parquet
@@ -27,6 +29,8 @@ from hub_models.repository import KEPT, Head, Repository, differences, digests_o
 RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
 OLD_NAME = "replaced"  # the earlier set, until the new one stands in its place
 CODE = (cxm, parquet, dataset_figures, dataset_card)
+WORDS = ("language", "pretty_name", "tags", "task_categories")  # of a card's metadata, free to be changed
+ANEW = "delete it to have it written anew"
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.PARTS)})-\d{{5}}-of-\d{{5}}\.parquet")
 OWN = {KEPT, CARD_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
 logger = logging.getLogger(__name__)
@@ -112,13 +116,15 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
     Raises:
         FileNotFoundError: nothing of the set under `data_dir`.
         FileExistsError: `output` holds something else.
-        ValueError: a damaged or mismatched file, no size, or another launch is building the same.
+        ValueError: a damaged or mismatched file, no size, another launch is building the same, or the card was
+            changed to say something else.
     """
     output = output.absolute()
     record = {"made_from": _fingerprint(data_dir), "repo_id": repo_id, "max_shard_size": max_shard_size}
     if output.is_file() or (output.is_dir() and _others(output)):
         raise FileExistsError(f"{output} holds something else than a set built here: pass another folder")
     if _is_built(output, record):
+        _check_card(output)
         logger.info("%s is there already, made from the same files", output)
         return
     aside = output.with_name(f".{output.name}.building")
@@ -129,7 +135,8 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
             new.mkdir()
             infos = write_parquet(data_dir, new, max_shard_size)
             write_card(new, infos, audit(data_dir), repo_id or output.name)
-            write_json(record | {"files": _sizes(new)}, new / RECORD_NAME)
+            made = {"files": _sizes(new), "card": (new / CARD_NAME).read_text()}
+            write_json(record | made, new / RECORD_NAME)
             if output.exists():
                 output.rename(aside / OLD_NAME)
             new.rename(output)
@@ -150,7 +157,27 @@ def _is_built(output: Path, record: dict[str, str | None]) -> bool:
     if not (output / RECORD_NAME).is_file() or not (output / CARD_NAME).is_file():
         return False
     known = json.loads((output / RECORD_NAME).read_text())
-    return known.pop("files") == _sizes(output) and known == record
+    return known.pop("files") == _sizes(output) and "card" in known and known | record == known
+
+
+def _check_card(folder: Path) -> None:
+    """Raise ValueError where a built set's card has other figures, sections or metadata than when it was made."""
+    path = folder / CARD_NAME
+    made = DatasetCard(json.loads((folder / RECORD_NAME).read_text())["card"])
+    try:
+        card = DatasetCard(path.read_text())
+    except (ValueError, YAMLError) as error:
+        raise ValueError(f"the metadata of {path} are invalid ({error}): {ANEW}") from error
+    stated, known = card.data.to_dict(), made.data.to_dict()
+    for name in known:
+        if name not in WORDS and stated.get(name) != known[name]:
+            raise ValueError(f"the metadata of {path} have another {name}: {ANEW}")
+    if untagged := [tag for tag in made.data.tags if tag not in (card.data.tags or [])]:
+        raise ValueError(f"the metadata of {path} lack the tag {untagged[0]}: put it back, or {ANEW}")
+    try:
+        check_text(card.text, made.text, "the set's files")
+    except ValueError as error:
+        raise ValueError(f"{error} ({path}; {ANEW})") from error
 
 
 def _sizes(folder: Path) -> dict[str, int]:

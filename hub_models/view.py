@@ -10,7 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from hub_models.card import model_card, sections
+from hub_models.card import model_card
+from hub_models.card_text import sections
 from hub_models.facts import read_json
 from hub_models.predictor import run_digest
 from hub_models.sheet import LOOKS, Reading, draw_sheet, facts_of, heated, meaning_of, outlined, remarks_on, shown

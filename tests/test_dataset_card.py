@@ -303,6 +303,7 @@ def test_some_phantoms_among_patients_are_told(tmp_path, phantoms) -> None:
     one = Set(tiny.write_tree(files, tmp_path / "files"), tmp_path / "set")
     assert "> **Holds synthetic X-rays.** 2 of the 6 X-rays were drawn by a program." in one.card.text
     assert "synthetic" in one.card.data.tags and one.card.data.license == "other" and "NLM asks" in terms(one.card)
+    assert terms(DatasetCard("---\ntags: []\n---\n## Terms\n\nAsk.\n")) == "Ask."  # the last section
     assert not (one.folder / "samples.png").exists()  # a patient's may be among them
     assert not one.card.data.pretty_name.startswith("Synthetic")
 

@@ -5,10 +5,12 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -159,6 +161,31 @@ def test_same_set_is_left_and_changed_set_replaced(tmp_path) -> None:
     build(source, out)  # what is not whole is not left
     assert contents(out) == after
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "said"),
+    [
+        (r"\Z", "\nThanks to all 12 of you.\n", None),
+        (r"^pretty_name: .*$", "pretty_name: Ours", None),
+        (r"^\d+ frontal chest", "9000 frontal chest", "the card lacks 54 in 'the first lines'"),
+        (r"\Z", "\nRight in 99 % of cases.\n", "says 99 % in .* which stands in none of the set's files"),
+        (r"^(\| Montgomery \| train \| )\d+", r"\g<1>999", "says 999 for X-rays of Montgomery"),
+        (r"^## Terms$", "## Notes", "the card has no section 'Terms'"),
+        (r"^license_name: .*$", "license_name: mine", "README.md have another license_name: delete it"),
+        (r"^- chest-xray-masks$", "- ours", "README.md lack the tag chest-xray-masks: put it back"),
+        (r"^license: .*$", "license: [", "the metadata of .*README.md are invalid"),
+    ],
+)
+def test_edited_card_says_what_the_files_say(pattern, replacement, said, built, tiny_set, tmp_path) -> None:
+    folder = Path(shutil.copytree(built, tmp_path / built.name))
+    text = (folder / CARD_NAME).read_text()
+    edited, count = re.subn(pattern, replacement, text, count=1, flags=re.M)
+    assert count == 1 and edited != text
+    (folder / CARD_NAME).write_text(edited)
+    with pytest.raises(ValueError, match=said) if said else nullcontext():
+        build(tiny_set, folder, REPO, **SHARDS)
+    assert (folder / CARD_NAME).read_text() == edited
 
 
 def test_other_folders_are_left_alone(tmp_path) -> None:
