@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 CHUNK = 16  # X-rays in a forward pass
 LEAST_SIDE = 32  # pixels; below it nothing can be seen
 OTHER_LUNGS = "the TB model was trained with another lung model: its probability and threshold may not hold"
+REFERENCE_LUNGS = (
+    "the TB model was trained and tested with reference masks: its probability and threshold may not hold with the "
+    "lungs that a lung model finds"
+)
 DECISIONS = {
     True: "tuberculosis suspected: at or above the threshold; a radiologist and a laboratory test must tell",
     False: "tuberculosis not suspected: below the threshold, which does not rule it out",
@@ -117,8 +121,8 @@ class Prediction:
 class ChestXrayReader:
     """Reads X-rays with a lung model, a TB model, or both: `reader.read(["a.png", "b.dcm"])`.
 
-    A TB model of the lung region was trained and tested with the lungs of one segmenter: with another the log warns,
-    and every prediction is flagged.
+    A TB model of the lung region was trained and tested with the lungs of one segmenter (region found_lungs), or of
+    reference masks where there are any (region lungs): with others the log warns, and every prediction is flagged.
 
     `read` is made of stages that a caller with many X-rays can run apart: `decode`, `trace` and `crop` are work of
     the CPU that threads can share, `segment` and `classify` are forward passes over a batch on the device.
@@ -147,11 +151,10 @@ class ChestXrayReader:
         self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
         if self.sees_lungs and self.segmenter is None:
             raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
-        digest = json.loads((runs[1] / "data.json").read_text()).get("segmenter") if self.sees_lungs else None
-        self.doubts = (OTHER_LUNGS,) if digest and digest != run_digest(runs[0]) else ()
-        if self.doubts:
-            known = f"with the lungs that model {digest[:16]} finds, not {segmenter}"
-            logger.warning("warning: %s was trained %s: %s", classifier, known, OTHER_LUNGS)
+        doubts = _doubts(self.classifier, runs[1], runs[0]) if self.sees_lungs else {}
+        self.doubts = tuple(doubts)
+        for doubt, known in doubts.items():
+            logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, doubt)
 
     def read(self, images: Iterable[Source] | Source) -> list[Prediction]:
         """A prediction for each X-ray: a path, a PIL image, an array, the bytes of a file; PNG, JPEG, TIFF or DICOM.
@@ -244,6 +247,15 @@ def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor |
         raise ValueError(f"{source} has weights that are not finite ({bad[0]}, ...): pass a sound copy of the model")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return replace(predictor, model=predictor.model.to(device))
+
+
+def _doubts(classifier: Predictor, run: Path, segmenter_run: Path) -> dict[str, str]:
+    """What speaks against the lungs that a segmenter finds for a TB model, and the lungs that the model knows."""
+    doubts = {REFERENCE_LUNGS: "the lungs of reference masks"} if classifier.settings.region == "lungs" else {}
+    digest = json.loads((run / "data.json").read_text()).get("segmenter")
+    if digest and digest != run_digest(segmenter_run):
+        doubts[OTHER_LUNGS] = f"the lungs that model {digest[:16]} finds"
+    return doubts
 
 
 @torch.inference_mode()

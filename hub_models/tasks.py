@@ -43,7 +43,7 @@ class Settings:
         task: key of TASKS.
         image_size: side in pixels of the model's input.
         fit: "squash" or "pad", how an X-ray becomes square.
-        region: "image", or "lungs" where the model sees the lungs only.
+        region: "image", or "lungs" or "found_lungs" where the model sees the lungs only, as TrainConfig has it.
         temperature: what the logits were divided by so that probabilities are calibrated; the weights hold it already.
         threshold: probability from which on an X-ray is called positive; 0.5 where the task has no decision.
         views: how often each X-ray is looked at, turned and scaled a little: the first so many of VIEWS.

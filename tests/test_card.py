@@ -455,6 +455,17 @@ def test_older_tb_run_says_nothing_of_where_it_looks(copy) -> None:
     check_card(card, folder)
 
 
+def test_figures_of_reference_masks_are_told_from_those_of_found_lungs(copy) -> None:
+    said = "Tested with the lungs of reference masks"
+    folder = copy("found")
+    assert said not in model_card(folder, REPO, "mit").text
+    edit(folder / "train_config.json", lambda config: config.update(region="lungs"))
+    edit(folder / "config.json", lambda config: config["chest_xray_masks"].update(region="lungs"))
+    card = model_card(folder, REPO, "mit")
+    assert said in sections(card)["Results"]
+    check_card(card, folder)
+
+
 def test_who_minimum_is_told_for_both_thresholds(copy) -> None:
     folder = copy("tb")
     verdicts = {"site: Montgomery": (True, False), "site: Shenzhen": (False, True), "all": (True, True)}

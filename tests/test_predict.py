@@ -18,7 +18,7 @@ from hub_models.evaluation import measure
 from hub_models.familiarity import Familiarity
 from hub_models.metrics import count_overlap
 from hub_models.pixels import resize_gray, to_mask
-from hub_models.predict import LEAST_SIDE, OTHER_LUNGS, ChestXrayReader
+from hub_models.predict import LEAST_SIDE, OTHER_LUNGS, REFERENCE_LUNGS, ChestXrayReader
 from hub_models.predictor import Predictor, run_digest
 
 
@@ -107,6 +107,16 @@ def test_lungs_of_another_model_than_the_classifier_was_trained_on_are_warned_of
     assert OTHER_LUNGS in found.flags and "but see the flags" in found.decision
     (known,) = ChestXrayReader(lungs_folder, found_folder).read(Image.effect_noise((90, 90), 60))
     assert OTHER_LUNGS not in known.flags
+
+
+def test_model_of_reference_masks_is_warned_of(make_run, lungs_folder, tiny_resnet, tmp_path, caplog) -> None:
+    options = {"region": "lungs", "model": str(tiny_resnet), "image_size": 64}
+    folder = make_run(TrainConfig("data", str(tmp_path / "drawn"), "tb_classification", **options))
+    (found,) = ChestXrayReader(lungs_folder, folder).read(Image.effect_noise((90, 90), 60))
+    assert REFERENCE_LUNGS in found.flags and "but see the flags" in found.decision
+    (record,) = caplog.records
+    known = f"trained with the lungs of reference masks, not {lungs_folder}"
+    assert record.getMessage() == f"warning: {folder} was {known}: {REFERENCE_LUNGS}"
 
 
 def test_order_and_names_stay_beyond_one_batch(lungs_folder, tmp_path) -> None:
