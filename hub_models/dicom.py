@@ -4,6 +4,7 @@ Only the elements of `TAGS` are read: name, birth date, identifiers and remarks 
 """
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ TAGS = [
     "PresentationIntentType",
     "BodyPartExamined",
     "ViewPosition",
+    "PatientOrientation",
     "BurnedInAnnotation",
     "PixelSpacing",
     "ImagerPixelSpacing",
@@ -67,6 +69,11 @@ OTHER_MODALITIES = {
     "SEG": "a segmentation",
 }
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+MIRRORED = "the DICOM header says a mirrored X-ray: right and left follow it, the models know unmirrored ones"
+NOT_FRONTAL = (
+    "the DICOM header says a lateral or turned X-ray: the models know upright frontal ones, and right and left may "
+    "be wrong"
+)
 LATERAL = ("LATERAL", "LAT", "LL", "RL")
 COLOUR_SPREAD = 16  # of 255, between the channels of a pixel: less is what JPEG does to gray
 CHEST = ("", "CHEST", "THORAX", "LUNG", "LUNGS")
@@ -206,13 +213,29 @@ def _spacing(header: "Dataset") -> tuple[float, float] | None:
     return None
 
 
+def _orientation(header: "Dataset") -> str:
+    """Where the rows and the columns of pixels lead, a letter each; empty where the header does not say.
+
+    LF, to the patient's left and foot, is a frontal X-ray as a screen shows it, RF its mirror image. Of a direction
+    between two the first letter counts.
+
+    Source: DICOM PS3.3 C.7.6.1.1.1 (patient orientation).
+    """
+    values = np.atleast_1d(np.asarray(header.get("PatientOrientation") or "", dtype=object))
+    letters = "".join(str(value).strip()[:1] for value in values).upper()
+    return letters if re.fullmatch("[APLRHF]{2}", letters) else ""
+
+
 def _notes(header: "Dataset", stored: np.ndarray) -> tuple[str, ...]:
     """As `DicomImage.notes`."""
     has_window = header.get("WindowCenter") is not None and not header.get("VOILUTSequence")
     is_coloured = stored.ndim == 3 and np.ptp(stored.astype(np.int16), axis=2).max() > COLOUR_SPREAD
+    orientation = _orientation(header)
+    is_lateral = word(header, "ViewPosition") in LATERAL
     notes = {
         "the DICOM header says a part of the body other than the chest": word(header, "BodyPartExamined") not in CHEST,
-        "the DICOM header says a lateral view: the models know frontal ones": word(header, "ViewPosition") in LATERAL,
+        NOT_FRONTAL: is_lateral or orientation not in ("", "LF", "RF"),
+        MIRRORED: orientation == "RF",
         "the DICOM header says raw data of the detector, not for presentation": (
             word(header, "PresentationIntentType") == "FOR PROCESSING"
         ),

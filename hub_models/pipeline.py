@@ -21,6 +21,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from chest_xray_masks import reason
+from hub_models.dicom import NOT_FRONTAL
 from hub_models.dicom_seg import write_segmentation
 from hub_models.figures import PREDICTED
 from hub_models.images import is_dicom_source
@@ -176,18 +177,21 @@ def _write(desk: Desk, item: tuple[Row, Open], film: Film | str, found: Predicti
         looks = desk.asked(open_source() if deep else film.gray, found.mask)
         _put(desk.folder, f"saliency/{file}", _png(_heat(film.gray, looks)))
     spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
-    flags = (*found.flags, *(_segment(desk, open_source(), row["output"], found.mask) if desk.lungs_version else ()))
+    flags = (*found.flags, *(_segment(desk, open_source(), row["output"], found) if desk.lungs_version else ()))
     said = {"is_suspected": found.is_suspected, "flags": "; ".join(flags)} | spacing
     names = ("name", "height", "width", "probability", "threshold", "decision")
     return columns | said | {name: getattr(found, name) for name in names}
 
 
-def _segment(desk: Desk, source: Source, name: str, mask: np.ndarray) -> tuple[str, ...]:
-    """Write the lungs of a DICOM X-ray as DICOM Segmentation; a flag where that cannot be."""
+def _segment(desk: Desk, source: Source, name: str, found: Prediction) -> tuple[str, ...]:
+    """Write the lungs of a DICOM X-ray as DICOM Segmentation, by side if frontal; a flag where that cannot be."""
+    mask = found.mask
     if not is_dicom_source(source) or not mask.any():
         return ()
-    sides = sides_of(mask)
+    sides = sides_of(mask, found.is_mirrored)
     lungs = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
+    if NOT_FRONTAL in found.film_flags:
+        lungs = {"Lung": mask}
     path = desk.folder / "segmentations" / f"{name}.dcm"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

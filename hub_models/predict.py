@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hub_models.dicom import MIRRORED
 from hub_models.downloads import local_run
 from hub_models.familiarity import unfamiliar
 from hub_models.masks import keep_two_lungs
@@ -96,13 +97,18 @@ class Prediction:
     @cached_property
     def lungs(self) -> Lungs | None:
         """Areas of the right and the left lung; None without a segmenter."""
-        return None if self.mask is None else lungs_of(self.mask, self.spacing_mm)
+        return None if self.mask is None else lungs_of(self.mask, self.spacing_mm, self.is_mirrored)
 
     @cached_property
     def flags(self) -> tuple[str, ...]:
         """What speaks against trusting the prediction, a short sentence each; empty where nothing does."""
         of_lungs = () if self.lungs is None else flags_of(self.lungs)
         return self.film_flags + unfamiliar(self.distance, self.limit) + of_lungs
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the patient's right is at the right of the image, as only a DICOM header can say."""
+        return MIRRORED in self.film_flags
 
     @property
     def is_suspected(self) -> bool | None:

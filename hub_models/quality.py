@@ -25,7 +25,7 @@ INVERTED = 8.0
 
 @dataclass(frozen=True)
 class Lungs:
-    """Areas of a lung mask; right and left are the patient's, so the right lung is at the image's left.
+    """Areas of a lung mask; right and left are the patient's: the right lung is at the image's left, unless mirrored.
 
     Attributes:
         right_share, left_share: of the image's pixels, in [0, 1].
@@ -40,9 +40,9 @@ class Lungs:
     borders: tuple[str, ...]
 
 
-def lungs_of(mask: np.ndarray, spacing_mm: tuple[float, float] | None = None) -> Lungs:
-    """Areas of an (H, W) bool mask, whose pixels are (row, column) `spacing_mm` apart."""
-    right, left = _counts(mask)
+def lungs_of(mask: np.ndarray, spacing_mm: tuple[float, float] | None = None, is_mirrored: bool = False) -> Lungs:
+    """Areas of an (H, W) bool mask, whose pixels are (row, column) `spacing_mm` apart; sides as of `sides_of`."""
+    right, left = reversed(_counts(mask)) if is_mirrored else _counts(mask)
     area = None if spacing_mm is None else spacing_mm[0] * spacing_mm[1]
     in_mm2 = (None, None) if area is None else (right * area, left * area)
     rims = {"top": mask[0], "bottom": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
@@ -51,7 +51,7 @@ def lungs_of(mask: np.ndarray, spacing_mm: tuple[float, float] | None = None) ->
 
 
 def _counts(mask: np.ndarray) -> list[int]:
-    """Pixels of an (H, W) bool mask that are RIGHT and LEFT by `sides_of`, counted run by run."""
+    """Pixels of an (H, W) bool mask that are RIGHT and LEFT by `_small_sides`, counted run by run."""
     sides, (rows, columns) = _small_sides(mask)  # (h, w), (H,), (W,)
     widths = np.bincount(columns, minlength=sides.shape[1])  # (w,) pixels of a line that are in each column
     later = widths.cumsum()[columns] - np.arange(len(columns))  # (W,) of them, each pixel and those right of it
@@ -68,19 +68,25 @@ def _counts(mask: np.ndarray) -> list[int]:
     return counts
 
 
-def sides_of(mask: np.ndarray) -> np.ndarray:
+def sides_of(mask: np.ndarray, is_mirrored: bool = False) -> np.ndarray:
     """(H, W) uint8: RIGHT or LEFT, the patient's, at each pixel, that of the nearest lung; BACKGROUND without any.
 
     The two largest regions are a lung each. A single region is cut in two at its narrowest column where it has a
     waist, as lungs that touch have; else it is the lung of the half that it lies in. All other regions are of the side
-    that they lie on of the column midway between the lungs, the waist, or the image's middle.
+    that they lie on of the column midway between the lungs, the waist, or the image's middle. The right lung is at the
+    left of the image; at its right where the X-ray is mirrored.
     """
     sides, places = _small_sides(mask)
+    if is_mirrored:
+        sides = np.uint8([BACKGROUND, LEFT, RIGHT])[sides]
     return sides[np.ix_(*places)]
 
 
 def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """`sides_of` (h, w) at no more than SMALL pixels a side, and the row (H,) and column (W,) there of each pixel."""
+    """`sides_of` (h, w) at no more than SMALL pixels a side, and the row (H,) and column (W,) there of each pixel.
+
+    The X-ray is taken for one that is not mirrored.
+    """
     height, width = mask.shape
     factor = min(1.0, SMALL / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))

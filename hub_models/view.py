@@ -99,7 +99,8 @@ def pictures_of(reading: Reading) -> list[tuple[str, str, str]]:
     """Title, data URL and description of each picture of a reading, the first to be shown first."""
     pictures = [("X-ray", jpeg(shown(reading.gray)), "The X-ray as it came, scaled")]
     if reading.found.mask is not None:
-        words = "The lungs as the model finds them; the patient's right is at the left"
+        edge = "right" if reading.found.is_mirrored else "left"
+        words = f"The lungs as the model finds them; the patient's right is at the {edge}"
         pictures.insert(0, ("Lungs", jpeg(outlined(reading.gray, reading.found.mask)), words))
     if reading.saliency is not None:
         words = f"{LOOKS}: the brighter, the more; a hint, no proof that it looks at disease"

@@ -11,7 +11,7 @@ from pydicom import uid
 from tiny import SECRET, dicom, dicom_bytes, dicom_with_patient
 
 from chest_xray_masks import MAX_PIXELS
-from hub_models.dicom import TAGS, DicomImage, is_dicom, read_dicom, read_spacing
+from hub_models.dicom import MIRRORED, NOT_FRONTAL, TAGS, DicomImage, is_dicom, read_dicom, read_spacing
 
 FILM = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
 
@@ -62,8 +62,14 @@ def test_spacing_needs_no_pixels() -> None:
     ("fields", "note"),
     [
         ({"BodyPartExamined": "HAND"}, "the DICOM header says a part of the body other than the chest"),
-        ({"ViewPosition": "LL"}, "the DICOM header says a lateral view: the models know frontal ones"),
-        ({"ViewPosition": "lateral"}, "the DICOM header says a lateral view: the models know frontal ones"),
+        ({"ViewPosition": "LL"}, NOT_FRONTAL),
+        ({"ViewPosition": "lateral"}, NOT_FRONTAL),
+        ({"PatientOrientation": ["P", "F"]}, NOT_FRONTAL),
+        ({"PatientOrientation": ["A", "F"], "ViewPosition": "LL"}, NOT_FRONTAL),
+        ({"PatientOrientation": ["F", "L"]}, NOT_FRONTAL),  # turned by a quarter
+        ({"PatientOrientation": ["R", "H"]}, NOT_FRONTAL),  # turned by half
+        ({"PatientOrientation": ["R", "F"]}, MIRRORED),
+        ({"PatientOrientation": ["RF", "FL"]}, MIRRORED),  # a little turned: the first letter is the main direction
         (
             {"PresentationIntentType": "FOR PROCESSING"},
             "the DICOM header says raw data of the detector, not for presentation",
@@ -88,6 +94,12 @@ def test_frontal_chest_has_no_notes() -> None:
     fields = {"BodyPartExamined": "CHEST", "ViewPosition": "PA", "PresentationIntentType": "FOR PRESENTATION"}
     for modality in ("CR", "DX", "RG", "SC", "OT", ""):
         assert read_dicom(dicom(FILM, Modality=modality, BurnedInAnnotation="NO", **fields)).notes == ()
+
+
+@pytest.mark.parametrize("said", [["L", "F"], ["l ", "FR"], None, "", "L", ["", ""], ["R", SECRET], ["R", "F", "F"]])
+@pytest.mark.filterwarnings("ignore:.*Invalid value for VR CS", "ignore:.*value for VR CS")
+def test_usual_orientation_has_no_notes_and_one_that_is_none_neither(said: object) -> None:
+    assert read_dicom(dicom(FILM, PatientOrientation=said)).notes == ()
 
 
 def test_big_endian() -> None:

@@ -171,3 +171,26 @@ def test_lungs_of_dicom_go_out_as_dicom_too(reader, films, tmp_path) -> None:
     written = highdicom.seg.segread(out / "segmentations" / "films" / "whole.dcm")
     lungs = written.get_pixels_by_source_instance(["1.2.3"], combine_segments=False)[0].any(-1)
     np.testing.assert_array_equal(lungs, np.asarray(Image.open(out / rows["whole.dcm"]["mask"])))
+
+
+def test_sides_of_a_dicom_segmentation_are_the_patients(reader, films, tmp_path) -> None:
+    import highdicom
+
+    gray, paths = np.asarray(Image.open(films[0]).convert("L")).astype(np.uint16), []
+    for rows, columns in ("LF", "RF", "PF"):
+        uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+        paths.append(tmp_path / f"{rows}.dcm")
+        paths[-1].write_bytes(dicom(gray, 8, PatientOrientation=[rows, columns], **uids))
+    list(read_stream(Desk(reader, tmp_path, lungs_version="v1"), items_of(paths), CPU))
+    found = {}
+    for path in paths:
+        written = highdicom.seg.segread(tmp_path / "segmentations" / "films" / path.name)
+        labels = [one.segment_label for one in written.SegmentSequence]
+        masks = written.get_pixels_by_source_instance(["1.2.3"], combine_segments=False)[0]
+        found[path.stem] = dict(zip(labels, np.moveaxis(masks, -1, 0), strict=True))
+    usual, mirrored, lateral = (found[side] for side in "LRP")
+    other = {"Right lung": "Left lung", "Left lung": "Right lung"}
+    assert usual and set(mirrored) == {other[label] for label in usual} and set(lateral) == {"Lung"}
+    for label, mask in usual.items():
+        np.testing.assert_array_equal(mirrored[other[label]], mask)
+    np.testing.assert_array_equal(lateral["Lung"], np.logical_or.reduce(list(usual.values())))

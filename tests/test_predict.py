@@ -14,6 +14,7 @@ from tiny import dicom
 from hub_models.architectures import normalize
 from hub_models.cohort import load_cohort
 from hub_models.config import TrainConfig
+from hub_models.dicom import MIRRORED
 from hub_models.evaluation import measure
 from hub_models.familiarity import Familiarity
 from hub_models.metrics import count_overlap
@@ -232,3 +233,13 @@ def test_dicom_brings_its_spacing_and_its_notes(lungs_folder, tmp_path) -> None:
     assert one.spacing_mm == (0.5, 0.2) and (one.height, one.width) == (80, 64)
     assert one.lungs.right_mm2 + one.lungs.left_mm2 == pytest.approx(one.mask.sum() * 0.1)
     assert any("lateral" in flag for flag in one.flags)
+
+
+def test_sides_are_those_that_the_dicom_header_says(lungs_folder) -> None:
+    values = np.asarray(Image.effect_noise((64, 80), 60)).astype(np.uint16)
+    reader = ChestXrayReader(lungs_folder)
+    usual, mirrored = reader.read([dicom(values, PatientOrientation=[side, "F"]) for side in "LR"])
+    assert MIRRORED in mirrored.flags and MIRRORED not in usual.flags
+    np.testing.assert_array_equal(mirrored.mask, usual.mask)  # on the file's own pixels
+    sides = mirrored.lungs.right_share, mirrored.lungs.left_share
+    assert sides == (usual.lungs.left_share, usual.lungs.right_share) and sides[0] != sides[1]

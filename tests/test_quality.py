@@ -21,6 +21,14 @@ def test_right_lung_is_at_the_left_of_the_image() -> None:
     assert lungs.borders == () and flags_of(lungs) == ()
 
 
+def test_right_lung_of_a_mirrored_x_ray_is_at_the_right_of_the_image() -> None:
+    lungs, mirrored = lungs_of(two_lungs(), (0.5, 0.2)), lungs_of(two_lungs()[:, ::-1], (0.5, 0.2), is_mirrored=True)
+    assert mirrored == lungs
+    sides = sides_of(two_lungs()[:, ::-1], is_mirrored=True)
+    np.testing.assert_array_equal(sides[:, ::-1], sides_of(two_lungs()))
+    assert not sides_of(np.zeros((9, 9), bool), is_mirrored=True).any()
+
+
 def test_areas_are_counted_on_the_x_rays_own_pixels() -> None:
     mask = np.kron(two_lungs(), np.ones((13, 13), bool))  # 1300 x 2600, regions are found at 512
     mask[20 * 13, 30 * 13] = False

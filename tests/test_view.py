@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hub_models.config import TrainConfig
+from hub_models.dicom import MIRRORED
 from hub_models.files import write_json
 from hub_models.predict import Prediction
 from hub_models.report import evaluate_run
@@ -61,6 +62,12 @@ def links(html: str) -> dict[str, bytes]:
     """Bytes that each download link holds, by the name of the file."""
     found = re.findall(r'<a href="data:[a-z/]+;base64,([^"]+)" download="([^"]+)">', html)
     return {name: base64.b64decode(data) for data, name in found}
+
+
+def test_side_of_the_patients_right_is_told() -> None:
+    assert "the patient&#39;s right is at the left" in reading_html(reading())
+    mirrored = reading_html(reading(film_flags=(MIRRORED,)))
+    assert "the patient&#39;s right is at the right" in mirrored and "mirrored X-ray" in mirrored
 
 
 def test_limits_are_the_cards_own(tmp_path) -> None:
