@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any
@@ -88,13 +89,14 @@ class Page:
         """Take an upload from the disk into the session's memory; the drop area is free again.
 
         Raises:
-            gr.Error: it is gone: Gradio has one place for the same file of two users, and the other was served first.
+            gr.Error: it is gone.
         """
         file = Path(path)
         try:
             waiting.append((file.name, file.read_bytes()))
         except FileNotFoundError as error:
-            raise gr.Error(f"{file.name} was lost on its way: drop it again") from error
+            said = f"{file.name} was lost on its way: drop it again"
+            raise gr.Error(said, print_exception=False) from error  # a name may be a patient's: not into the log
         file.unlink(missing_ok=True)
         return None, waiting
 
@@ -145,15 +147,21 @@ def build(page: Page) -> gr.Blocks:
             with gr.Column(elem_id="limits"), gr.Accordion("Limits of the models"):
                 gr.Markdown(limits_text(page.models), latex_delimiters=[])
         outputs, hidden = [result, files], {"api_visibility": "private"}
+        each = {"trigger_mode": "multiple", **hidden}  # else what is dropped while another is read is passed over
         # one X-ray at a time: a forward pass takes all cores
-        queued = {"concurrency_id": "reader", "concurrency_limit": 1, **hidden}
-        taken = upload.upload(page.take, [upload, waiting], [upload, waiting], queue=False, **hidden)
-        taken.then(page.read, waiting, outputs, show_progress_on=result, **queued)
+        queued = {"concurrency_id": "reader", "concurrency_limit": 1, "show_progress_on": result}
+        taken = upload.upload(page.take, [upload, waiting], [upload, waiting], queue=False, **each)
+        taken.success(page.read, waiting, outputs, **queued, **each)
         for name, button in buttons.items():
-            button.click(partial(page.show_example, name), None, outputs, show_progress_on=result, **queued)
+            button.click(partial(page.show_example, name), None, outputs, **queued, **hidden)
         for asked in (upload.upload, *(button.click for button in buttons.values())):
             asked(None, js=SCROLL, **hidden)
     return blocks
+
+
+async def _upload_apart(request: Any, folder: str, *others: Any, **options: Any) -> Any:
+    """What Gradio's own gives, each upload in a folder of its own: else the same file of two users has one place."""
+    return await gr.route_utils.upload_fn(request, str(Path(folder) / token_hex(8)), *others, **options)
 
 
 def _head(page: Page) -> str:
@@ -182,7 +190,8 @@ def serving(
     """
     page = Page.of(segmenter, classifier, revision)
     with TemporaryDirectory(prefix="chest-xray-page-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # the one way to tell Gradio where uploads go
+        # the one way to tell Gradio where uploads go
+        os.environ["GRADIO_TEMP_DIR"], gr.routes.upload_fn = folder, _upload_apart
         blocks, url = _launch(page, host, port)
         try:
             yield url, Path(folder)

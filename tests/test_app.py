@@ -1,6 +1,7 @@
 """The page in a real Chromium: what a user drops, waits for, reads and takes home, and that nothing of it is kept."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -235,6 +236,30 @@ def test_two_users_at_once_get_their_own(page: Page, served: Served, browser: Br
 
 
 @pytest.mark.slow
+def test_same_x_ray_of_two_users_at_once_is_read_for_both(
+    page: Page, served: Served, browser: Browser, phantoms: Path
+) -> None:
+    film = phantom(phantoms, "CHN")
+    with visit(browser, served) as other:
+        for tab in (page, other):
+            drop(tab, film)
+        for tab in (page, other):
+            wait_for(tab, film.name)
+            assert tab.locator("#result .reading").count() == 1
+    assert not kept(served.folder)
+
+
+@pytest.mark.slow
+def test_x_rays_in_quick_succession_are_all_read(page: Page, served: Served, phantoms: Path) -> None:
+    films = phantom(phantoms, "CHN"), phantom(phantoms, "MCU"), phantom(phantoms, "CHN", 1)
+    drop(page, films[0], films[0], films[1])
+    wait_for(page, films[1].name)
+    drop(page, films[2])
+    wait_for(page, films[2].name)
+    assert not kept(served.folder)
+
+
+@pytest.mark.slow
 def test_dicom_and_16_bits_come_as_they_are(page: Page, served: Served, phantoms: Path) -> None:
     rng = np.random.default_rng(0)
     gray = np.asarray(Image.open(phantom(phantoms, "MCU")).convert("L")).astype(np.uint16)
@@ -362,13 +387,26 @@ def test_examples_say_that_they_are_synthetic(page: Page, served: Served) -> Non
     assert not kept(served.folder)
 
 
-@pytest.mark.slow
-def test_upload_that_nobody_reads_is_swept(served: Served) -> None:
+def upload(served: Served) -> Path:
+    """Where a file that no event takes lies on the server."""
     body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nsecret\r\n--x--\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     with urlopen(Request(f"{served.url}gradio_api/upload", body, headers)) as answer:
-        assert answer.status == 200
-    (file,) = kept(served.folder)
+        (path,) = json.load(answer)
+    return Path(path)
+
+
+def test_each_upload_of_the_same_file_is_taken(served: Served) -> None:
+    page, waiting = app.Page(None, {}, {}), app.Waiting()
+    first, second = upload(served), upload(served)
+    for path in (first, second):
+        assert served.folder in path.parents
+        page.take(str(path), waiting)
+    assert list(waiting) == [("a.png", b"secret")] * 2 and not kept(served.folder)
+
+
+def test_upload_that_nobody_reads_is_swept(served: Served) -> None:
+    file = upload(served)
     app.sweep(served.folder, 3600)
     assert kept(served.folder) == [file]
     app.sweep(served.folder, 0)
