@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import io
 import json
 import os
 import random
@@ -29,6 +30,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from loopback_hub import LoopbackHub
+from loopback_hub.__main__ import _wait
 from loopback_hub.xet import END, chunk_table, hash_text, unpacked
 
 CARD = "---\nlicense: mit\n---\n# A model\n"
@@ -648,7 +650,7 @@ def test_command_runs_with_a_hub(tmp_path: Path) -> None:
 
     with subprocess.Popen(module, env=environment, stdout=subprocess.PIPE, text=True) as serving:
         lines = [serving.stdout.readline().strip()]
-        while not lines[-1].startswith("#"):
+        while lines[-1] and not lines[-1].startswith("#"):
             lines.append(serving.stdout.readline().strip())
         variables = dict(line.removeprefix("export ").split("=", 1) for line in lines[:-1])
         address = urlsplit(variables["HF_ENDPOINT"])
@@ -658,3 +660,24 @@ def test_command_runs_with_a_hub(tmp_path: Path) -> None:
         connection.close()
         serving.send_signal(signal.SIGINT)
         assert serving.wait(timeout=30) == 0
+
+
+class Hasty(io.StringIO):
+    """A reader of the output who presses Ctrl-C on its last line."""
+
+    def write(self, text: str) -> int:
+        if text.startswith("#"):
+            signal.raise_signal(signal.SIGINT)
+        return super().write(text)
+
+
+def test_ctrl_c_that_comes_at_once_ends_it_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(sys, "stdout", Hasty())
+    try:
+        assert _wait({"A": "1"}) == 0
+    except KeyboardInterrupt:
+        pytest.fail("Ctrl-C was not awaited")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -45,13 +45,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _wait(variables: dict[str, str]) -> int:
-    """Print how a shell comes to use the hub, and wait for Ctrl-C or SIGTERM."""
-    for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}")
-    print("# serving until Ctrl-C", flush=True)
+    """Print how a shell comes to use the hub, and wait for Ctrl-C or SIGTERM, which may come as soon as it is read."""
     end = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end.set())
+    for name, value in variables.items():
+        print(f"export {name}={shlex.quote(value)}")
+    print("# serving until Ctrl-C", flush=True)
     end.wait()
     return 0
 
