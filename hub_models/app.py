@@ -5,10 +5,9 @@ import logging
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -35,6 +34,7 @@ except ImportError as error:
 log = logging.getLogger(__name__)
 LARGEST = "100mb"  # of an upload; a film of 4892 x 4020 pixels takes 40 in DICOM
 SWEEP_EVERY, KEPT_AT_MOST = 10, 60  # seconds; what is read is deleted at once, this is for what never is
+WAITS_AT_MOST = 600  # seconds in memory until it is read, as others come first
 EXAMPLES = {  # phantoms: seed of the patient, site, tuberculosis
     "Normal 1": (11, "Shenzhen", False),
     "Normal 2": (23, "Montgomery", False),
@@ -46,7 +46,7 @@ HINT = """<p class="hint">Read in memory and forgotten: no upload is kept.</p>
 <p class="hint">Or a synthetic X-ray, drawn by a program, of no patient:</p>"""
 SCROLL = "() => { if (innerWidth <= 760) document.querySelector('#output').scrollIntoView({behavior: 'smooth'}) }"
 DRAWING = "<p>The report is being drawn …</p>"
-Waiting = deque[tuple[str, bytes]]  # name and bytes of the X-rays that a session has dropped, until they are read
+Waiting = dict[tuple[str | None, float], tuple[str, bytes]]  # name and bytes of an X-ray, by session and seconds
 Shown = Iterator[tuple[Any, Any]]  # HTML of a reading and of its files, as they come
 
 
@@ -57,6 +57,7 @@ class Page:
     reader: ChestXrayReader
     models: Mapping[str, Model]
     examples: Mapping[str, bytes]
+    waiting: Waiting = field(default_factory=dict)  # what was dropped, in that order, until it is read
 
     @classmethod
     def of(cls, segmenter: str | Path | None, classifier: str | Path | None, revision: str | None = None) -> "Page":
@@ -85,24 +86,43 @@ class Page:
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
         return Reading(film.gray, found, heat, tuple(models))
 
-    def take(self, path: str, waiting: Waiting) -> tuple[None, Waiting]:
-        """Take an upload from the disk into the session's memory; the drop area is free again.
+    def take(self, path: str, request: gr.Request) -> None:
+        """Take an upload from the disk into memory; the drop area is free again.
 
         Raises:
             gr.Error: it is gone.
         """
         file = Path(path)
         try:
-            waiting.append((file.name, file.read_bytes()))
+            self.waiting[request.session_hash, time.monotonic()] = file.name, file.read_bytes()
         except FileNotFoundError as error:
             said = f"{file.name} was lost on its way: drop it again"
             raise gr.Error(said, print_exception=False) from error  # a name may be a patient's: not into the log
         file.unlink(missing_ok=True)
-        return None, waiting
 
-    def read(self, waiting: Waiting) -> Shown:
-        """Show the X-ray that has waited longest."""
-        yield from self.show(*waiting.popleft())
+    def read(self, request: gr.Request) -> Shown:
+        """Show the X-ray of a session that has waited longest.
+
+        Raises:
+            gr.Error: it has been forgotten.
+        """
+        for key in list(self.waiting):
+            if key[0] == request.session_hash and (film := self.waiting.pop(key, None)):
+                yield from self.show(*film)
+                return
+        raise gr.Error("The X-ray waited too long and was forgotten: drop it again", print_exception=False)
+
+    def leave(self, request: gr.Request) -> None:
+        """Forget what a session has dropped, as its tab is closed."""
+        for key in list(self.waiting):
+            if key[0] == request.session_hash:
+                self.waiting.pop(key, None)
+
+    def forget(self, older_than: float) -> None:
+        """Forget what has waited for more than so many seconds."""
+        for key in list(self.waiting):
+            if time.monotonic() - key[1] > older_than:
+                self.waiting.pop(key, None)
 
     def show(self, name: str, data: bytes) -> Shown:
         """Show an X-ray, and then its files, which take a second to draw; or why it cannot be read."""
@@ -130,7 +150,6 @@ def _example(seed: int, site: str, tuberculosis: bool) -> bytes:
 def build(page: Page) -> gr.Blocks:
     """The page's parts and events."""
     with gr.Blocks(title="Chest X-ray reader", analytics_enabled=False, fill_width=True) as blocks:
-        waiting = gr.State(Waiting())
         gr.HTML(_head(page), elem_id="head")
         with gr.Row(elem_id="desk"):
             with gr.Column(elem_id="input"):
@@ -150,8 +169,9 @@ def build(page: Page) -> gr.Blocks:
         each = {"trigger_mode": "multiple", **hidden}  # else what is dropped while another is read is passed over
         # one X-ray at a time: a forward pass takes all cores
         queued = {"concurrency_id": "reader", "concurrency_limit": 1, "show_progress_on": result}
-        taken = upload.upload(page.take, [upload, waiting], [upload, waiting], queue=False, **each)
-        taken.success(page.read, waiting, outputs, **queued, **each)
+        taken = upload.upload(page.take, upload, upload, queue=False, **each)
+        taken.success(page.read, None, outputs, **queued, **each)
+        blocks.unload(page.leave)
         for name, button in buttons.items():
             button.click(partial(page.show_example, name), None, outputs, **queued, **hidden)
         for asked in (upload.upload, *(button.click for button in buttons.values())):
@@ -179,8 +199,8 @@ def serving(
     revision: str | None = None,
     host: str | None = "127.0.0.1",
     port: int | None = None,
-) -> Iterator[tuple[str, Path]]:
-    """Address of the page, and the folder that uploads pass through, while a block runs.
+) -> Iterator[tuple[str, Path, Page]]:
+    """Address of the page, the folder that uploads pass through, and what its events call, while a block runs.
 
     Where host or port is None, Gradio's environment variables and defaults say it.
 
@@ -194,7 +214,7 @@ def serving(
         os.environ["GRADIO_TEMP_DIR"], gr.routes.upload_fn = folder, _upload_apart
         blocks, url = _launch(page, host, port)
         try:
-            yield url, Path(folder)
+            yield url, Path(folder), page
         finally:
             blocks.close(verbose=False)
 
@@ -253,7 +273,8 @@ def serve(segmenter: str | Path | None = None, classifier: str | Path | None = N
     """
     stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    with serving(segmenter, classifier, **place) as (url, folder):
+    with serving(segmenter, classifier, **place) as (url, folder, page):
         log.info("serving at %s; Ctrl-C ends it", url)
         while not stopped.wait(SWEEP_EVERY):
             sweep(folder, KEPT_AT_MOST)
+            page.forget(WAITS_AT_MOST)

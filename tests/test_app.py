@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 from urllib.request import Request, urlopen
 
@@ -37,10 +38,11 @@ WAIT = 120_000  # milliseconds for a reading on a busy machine
 
 
 class Served(NamedTuple):
-    """The page under test: its address, the folder that uploads pass through, who the server called, its models."""
+    """The page under test: address, the folder that uploads pass through, events, whom the server called, models."""
 
     url: str
     folder: Path
+    page: app.Page
     called: set[str]
     reader: ChestXrayReader
 
@@ -74,8 +76,8 @@ def served(folders: tuple[str, str]) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "EXAMPLE_SIZE", (96, 84))  # quick to draw
         patch.setattr(socket.socket, "connect", connect)
-        with app.serving(*folders) as (url, folder):
-            yield Served(url, folder, called, ChestXrayReader(*folders))
+        with app.serving(*folders) as (url, folder, page):
+            yield Served(url, folder, page, called, ChestXrayReader(*folders))
 
 
 @pytest.fixture
@@ -397,12 +399,16 @@ def upload(served: Served) -> Path:
 
 
 def test_each_upload_of_the_same_file_is_taken(served: Served) -> None:
-    page, waiting = app.Page(None, {}, {}), app.Waiting()
+    page = app.Page(None, {}, {})
     first, second = upload(served), upload(served)
     for path in (first, second):
         assert served.folder in path.parents
-        page.take(str(path), waiting)
-    assert list(waiting) == [("a.png", b"secret")] * 2 and not kept(served.folder)
+        page.take(str(path), session("a"))
+    assert list(page.waiting.values()) == [("a.png", b"secret")] * 2 and not kept(served.folder)
+
+
+def session(name: str) -> app.gr.Request:
+    return app.gr.Request(session_hash=name)
 
 
 def test_upload_that_nobody_reads_is_swept(served: Served) -> None:
@@ -426,12 +432,61 @@ def test_page_says_what_the_reader_says(served: Served, phantoms: Path) -> None:
 
 
 def test_upload_is_taken_from_the_disk_once(tmp_path: Path) -> None:
-    page, waiting = app.Page(None, {}, {}), app.Waiting()
-    (tmp_path / "a.png").write_bytes(b"x")
-    assert page.take(str(tmp_path / "a.png"), waiting) == (None, waiting)
-    assert list(waiting) == [("a.png", b"x")] and not list(tmp_path.iterdir())
+    page, path = app.Page(None, {}, {}), str(tmp_path / "a.png")
+    Path(path).write_bytes(b"x")
+    assert page.take(path, session("a")) is None
+    assert list(page.waiting.values()) == [("a.png", b"x")] and not list(tmp_path.iterdir())
     with pytest.raises(app.gr.Error, match="a.png was lost on its way: drop it again"):
-        page.take(str(tmp_path / "a.png"), waiting)
+        page.take(path, session("a"))
+
+
+def test_what_waits_in_memory_is_forgotten(tmp_path: Path) -> None:
+    page = app.Page(None, {}, {})
+    for name in "aba":
+        (tmp_path / "a.png").write_bytes(b"x")
+        page.take(str(tmp_path / "a.png"), session(name))
+    page.forget(3600)
+    assert [name for name, _ in page.waiting] == ["a", "b", "a"]
+    page.leave(session("a"))
+    assert [name for name, _ in page.waiting] == ["b"]
+    with pytest.raises(app.gr.Error, match="The X-ray waited too long and was forgotten: drop it again"):
+        list(page.read(session("a")))
+    page.forget(0)
+    assert not page.waiting
+
+
+@pytest.mark.slow
+def test_x_ray_that_waits_is_forgotten_when_its_tab_is_closed(
+    page: Page, served: Served, browser: Browser, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = phantom(phantoms, "CHN"), phantom(phantoms, "MCU")
+    look, busy, free = app.Page.look, Event(), Event()
+
+    def wait(*film: object) -> app.Reading:
+        busy.set()
+        assert free.wait(WAIT / 1000)
+        return look(*film)
+
+    monkeypatch.setattr(app.Page, "look", wait)
+    drop(page, first)
+    assert busy.wait(WAIT / 1000)
+    try:
+        with visit(browser, served) as other:
+            drop(other, second)
+            until(page, lambda: [name for name, _ in served.page.waiting.values()] == [second.name])
+        until(page, lambda: not served.page.waiting)
+    finally:
+        free.set()
+    wait_for(page, first.name)
+
+
+def until(tab: Page, condition: Callable[[], bool]) -> None:
+    """Wait for what the server is to do."""
+    for _ in range(WAIT // 50):
+        if condition():
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError("it did not come to be")
 
 
 def test_sweep_leaves_what_is_new(tmp_path: Path) -> None:
