@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -172,6 +173,20 @@ def hub() -> "Iterator[LoopbackHub]":
 
     with LoopbackHub() as hub:
         yield hub
+
+
+@pytest.fixture
+def gone_hub() -> "Iterator[LoopbackHub]":
+    """A Hub that does not answer; its port stays taken, so that no other hub of these tests is met there."""
+    from loopback_hub import LoopbackHub
+
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+
+        class Gone(LoopbackHub):
+            port = held.getsockname()[1]
+
+        yield Gone()
 
 
 @pytest.fixture

@@ -347,7 +347,9 @@ def test_script_ends_in_one_sentence(
 
 
 @pytest.mark.slow
-def test_script_as_users_run_it(hub: LoopbackHub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_script_as_users_run_it(
+    hub: LoopbackHub, gone_hub: LoopbackHub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in hub.environment(hub.add_user("alice"), tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     command = ("scripts/push.py", "--run", run, "--repo_id", "alice/m", "--license", "mit")
@@ -360,8 +362,7 @@ def test_script_as_users_run_it(hub: LoopbackHub, run: Path, tmp_path: Path, mon
     done = python(*command, "--version", "v1")
     assert done.stdout.startswith(f"pushed to {hub.endpoint}/alice/m (private), branch main, version v1, commit ")
     assert hub.repo("alice/m").files() == hub.repo("alice/m").files("v1") == content(run)
-    with LoopbackHub() as gone:
-        monkeypatch.setenv("HF_ENDPOINT", gone.endpoint)
+    monkeypatch.setenv("HF_ENDPOINT", gone_hub.endpoint)
     lost = python(*command, check=False)  # waits as long as it does for users
     assert lost.returncode == 1 and lost.stderr.splitlines()[-1].startswith("error: pushing to the Hub failed (")
     for one in (failed, done, lost):
