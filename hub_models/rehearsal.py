@@ -1,16 +1,22 @@
-"""A push and a pull of a tiny model, made for it, on whatever Hub the clients use: what no other test can say."""
+"""A push and a pull of a tiny model and set, made for it, on whatever Hub the clients use: what no test can say."""
 
 import logging
 import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
+from datasets.exceptions import DatasetsError
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from PIL import Image
 
 from hub_models.config import TrainConfig
+from hub_models.export import ExportConfig, export
 from hub_models.hub import pull_model, push_model
 from hub_models.phantom import write_phantoms
 from hub_models.predictor import Predictor
@@ -26,27 +32,38 @@ TINY = {"model": "segformer-light", "from_scratch": True, "image_size": 32, "epo
 def rehearse(owner: str | None = None) -> None:
     """Nothing, if the Hub does all that pushes and pulls rely on, under the name of `owner` or the user's own.
 
-    The repository is private, has a name that nobody uses, and is deleted at the end, come what may.
+    The repositories, of a model and of a data set, are private, have a name that nobody uses, and are deleted at the
+    end, come what may.
 
     Raises:
         ValueError: the Hub does something else.
-        PermissionError, ConnectionError: as `push_model`.
+        PermissionError, ConnectionError: as `push_model` and `export`.
     """
     owner = whoami_writer(HfApi(), owner)
-    repository = Repository(HfApi(), f"{owner}/chest-xray-masks-check-{secrets.token_hex(4)}")
+    name = f"{owner}/chest-xray-masks-check-{secrets.token_hex(4)}"
     with tempfile.TemporaryDirectory() as aside:
         folder = Path(aside)
+        phantoms = write_phantoms(folder / "phantoms", 12, 18, 64)
         logger.info("training a tiny model")
-        fit(TrainConfig(str(write_phantoms(folder / "phantoms", 12, 18, 64)), str(folder / "run"), **TINY))
-        try:
-            _rehearse(repository, folder / "run", folder / "cache")
-        finally:
-            with plain_errors("deleting", repository.url):
-                retried(repository.api.delete_repo, repository.id, missing_ok=True)
-            logger.info("deleted %s", repository.url)
+        fit(TrainConfig(str(phantoms), str(folder / "run"), **TINY))
+        with _deleted(Repository(HfApi(), name)) as repository:
+            _rehearse_model(repository, folder / "run", folder / "cache")
+        with _deleted(Repository(HfApi(), name, "dataset")) as repository:
+            _rehearse_data(repository, phantoms, folder / "cache")
 
 
-def _rehearse(repository: Repository, run: Path, cache: Path) -> None:
+@contextmanager
+def _deleted(repository: Repository) -> Iterator[Repository]:
+    """A repository that is gone at the end of the block, which need not make it."""
+    try:
+        yield repository
+    finally:
+        with plain_errors("deleting", repository.url):
+            retried(repository.api.delete_repo, repository.id, repo_type=repository.type, missing_ok=True)
+        logger.info("deleted %s", repository.url)
+
+
+def _rehearse_model(repository: Repository, run: Path, cache: Path) -> None:
     first, sent = _push(repository, run, "v1")
     _require(_push(repository, run, "v1")[0] == first, "an unchanged run made a second commit")
     pulled = pull_model(repository.id, "v1", cache_dir=cache)
@@ -60,6 +77,35 @@ def _rehearse(repository: Repository, run: Path, cache: Path) -> None:
     _require_files(changed, pull_model(repository.id, cache_dir=cache))
     _require_files(sent, pull_model(repository.id, "v1", cache_dir=cache))
     _require_refusal(repository, first)
+
+
+def _rehearse_data(repository: Repository, source: Path, cache: Path) -> None:
+    export(ExportConfig(source, repo_id=repository.id))
+    for name in ("MC", "all"):
+        splits = datasets.load_dataset("chest_xray_masks", name, data_dir=str(source), cache_dir=str(cache))
+        for split, rows in splits.items():
+            expected = _rows(rows)
+            for streaming in (False, True):
+                options = {"split": split, "streaming": streaming, "cache_dir": str(cache)}
+                _require(_loaded(repository, name, **options) == expected, f"other rows of {name}, {split} came back")
+            logger.info("%d rows of %s, %s came back, loaded and streamed", len(expected), name, split)
+    _require_private(repository)
+
+
+def _loaded(repository: Repository, name: str, **options: Any) -> list[dict[str, Any]]:
+    """Rows of a config as `load_dataset` has them from the Hub, into whose cache they go."""
+    try:
+        with plain_errors("loading", f"dataset {repository.id}"):
+            return _rows(datasets.load_dataset(repository.id, name, **options))
+    except DatasetsError as error:  # none of the Hub's clients' own
+        raise ValueError(f"the Hub is not as expected: {name} cannot be read ({error.__cause__ or error})") from error
+
+
+def _rows(rows: datasets.Dataset | datasets.IterableDataset) -> list[dict[str, Any]]:
+    """Rows in their order, images and masks as the bytes of their files."""
+    for column in ("image", "mask"):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    return list(rows)
 
 
 def _push(repository: Repository, run: Path, version: str) -> tuple[str, dict[str, bytes]]:
@@ -84,7 +130,7 @@ def _require_files(sent: dict[str, bytes], pulled: Path) -> None:
 def _require_private(repository: Repository) -> None:
     """Raise ValueError if somebody without a token sees the repository."""
     try:
-        retried(HfApi(token=False).repo_info, repository.id)
+        retried(HfApi(token=False).repo_info, repository.id, repo_type=repository.type)
     except RepositoryNotFoundError:
         logger.info("nobody else sees it")
     else:

@@ -1,4 +1,4 @@
-"""Check push and pull against the Hub itself: a tiny model, made on the spot, goes there, comes back and is deleted.
+"""Check the Hub itself: a tiny model and a tiny set, made on the spot, go there, come back and are deleted.
 
 Logged in (`hf auth login`, or HF_TOKEN) with a token that may write and delete, by Xet and by plain LFS:
     python scripts/check_hub.py
@@ -14,7 +14,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--owner", help="user or organization under whom to make the repository (default: you)")
+    parser.add_argument("--owner", help="user or organization under whom to make the repositories (default: you)")
     with plain_terminal():
         rehearse(parser.parse_args().owner)
         print("all is well")
