@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chest_xray_masks import reason
 from hub_models.dicom import name_of, read_header, said
 from hub_models.files import write_bytes
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 # Labels of segments and their codes in SNOMED CT.
 SEGMENTS = {"Lung": "39607008", "Left lung": "44029006", "Right lung": "3341006"}
 UIDS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
-TAGS = [*UIDS, "FrameOfReferenceUID", "Rows", "Columns", "LossyImageCompression"]
+TAGS = [*UIDS, "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "LossyImageCompression"]
 # What the standard demands to be there, if only empty.
 BLANK = [
     "PatientName",
@@ -57,8 +58,8 @@ def write_segmentation(
     Raises:
         FileNotFoundError: the X-ray does not exist.
         ImportError: highdicom is missing.
-        ValueError: the X-ray is no DICOM or lacks an identifier, a mask is not as large as it, a label is unknown, or
-            there is no lung in any mask.
+        ValueError: the X-ray is no DICOM, lacks an identifier or is of a class that cannot be referred to, a mask is
+            not as large as it, a label is unknown, or there is no lung in any mask.
 
     Source: DICOM PS3.3 A.51 (segmentation), PS3.16 CID 7151 (segmented property types).
     """
@@ -73,12 +74,13 @@ def write_segmentation(
             raise ValueError(f"{label} is a mask of {shapes}: pass the mask on the X-ray's own pixels")
     if not any(mask.any() for mask in masks.values()):
         raise ValueError(f"no lung in the masks of {name}: there is nothing to write")
-    buffer = io.BytesIO()
+    descriptions, buffer = _described(masks, model, version), io.BytesIO()
     try:
-        found = _segmentation(reference, masks, _described(masks, model, version))
+        _segmentation(reference, masks, descriptions).save_as(buffer, enforce_file_format=True)
     except KeyError as error:  # highdicom knows the classes of the standard
         raise ValueError(f"{name} is of a class that is not of the standard: save it as CR or DX") from error
-    found.save_as(buffer, enforce_file_format=True)
+    except Exception as error:  # it raises whatever a class needs that the X-ray lacks
+        raise ValueError(f"no segmentation can refer to {name} ({reason(error)}): save it as CR or DX") from error
     write_bytes(buffer.getvalue(), Path(path))
 
 
@@ -89,17 +91,21 @@ def _reference(header: "Dataset", name: str) -> "Dataset":
         ValueError: the X-ray lacks what is needed to refer to it.
     """
     from pydicom import Dataset
+    from pydicom.uid import UID
 
-    reference = Dataset()
+    reference, shared = Dataset(), Dataset()
+    # highdicom asks for these, and the number of frames, of a class that may have several
+    shared.PixelMeasuresSequence, reference.SharedFunctionalGroupsSequence = [Dataset()], [shared]
     for keyword in BLANK:
         setattr(reference, keyword, "")
     with said(f"the header of {name} cannot be read: get a sound copy"):
         reference.Rows, reference.Columns = int(header.Rows), int(header.Columns)
-        uids = {keyword: header.get(keyword) for keyword in (*UIDS, "FrameOfReferenceUID")}
+        reference.NumberOfFrames = int(header.get("NumberOfFrames") or 1)
+        uids = {keyword: UID(str(header.get(keyword))) for keyword in (*UIDS, "FrameOfReferenceUID")}
         if header.get("LossyImageCompression") == "01":
             reference.LossyImageCompression = "01"
     for keyword, uid in uids.items():
-        if uid and uid.is_valid:  # one that is not could be anything
+        if uid.is_valid:  # one that is not could be anything
             setattr(reference, keyword, uid)
         elif keyword in UIDS:
             raise ValueError(f"no valid {keyword} in {name}: a segmentation cannot refer to it, get the original file")
@@ -154,5 +160,6 @@ def _segmentation(
         content_label="LUNGS",
         content_description="Research use, not a medical device",
     )
+    found.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)  # empty, see `_reference`
     found.PatientIdentityRemoved, found.DeidentificationMethod = "YES", "All but the UIDs of the X-ray left out"
     return found

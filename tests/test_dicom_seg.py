@@ -13,6 +13,7 @@ from hub_models.dicom_seg import TAGS, write_segmentation
 
 FILM = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
 UIDS = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+CT, CAPTURE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7"
 RIGHT, LEFT = np.zeros((2, 48, 36), bool)
 RIGHT[5:40, 3:15] = LEFT[5:40, 20:33] = True  # the patient's right lung is at the left of the image
 
@@ -48,6 +49,20 @@ def test_one_mask_is_one_lung_segment(tmp_path: Path) -> None:
     )
     np.testing.assert_array_equal(pydicom.dcmread(tmp_path / "lungs.dcm").pixel_array, RIGHT | LEFT)
     assert "FrameOfReferenceUID" not in found and found.LossyImageCompression == "00"
+
+
+@pytest.mark.parametrize("end", ["7.2", "7.3", "12.1", "12.2"])  # two secondary captures, angiogram, fluoroscopy
+@pytest.mark.parametrize("frames", [{}, {"NumberOfFrames": 1}])
+def test_class_that_may_have_several_frames_is_referred_to(tmp_path: Path, end: str, frames: dict[str, int]) -> None:
+    source = dicom(FILM, **UIDS, **frames, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{end}", FrameOfReferenceUID="1.2.6")
+    write_segmentation(source, RIGHT, tmp_path / "lungs.dcm", "m", "1")
+    found = highdicom.seg.segread(tmp_path / "lungs.dcm")
+    (source_image,) = found.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence
+    assert source_image.ReferencedSOPClassUID == f"1.2.840.10008.5.1.4.1.1.{end}"
+    assert found.get_source_image_uids() == [("1.2.4", "1.2.5", "1.2.3")]
+    pixels = found.get_pixels_by_source_instance(["1.2.3"], ignore_spatial_locations=True)
+    np.testing.assert_array_equal(pixels[0, ..., 0], RIGHT)
+    assert "PixelMeasuresSequence" not in found.SharedFunctionalGroupsSequence[0]  # of which nothing is known
 
 
 def test_lung_that_was_not_found_takes_no_frame(tmp_path: Path) -> None:
@@ -99,6 +114,9 @@ def without(keyword: str) -> bytes:
         (lambda: b"no DICOM" * 100, RIGHT, "DICOM bytes is no DICOM file"),
         (lambda: without("StudyInstanceUID"), RIGHT, "no valid StudyInstanceUID in DICOM bytes: .* get the original"),
         (lambda: dicom(FILM, **UIDS | {"StudyInstanceUID": SECRET}), RIGHT, "no valid StudyInstanceUID in DICOM byt"),
+        (lambda: dicom(FILM, **UIDS | {"StudyInstanceUID": ["1.2", "1.3"]}), RIGHT, "no valid StudyInstanceUID in D"),
+        (lambda: dicom(FILM, **UIDS, SOPClassUID=CT), RIGHT, "no segmentation can refer to DICOM bytes .*: save"),
+        (lambda: dicom(FILM, **UIDS, SOPClassUID=f"{CAPTURE}.2", NumberOfFrames=2), RIGHT, "Only a single frame"),
         (lambda: without("Rows"), RIGHT, "the header of DICOM bytes cannot be read"),
         (lambda: dicom(FILM, **UIDS, SOPClassUID="1.2.3.4"), RIGHT, "is of a class that is not of the standard"),
         (lambda: dicom(FILM, **UIDS), RIGHT[:9], "Lung is a mask of 9x36 pixels, DICOM bytes 48x36: pass the mask on"),
