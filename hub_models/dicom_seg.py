@@ -9,7 +9,6 @@ import numpy as np
 
 from chest_xray_masks import reason
 from hub_models.dicom import name_of, read_header, said
-from hub_models.files import write_bytes
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
@@ -33,14 +32,10 @@ BLANK = [
 ]
 
 
-def write_segmentation(
-    source: bytes | str | Path,
-    masks: np.ndarray | Mapping[str, np.ndarray],
-    path: str | Path,
-    model: str,
-    version: str,
-) -> None:
-    """Write lungs as a binary DICOM Segmentation to `path`, whole or not at all.
+def segmentation(
+    source: bytes | str | Path, masks: np.ndarray | Mapping[str, np.ndarray], model: str, version: str
+) -> bytes:
+    """The file of a binary DICOM Segmentation that holds the lungs.
 
     Of the X-ray it keeps what refers to it: the unique identifiers (UIDs) of its study, series, class, instance and
     frame of reference, its height and width, and whether it was ever compressed with loss. Names, dates, numbers and
@@ -51,7 +46,6 @@ def write_segmentation(
     Args:
         source: the DICOM file of the X-ray, or its bytes.
         masks: (H, W) bool lungs on its pixels, or some by their label in `SEGMENTS`; left and right are the patient's.
-        path: where to.
         model: name of the model that found them.
         version: its version, such as a commit.
 
@@ -81,7 +75,7 @@ def write_segmentation(
         raise ValueError(f"{name} is of a class that is not of the standard: save it as CR or DX") from error
     except Exception as error:  # it raises whatever a class needs that the X-ray lacks
         raise ValueError(f"no segmentation can refer to {name} ({reason(error)}): save it as CR or DX") from error
-    write_bytes(buffer.getvalue(), Path(path))
+    return buffer.getvalue()
 
 
 def _reference(header: "Dataset", name: str) -> "Dataset":

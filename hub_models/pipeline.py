@@ -22,7 +22,7 @@ from PIL import Image
 
 from chest_xray_masks import reason
 from hub_models.dicom import NOT_FRONTAL
-from hub_models.dicom_seg import write_segmentation
+from hub_models.dicom_seg import segmentation
 from hub_models.figures import PREDICTED
 from hub_models.images import is_dicom_source
 from hub_models.ledger import NUMBER
@@ -32,7 +32,7 @@ from hub_models.predict import ChestXrayReader, Film, Prediction
 from hub_models.predictor import Predictor
 from hub_models.quality import LEFT, RIGHT, sides_of
 from hub_models.rows import Open
-from hub_models.saliency import METHODS, saliency
+from hub_models.saliency import METHODS, saliency_of_gray
 
 BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
 BATCH_SIZE, LANES = 16, 4  # on others, where so many batches are under way at a time
@@ -76,10 +76,10 @@ class Asked:
         if (family := classifier.model.config.model_type) not in METHODS:
             raise ValueError(f"no saliency of a {family} model: leave it out, or pass one of {', '.join(METHODS)}")
 
-    def __call__(self, source: Source, mask: np.ndarray | None) -> np.ndarray:
-        """As `saliency` of the model, (H, W) float32."""
+    def __call__(self, gray: Image.Image, mask: np.ndarray | None) -> np.ndarray:
+        """As `saliency_of_gray` of the model, (H, W) float32."""
         with self.lock:
-            return saliency(self.predictor, source, None if mask is None else keep_two_lungs(mask))
+            return saliency_of_gray(self.predictor, gray, None if mask is None else keep_two_lungs(mask))
 
 
 @dataclass(frozen=True)
@@ -145,27 +145,28 @@ def _one_thread_each() -> Iterator[None]:
 
 def _read_batch(desk: Desk, pool: ThreadPoolExecutor, batch: list[tuple[Row, Open]]) -> list[Row]:
     decoded = list(pool.map(partial(_decode, desk.reader), batch))
-    films = [film for film in decoded if isinstance(film, Film)]
+    films = [one[0] for one in decoded if not isinstance(one, str)]
     found = iter(desk.reader.read_films(films, pool.map) if films else ())
-    results = [next(found) if isinstance(film, Film) else film for film in decoded]
-    return list(pool.map(partial(_write, desk), batch, decoded, results))
+    results = [one if isinstance(one, str) else (*one, next(found)) for one in decoded]
+    return list(pool.map(partial(_write, desk), [row for row, _ in batch], results))
 
 
-def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> Film | str:
-    """An X-ray as decoded, or why it could not be: a bad file is a row, whatever its decoder raises."""
+def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> tuple[Film, Source] | str:
+    """An X-ray as decoded and as opened, or why it could not be: a bad file is a row, whatever its decoder raises."""
     row, open_source = item
     try:
-        return reader.decode(open_source(), PurePosixPath(row["source"]).name)
+        source = open_source()  # once: it may be far away
+        return reader.decode(source, PurePosixPath(row["source"]).name), source
     except Exception as error:
         return " ".join(reason(error).split())
 
 
-def _write(desk: Desk, item: tuple[Row, Open], film: Film | str, found: Prediction | str) -> Row:
+def _write(desk: Desk, row: Row, result: tuple[Film, Source, Prediction] | str) -> Row:
     """The row of the table for an X-ray, its files written."""
-    row, open_source = item
     columns = {NUMBER: row[NUMBER], "source": row["source"]}
-    if isinstance(found, str):
-        return columns | {"name": PurePosixPath(row["source"]).name, "error": found}
+    if isinstance(result, str):
+        return columns | {"name": PurePosixPath(row["source"]).name, "error": result}
+    film, source, found = result
     file = f"{row['output']}.png"
     if found.mask is not None:
         areas = {name: getattr(found.lungs, name) for name in AREAS}
@@ -173,11 +174,9 @@ def _write(desk: Desk, item: tuple[Row, Open], film: Film | str, found: Predicti
     if desk.overlays:
         _put(desk.folder, f"overlays/{file}", _png(_overlay(film.gray, found.mask)))
     if desk.asked is not None:
-        deep = film.gray.mode != "L"  # of deep ones the range would be stretched once more
-        looks = desk.asked(open_source() if deep else film.gray, found.mask)
-        _put(desk.folder, f"saliency/{file}", _png(_heat(film.gray, looks)))
+        _put(desk.folder, f"saliency/{file}", _png(_heat(film.gray, desk.asked(film.gray, found.mask))))
     spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
-    flags = (*found.flags, *(_segment(desk, open_source(), row["output"], found) if desk.lungs_version else ()))
+    flags = (*found.flags, *(_segment(desk, source, row["output"], found) if desk.lungs_version else ()))
     said = {"is_suspected": found.is_suspected, "flags": "; ".join(flags)} | spacing
     names = ("name", "height", "width", "probability", "threshold", "decision")
     return columns | said | {name: getattr(found, name) for name in names}
@@ -186,19 +185,20 @@ def _write(desk: Desk, item: tuple[Row, Open], film: Film | str, found: Predicti
 def _segment(desk: Desk, source: Source, name: str, found: Prediction) -> tuple[str, ...]:
     """Write the lungs of a DICOM X-ray as DICOM Segmentation, by side if frontal; a flag where that cannot be."""
     mask = found.mask
-    if not is_dicom_source(source) or not mask.any():
+    if not mask.any():
         return ()
-    sides = sides_of(mask, found.is_mirrored)
-    lungs = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
-    if NOT_FRONTAL in found.film_flags:
-        lungs = {"Lung": mask}
-    path = desk.folder / "segmentations" / f"{name}.dcm"
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        if not is_dicom_source(source):
+            return ()
+        sides = sides_of(mask, found.is_mirrored)
+        lungs = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
+        if NOT_FRONTAL in found.film_flags:
+            lungs = {"Lung": mask}
         held = {label: lung for label, lung in lungs.items() if lung.any()}
-        write_segmentation(source, held, path, SEGMENTER_NAME, desk.lungs_version)
-    except ValueError as error:
+        data = segmentation(source, held, SEGMENTER_NAME, desk.lungs_version)
+    except (OSError, ValueError) as error:  # of a file on the disk, whose header is read here
         return (f"no DICOM Segmentation: {reason(error)}",)
+    _put(desk.folder, f"segmentations/{name}.dcm", data)
     return ()
 
 

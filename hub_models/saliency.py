@@ -41,7 +41,12 @@ def saliency(predictor: Predictor, source: Source, mask: np.ndarray | None = Non
     Raises:
         ValueError: the X-ray cannot be decoded, the model needs a mask, is no classifier or of no family in METHODS.
     """
-    gray, settings = to_gray(source), predictor.settings
+    return saliency_of_gray(predictor, to_gray(source), mask)
+
+
+def saliency_of_gray(predictor: Predictor, gray: Image.Image, mask: np.ndarray | None = None) -> np.ndarray:
+    """As `saliency`, of an X-ray as `to_gray` gives it, which must not be stretched again where it is deep."""
+    settings = predictor.settings
     height, width = gray.height, gray.width
     if settings.region != "image":
         if mask is None:

@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from tiny import SECRET, dicom, dicom_bytes, dicom_with_patient
 
-from hub_models.dicom_seg import TAGS, write_segmentation
+from hub_models.dicom_seg import TAGS, segmentation
 
 FILM = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
 UIDS = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
@@ -21,7 +21,7 @@ RIGHT[5:40, 3:15] = LEFT[5:40, 20:33] = True  # the patient's right lung is at t
 def test_lungs_come_back_by_the_side_with_what_they_refer_to(tmp_path: Path) -> None:
     (tmp_path / "film.dcm").write_bytes(dicom(FILM, **UIDS, FrameOfReferenceUID="1.2.6"))
     masks = {"Right lung": RIGHT, "Left lung": LEFT}
-    write_segmentation(tmp_path / "film.dcm", masks, tmp_path / "lungs.dcm", "segformer-light", "cb90f45")
+    (tmp_path / "lungs.dcm").write_bytes(segmentation(tmp_path / "film.dcm", masks, "segformer-light", "cb90f45"))
     found = highdicom.seg.segread(tmp_path / "lungs.dcm")
     assert found.segmentation_type.value == "BINARY"
     assert found.get_source_image_uids() == [("1.2.4", "1.2.5", "1.2.3")]  # study, series, instance
@@ -38,11 +38,10 @@ def test_lungs_come_back_by_the_side_with_what_they_refer_to(tmp_path: Path) -> 
         )
         algorithm = segment.algorithm_identification
         assert (algorithm.name, algorithm.version) == ("segformer-light", "cb90f45")
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_one_mask_is_one_lung_segment(tmp_path: Path) -> None:
-    write_segmentation(dicom(FILM, **UIDS), RIGHT | LEFT, tmp_path / "lungs.dcm", "m", "1")
+    (tmp_path / "lungs.dcm").write_bytes(segmentation(dicom(FILM, **UIDS), RIGHT | LEFT, "m", "1"))
     found = highdicom.seg.segread(tmp_path / "lungs.dcm")
     assert (
         found.number_of_segments == 1 and found.get_segment_description(1).segmented_property_type.value == "39607008"
@@ -55,7 +54,7 @@ def test_one_mask_is_one_lung_segment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("frames", [{}, {"NumberOfFrames": 1}])
 def test_class_that_may_have_several_frames_is_referred_to(tmp_path: Path, end: str, frames: dict[str, int]) -> None:
     source = dicom(FILM, **UIDS, **frames, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{end}", FrameOfReferenceUID="1.2.6")
-    write_segmentation(source, RIGHT, tmp_path / "lungs.dcm", "m", "1")
+    (tmp_path / "lungs.dcm").write_bytes(segmentation(source, RIGHT, "m", "1"))
     found = highdicom.seg.segread(tmp_path / "lungs.dcm")
     (source_image,) = found.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence
     assert source_image.ReferencedSOPClassUID == f"1.2.840.10008.5.1.4.1.1.{end}"
@@ -67,17 +66,18 @@ def test_class_that_may_have_several_frames_is_referred_to(tmp_path: Path, end: 
 
 def test_lung_that_was_not_found_takes_no_frame(tmp_path: Path) -> None:
     masks = {"Right lung": RIGHT, "Left lung": np.zeros_like(LEFT)}
-    write_segmentation(dicom(FILM, **UIDS), masks, tmp_path / "lungs.dcm", "m", "1")
+    (tmp_path / "lungs.dcm").write_bytes(segmentation(dicom(FILM, **UIDS), masks, "m", "1"))
     found = highdicom.seg.segread(tmp_path / "lungs.dcm")
     assert found.number_of_segments == 2 and found.NumberOfFrames == 1
 
 
 def test_loss_of_the_source_is_told(tmp_path: Path) -> None:
-    write_segmentation(dicom(FILM, **UIDS, LossyImageCompression="01"), RIGHT, tmp_path / "lungs.dcm", "m", "1")
+    source = dicom(FILM, **UIDS, LossyImageCompression="01")
+    (tmp_path / "lungs.dcm").write_bytes(segmentation(source, RIGHT, "m", "1"))
     assert pydicom.dcmread(tmp_path / "lungs.dcm").LossyImageCompression == "01"
 
 
-def test_nothing_of_the_patient_is_in_it(tmp_path: Path) -> None:
+def test_nothing_of_the_patient_is_in_it() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pydicom, which writes the file
         header = dicom_with_patient(TAGS)
@@ -85,20 +85,18 @@ def test_nothing_of_the_patient_is_in_it(tmp_path: Path) -> None:
         header.FrameOfReferenceUID = SECRET  # no UID: left out
         data = dicom_bytes(header)
     assert data.count(SECRET.encode()) > 700
-    write_segmentation(data, RIGHT, tmp_path / "lungs.dcm", "m", "1")
-    written = (tmp_path / "lungs.dcm").read_bytes()
+    written = segmentation(data, RIGHT, "m", "1")
     assert b"DOE" not in written and b"SECRET" not in written
-    found = pydicom.dcmread(tmp_path / "lungs.dcm")
+    found = pydicom.dcmread(io.BytesIO(written))
     assert found.PatientIdentityRemoved == "YES"
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyDate"):
         assert keyword in found and not found[keyword].value
     assert "FrameOfReferenceUID" not in found
 
 
-def test_numbers_of_the_patient_are_not_in_it_either(tmp_path: Path) -> None:
+def test_numbers_of_the_patient_are_not_in_it_either() -> None:
     visit = {"PatientID": "7340211", "PatientBirthDate": "19510317", "StudyDate": "20190228", "PatientAge": "067Y"}
-    write_segmentation(dicom(FILM, **UIDS, **visit), RIGHT, tmp_path / "lungs.dcm", "m", "1")
-    written = (tmp_path / "lungs.dcm").read_bytes()
+    written = segmentation(dicom(FILM, **UIDS, **visit), RIGHT, "m", "1")
     assert not [value for value in visit.values() if value.encode() in written]
 
 
@@ -126,22 +124,14 @@ def without(keyword: str) -> bytes:
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*Invalid value for VR UI")
-def test_what_cannot_be_written(source, masks: object, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_written(source, masks: object, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        write_segmentation(source(), masks, tmp_path / "lungs.dcm", "m", "1")
+        segmentation(source(), masks, "m", "1")
     assert SECRET not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_highdicom_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_highdicom_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     data = dicom(FILM, **UIDS)
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(ImportError, match=r"DICOM-SEG needs highdicom: pip .*\[dicom\]"):
-        write_segmentation(data, RIGHT, tmp_path / "lungs.dcm", "m", "1")
-
-
-def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
-    (tmp_path / "lungs.dcm").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_segmentation(dicom(FILM, **UIDS), RIGHT, tmp_path / "lungs.dcm", "m", "1")
-    assert [path.name for path in tmp_path.iterdir()] == ["lungs.dcm"]
+        segmentation(data, RIGHT, "m", "1")

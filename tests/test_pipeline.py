@@ -194,3 +194,35 @@ def test_sides_of_a_dicom_segmentation_are_the_patients(reader, films, tmp_path)
     for label, mask in usual.items():
         np.testing.assert_array_equal(mirrored[other[label]], mask)
     np.testing.assert_array_equal(lateral["Lung"], np.logical_or.reduce(list(usual.values())))
+
+
+def test_x_ray_is_opened_once(reader, films, tmp_path) -> None:
+    gray = np.asarray(Image.open(films[0]).convert("L")).astype(np.uint16)
+    Image.fromarray(gray * 200).save(tmp_path / "deep.png")
+    whole = dicom(gray, 8, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
+    opens = [iter([data]) for data in (films[0].read_bytes(), (tmp_path / "deep.png").read_bytes(), whole)]
+    rows = [{"number": number, "source": f"{number}", "output": f"{number}"} for number in range(3)]
+    desk = Desk(reader, tmp_path, overlays=True, asked=Asked(reader.classifier), lungs_version="v1")
+    items = ((row, partial(next, one)) for row, one in zip(rows, opens, strict=True))  # a second time raises
+    assert [row.get("error") for row in read_stream(desk, items, CPU)] == [None] * 3
+    assert len(list((tmp_path / "saliency").iterdir())) == 3
+    assert [path.name for path in (tmp_path / "segmentations").iterdir()] == ["2.dcm"]
+
+
+def test_dicom_that_is_gone_is_a_flag_and_no_place_for_its_lungs_an_error(reader, tmp_path) -> None:
+    desk, lungs = Desk(reader, tmp_path, lungs_version="v1"), np.eye(48, dtype=bool)
+    (flag,) = pipeline._segment(desk, tmp_path / "gone.dcm", "film", lungs)
+    assert flag.startswith("no DICOM Segmentation: ") and "gone.dcm" in flag
+    (tmp_path / "segmentations").write_text("in the way")
+    source = dicom(np.zeros((48, 48), np.uint16), StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
+    with pytest.raises(OSError, match="segmentations"):
+        pipeline._segment(desk, source, "film", lungs)
+
+
+def test_class_that_no_segmentation_refers_to_is_a_flag(reader, films, tmp_path) -> None:
+    gray = np.asarray(Image.open(films[0]).convert("L")).astype(np.uint16)
+    uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+    (tmp_path / "film.dcm").write_bytes(dicom(gray, 8, **uids, SOPClassUID="1.2.840.10008.5.1.4.1.1.2"))  # of CT
+    desk = Desk(reader, tmp_path / "out", lungs_version="v1")
+    (row,) = read_stream(desk, items_of([tmp_path / "film.dcm"]), CPU)
+    assert "no DICOM Segmentation: no segmentation can refer to " in row["flags"] and row["mask"]
