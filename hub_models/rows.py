@@ -32,23 +32,25 @@ class Sources:
         index: a row for each: `number`, from 0; `source`, its unique key; `output`, a relative path unique to it, for
             what is written of it; `place` and `row`, where it is; `size` of the file in bytes, if listed.
         stream: (rows of the index) to each row and what opens its X-ray, in their order.
+        origin: what else tells them from others: the zip that they are in, the column, how a dataset was asked for.
     """
 
     index: datasets.Dataset
     stream: Callable[[datasets.Dataset], Iterator[tuple[dict[str, Any], Open]]]
+    origin: tuple[str | None, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Of the keys and sizes, in their order."""
-        digest = hashlib.sha256()
-        for batch in self.index.select_columns(["source", "size"]).iter(1000):
+        """Of the keys, places and sizes, in their order, and the origin: from wherever called, the same X-rays."""
+        digest = hashlib.sha256(repr(self.origin).encode())
+        for batch in self.index.select_columns(["source", "place", "size"]).iter(1000):
             digest.update(repr(batch).encode())
         return digest.hexdigest()
 
 
 def index_of(
     keys: list[str],
-    places: Iterable[str],
+    places: Iterable[str | None],
     rows: Iterable[int] | None = None,
     sizes: Iterable[int | None] | None = None,
 ) -> datasets.Dataset:
@@ -94,7 +96,8 @@ def of_parquet(files: fsspec.AbstractFileSystem, tables: dict[str, str], column:
             places += [path] * count
             sizes += [files.size(path)] * count
             rows += range(count)
-    return Sources(index_of(_keys(ids, keys), places, rows, sizes), partial(_stream_parquet, files, column))
+    index = index_of(_keys(ids, keys), places, rows, sizes)
+    return Sources(index, partial(_stream_parquet, files, column), (column,))
 
 
 def _holds_images(kind: pyarrow.DataType) -> bool:
@@ -172,7 +175,13 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
         for row in chosen:
             yield row, partial(_bytes_of, cells[row["row"]][column])
 
-    return Sources(index_of(_keys(ids, keys), [name] * len(keys), range(len(keys))), stream)
+    index = index_of(_keys(ids, keys), [None] * len(keys), range(len(keys)))
+    return Sources(index, stream, (_absolute(name), config, split, _absolute(data_dir), column))
+
+
+def _absolute(name: str | None) -> str | None:
+    """The absolute path of what is on this machine; any other name as it is."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def _image_column(name: str, found: list[str], asked: str | None) -> str:

@@ -153,7 +153,7 @@ def _zip(files: fsspec.AbstractFileSystem, path: str) -> Sources:
     if not keys:
         raise FileNotFoundError(_no_image(path, len(members)))
     index = index_of(keys, keys, sizes=[members[key].file_size for key in keys])
-    return Sources(index, partial(_stream, archive.read))
+    return Sources(index, partial(_stream, archive.read), (files.unstrip_protocol(path),))
 
 
 def _list(files: fsspec.AbstractFileSystem, path: str, images: str) -> Sources:

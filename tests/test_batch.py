@@ -167,6 +167,22 @@ def test_other_x_rays_models_and_settings_are_refused_by_name(films, models, who
     assert read_all(str(films), whole, shutil.copytree(models["segmenter"], tmp_path / "moved"), models["classifier"])
 
 
+def test_other_x_rays_of_the_same_names_are_refused(films, models, tmp_path, monkeypatch) -> None:
+    first, second = (path.read_bytes() for path in sorted(films.glob("*.png"))[:2])
+    for place, film in (("A", first), ("B", second)):
+        write_tree({f"{place}/list.txt": b"x.png", f"{place}/x.png": film}, tmp_path)
+    pyarrow.parquet.write_table(pyarrow.table({"front": [first], "side": [second]}), tmp_path / "films.parquet")
+    read_all(str(tmp_path / "A" / "list.txt"), tmp_path / "listed", **models)
+    read_all(str(tmp_path / "films.parquet"), tmp_path / "rows", **models, column="front")
+    with pytest.raises(ValueError, match="was made with other X-rays:"):
+        read_all(str(tmp_path / "B" / "list.txt"), tmp_path / "listed", **models)
+    with pytest.raises(ValueError, match="was made with other X-rays:"):
+        read_all(str(tmp_path / "films.parquet"), tmp_path / "rows", **models, column="side")
+    monkeypatch.chdir(tmp_path)
+    assert read_all("A/list.txt", "listed", **models) == Path("listed")
+    assert read_all("films.parquet", "rows", **models, column="front") == Path("rows")
+
+
 def test_folders_that_are_in_use_are_refused(films, models, tmp_path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(ValueError, match="holds files but no predictions: pass a new or an empty folder"):

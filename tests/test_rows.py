@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import datasets
@@ -22,6 +23,7 @@ def opened(sources: Sources, rows: list[int] | None = None) -> dict[str, bytes]:
 
 
 def write(path: Path, group: int = 100, **columns: list) -> Path:
+    path.parent.mkdir(exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=group)
     return path
 
@@ -82,6 +84,26 @@ def test_column_is_the_one_named_image_the_only_one_or_asked_for(tmp_path) -> No
         find_sources(str(write(tmp_path / "none.parquet", text=["a"])))
 
 
+def test_digest_tells_columns_and_tables_apart(tmp_path) -> None:
+    paths = [write(tmp_path / name / "films.parquet", front=PNGS, side=PNGS) for name in ("a", "b")]
+    front, side, other = (
+        find_sources(str(path), column=column).digest
+        for path, column in ((paths[0], "front"), (paths[0], "side"), (paths[1], "front"))
+    )
+    assert len({front, side, other}) == 3
+    assert front == find_sources(f"{tmp_path}/a/*.parquet", column="front").digest
+
+
+def test_digest_tells_how_a_dataset_was_asked_for(phantoms, tmp_path, monkeypatch) -> None:
+    name, split = "chest_xray_masks", "test[:2]"
+    digest = find_sources(name, "MC", split, str(phantoms)).digest
+    copy = shutil.copytree(phantoms, tmp_path / "copy")
+    for others in (("MC", split, str(copy)), ("MC", "test[:100%]", str(phantoms)), ("all", split, str(phantoms))):
+        assert find_sources(name, *others).digest != digest
+    monkeypatch.chdir(phantoms.parent)
+    assert find_sources(name, "MC", split, phantoms.name).digest == digest
+
+
 def test_own_dataset_is_read_by_its_ids(phantoms) -> None:
     splits = load_splits(phantoms)
     sources = find_sources("chest_xray_masks", data_dir=str(phantoms))
@@ -94,13 +116,16 @@ def test_own_dataset_is_read_by_its_ids(phantoms) -> None:
         np.testing.assert_array_equal(np.asarray(open_image(data)), np.asarray(rows[id]))
 
 
-def test_dataset_without_ids_is_read_by_split_and_row(tmp_path) -> None:
+def test_dataset_without_ids_is_read_by_split_and_row(tmp_path, monkeypatch) -> None:
     write(tmp_path / "train.parquet", image=[{"bytes": png, "path": None} for png in PNGS])
     features = datasets.Features({"image": datasets.Image()})
     datasets.Dataset.from_dict({"image": [{"bytes": png, "path": None} for png in PNGS]}, features).to_parquet(
         tmp_path / "train.parquet"
     )
-    assert opened(find_sources(str(tmp_path), split="train")) == {f"train/{row}": PNGS[row] for row in range(3)}
+    sources = find_sources(str(tmp_path), split="train")
+    assert opened(sources) == {f"train/{row}": PNGS[row] for row in range(3)}
+    monkeypatch.chdir(tmp_path.parent)
+    assert find_sources(tmp_path.name, split="train").digest == sources.digest
 
 
 def test_no_dataset_of_that_name_is_said() -> None:

@@ -67,7 +67,6 @@ def test_brackets_in_a_name_are_no_glob(tmp_path) -> None:
 def test_zip_is_as_its_folder(folder, tmp_path) -> None:
     archive = write_zip(FILES | OTHERS, tmp_path / "films.zip")
     assert opened(find_sources(str(archive))) == opened(find_sources(str(folder)))
-    assert find_sources(str(archive)).digest == find_sources(str(folder)).digest
 
 
 @pytest.mark.parametrize("name", ["list.txt", "list.csv"])
@@ -99,11 +98,24 @@ def test_memory_file_system_stands_for_object_stores(folder) -> None:
         memory.rm("/bucket", recursive=True)
 
 
-def test_digest_tells_names_and_sizes_apart(folder, tmp_path) -> None:
+def test_digest_tells_places_names_and_sizes_apart(folder, tmp_path, monkeypatch) -> None:
     digest = find_sources(str(folder)).digest
-    assert digest == find_sources(f"{folder}/").digest
+    assert digest == find_sources(f"{folder}/").digest == find_sources(folder.as_uri()).digest
+    monkeypatch.chdir(folder.parent)
+    assert digest == find_sources(folder.name).digest
+    assert digest != find_sources(str(write_tree(FILES, tmp_path / "copy"))).digest
     for number, change in enumerate(({"new.png": b""}, {"z.dcm": b"other bytes, other length"})):
         assert find_sources(str(write_tree(FILES | change, tmp_path / str(number)))).digest != digest
+
+
+@pytest.mark.parametrize("name", ["list.txt", "films.zip"])
+def test_digest_tells_same_names_in_other_places_apart(tmp_path, name: str) -> None:
+    for place in ("A", "B"):
+        write_tree({f"{place}/list.txt": b"x.png", f"{place}/x.png": place.encode()}, tmp_path)
+        write_zip({"x.png": place.encode()}, tmp_path / place / "films.zip")
+    first, second = (find_sources(str(tmp_path / place / name)) for place in ("A", "B"))
+    assert keys(first) == keys(second) and first.digest != second.digest
+    assert first.digest == find_sources(str(tmp_path / "A" / name)).digest
 
 
 def test_outputs_are_unique_relative_and_plain(tmp_path) -> None:
