@@ -20,6 +20,7 @@ import chest_xray_masks  # noqa: F401  makes its name known to load_dataset
 from hub_models.pixels import Source
 
 LONGEST_PART = 200  # bytes of a folder's or file's name; file systems take 255
+OUTPUT_DOT = re.compile(r"\.(?=(png|dcm)$)", re.IGNORECASE)  # before a suffix of what is written
 
 Open = Callable[[], Source]  # what opens one X-ray
 
@@ -64,12 +65,16 @@ def index_of(
 
 
 def _outputs(keys: list[str]) -> list[str]:
-    """A relative path for each key, itself if it can be; no two are the same, where capitals count for nothing too."""
+    """A relative path for each key, itself if it can be; no two are the same, where capitals count for nothing too.
+
+    No folder among them ends as a file that is written does: such a file may lie beside it.
+    """
     taken, paths = set(), []
     for key in keys:
         parts = [re.sub(r"[^\w.,+=@() -]", "_", part) for part in key.removesuffix(".png").split("/")]
         parts = [part.encode()[:LONGEST_PART].decode(errors="ignore") for part in parts if part.strip(". ")]
-        path, number = "/".join(parts) or "image", 1
+        folders = [OUTPUT_DOT.sub("_", part) for part in parts[:-1]]
+        path, number = "/".join([*folders, *parts[-1:]]) or "image", 1
         first = path
         while path.casefold() in taken:
             number += 1

@@ -131,6 +131,19 @@ def test_outputs_are_unique_relative_and_plain(tmp_path) -> None:
     assert list(find_sources(str(tmp_path / "list.txt")).index["output"]) == ["a/x", "A/X-2", "a/x-3"]
 
 
+def test_no_output_is_both_file_and_folder(tmp_path) -> None:
+    entries = ["a", "a.png/b", "c.PNG/d", "c", "e.dcm/f.dcm/g", "e", "a_png/b", "x.png.d/y"]
+    (tmp_path / "list.txt").write_text("\n".join(entries))
+    outputs = list(find_sources(str(tmp_path / "list.txt")).index["output"])
+    assert outputs == ["a", "a_png/b", "c_PNG/d", "c", "e_dcm/f_dcm/g", "e", "a_png/b-2", "x.png.d/y"]
+    for suffix in ("png", "dcm"):
+        for output in outputs:
+            path = tmp_path / "out" / f"{output}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 2 * len(outputs)
+
+
 def test_nothing_to_read_is_said_before_anything_else(tmp_path) -> None:
     write_tree({"a/notes.txt": b"", "b.pdf": b""}, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no image in .* \(2 other files\): pass one that holds .*\.dcm"):
