@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 from fsspec.implementations.local import LocalFileSystem
 
-import chest_xray_masks  # noqa: F401  makes its name known to load_dataset
+import chest_xray_masks  # makes its name known to load_dataset
 from hub_models.pixels import Source
 
 LONGEST_PART = 200  # bytes of a folder's or file's name; file systems take 255
@@ -124,11 +124,25 @@ def _stream_parquet(
             ends = np.cumsum(counts)
             groups = sorted({int(np.searchsorted(ends, row, "right")) for row in wanted})
             for group in groups:
-                number = int(ends[group]) - counts[group]
-                for batch in table.iter_batches(1, [group], [column]):
+                for number, open_cell in enumerate(_cells(table, group, column), int(ends[group]) - counts[group]):
                     if number in wanted:
-                        yield wanted[number], partial(_bytes_of, batch[0][0].as_py())
-                    number += 1
+                        yield wanted[number], open_cell
+
+
+def _cells(table: pyarrow.parquet.ParquetFile, group: int, column: str) -> Iterator[Open]:
+    """What opens each row of a row group; where it is damaged, the rows from there on raise why."""
+    said, left = "it ends too early", table.metadata.row_group(group).num_rows
+    try:
+        for batch in table.iter_batches(1, [group], [column]):
+            yield partial(_bytes_of, batch[0][0].as_py())
+            left -= 1
+    except Exception as error:  # pyarrow raises whatever its decoders raise
+        said = " ".join(chest_xray_masks.reason(error).split())
+    yield from repeat(partial(_damaged, f"row group {group} cannot be read ({said}): get a sound copy"), left)
+
+
+def _damaged(sentence: str) -> Source:
+    raise ValueError(sentence)
 
 
 def _bytes_of(value: dict[str, Any] | bytes | None) -> Source:

@@ -52,6 +52,23 @@ def test_chosen_rows_come_from_their_row_groups(tmp_path) -> None:
         assert list(opened(sources, [0, 2, 3, 11, 19]).values()) == [b"0", b"2", b"3", b"11", b"19"]
 
 
+def test_damaged_row_group_is_an_error_of_its_rows(tmp_path) -> None:
+    path = write(tmp_path / "films.parquet", 2, image=[str(number).encode() for number in range(6)])
+    column = pyarrow.parquet.read_metadata(path).row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    data[column.dictionary_page_offset] ^= 255  # the header of its first page
+    path.write_bytes(data)
+    sources = find_sources(str(path))
+    opens = [open_source for _, open_source in sources.stream(sources.index)]
+    assert [opens[row]() for row in (0, 1, 4, 5)] == [b"0", b"1", b"4", b"5"]
+    for row in (2, 3):
+        with pytest.raises(ValueError, match=r"^row group 1 cannot be read \(.*\): get a sound copy$"):
+            opens[row]()
+    (row,) = sources.stream(sources.index.select([3]))
+    with pytest.raises(ValueError, match="row group 1"):
+        row[1]()
+
+
 def test_parquet_of_an_object_store() -> None:
     memory = fsspec.filesystem("memory")
     with memory.open("/bucket/films.parquet", "wb") as file:
