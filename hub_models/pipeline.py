@@ -31,7 +31,7 @@ from hub_models.pixels import BOX, Source
 from hub_models.predict import ChestXrayReader, Film, Prediction
 from hub_models.predictor import Predictor
 from hub_models.quality import LEFT, RIGHT, sides_of
-from hub_models.rows import Open
+from hub_models.rows import Open, printable
 from hub_models.saliency import METHODS, saliency_of_gray
 
 BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
@@ -158,7 +158,7 @@ def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> tuple[Film, Sour
         source = open_source()  # once: it may be far away
         return reader.decode(source, PurePosixPath(row["source"]).name), source
     except Exception as error:
-        return " ".join(reason(error).split())
+        return printable(" ".join(reason(error).split()))
 
 
 def _write(desk: Desk, row: Row, result: tuple[Film, Source, Prediction] | str) -> Row:
@@ -177,8 +177,8 @@ def _write(desk: Desk, row: Row, result: tuple[Film, Source, Prediction] | str) 
         _put(desk.folder, f"saliency/{file}", _png(_heat(film.gray, desk.asked(film.gray, found.mask))))
     spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
     flags = (*found.flags, *(_segment(desk, source, row["output"], found) if desk.lungs_version else ()))
-    said = {"is_suspected": found.is_suspected, "flags": "; ".join(flags)} | spacing
-    names = ("name", "height", "width", "probability", "threshold", "decision")
+    said = {"name": printable(found.name), "flags": printable("; ".join(flags))} | spacing
+    names = ("is_suspected", "height", "width", "probability", "threshold", "decision")
     return columns | said | {name: getattr(found, name) for name in names}
 
 

@@ -31,7 +31,8 @@ class Sources:
 
     Attributes:
         index: a row for each: `number`, from 0; `source`, its unique key; `output`, a relative path unique to it, for
-            what is written of it; `place` and `row`, where it is; `size` of the file in bytes, if listed.
+            what is written of it; `place` and `row`, where it is, the former as bytes, since names of files need not
+            be text; `size` of the file in bytes, if listed.
         stream: (rows of the index) to each row and what opens its X-ray, in their order.
         origin: what else tells them from others: the zip that they are in, the column, how a dataset was asked for.
     """
@@ -51,17 +52,24 @@ class Sources:
 
 def index_of(
     keys: list[str],
-    places: Iterable[str | None],
+    places: Iterable[str],
     rows: Iterable[int] | None = None,
     sizes: Iterable[int | None] | None = None,
 ) -> datasets.Dataset:
     """The index of `Sources` with these keys, none twice."""
-    none = [None] * len(keys)
-    columns = {"number": range(len(keys)), "source": keys, "output": _outputs(keys), "place": places}
+    none, keys = [None] * len(keys), list(map(printable, keys))
+    columns = {"number": range(len(keys)), "source": keys, "output": _outputs(keys)}
+    columns |= {"place": (place.encode(errors="surrogateescape") for place in places)}
     columns |= {"row": none if rows is None else rows, "size": none if sizes is None else sizes}
-    kinds = dict.fromkeys(("number", "row", "size"), "int64") | dict.fromkeys(("source", "output", "place"), "string")
+    kinds = dict.fromkeys(("number", "row", "size"), "int64") | dict.fromkeys(("source", "output"), "string")
+    kinds["place"] = "binary"
     features = datasets.Features({name: datasets.Value(kinds[name]) for name in columns})
     return datasets.Dataset.from_dict({name: list(values) for name, values in columns.items()}, features)
+
+
+def printable(text: str) -> str:
+    r"""The same, but for bytes of a file's name that are no UTF-8: `\udce9` in place of 0xe9."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _outputs(keys: list[str]) -> list[str]:
@@ -118,7 +126,7 @@ def _stream_parquet(
     """Row groups are read as a stream, a row at a time: one may be larger than the memory."""
     for path, members in groupby(rows, key=lambda row: row["place"]):
         wanted = {row["row"]: row for row in members}
-        with files.open(path) as file:
+        with files.open(path.decode(errors="surrogateescape")) as file:
             table = pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             ends = np.cumsum(counts)
@@ -194,7 +202,7 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
         for row in chosen:
             yield row, partial(_bytes_of, cells[row["row"]][column])
 
-    index = index_of(_keys(ids, keys), [None] * len(keys), range(len(keys)))
+    index = index_of(_keys(ids, keys), [""] * len(keys), range(len(keys)))
     return Sources(index, stream, (_absolute(name), config, split, _absolute(data_dir), column))
 
 

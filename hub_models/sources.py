@@ -15,7 +15,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hub_models.pixels import Source
-from hub_models.rows import Open, Sources, index_of, of_dataset, of_parquet, open_file, open_url
+from hub_models.rows import Open, Sources, index_of, of_dataset, of_parquet, open_file, open_url, printable
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".dcm", ".dicom"}
 LIST_SUFFIXES = (".txt", ".csv")
@@ -127,14 +127,14 @@ def _head(files: fsspec.AbstractFileSystem, path: str) -> bytes:
 
 def _files(files: fsspec.AbstractFileSystem, found: dict[str, tuple[str, int | None]]) -> Sources:
     """Files by key, each with its path and size."""
-    keys = sorted(found)
+    keys = sorted(found, key=printable)
     places, sizes = zip(*(found[key] for key in keys), strict=True)
     return Sources(index_of(keys, places, sizes=sizes), partial(_stream, partial(open_file, files)))
 
 
 def _stream(open_place: Callable[[str], Source], rows: datasets.Dataset) -> Iterator[tuple[dict[str, Any], Open]]:
     for row in rows:
-        yield row, partial(open_place, row["place"])
+        yield row, partial(open_place, row["place"].decode(errors="surrogateescape"))
 
 
 def _zip(files: fsspec.AbstractFileSystem, path: str) -> Sources:

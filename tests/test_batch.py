@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -227,6 +229,18 @@ def test_every_bad_file_is_a_row(films, models, tmp_path, caplog) -> None:
         assert row["error"] and "\n" not in row["error"] and row["name"] == Path(name).name
         assert row["mask"] is row["probability"] is row["height"] is None
     assert list(masks(tmp_path / "out")) == ["masks/sound.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")
+def test_name_that_is_no_utf8_is_read(films, models, tmp_path) -> None:
+    film = sorted(films.glob("*.png"))[0].read_bytes()
+    files = {b"x.png": film, b"sound_\xe9.png": film, b"cut_\xe9.png": b"no image"}
+    folder = write_tree({os.fsdecode(name): data for name, data in files.items()}, tmp_path / "films")
+    rows = table(read_all(str(folder), tmp_path / "out", **models))
+    assert [row["source"] for row in rows] == ["cut_\\udce9.png", "sound_\\udce9.png", "x.png"]
+    assert [row["mask"] for row in rows] == [None, "masks/sound__udce9.png", "masks/x.png"]
+    assert "cut_\\udce9.png cannot be decoded" in rows[0]["error"]
+    assert rows[1]["name"] == "sound_\\udce9.png" and rows[1]["probability"] == rows[2]["probability"]
 
 
 def test_same_names_get_masks_of_their_own(films, models, tmp_path) -> None:

@@ -1,3 +1,6 @@
+import os
+import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -46,6 +49,19 @@ def test_links_are_followed(folder, tmp_path) -> None:
     (tmp_path / "up").symlink_to(tmp_path)
     assert keys(find_sources(str(tmp_path))) == ["film.png", "tree/x.JPG", "tree/x.png"]
     assert keys(find_sources(f"{tmp_path}/*.png")) == ["film.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")
+def test_name_that_is_no_utf8_is_a_printable_key(tmp_path) -> None:
+    for name in (b"x.png", b"patient_\xe9.png", b"patient_\xe8.png", b"\xe9/\xe9.png"):
+        write_tree({os.fsdecode(name): name}, tmp_path / "films")
+    for images in (str(tmp_path / "films"), f"{tmp_path}/films/**"):
+        sources = find_sources(images)
+        assert keys(sources) == ["\\udce9/\\udce9.png", "patient_\\udce8.png", "patient_\\udce9.png", "x.png"]
+        found = list(opened(sources).values())
+        assert found == [b"\xe9/\xe9.png", b"patient_\xe8.png", b"patient_\xe9.png", b"x.png"]
+        assert len(set(sources.index["output"])) == 4
+        assert all(re.fullmatch(r"[\w/]+", output, re.ASCII) for output in sources.index["output"])
 
 
 def test_file_is_read_whatever_its_suffix(folder) -> None:
