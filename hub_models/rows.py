@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, repeat
+from itertools import groupby, islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from hub_models.pixels import Source
 
 LONGEST_PART = 200  # bytes of a folder's or file's name; file systems take 255
 OUTPUT_DOT = re.compile(r"\.(?=(png|dcm)$)", re.IGNORECASE)  # before a suffix of what is written
+BLOCK = 10_000  # X-rays that are made an index at a time
 
 Open = Callable[[], Source]  # what opens one X-ray
+Entry = tuple[str, str, int | None, int | None]  # key, place, row and size of one
+ENTRY = pyarrow.schema({"source": "string", "place": "binary", "row": "int64", "size": "int64"})
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,23 @@ class Sources:
         return digest.hexdigest()
 
 
-def index_of(
-    keys: list[str],
-    places: Iterable[str],
-    rows: Iterable[int] | None = None,
-    sizes: Iterable[int | None] | None = None,
-) -> datasets.Dataset:
-    """The index of `Sources` with these keys, none twice."""
-    none, keys = [None] * len(keys), list(map(printable, keys))
-    columns = {"number": range(len(keys)), "source": keys, "output": _outputs(keys)}
-    columns |= {"place": (place.encode(errors="surrogateescape") for place in places)}
-    columns |= {"row": none if rows is None else rows, "size": none if sizes is None else sizes}
-    kinds = dict.fromkeys(("number", "row", "size"), "int64") | dict.fromkeys(("source", "output"), "string")
-    kinds["place"] = "binary"
-    features = datasets.Features({name: datasets.Value(kinds[name]) for name in columns})
-    return datasets.Dataset.from_dict({name: list(values) for name, values in columns.items()}, features)
+def index_of(entries: Iterable[Entry], by_key: bool = False) -> datasets.Dataset:
+    """The index of `Sources` with these entries, no key twice, in their order or that of their keys.
+
+    There may be millions: no more than BLOCK of them are Python's objects at a time.
+    """
+    entries, blocks = iter(entries), []
+    while block := list(islice(entries, BLOCK)):
+        keys, places, *others = zip(*block, strict=True)
+        columns = [map(printable, keys), (place.encode(errors="surrogateescape") for place in places), *others]
+        blocks.append(pyarrow.record_batch(list(map(pyarrow.array, columns, ENTRY.types)), ENTRY))
+    table, taken = pyarrow.Table.from_batches(blocks, ENTRY), set()
+    if by_key:
+        table = table.sort_by("source")
+    parts = [_outputs(part["source"].to_pylist(), taken) for part in table.to_batches(BLOCK)]
+    table = table.append_column("output", pyarrow.chunked_array(parts, pyarrow.string()))
+    table = table.append_column("number", pyarrow.array(np.arange(len(table))))
+    return datasets.Dataset(table, fingerprint="X-rays")  # which else is a hash of a copy
 
 
 def printable(text: str) -> str:
@@ -72,24 +77,25 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _outputs(keys: list[str]) -> list[str]:
+def _outputs(keys: list[str], taken: set[int]) -> pyarrow.Array:
     """A relative path for each key, itself if it can be; no two are the same, where capitals count for nothing too.
 
-    No folder among them ends as a file that is written does: such a file may lie beside it.
+    No folder among them ends as a file that is written does: such a file may lie beside it. `taken` has the hashes of
+    the paths so far, which are smaller than these.
     """
-    taken, paths = set(), []
+    paths = []
     for key in keys:
         parts = [re.sub(r"[^\w.,+=@() -]", "_", part) for part in key.removesuffix(".png").split("/")]
         parts = [part.encode()[:LONGEST_PART].decode(errors="ignore") for part in parts if part.strip(". ")]
         folders = [OUTPUT_DOT.sub("_", part) for part in parts[:-1]]
         path, number = "/".join([*folders, *parts[-1:]]) or "image", 1
         first = path
-        while path.casefold() in taken:
+        while hash(path.casefold()) in taken:
             number += 1
             path = f"{first}-{number}"
-        taken.add(path.casefold())
+        taken.add(hash(path.casefold()))
         paths.append(path)
-    return paths
+    return pyarrow.array(paths, pyarrow.string())
 
 
 def of_parquet(files: fsspec.AbstractFileSystem, tables: dict[str, str], column: str | None) -> Sources:
@@ -98,18 +104,16 @@ def of_parquet(files: fsspec.AbstractFileSystem, tables: dict[str, str], column:
     Raises:
         ValueError: a file without that column, or with several that may be meant; one that is no whole Parquet.
     """
-    keys, ids, places, rows, sizes = [], [], [], [], []
+    ids, found = [], []
     for name, path in tables.items():
         with files.open(path) as file:
             table = pyarrow.parquet.ParquetFile(file)
             schema, count = table.schema_arrow, table.metadata.num_rows
             column = _image_column(name, [one.name for one in schema if _holds_images(one.type)], column)
-            keys += [f"{name}/{row}" for row in range(count)]
             ids += table.read(["id"])["id"].to_pylist() if "id" in schema.names else []
-            places += [path] * count
-            sizes += [files.size(path)] * count
-            rows += range(count)
-    index = index_of(_keys(ids, keys), places, rows, sizes)
+            found.append((name, path, count, files.size(path)))
+    entries = ((f"{name}/{row}", path, row, size) for name, path, count, size in found for row in range(count))
+    index = index_of(_keyed(ids, entries, sum(count for _, _, count, _ in found)))
     return Sources(index, partial(_stream_parquet, files, column), (column,))
 
 
@@ -191,8 +195,7 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
     rows = datasets.concatenate_datasets(list(parts.values()))
     found = [feature for feature, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     column = _image_column(name, found, column)
-    keys = [f"{part}/{row}" for part, one in parts.items() for row in range(len(one))]
-    if not keys:
+    if not len(rows):
         raise FileNotFoundError(f"no row in {name} {config or ''} {split or ''}: pass another config or split")
     ids = list(rows["id"]) if "id" in rows.column_names else []
     cells = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
@@ -202,8 +205,13 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
         for row in chosen:
             yield row, partial(_bytes_of, cells[row["row"]][column])
 
-    index = index_of(_keys(ids, keys), [""] * len(keys), range(len(keys)))
-    return Sources(index, stream, (_absolute(name), config, split, _absolute(data_dir), column))
+    keys = (f"{part}/{row}" for part, one in parts.items() for row in range(len(one)))
+    entries = ((key, "", row, None) for row, key in enumerate(keys))
+    return Sources(
+        index_of(_keyed(ids, entries, len(rows))),
+        stream,
+        (_absolute(name), config, split, _absolute(data_dir), column),
+    )
 
 
 def _absolute(name: str | None) -> str | None:
@@ -224,7 +232,9 @@ def _image_column(name: str, found: list[str], asked: str | None) -> str:
     raise ValueError(f"{name} has the image columns {found}, got {asked}: name one of them with --image_column")
 
 
-def _keys(ids: list[Any], others: list[str]) -> list[str]:
-    """The ids, as text, where each row has its own; else the others."""
+def _keyed(ids: list[Any], entries: Iterator[Entry], count: int) -> Iterator[Entry]:
+    """The `count` entries with the ids, as text, for keys where each row has its own; else as they are."""
     ids = [str(id) for id in ids if id is not None]
-    return ids if len(set(ids)) == len(others) else others
+    if len(set(ids)) != count:
+        return entries
+    return ((id, *entry[1:]) for id, entry in zip(ids, entries, strict=True))

@@ -1,21 +1,22 @@
 """X-rays to read, found wherever they are: a file, folder, zip, glob, list, Parquet or dataset, here or at a URL."""
 
 import csv
-import io
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TextIO
 
 import datasets
 import fsspec
+import pyarrow
 from fsspec.implementations.local import LocalFileSystem
 
 from hub_models.pixels import Source
-from hub_models.rows import Open, Sources, index_of, of_dataset, of_parquet, open_file, open_url, printable
+from hub_models.rows import BLOCK, Entry, Open, Sources, index_of, of_dataset, of_parquet, open_file, open_url
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".dcm", ".dicom"}
 LIST_SUFFIXES = (".txt", ".csv")
@@ -63,49 +64,63 @@ def find_sources(
             return _list(files, path, images)
         if suffix == ".parquet":
             return of_parquet(files, {PurePosixPath(path).name: path}, column)
-        return _files(files, {PurePosixPath(path).name: (path, files.size(path))})
+        return _files(files, index_of([(PurePosixPath(path).name, path, None, files.size(path))]))
     if fsspec.core.has_magic(path):
         root = re.split(r"[^/]*[*?[]", path, maxsplit=1)[0].rstrip("/")
-        return _folder(files, root, _sizes(files, files.glob(path, detail=True)), images, column)
+        return _folder(files, root, _sized(files, files.glob(path, detail=True)), images, column)
     if "://" in images or Path(images).is_absolute() or PurePosixPath(images).suffix.lower() in SUFFIXES:
         raise FileNotFoundError(f"nothing at {images}: pass a file, folder, zip, glob, list, Parquet or dataset")
     return of_dataset(images, config, split, data_dir, column)
 
 
-def _below(files: fsspec.AbstractFileSystem, path: str) -> dict[str, int]:
-    """Size in bytes of each file below a folder, by its path; links are followed, but to a folder seen before."""
+def _below(files: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, int]]:
+    """Path of each file below a folder, and its size in bytes; links are followed, but to a folder seen before."""
     if not isinstance(files, LocalFileSystem):
-        return _sizes(files, files.find(path, detail=True))
-    found, seen = {}, set()
+        yield from _sized(files, files.find(path, detail=True))
+        return
+    seen = set()
     for folder, folders, names in os.walk(path, followlinks=True):
         if (real := Path(folder).resolve()) in seen:
             folders.clear()
         else:
             folders.sort()
-            found |= dict.fromkeys((f"{folder.rstrip('/')}/{name}" for name in names), {})
+            yield from _sized(files, dict.fromkeys((f"{folder.rstrip('/')}/{name}" for name in names), {}))
         seen.add(real)
-    return _sizes(files, found)
 
 
-def _sizes(files: fsspec.AbstractFileSystem, found: dict[str, dict[str, Any]]) -> dict[str, int]:
-    """Size in bytes of what of a listing is a file, or a link to one."""
-    if isinstance(files, LocalFileSystem):
-        return {path: Path(path).stat().st_size for path in found if Path(path).is_file()}
-    return {path: info["size"] for path, info in found.items() if info["type"] == "file"}
+def _sized(files: fsspec.AbstractFileSystem, found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Path and size in bytes of what of a listing is a file, or a link to one."""
+    for path, info in found.items():
+        if isinstance(files, LocalFileSystem):
+            if (one := Path(path)).is_file():
+                yield path, one.stat().st_size
+        elif info["type"] == "file":
+            yield path, info["size"]
 
 
 def _folder(
-    files: fsspec.AbstractFileSystem, root: str, sizes: dict[str, int], images: str, column: str | None
+    files: fsspec.AbstractFileSystem, root: str, found: Iterable[tuple[str, int]], images: str, column: str | None
 ) -> Sources:
     """Images among the files found under `root`, else their Parquet."""
-    keys = {path[len(root) :].strip("/"): path for path in sizes}
-    chosen = {key: path for key, path in keys.items() if _is_image(key, partial(_head, files, path))}
-    if chosen:
-        return _files(files, {key: (path, sizes[path]) for key, path in chosen.items()})
-    tables = {key: path for key, path in keys.items() if key.endswith(".parquet") and not PASSED_OVER.search(key)}
+    tables, count = {}, 0
+
+    def chosen() -> Iterator[Entry]:
+        """The images; Parquet is noted, and all are counted."""
+        nonlocal count
+        for path, size in found:
+            count += 1
+            key = path[len(root) :].strip("/")
+            if _is_image(key, partial(_head, files, path)):
+                yield key, path, None, size
+            elif key.endswith(".parquet") and not PASSED_OVER.search(key):
+                tables[key] = path
+
+    index = index_of(chosen(), by_key=True)
+    if len(index):
+        return _files(files, index)
     if tables:
         return of_parquet(files, dict(sorted(tables.items())), column)
-    raise FileNotFoundError(_no_image(images, len(keys)))
+    raise FileNotFoundError(_no_image(images, count))
 
 
 def _no_image(images: str, count: int) -> str:
@@ -125,11 +140,8 @@ def _head(files: fsspec.AbstractFileSystem, path: str) -> bytes:
     return files.read_block(path, 0, 132)
 
 
-def _files(files: fsspec.AbstractFileSystem, found: dict[str, tuple[str, int | None]]) -> Sources:
-    """Files by key, each with its path and size."""
-    keys = sorted(found, key=printable)
-    places, sizes = zip(*(found[key] for key in keys), strict=True)
-    return Sources(index_of(keys, places, sizes=sizes), partial(_stream, partial(open_file, files)))
+def _files(files: fsspec.AbstractFileSystem, index: datasets.Dataset) -> Sources:
+    return Sources(index, partial(_stream, partial(open_file, files)))
 
 
 def _stream(open_place: Callable[[str], Source], rows: datasets.Dataset) -> Iterator[tuple[dict[str, Any], Open]]:
@@ -149,27 +161,42 @@ def _zip(files: fsspec.AbstractFileSystem, path: str) -> Sources:
             return file.read(132)
 
     members = {one.filename: one for one in archive.infolist() if not one.is_dir()}
-    keys = sorted(name for name in members if _is_image(name, partial(head, name)))
-    if not keys:
+    chosen = ((name, one) for name, one in members.items() if _is_image(name, partial(head, name)))
+    index = index_of(((name, name, None, one.file_size) for name, one in chosen), by_key=True)
+    if not len(index):
         raise FileNotFoundError(_no_image(path, len(members)))
-    index = index_of(keys, keys, sizes=[members[key].file_size for key in keys])
     return Sources(index, partial(_stream, archive.read), (files.unstrip_protocol(path),))
 
 
 def _list(files: fsspec.AbstractFileSystem, path: str, images: str) -> Sources:
-    text = files.cat_file(path).decode("utf-8-sig")
-    if path.lower().endswith(".csv"):
-        reader = csv.DictReader(io.StringIO(text))
-        columns = [name for name in LIST_COLUMNS if name in (reader.fieldnames or [])]
-        if not columns:
-            known = ", ".join(LIST_COLUMNS)
-            raise ValueError(f"{images} has the columns {reader.fieldnames}: give it one of {known}")
-        entries = [row[columns[0]] or "" for row in reader]
-    else:
-        entries = text.splitlines()
-    keys = list(dict.fromkeys(entry.strip() for entry in entries if entry.strip()))
-    if not keys:
+    with files.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+        keys = _once(_entries(file, images) if path.lower().endswith(".csv") else file)
+    if not len(keys):
         raise FileNotFoundError(f"{images} lists nothing: give it a path or URL a line")
     folder = files.unstrip_protocol(files._parent(path))
-    places = [key if "://" in key or key.startswith("/") else f"{folder}/{key}" for key in keys]
-    return Sources(index_of(keys, places), partial(_stream, open_url))
+
+    def entries() -> Iterator[Entry]:
+        """As listed, with their places."""
+        for key in map(str, keys):
+            yield key, key if "://" in key or key.startswith("/") else f"{folder}/{key}", None, None
+
+    return Sources(index_of(entries()), partial(_stream, open_url))
+
+
+def _entries(file: TextIO, images: str) -> Iterator[str]:
+    """Of a CSV, the column that names the X-rays."""
+    reader = csv.DictReader(file)
+    columns = [name for name in LIST_COLUMNS if name in (reader.fieldnames or [])]
+    if not columns:
+        known = ", ".join(LIST_COLUMNS)
+        raise ValueError(f"{images} has the columns {reader.fieldnames}: give it one of {known}")
+    for row in reader:
+        yield row[columns[0]] or ""
+
+
+def _once(entries: Iterable[str]) -> pyarrow.StringArray:
+    """Those that are not blank, in their order, the first of the same."""
+    plain, blocks = filter(None, map(str.strip, entries)), []
+    while block := list(islice(plain, BLOCK)):
+        blocks.append(pyarrow.array(block))
+    return pyarrow.chunked_array(blocks, pyarrow.string()).unique()

@@ -1,6 +1,7 @@
 import os
 import re
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from tiny import image_png, write_tree, write_zip
 
+from hub_models import rows
+from hub_models import sources as sources_room
 from hub_models.pixels import open_image
 from hub_models.rows import Sources
 from hub_models.sources import find_sources
@@ -158,6 +161,22 @@ def test_no_output_is_both_file_and_folder(tmp_path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"")
     assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 2 * len(outputs)
+
+
+def test_millions_of_x_rays_take_little_memory(tmp_path, monkeypatch) -> None:
+    for room in (rows, sources_room):
+        monkeypatch.setattr(room, "BLOCK", 500)
+    count = 10_000
+    (tmp_path / "list.txt").write_text("\n".join(f"films/{number:09d}.png" for number in range(count)))
+    tracemalloc.start()
+    sources = find_sources(str(tmp_path / "list.txt"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(sources.index) == count and sources.index["output"][count - 1] == "films/000009999"
+    place = len(f"{tmp_path.as_uri()}/films/000000000.png")
+    # its columns: number, row and size of 8 bytes, key, output and place with 4 of each for where it begins
+    assert sources.index.data.nbytes < count * (3 * 8 + 19 + 15 + place + 3 * 4 + 5)
+    assert peak < 200 * count  # of Python: an int and its place in a set, 73 bytes, and a block
 
 
 def test_nothing_to_read_is_said_before_anything_else(tmp_path) -> None:
