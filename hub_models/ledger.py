@@ -16,7 +16,7 @@ import pyarrow.parquet
 ROWS_NAME = "rows"  # a folder in it for each launch, in that a file for each process, deleted when the table is whole
 NUMBER = "number"  # of a row; each file's are in rising order
 BLOCK = 2**20  # bytes, more than any row takes
-TABLE_ROWS = 10_000  # of the table that are in memory at a time
+TABLE_ROWS = 1_000  # of the table that are in memory at a time
 
 
 def is_whole(folder: Path, name: str) -> bool:

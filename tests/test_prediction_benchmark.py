@@ -56,6 +56,7 @@ def test_memory_stays_as_it_is_however_many_x_rays(models, tmp_path: Path, monke
     monkeypatch.setattr(prediction_benchmark, "FEW", 500)
     found = growth(tmp_path, models, 2000)
     assert list(found) == GROWTH
-    # kept in memory, gray and mask of 1500 more X-rays of 128x128 pixels would take 32 KB each
-    assert found["memory"] < 1.1 and found["bytes_per_image"] < 10_000
+    # gray and mask of 128x128 pixels would take 32 KB; an X-ray of the index takes 0.5 KB, and of all 1500 more only
+    # half a block of the ledger's rows, 2 KB each, and what the system's memory is scattered over: 3 KB
+    assert found["memory"] < 1.05 and found["bytes_per_image"] < 6000
     assert found["cpu_time_per_image"] < 1.5
