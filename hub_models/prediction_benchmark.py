@@ -30,7 +30,7 @@ Works = dict[str, Callable[[], Any]]
 
 
 def prediction_ratios(
-    segmenter: str | Path, classifier: str | Path, films: int = 16, images: int = 1000
+    segmenter: str | Path, classifier: str | Path, films: int = 16, images: int = 10_000
 ) -> dict[str, float]:
     """Ratios of speeds of reading X-rays, medians over `ROUNDS` rounds of the same files taken in turn, and speeds.
 

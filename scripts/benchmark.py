@@ -8,7 +8,7 @@ the originals (takes some minutes), or on a set:
     python scripts/benchmark.py train --data_dir DATA --task tb_classification --precision bf16
 Reading X-rays with trained models, against decoding alone, the models alone and transformers' pipeline, on phantoms as
 large as the originals; and whether time and memory stay as they are for many small ones:
-    python scripts/benchmark.py predict --segmenter runs/lungs --classifier runs/tb --images 10000
+    python scripts/benchmark.py predict --segmenter runs/lungs --classifier runs/tb
 """
 
 import argparse
@@ -46,7 +46,7 @@ if __name__ == "__main__":
         "--classifier", default="demo/runs-phantoms/tb", help="run folder of a TB model (default: %(default)s)"
     )
     predict.add_argument("--films", type=int, default=16, help="phantoms of native size (default: %(default)s)")
-    predict.add_argument("--images", type=int, default=1000, help="small phantoms (default: %(default)s)")
+    predict.add_argument("--images", type=int, default=10_000, help="small phantoms (default: %(default)s)")
     options = vars(parser.parse_args())
     with plain_terminal():
         for name, ratio in options.pop("measure")(**options).items():

@@ -14,7 +14,7 @@ from hub_models import pipeline
 from hub_models.config import TrainConfig
 from hub_models.masks import keep_two_lungs
 from hub_models.pipeline import COLUMNS, Asked, Desk, read_stream
-from hub_models.predict import ChestXrayReader
+from hub_models.predict import ChestXrayReader, Prediction
 from hub_models.saliency import saliency
 
 CPU = torch.device("cpu")
@@ -210,13 +210,14 @@ def test_x_ray_is_opened_once(reader, films, tmp_path) -> None:
 
 
 def test_dicom_that_is_gone_is_a_flag_and_no_place_for_its_lungs_an_error(reader, tmp_path) -> None:
-    desk, lungs = Desk(reader, tmp_path, lungs_version="v1"), np.eye(48, dtype=bool)
-    (flag,) = pipeline._segment(desk, tmp_path / "gone.dcm", "film", lungs)
+    desk = Desk(reader, tmp_path, lungs_version="v1")
+    found = Prediction("film", 48, 48, mask=np.eye(48, dtype=bool))
+    (flag,) = pipeline._segment(desk, tmp_path / "gone.dcm", "film", found)
     assert flag.startswith("no DICOM Segmentation: ") and "gone.dcm" in flag
     (tmp_path / "segmentations").write_text("in the way")
     source = dicom(np.zeros((48, 48), np.uint16), StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
     with pytest.raises(OSError, match="segmentations"):
-        pipeline._segment(desk, source, "film", lungs)
+        pipeline._segment(desk, source, "film", found)
 
 
 def test_class_that_no_segmentation_refers_to_is_a_flag(reader, films, tmp_path) -> None:

@@ -57,6 +57,7 @@ ORDER = [
     "batch",
     "facts",
     "tables",
+    "card_text",
     "card",
     "release",
     "hub",
