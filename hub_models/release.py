@@ -88,9 +88,11 @@ def check_model(run: Run) -> None:
     labels = dict(enumerate(predictor.task.labels))
     stored = {int(key): label for key, label in run.model.get("id2label", {}).items()}
     sides = {size.get("height"), size.get("width")}
-    made = processor_for(predictor.task.kind, str(folder), False, settings.image_size).to_dict()
-    theirs = predictor.processor.to_dict()
-    others = sorted(name for name in made | theirs if made.get(name) != theirs.get(name))
+    # mean and sd of a checkpoint are in no other file of the run
+    trained = processor_for(predictor.task.kind, str(folder), config.from_scratch, settings.image_size)
+    made, theirs = trained.to_dict(), predictor.processor.to_dict()
+    steps = {name for name in made | theirs if name in made or name.startswith("do_")}
+    others = sorted(name for name in steps if (made.get(name) or None) != (theirs.get(name) or None))
     misfits = sorted(str(name) for names in loaded.values() for name in names)
     weights = predictor.model.state_dict().values()
     rules = {

@@ -163,12 +163,20 @@ def test_unfinished_run_is_refused(run: Path, name: str) -> None:
         ("config.json", lambda v: v["chest_xray_masks"].update(image_size=64), "the model takes 64"),
         ("preprocessor_config.json", lambda v: v.update(do_normalize=False, resample=0), "has other do_norm"),
         ("preprocessor_config.json", lambda v: v.pop("resample"), "other resample than a training writes"),
+        ("preprocessor_config.json", lambda v: v.update(do_center_crop=True, crop_size=8), "has other do_center_crop"),
+        ("preprocessor_config.json", lambda v: v.update(image_std=[9, 9, 9]), "has other image_std"),
     ],
 )  # fmt: skip
 def test_files_at_odds_are_refused(run: Path, name: str, change: Callable[[dict], object], said: str) -> None:
     edit(run / name, change)
     with pytest.raises(ValueError, match=said):
         release(run, REPO, "mit")
+
+
+def test_image_processor_of_another_version_of_the_library_goes(run: Path) -> None:
+    more = {"transformers_version": "9.9", "do_center_crop": False, "default_to_square": True}
+    edit(run / "preprocessor_config.json", lambda values: values.update(more))
+    release(run, REPO, "mit")
 
 
 def test_weights_that_do_not_fit_are_refused(run: Path) -> None:
