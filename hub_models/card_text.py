@@ -1,11 +1,14 @@
 """Whether a card's words say what is known: the same sections, tables and numbers, whatever else is written."""
 
+import html
 import re
 from collections import Counter
 from itertools import zip_longest
 from typing import Any
 
-NUMBER = re.compile(r"(?<![\w.])(?:\d+(?:\.\d+)?|\.\d+)(?![\w.]*\w)(?: ?(?:%|per ?cent))?")
+SHARE = r"(?:%|per ?cent\b)"
+NUMBER = re.compile(rf"(?<![\w.])(?:\d+(?:\.\d+)?|\.\d+)(?![\w.]*\w)(?: ?{SHARE})?")
+NAMES = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+|doi \S+|arXiv \S+|CC BY(?:-\w+)* \d\.\d")  # of no figure
 
 
 def check_text(stated: str, known: str, source: str) -> None:
@@ -56,10 +59,10 @@ def _cells(lines: list[str]) -> dict[str, str]:
     """Cells of all tables of a section, named by their row and heading."""
     cells, headings, table = {}, [], 0
     for above, line in zip_longest(["", *lines], lines, fillvalue=""):
-        if not line.startswith("|") or not line.strip("|- "):
+        if not _is_of_table(line) or not line.strip("|- "):
             continue
         name, *row = (cell.strip() for cell in line.strip().strip("|").split("|"))
-        if not above.startswith("|"):
+        if not _is_of_table(above):
             headings, table = row, table + 1
             continue
         for heading, cell in zip_longest(headings, row, fillvalue=""):
@@ -68,6 +71,11 @@ def _cells(lines: list[str]) -> dict[str, str]:
 
 
 def _numbers(lines: list[str]) -> Counter[str]:
-    """Numbers of a section's prose: without its tables, code, ids and links."""
-    prose = "\n".join(line for line in lines if not line.startswith("|"))
-    return Counter(NUMBER.findall(re.sub(r"`[^`]*`|\]\([^)]*\)|https?://\S+|doi \S+|arXiv \S+", "", prose)))
+    """Numbers of a section's prose: without its tables, code, ids and links; emphasis and entities as they look."""
+    prose = NAMES.sub("", "\n".join(line for line in lines if not _is_of_table(line)))
+    plain = re.sub(rf"(?<=\d)\s*(?={SHARE})", " ", html.unescape(prose).replace("*", ""))
+    return Counter(NUMBER.findall(re.sub(r"\b0,(?=\d)", "0.", plain)))
+
+
+def _is_of_table(line: str) -> bool:
+    return line.lstrip().startswith("|")

@@ -117,7 +117,7 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
         FileNotFoundError: nothing of the set under `data_dir`.
         FileExistsError: `output` holds something else.
         ValueError: a damaged or mismatched file, no size, another launch is building the same, or the card was
-            changed to say something else.
+            changed to say something else, or would be lost.
     """
     output = output.absolute()
     record = {"made_from": _fingerprint(data_dir), "repo_id": repo_id, "max_shard_size": max_shard_size}
@@ -127,6 +127,7 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
         _check_card(output)
         logger.info("%s is there already, made from the same files", output)
         return
+    _keep_edited(output)
     aside = output.with_name(f".{output.name}.building")
     with held(aside):
         try:
@@ -158,6 +159,15 @@ def _is_built(output: Path, record: dict[str, str | None]) -> bool:
         return False
     known = json.loads((output / RECORD_NAME).read_text())
     return known.pop("files") == _sizes(output) and "card" in known and known | record == known
+
+
+def _keep_edited(output: Path) -> None:
+    """Raise ValueError where a set that is to be replaced has a card that somebody edited."""
+    record, card = output / RECORD_NAME, output / CARD_NAME
+    if record.is_file() and card.is_file():
+        made = json.loads(record.read_text()).get("card")
+        if made is not None and card.read_text() != made:
+            raise ValueError(f"{card} was edited, and the set is to be made anew: move it elsewhere, or delete it")
 
 
 def _check_card(folder: Path) -> None:

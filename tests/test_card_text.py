@@ -34,6 +34,8 @@ def test_sections_are_lines_without_code() -> None:
         ("`0.5`", "`0.7`"),
         ("https://a.b/1.5", "https://a.b/1.75"),
         ("# ## 77", "# 78.5"),
+        ("95 %", "**95**&nbsp;%"),
+        ("## Results", "Under CC BY 4.0, 5 per centimetre.\n\n## Results"),
     ],
 )
 def test_words_may_be_others(before: str, after: str) -> None:
@@ -54,6 +56,10 @@ def test_words_may_be_others(before: str, after: str) -> None:
             "says 0.999 in 'the first lines', which stands in none of the",
         ),
         ("Dice 0.951 on", "Dice 0.951, once .999, on", "says .999 in 'the first lines', which stands in none of"),
+        ("95 %", "95 % or 99&nbsp;%", "says 99 % in 'Results'"),
+        ("95 %", "95 % or **99** %", "says 99 % in 'Results'"),
+        ("95 %", "95 % or 0,999", "says 0.999 in 'Results'"),
+        ("| all | 81 |", " | all | 82 |", "the card says 82 for X-rays of all .* in 'Results', the files 81: write"),
         ("95 %", "95 % or 99 per cent", "says 99 per cent in 'Results', which stands in none of the files"),
         ("0.951 on", "0.951 and 0.951 on", "says 0.951 in 'the first lines', which stands in none of the files"),
     ],

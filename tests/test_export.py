@@ -186,6 +186,9 @@ def test_edited_card_says_what_the_files_say(pattern, replacement, said, built, 
     with pytest.raises(ValueError, match=said) if said else nullcontext():
         build(tiny_set, folder, REPO, **SHARDS)
     assert (folder / CARD_NAME).read_text() == edited
+    with pytest.raises(ValueError, match="README.md was edited, and the set is to be made anew: move it elsewhere"):
+        build(tiny_set, folder, "alice/others", **SHARDS)
+    assert contents(folder) == contents(built) | {CARD_NAME: edited.encode()}
 
 
 def test_other_folders_are_left_alone(tmp_path) -> None:
