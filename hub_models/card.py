@@ -196,10 +196,15 @@ def eval_results(run_folder: Path, repo_id: str) -> dict[str, str]:
     return {f".eval_results/{name}.yaml": text}
 
 
-def lung_models(card: str) -> set[str]:
-    """Hub ids of the lung models that a card's lines of use read with."""
-    named = re.findall(r"""segmenter=["']([^"']+)["']""", card)
-    return {id for id in named if id.rpartition("/")[2] != UNNAMED}
+def lung_models(card: str) -> set[tuple[str, str | None]]:
+    """Hub id and revision of each lung model that a card's lines of use read with; None is its main branch."""
+    found = set()
+    for arguments in re.findall(r"ChestXrayReader\(([^)]*)", card):
+        revision = re.search(r"""revision\s*=\s*["']([^"']+)""", arguments)
+        for id in re.findall(r"""(?:^|segmenter\s*=)\s*["']([^"']+)""", arguments):
+            if id.rpartition("/")[2] != UNNAMED:
+                found.add((id, revision and revision[1]))
+    return found
 
 
 def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = ()) -> None:

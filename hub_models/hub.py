@@ -110,10 +110,11 @@ def _message(run: Run) -> str:
 def _check_lungs(run: Run, card: str, token: str | None) -> None:
     """Raise ValueError where a lung model that a card names is not the one that the run was trained with."""
     digest = run.data.get("segmenter", "")
-    for name in sorted(lung_models(card)) if digest else ():
-        if run_digest(pull_model(name, token=token)) != digest:
+    for name, revision in lung_models(card) if digest else ():
+        if run_digest(pull_model(name, revision, token)) != digest:
             known = f"trained and tested with the lungs that model {digest[:16]} finds"
-            raise ValueError(f"{run.folder} was {known}, which is not {name}: push that one, and name it in the card")
+            other = f"{name} at {revision or 'main'}"
+            raise ValueError(f"{run.folder} was {known}, which is not {other}: name that one, and its revision")
 
 
 def _check_name(version: str | None, repository: Repository) -> None:

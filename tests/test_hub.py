@@ -77,13 +77,19 @@ def test_card_names_the_lung_model_that_the_run_was_trained_with(
         push(others, "alice/others")
         said = said_by(ValueError, lambda: push(tb, segmenter="alice/others"), hub)
         known = f"was trained and tested with the lungs that model {run_digest(lungs)[:16]} finds"
-        assert said == f"{tb} {known}, which is not alice/others: push that one, and name it in the card"
+        assert said == f"{tb} {known}, which is not alice/others at main: name that one, and its revision"
         assert ("model", "alice/m") not in hub.repos
         push(lungs, "alice/lungs")
         push(tb, segmenter="alice/lungs")
         assert b'segmenter="alice/lungs"' in hub.repo("alice/m").files()["README.md"]
-        (tb / "README.md").write_text(str(model_card(tb, "alice/m", "mit", segmenter="alice/others")))  # as edited
-        assert "which is not alice/others" in said_by(ValueError, lambda: push(tb), hub)
+        card = str(model_card(tb, "alice/m", "mit", segmenter="alice/others"))  # as edited
+        for named in ('segmenter="alice/others"', "segmenter = 'alice/others'", '"alice/others"'):
+            (tb / "README.md").write_text(card.replace('segmenter="alice/others"', named))
+            assert "which is not alice/others" in said_by(ValueError, lambda: push(tb), hub)
+        push(lungs, "alice/others", replace=True, version="v1")
+        push(others, "alice/others", replace=True)  # its main has gone on
+        (tb / "README.md").write_text(card.replace('classifier="alice/m"', 'classifier="alice/m", revision="v1"'))
+        push(tb)
 
 
 @BOTH
