@@ -27,7 +27,7 @@ from huggingface_hub.utils import parse_ratelimit_headers
 logger = logging.getLogger(__name__)
 
 WAITS = (1, 2, 4, 8, 8)  # seconds between tries, as the client has them where it tries again by itself
-LONGEST = 300  # seconds that we let the Hub ask us to wait: its own windows of counting requests are that long
+LONGEST = 301  # seconds that we let the Hub ask us to wait: one more than its windows of counting requests
 MOMENTARY = frozenset({408, 429, 500, 502, 503, 504})
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError)  # an answer is not what the Hub gives

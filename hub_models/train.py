@@ -155,11 +155,14 @@ def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
 
 
 def _check_data(config: TrainConfig, folder: Path, data: dict[str, Any]) -> None:
-    """Raise ValueError where the run in `folder` began with other X-rays."""
+    """Raise ValueError where the run in `folder` began with other X-rays, or from another model."""
     path = folder / DATA_NAME
     known = json.loads(path.read_text()) if path.exists() else {}
-    if any(data.get(name) != value for name, value in known.items()):
-        raise ValueError(f"{config.data_dir} changed since the run in {folder} began: pass another output_dir")
+    others = {name for name, value in known.items() if data.get(name) != value}
+    if others:
+        name = next((one for one in ("fingerprint", "model", "segmenter") if one in others), "fingerprint")
+        place = config.data_dir if name == "fingerprint" else getattr(config, name)
+        raise ValueError(f"{place} changed since the run in {folder} began: pass another output_dir")
 
 
 def _class_weights(config: TrainConfig, task: Task, part: Part, accelerator: Accelerator) -> torch.Tensor | None:

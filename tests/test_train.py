@@ -129,6 +129,11 @@ def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None
     next((tmp_path / "set").rglob("CXR_png/*.png")).touch()
     with pytest.raises(ValueError, match="set changed since the run in .*run began"):
         fit(run)
+    written = json.loads((tmp_path / "run" / "data.json").read_text())
+    (tmp_path / "run" / "data.json").write_text(json.dumps(written | {"model": "0" * 64, "earlier": ["x"]}))
+    started = dataclasses.replace(run, model="runs/first")
+    with pytest.raises(ValueError, match="^runs/first changed since"):
+        train._check_data(started, tmp_path / "run", written | {"model": "1" * 64})
 
 
 def test_folder_of_something_else_is_left_alone(config, tmp_path) -> None:
