@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import DatasetCard, HfApi
 from huggingface_hub.utils import validate_repo_id
@@ -123,11 +124,12 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
     record = {"made_from": _fingerprint(data_dir), "repo_id": repo_id, "max_shard_size": max_shard_size}
     if output.is_file() or (output.is_dir() and _others(output)):
         raise FileExistsError(f"{output} holds something else than a set built here: pass another folder")
-    if _is_built(output, record):
-        _check_card(output)
+    known = json.loads((output / RECORD_NAME).read_text()) if (output / RECORD_NAME).is_file() else {}
+    if _is_built(output, record, known):
+        _check_card(output / CARD_NAME, known["card"])
         logger.info("%s is there already, made from the same files", output)
         return
-    _keep_edited(output)
+    _keep_edited(output / CARD_NAME, known.get("card"))
     aside = output.with_name(f".{output.name}.building")
     with held(aside):
         try:
@@ -153,27 +155,22 @@ def _fingerprint(data_dir: Path) -> str:
     return hashlib.sha256(repr((tree.files, tree.problems, code, versions)).encode()).hexdigest()
 
 
-def _is_built(output: Path, record: dict[str, str | None]) -> bool:
-    """Whether a folder is what `record` asks for, its card and pictures perhaps edited since."""
-    if not (output / RECORD_NAME).is_file() or not (output / CARD_NAME).is_file():
+def _is_built(output: Path, record: dict[str, str | None], known: dict[str, Any]) -> bool:
+    """Whether a folder whose record is `known` is what `record` asks for, card and pictures perhaps edited since."""
+    if "card" not in known or not (output / CARD_NAME).is_file():
         return False
-    known = json.loads((output / RECORD_NAME).read_text())
-    return known.pop("files") == _sizes(output) and "card" in known and known | record == known
+    return known["files"] == _sizes(output) and known | record == known
 
 
-def _keep_edited(output: Path) -> None:
-    """Raise ValueError where a set that is to be replaced has a card that somebody edited."""
-    record, card = output / RECORD_NAME, output / CARD_NAME
-    if record.is_file() and card.is_file():
-        made = json.loads(record.read_text()).get("card")
-        if made is not None and card.read_text() != made:
-            raise ValueError(f"{card} was edited, and the set is to be made anew: move it elsewhere, or delete it")
+def _keep_edited(path: Path, text: str | None) -> None:
+    """Raise ValueError where the card of a set that is to be replaced is no longer the `text` that was made."""
+    if text is not None and path.is_file() and path.read_text() != text:
+        raise ValueError(f"{path} was edited, and the set is to be made anew: move it elsewhere, or delete it")
 
 
-def _check_card(folder: Path) -> None:
-    """Raise ValueError where a built set's card has other figures, sections or metadata than when it was made."""
-    path = folder / CARD_NAME
-    made = DatasetCard(json.loads((folder / RECORD_NAME).read_text())["card"])
+def _check_card(path: Path, text: str) -> None:
+    """Raise ValueError where a set's card has other figures, sections or metadata than the `text` that was made."""
+    made = DatasetCard(text)
     try:
         card = DatasetCard(path.read_text())
     except (ValueError, YAMLError) as error:
@@ -220,12 +217,11 @@ def push(repository: Repository, files: dict[str, Path], public: bool, version: 
             at other files, or somebody else pushed meanwhile.
         ConnectionError: no answer, or none but that something is wrong there.
     """
-    _check_place(repository, repository.head(), public)
+    head = repository.create(not public)  # one that exists stays as it is
+    _check_place(repository, head, public)  # somebody else may have been quicker
     tagged = repository.head(version)
     if tagged and any(differences({path: digests_of(file) for path, file in files.items()}, tagged)):
         raise ValueError(f"{repository.id} has a version {version} of other files: pass another --version")
-    head = repository.create(not public)
-    _check_place(repository, head, public)  # somebody else may have been quicker
     commit, is_new = repository.commit(files, f"{TAG} {version}", head)
     if not tagged:
         repository.tag(version, commit)
