@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -114,14 +114,15 @@ class Page:
 
     def leave(self, request: gr.Request) -> None:
         """Forget what a session has dropped, as its tab is closed."""
-        for key in list(self.waiting):
-            if key[0] == request.session_hash:
-                self.waiting.pop(key, None)
+        self._drop(lambda session, _: session == request.session_hash)
 
     def forget(self, older_than: float) -> None:
         """Forget what has waited for more than so many seconds."""
+        self._drop(lambda _, since: time.monotonic() - since > older_than)
+
+    def _drop(self, chosen: Callable[[str | None, float], bool]) -> None:
         for key in list(self.waiting):
-            if time.monotonic() - key[1] > older_than:
+            if chosen(*key):
                 self.waiting.pop(key, None)
 
     def show(self, name: str, data: bytes) -> Shown:

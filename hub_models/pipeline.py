@@ -190,10 +190,11 @@ def _segment(desk: Desk, source: Source, name: str, found: Prediction) -> tuple[
     try:
         if not is_dicom_source(source):
             return ()
-        sides = sides_of(mask, found.is_mirrored)
-        lungs = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
         if NOT_FRONTAL in found.film_flags:
             lungs = {"Lung": mask}
+        else:
+            sides = sides_of(mask, found.is_mirrored)
+            lungs = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
         held = {label: lung for label, lung in lungs.items() if lung.any()}
         data = segmentation(source, held, SEGMENTER_NAME, desk.lungs_version)
     except (OSError, ValueError) as error:  # of a file on the disk, whose header is read here

@@ -55,6 +55,17 @@ def data_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "_rehearse_model", lambda *_: None)
 
 
+def check_said_and_deleted(
+    hub: LoopbackHub, as_user: AsUser, pattern: str, fault: dict[str, Any], kind: type, said: str
+) -> None:
+    """With a fault, the rehearsal raises one sentence and leaves no repository, though there was one."""
+    hub.fail(pattern, times=None, **fault)
+    with as_user(xet=False), pytest.raises(kind, match=said):
+        rehearse()
+    assert hub.repos == {}
+    assert any(request.method == "DELETE" and request.status == 200 for request in hub.requests)
+
+
 @pytest.mark.parametrize(
     ("pattern", "fault", "kind", "said"),
     [
@@ -66,11 +77,7 @@ def data_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_well_is_said_and_the_repository_deleted(
     hub: LoopbackHub, as_user: AsUser, made: None, pattern: str, fault: dict[str, Any], kind: type, said: str
 ) -> None:
-    hub.fail(pattern, times=None, **fault)
-    with as_user(xet=False), pytest.raises(kind, match=said):
-        rehearse()
-    assert hub.repos == {}
-    assert any(request.method == "DELETE" and request.status == 200 for request in hub.requests)
+    check_said_and_deleted(hub, as_user, pattern, fault, kind, said)
 
 
 def test_repository_that_everyone_sees_is_said(
@@ -94,11 +101,7 @@ def test_repository_that_everyone_sees_is_said(
 def test_what_is_not_well_with_data_is_said_and_the_repository_deleted(
     hub: LoopbackHub, as_user: AsUser, data_only: None, pattern: str, fault: dict[str, Any], kind: type, said: str
 ) -> None:
-    hub.fail(pattern, times=None, **fault)
-    with as_user(xet=False), pytest.raises(kind, match=said):
-        rehearse()
-    assert hub.repos == {}
-    assert any(request.method == "DELETE" and request.status == 200 for request in hub.requests)
+    check_said_and_deleted(hub, as_user, pattern, fault, kind, said)
 
 
 @pytest.mark.slow
