@@ -3,6 +3,7 @@
 Source: Taha and Hanbury 2015, doi 10.1186/s12880-015-0068-x.
 """
 
+from importlib import import_module
 from math import nan
 from typing import NamedTuple
 
@@ -283,3 +284,11 @@ def _of_ranking(label: np.ndarray, probability: np.ndarray, weights: np.ndarray)
         1 - np.take_along_axis(fall_out, reached, axis=1)[:, 0],
     )
     return tuple(np.where(defined, figure, nan) for figure in figures)
+
+
+def __getattr__(name: str) -> type:
+    """Import the two modules of the `evaluate` library, which import this one, where they are asked for."""
+    modules = {"LungOverlap": "lung_overlap.lung_overlap", "Screening": "screening.screening"}
+    if name not in modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"hub_models.{modules[name]}"), name)

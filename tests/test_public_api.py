@@ -1,0 +1,80 @@
+"""The names that users import, with their parameters: a change here breaks somebody's code."""
+
+import importlib
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MASKS = "predictions=None, references=None"
+PAIR = "prediction=None, reference=None, " + MASKS
+SIGNATURES = {
+    "hub_models.predict.ChestXrayReader": "segmenter=None, classifier=None, revision=None",
+    "hub_models.predict.ChestXrayReader.read": "self, images",
+    "hub_models.hub.push_model": "run_folder, repo_id, *, license=None, private=True, revision=None, version=None, "
+    "also=(), segmenter=None, replace=False, dry_run=False, token=None",
+    "hub_models.hub.pull_model": "repo_id, revision=None, token=None, cache_dir=None",
+    "hub_models.metrics.LungOverlap": "*, spacing=None, **options",
+    "hub_models.metrics.LungOverlap.add": f"self, *, {PAIR}",
+    "hub_models.metrics.LungOverlap.add_batch": f"self, *, {MASKS}",
+    "hub_models.metrics.LungOverlap.compute": f"self, *, {MASKS}",
+    "hub_models.metrics.Screening.add": f"self, *, {PAIR}",
+    "hub_models.metrics.Screening.add_batch": f"self, *, {MASKS}",
+    "hub_models.metrics.Screening.compute": f"self, *, {MASKS}, threshold=0.5",
+    "hub_models.metrics.Overlap": "both, predicted_only, reference_only",
+    "hub_models.metrics.count_overlap": "predicted, reference",
+    "hub_models.metrics.dice": "counts",
+    "hub_models.metrics.iou": "counts",
+    "hub_models.metrics.surface_distances": "predicted, reference, spacing=(1.0, 1.0)",
+    "hub_models.metrics.lung_figures": "columns, weights",
+    "hub_models.metrics.screening_figures": "columns, weights, threshold",
+    "hub_models.metrics.saliency_figures": "columns, weights",
+    "hub_models.metrics.threshold_for_sensitivity": "labels, probabilities, sensitivity=0.9",
+    "hub_models.metrics.fit_temperature": "logits, labels",
+    "chest_xray_masks.split_of": "patient_id",
+}
+PREDICTION = ("name", "height", "width", "spacing_mm", "mask", "probability", "threshold", "distance", "limit")
+COLUMNS = "id patient_id site image mask label sex age_years findings reading"
+SCRIPTS = "app audit_dataset benchmark build_dataset check_hub evaluate predict push show_dataset train write_phantoms"
+
+
+def find(name: str) -> object:
+    """Import what a dotted name stands for."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part)
+        return found
+    raise ImportError(name)
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name: str) -> None:
+    signature = inspect.signature(find(name))
+    bare = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
+    assert str(inspect.Signature(bare)) == f"({SIGNATURES[name]})"
+
+
+def test_a_prediction_holds_these_values() -> None:
+    from hub_models.predict import Prediction
+
+    assert tuple(one.name for one in fields(Prediction))[: len(PREDICTION)] == PREDICTION
+    for name in ("lungs", "flags", "is_mirrored", "is_suspected", "decision"):
+        assert hasattr(Prediction, name)
+
+
+def test_rows_and_configs_of_the_builder() -> None:
+    import chest_xray_masks as cxm
+
+    assert list(cxm.FEATURES) == COLUMNS.split()
+    assert set(cxm.ChestXrayMasks.builder_configs) == {"all", "MC", "Shenzhen"}
+
+
+def test_scripts_keep_their_names() -> None:
+    assert sorted(path.stem for path in (ROOT / "scripts").glob("*.py")) == SCRIPTS.split()
