@@ -16,6 +16,7 @@ import numpy as np
 from chest_xray_masks import MAX_PIXELS
 from hub_models.decoding import stored_pixels
 from hub_models.display import displayed, numbers, usable_window, word
+from hub_models.flags import Flag, RaisedFlag
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -69,11 +70,6 @@ OTHER_MODALITIES = {
     "SEG": "a segmentation",
 }
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-MIRRORED = "the DICOM header says a mirrored X-ray: right and left follow it, the models know unmirrored ones"
-NOT_FRONTAL = (
-    "the DICOM header says a lateral or turned X-ray: the models know upright frontal ones, and right and left may "
-    "be wrong"
-)
 LATERAL = ("LATERAL", "LAT", "LL", "RL")
 COLOUR_SPREAD = 16  # of 255, between the channels of a pixel: less is what JPEG does to gray
 CHEST = ("", "CHEST", "THORAX", "LUNG", "LUNGS")
@@ -86,12 +82,12 @@ class DicomImage:
     Attributes:
         gray: (H, W) float32 in [0, 255], white is dense.
         spacing_mm: (row, column) distance of the pixels' centres; None where the file gives none.
-        notes: what to know before trusting what a model says of it, a sentence each, no text of the header.
+        flags: what speaks against trusting a model on it; no text of the header.
     """
 
     gray: np.ndarray
     spacing_mm: tuple[float, float] | None
-    notes: tuple[str, ...]
+    flags: tuple[RaisedFlag, ...]
 
 
 def is_dicom(head: bytes, name: str = "") -> bool:
@@ -100,7 +96,7 @@ def is_dicom(head: bytes, name: str = "") -> bool:
 
 
 def read_dicom(source: bytes | str | Path) -> DicomImage:
-    """The one frame of a DICOM file, or of its bytes, with its spacing and notes; `displayed` has the rules of gray.
+    """The one frame of a DICOM file, or of its bytes, with its spacing and flags; `displayed` has the rules of gray.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -116,7 +112,7 @@ def read_dicom(source: bytes | str | Path) -> DicomImage:
         raise ValueError(f"{name} {objection}")
     stored = stored_pixels(read_header(source, pixels=True), name)
     with said(f"the header of {name} does not say how to show its pixels: get a sound copy"):
-        return DicomImage(displayed(header, stored), _spacing(header), _notes(header, stored))
+        return DicomImage(displayed(header, stored), _spacing(header), _flags(header, stored))
 
 
 def read_spacing(source: bytes | str | Path) -> tuple[float, float] | None:
@@ -226,25 +222,18 @@ def _orientation(header: "Dataset") -> str:
     return letters if re.fullmatch("[APLRHF]{2}", letters) else ""
 
 
-def _notes(header: "Dataset", stored: np.ndarray) -> tuple[str, ...]:
-    """As `DicomImage.notes`."""
+def _flags(header: "Dataset", stored: np.ndarray) -> tuple[RaisedFlag, ...]:
+    """Return `DicomImage.flags`."""
     has_window = header.get("WindowCenter") is not None and not header.get("VOILUTSequence")
-    is_coloured = stored.ndim == 3 and np.ptp(stored.astype(np.int16), axis=2).max() > COLOUR_SPREAD
     orientation = _orientation(header)
     is_lateral = word(header, "ViewPosition") in LATERAL
-    notes = {
-        "the DICOM header says a part of the body other than the chest": word(header, "BodyPartExamined") not in CHEST,
-        NOT_FRONTAL: is_lateral or orientation not in ("", "LF", "RF"),
-        MIRRORED: orientation == "RF",
-        "the DICOM header says raw data of the detector, not for presentation": (
-            word(header, "PresentationIntentType") == "FOR PROCESSING"
-        ),
-        "the DICOM header says that text is burned into the pixels: it may name the patient": (
-            word(header, "BurnedInAnnotation") == "YES"
-        ),
-        "the window in the DICOM header cannot be used: shown over the full range": (
-            has_window and stored.ndim == 2 and usable_window(header) is None
-        ),
-        "the DICOM image is in colour: its luminance is taken": is_coloured,
+    holds = {
+        Flag.OTHER_BODY_PART: word(header, "BodyPartExamined") not in CHEST,
+        Flag.NOT_FRONTAL: is_lateral or orientation not in ("", "LF", "RF"),
+        Flag.MIRRORED: orientation == "RF",
+        Flag.RAW_DETECTOR_DATA: word(header, "PresentationIntentType") == "FOR PROCESSING",
+        Flag.BURNED_IN_TEXT: word(header, "BurnedInAnnotation") == "YES",
+        Flag.UNUSABLE_WINDOW: has_window and stored.ndim == 2 and usable_window(header) is None,
+        Flag.COLOUR: stored.ndim == 3 and np.ptp(stored.astype(np.int16), axis=2).max() > COLOUR_SPREAD,
     }
-    return tuple(note for note, holds in notes.items() if holds)
+    return tuple(flag.raised() for flag, is_raised in holds.items() if is_raised)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save
 from sklearn.covariance import LedoitWolf
 
 from hub_models.files import write_bytes
+from hub_models.flags import Flag, RaisedFlag
 
 FAMILIARITY_NAME = "familiarity.safetensors"
 LEAST = 20  # X-rays from which a spread of features can be told
@@ -111,11 +112,8 @@ def features_of(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([stage.float().std((2, 3), correction=0) for stage in hidden_states[-2:]], 1)  # (B, D)
 
 
-def unfamiliar(distance: float | None, limit: float | None) -> tuple[str, ...]:
-    """A short sentence where an X-ray is beyond the limit; nothing where it is not, or nothing is known."""
-    if distance is None or distance <= limit:
+def unfamiliar(distance: float | None, limit: float | None) -> tuple[RaisedFlag, ...]:
+    """Return a flag where an X-ray is beyond the limit; empty where it is not, or nothing is known."""
+    if distance is None or limit is None or distance <= limit:
         return ()
-    return (
-        f"unlike the X-rays that the lung model learned from (distance {distance:.0f}, limit {limit:.0f}): "
-        "turned, cut, inverted, or no frontal chest X-ray",
-    )
+    return (Flag.OUT_OF_DISTRIBUTION.raised(distance=f"{distance:.0f}", limit=f"{limit:.0f}"),)

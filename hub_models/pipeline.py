@@ -4,7 +4,7 @@ import copy
 import io
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,9 +21,9 @@ from matplotlib import colormaps
 from PIL import Image
 
 from chest_xray_masks import reason
-from hub_models.dicom import NOT_FRONTAL
 from hub_models.dicom_seg import segmentation
 from hub_models.figures import PREDICTED
+from hub_models.flags import Flag, RaisedFlag
 from hub_models.images import is_dicom_source
 from hub_models.ledger import NUMBER
 from hub_models.masks import keep_two_lungs, mask_png, widen
@@ -56,6 +56,7 @@ COLUMNS = {
     "is_suspected": "bool",
     "decision": "string",
     "flags": "string",
+    "flag_messages": "string",
     "mask": "string",
     "error": "string",
 }
@@ -177,12 +178,19 @@ def _write(desk: Desk, row: Row, result: tuple[Film, Source, Prediction] | str) 
         _put(desk.folder, f"saliency/{file}", _png(_heat(film.gray, desk.asked(film.gray, found.mask))))
     spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
     flags = (*found.flags, *(_segment(desk, source, row["output"], found) if desk.lungs_version else ()))
-    said = {"name": printable(found.name), "flags": printable("; ".join(flags))} | spacing
+    said = {"name": printable(found.name)} | spacing | flag_columns(flags)
     names = ("is_suspected", "height", "width", "probability", "threshold", "decision")
     return columns | said | {name: getattr(found, name) for name in names}
 
 
-def _segment(desk: Desk, source: Source, name: str, found: Prediction) -> tuple[str, ...]:
+def flag_columns(flags: Sequence[RaisedFlag]) -> Row:
+    """Return the columns `flags`, codes joined by `|`, and `flag_messages`, as many messages joined by ` | `."""
+    # a message may quote the name of a file, and a name may hold the sign between two messages
+    messages = [printable(flag.message.replace("|", "/")) for flag in flags]
+    return {"flags": "|".join(flag.code for flag in flags), "flag_messages": " | ".join(messages)}
+
+
+def _segment(desk: Desk, source: Source, name: str, found: Prediction) -> tuple[RaisedFlag, ...]:
     """Write the lungs of a DICOM X-ray as DICOM Segmentation, by side if frontal; a flag where that cannot be."""
     mask = found.mask
     if not mask.any():
@@ -190,7 +198,7 @@ def _segment(desk: Desk, source: Source, name: str, found: Prediction) -> tuple[
     try:
         if not is_dicom_source(source):
             return ()
-        if NOT_FRONTAL in found.film_flags:
+        if Flag.NOT_FRONTAL in found.flag_codes:
             lungs = {"Lung": mask}
         else:
             sides = sides_of(mask, found.is_mirrored)
@@ -198,7 +206,7 @@ def _segment(desk: Desk, source: Source, name: str, found: Prediction) -> tuple[
         held = {label: lung for label, lung in lungs.items() if lung.any()}
         data = segmentation(source, held, SEGMENTER_NAME, desk.lungs_version)
     except (OSError, ValueError) as error:  # of a file on the disk, whose header is read here
-        return (f"no DICOM Segmentation: {reason(error)}",)
+        return (Flag.NO_DICOM_SEG.raised(reason=reason(error)),)
     _put(desk.folder, f"segmentations/{name}.dcm", data)
     return ()
 

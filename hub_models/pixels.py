@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from chest_xray_masks import binarize
 from hub_models.dicom import read_dicom, read_spacing
 from hub_models.display import BIT_DEPTHS, full_scale
+from hub_models.flags import RaisedFlag
 from hub_models.images import Source, is_dicom_source, open_image
 from hub_models.masks import widen
 
@@ -29,13 +30,13 @@ class Xray(NamedTuple):
     Attributes:
         gray: as `to_gray` gives it.
         spacing_mm: (row, column) distance of the pixels' centres, of DICOM only; None where it is not known.
-        notes: what to know before trusting what a model says of it, a sentence each; DICOM's only.
-        chroma: as `chroma` gives it; 0 of DICOM, whose notes tell of colour.
+        flags: what speaks against trusting a model on it, as a DICOM header says.
+        chroma: as `chroma` gives it; 0 of DICOM, whose flags tell of colour.
     """
 
     gray: Image.Image
     spacing_mm: tuple[float, float] | None = None
-    notes: tuple[str, ...] = ()
+    flags: tuple[RaisedFlag, ...] = ()
     chroma: float = 0.0
 
 
@@ -49,7 +50,7 @@ def read_xray(source: Source) -> Xray:
         image = open_image(source)
         return Xray(_gray(image), chroma=chroma(image))
     found = read_dicom(source)
-    return Xray(Image.fromarray(found.gray), found.spacing_mm, found.notes)
+    return Xray(Image.fromarray(found.gray), found.spacing_mm, found.flags)
 
 
 def spacing_mm(source: Source) -> tuple[float, float] | None:

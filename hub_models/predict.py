@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hub_models.dicom import MIRRORED
 from hub_models.downloads import local_run
 from hub_models.familiarity import unfamiliar
+from hub_models.flags import Flag, RaisedFlag
 from hub_models.masks import keep_two_lungs
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, read_xray, resize_gray
 from hub_models.predictor import Predictor, look, or_whole, run_digest
@@ -26,14 +26,10 @@ logger = logging.getLogger(__name__)
 
 CHUNK = 16  # X-rays in a forward pass
 LEAST_SIDE = 32  # pixels; below it nothing can be seen
-OTHER_LUNGS = "the TB model was trained with another lung model: its probability and threshold may not hold"
-REFERENCE_LUNGS = (
-    "the TB model was trained and tested with reference masks: its probability and threshold may not hold with the "
-    "lungs that a lung model finds"
-)
-DECISIONS = {
-    True: "tuberculosis suspected: at or above the threshold; a radiologist and a laboratory test must tell",
-    False: "tuberculosis not suspected: below the threshold, which does not rule it out",
+VERDICTS = {True: "tuberculosis suspected", False: "tuberculosis not suspected"}
+ADVICE = {
+    True: "at or above the threshold; a radiologist and a laboratory test must tell",
+    False: "below the threshold, which does not rule it out",
 }
 
 
@@ -51,7 +47,7 @@ class Film:
     name: str
     gray: Image.Image
     spacing_mm: tuple[float, float] | None = None
-    flags: tuple[str, ...] = ()
+    flags: tuple[RaisedFlag, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Prediction:
     threshold: float | None = None
     distance: float | None = None
     limit: float | None = None
-    film_flags: tuple[str, ...] = ()
+    film_flags: tuple[RaisedFlag, ...] = ()
 
     @cached_property
     def lungs(self) -> Lungs | None:
@@ -100,15 +96,20 @@ class Prediction:
         return None if self.mask is None else lungs_of(self.mask, self.spacing_mm, self.is_mirrored)
 
     @cached_property
-    def flags(self) -> tuple[str, ...]:
-        """What speaks against trusting the prediction, a short sentence each; empty where nothing does."""
+    def flags(self) -> tuple[RaisedFlag, ...]:
+        """Return what speaks against trusting the prediction, each with its message; empty where nothing does."""
         of_lungs = () if self.lungs is None else flags_of(self.lungs)
         return self.film_flags + unfamiliar(self.distance, self.limit) + of_lungs
 
     @property
+    def flag_codes(self) -> tuple[Flag, ...]:
+        """Return the codes of `flags`, to be asked for as in `Flag.NO_LUNGS in prediction.flag_codes`."""
+        return tuple(flag.code for flag in self.flags)
+
+    @property
     def is_mirrored(self) -> bool:
         """Whether the patient's right is at the right of the image, as only a DICOM header can say."""
-        return MIRRORED in self.film_flags
+        return any(flag.code == Flag.MIRRORED for flag in self.film_flags)
 
     @property
     def is_suspected(self) -> bool | None:
@@ -116,12 +117,21 @@ class Prediction:
         return None if self.probability is None else self.probability >= self.threshold
 
     @property
-    def decision(self) -> str | None:
-        """The same in words, which send on to the flags where there are any."""
-        if self.probability is None:
+    def verdict(self) -> str | None:
+        """Return `is_suspected` in words, which name the flags where there are any; None without a classifier."""
+        if self.is_suspected is None:
             return None
-        said = DECISIONS[self.is_suspected]
-        return said.replace(": ", ", but see the flags: ", 1) if self.flags else said
+        return f"{VERDICTS[self.is_suspected]}{', but see the flags' if self.flags else ''}"
+
+    @property
+    def advice(self) -> str | None:
+        """Return what the verdict rests on and what it leaves open; None without a classifier."""
+        return None if self.is_suspected is None else ADVICE[self.is_suspected]
+
+    @property
+    def decision(self) -> str | None:
+        """Return verdict and advice as a sentence for people; code reads `is_suspected` and `flag_codes`."""
+        return None if self.is_suspected is None else f"{self.verdict}: {self.advice}"
 
 
 class ChestXrayReader:
@@ -157,10 +167,10 @@ class ChestXrayReader:
         self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
         if self.sees_lungs and self.segmenter is None:
             raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
-        doubts = _doubts(self.classifier, runs[1], runs[0]) if self.sees_lungs else {}
-        self.doubts = tuple(doubts)
-        for doubt, known in doubts.items():
-            logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, doubt)
+        misfits = _misfits(self.classifier, runs[1], runs[0]) if self.sees_lungs else {}
+        self.model_flags = tuple(flag.raised() for flag in misfits)
+        for flag, known in misfits.items():
+            logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, flag.message)
 
     def read(self, images: Iterable[Source] | Source) -> list[Prediction]:
         """A prediction for each X-ray: a path, a PIL image, an array, the bytes of a file; PNG, JPEG, TIFF or DICOM.
@@ -194,12 +204,12 @@ class ChestXrayReader:
         """
         if isinstance(source, str | Path):
             name = Path(source).name
-        gray, spacing_mm, notes, chroma = read_xray(source)
+        gray, spacing_mm, header_flags, chroma = read_xray(source)
         if min(gray.size) < LEAST_SIDE:
             size = f"{gray.width}x{gray.height} pixels"
             raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")
         spacing_mm = spacing_mm or pixel_spacing_mm(Path(name).stem, gray.height, gray.width)
-        return Film(name, gray, spacing_mm, film_flags(gray, chroma) + notes)
+        return Film(name, gray, spacing_mm, film_flags(gray, chroma) + header_flags)
 
     def segment(self, films: Sequence[Film]) -> list[Look]:
         """What the segmenter sees in each X-ray, on the CPU."""
@@ -241,7 +251,7 @@ class ChestXrayReader:
         limit = None if distance is None else self.segmenter.familiarity.limit
         sides = film.gray.height, film.gray.width
         found = (mask, probability, threshold, distance, limit)
-        return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags + self.doubts)
+        return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags + self.model_flags)
 
 
 def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor | None:
@@ -255,13 +265,13 @@ def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor |
     return replace(predictor, model=predictor.model.to(device))
 
 
-def _doubts(classifier: Predictor, run: Path, segmenter_run: Path) -> dict[str, str]:
-    """What speaks against the lungs that a segmenter finds for a TB model, and the lungs that the model knows."""
-    doubts = {REFERENCE_LUNGS: "the lungs of reference masks"} if classifier.settings.region == "lungs" else {}
+def _misfits(classifier: Predictor, run: Path, segmenter_run: Path) -> dict[Flag, str]:
+    """Return the flags on a segmenter's lungs for a TB model, each with the lungs that the TB model knows."""
+    misfits = {Flag.REFERENCE_MASKS: "the lungs of reference masks"} if classifier.settings.region == "lungs" else {}
     digest = json.loads((run / "data.json").read_text()).get("segmenter")
     if digest and digest != run_digest(segmenter_run):
-        doubts[OTHER_LUNGS] = f"the lungs that model {digest[:16]} finds"
-    return doubts
+        misfits[Flag.OTHER_SEGMENTER] = f"the lungs that model {digest[:16]} finds"
+    return misfits
 
 
 @torch.inference_mode()

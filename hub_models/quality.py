@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, label
 
+from hub_models.flags import Flag, RaisedFlag
 from hub_models.inspection import BLANK_SPREAD
 from hub_models.masks import runs_of
 from hub_models.pixels import BOX
@@ -133,33 +134,34 @@ def waist_of(region: np.ndarray) -> int | None:
     return middle if heights[middle] < min(parts) / 2 else None
 
 
-def flags_of(lungs: Lungs) -> tuple[str, ...]:
-    """What is odd in lungs, one short sentence each, the worst first; empty where nothing is."""
+def flags_of(lungs: Lungs) -> tuple[RaisedFlag, ...]:
+    """Return what is odd in lungs, the worst first; empty where nothing is."""
     smaller, larger = sorted((lungs.right_share, lungs.left_share))
     total = smaller + larger
     if not total:
-        return ("no lungs found: not a frontal chest X-ray, or one that the model cannot read",)
+        return (Flag.NO_LUNGS.raised(),)
     flags = []
     if smaller < LEAST_RATIO * larger:
         side = "right" if lungs.right_share < lungs.left_share else "left"
-        flags.append(f"one lung only: the {side} one is {smaller / larger:.0%} of the other")
+        flags.append(Flag.ONE_LUNG.raised(side=side, ratio=f"{smaller / larger:.0%}"))
     if not SHARES[0] <= total <= SHARES[1]:
-        flags.append(f"lungs of implausible size: {total:.0%} of the image, not {SHARES[0]:.0%} to {SHARES[1]:.0%}")
+        low, high = (f"{share:.0%}" for share in SHARES)
+        flags.append(Flag.IMPLAUSIBLE_SIZE.raised(fraction=f"{total:.0%}", low=low, high=high))
     if lungs.borders:
-        flags.append(f"lungs touch the border: {', '.join(lungs.borders)}; the X-ray may be cut")
+        flags.append(Flag.TOUCHES_BORDER.raised(borders=", ".join(lungs.borders)))
     return tuple(flags)
 
 
-def film_flags(gray: Image.Image, chroma: float) -> tuple[str, ...]:
-    """What is odd in a gray image and its `pixels.chroma` before any model has seen it; empty where nothing is."""
+def film_flags(gray: Image.Image, chroma: float) -> tuple[RaisedFlag, ...]:
+    """Return what is odd in a gray image and its `pixels.chroma` before any model sees it; empty where nothing is."""
     small = np.asarray(gray.resize((64, 64), BOX), np.float32)  # (64, 64)
     if small.std() < BLANK_SPREAD:
-        return ("blank: the image has no contrast",)
+        return (Flag.BLANK.raised(),)
     flags = []
     if chroma > COLOUR:
-        flags.append("colour image: an X-ray is gray as it comes from the machine")
+        flags.append(Flag.COLOUR.raised())
     lungs_high = small[12:44]
     left, middle, right = (lungs_high[:, start:end].mean() for start, end in ((12, 26), (29, 35), (38, 52)))
     if min(left, right) - middle > INVERTED:
-        flags.append("darker in the middle than on both sides: black and white swapped, or the X-ray cut")
+        flags.append(Flag.INVERTED.raised())
     return tuple(flags)

@@ -94,7 +94,7 @@ def facts_of(found: Prediction) -> dict[str, str]:
 
 def remarks_on(found: Prediction) -> tuple[str, ...]:
     """The flags as sentences, or one that says that there are none; empty where no lungs were looked for either."""
-    flags = tuple(f"{flag[0].upper()}{flag[1:]}." for flag in found.flags)
+    flags = tuple(f"{flag.message[0].upper()}{flag.message[1:]}." for flag in found.flags)
     return flags or (() if found.mask is None else ("Nothing odd about the lungs was found.",))
 
 
@@ -146,10 +146,9 @@ def _write(figure: Figure, top: float, text: str, size: float, **style: object) 
 def _verdict(figure: Figure, top: float, found: Prediction) -> float:
     """Write probability and decision and draw the scale below them; returns where it ends."""
     color = SUSPECTED if found.is_suspected else NOT_SUSPECTED
-    said, _, advice = found.decision.partition(": ")
-    headline = f"{said.capitalize()}: probability {found.probability:.2f}"
+    headline = f"{found.verdict.capitalize()}: probability {found.probability:.2f}"
     top = _write(figure, top, headline, size=15, weight="bold", color=color)
-    top = _write(figure, top, advice.capitalize() + ".", size=9.5, color=INK)
+    top = _write(figure, top, found.advice.capitalize() + ".", size=9.5, color=INK)
     axis = figure.add_axes((LEFT, top - 0.042, RIGHT - LEFT, 0.012))
     axis.axvspan(0, found.threshold, color=NOT_SUSPECTED, alpha=0.25, linewidth=0)
     axis.axvspan(found.threshold, 1, color=SUSPECTED, alpha=0.25, linewidth=0)

@@ -66,7 +66,7 @@ def test_table_and_masks_are_what_the_reader_says(films, models, whole) -> None:
     ]
     assert [row["source"] for row in rows] == sorted(path.name for path in films.glob("*.png"))
     for row, one in zip(rows, read, strict=True):
-        assert (row["probability"], row["flags"]) == (one.probability, "; ".join(one.flags))
+        assert (row["probability"], row["flags"]) == (one.probability, "|".join(one.flag_codes))
         np.testing.assert_array_equal(np.asarray(Image.open(whole / row["mask"])), one.mask)
     assert all(row["error"] is None for row in rows)
     assert len(masks(whole)) == len(rows)

@@ -98,7 +98,7 @@ def test_colour_jpeg_is_the_gray_it_shows() -> None:
     colour = np.stack([gray] * 3, -1)
     frame = by_pillow(colour, "JPEG", quality=95)
     image = read_dicom(framed(frame, uid.JPEGBaseline8Bit, colour, 8, "YBR_FULL_422"))
-    assert np.abs(image.gray - gray).max() < 4 and image.notes == ()
+    assert np.abs(image.gray - gray).max() < 4 and image.flags == ()
 
 
 def without(keyword: str) -> bytes:

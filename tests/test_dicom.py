@@ -11,7 +11,8 @@ from pydicom import uid
 from tiny import SECRET, dicom, dicom_bytes, dicom_with_patient
 
 from chest_xray_masks import MAX_PIXELS
-from hub_models.dicom import MIRRORED, NOT_FRONTAL, TAGS, DicomImage, is_dicom, read_dicom, read_spacing
+from hub_models.dicom import TAGS, DicomImage, is_dicom, read_dicom, read_spacing
+from hub_models.flags import Flag
 
 FILM = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
 
@@ -23,7 +24,7 @@ def test_file_and_bytes_give_the_same_x_ray(tmp_path: Path) -> None:
     for image in images:
         assert isinstance(image, DicomImage) and image.gray.dtype == np.float32
         np.testing.assert_allclose(image.gray, FILM * (255 / 4095), rtol=1e-5)
-        assert image.spacing_mm is None and image.notes == ()
+        assert image.spacing_mm is None and image.flags == ()
 
 
 def test_dicom_is_known_without_a_suffix() -> None:
@@ -59,47 +60,44 @@ def test_spacing_needs_no_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "note"),
+    ("fields", "flag"),
     [
-        ({"BodyPartExamined": "HAND"}, "the DICOM header says a part of the body other than the chest"),
-        ({"ViewPosition": "LL"}, NOT_FRONTAL),
-        ({"ViewPosition": "lateral"}, NOT_FRONTAL),
-        ({"PatientOrientation": ["P", "F"]}, NOT_FRONTAL),
-        ({"PatientOrientation": ["A", "F"], "ViewPosition": "LL"}, NOT_FRONTAL),
-        ({"PatientOrientation": ["F", "L"]}, NOT_FRONTAL),  # turned by a quarter
-        ({"PatientOrientation": ["R", "H"]}, NOT_FRONTAL),  # turned by half
-        ({"PatientOrientation": ["R", "F"]}, MIRRORED),
-        ({"PatientOrientation": ["RF", "FL"]}, MIRRORED),  # a little turned: the first letter is the main direction
+        ({"BodyPartExamined": "HAND"}, Flag.OTHER_BODY_PART),
+        ({"ViewPosition": "LL"}, Flag.NOT_FRONTAL),
+        ({"ViewPosition": "lateral"}, Flag.NOT_FRONTAL),
+        ({"PatientOrientation": ["P", "F"]}, Flag.NOT_FRONTAL),
+        ({"PatientOrientation": ["A", "F"], "ViewPosition": "LL"}, Flag.NOT_FRONTAL),
+        ({"PatientOrientation": ["F", "L"]}, Flag.NOT_FRONTAL),  # turned by a quarter
+        ({"PatientOrientation": ["R", "H"]}, Flag.NOT_FRONTAL),  # turned by half
+        ({"PatientOrientation": ["R", "F"]}, Flag.MIRRORED),
         (
-            {"PresentationIntentType": "FOR PROCESSING"},
-            "the DICOM header says raw data of the detector, not for presentation",
-        ),
-        (
-            {"BurnedInAnnotation": "YES"},
-            "the DICOM header says that text is burned into the pixels: it may name the patient",
-        ),
+            {"PatientOrientation": ["RF", "FL"]},
+            Flag.MIRRORED,
+        ),  # a little turned: the first letter is the main direction
+        ({"PresentationIntentType": "FOR PROCESSING"}, Flag.RAW_DETECTOR_DATA),
+        ({"BurnedInAnnotation": "YES"}, Flag.BURNED_IN_TEXT),
     ],
 )
-def test_notes(fields: dict[str, str], note: str) -> None:
-    assert read_dicom(dicom(FILM, **fields)).notes == (note,)
+def test_flags(fields: dict[str, str], flag: Flag) -> None:
+    assert read_dicom(dicom(FILM, **fields)).flags == (flag.raised(),)
 
 
-def test_colour_is_noted_but_not_what_jpeg_does_to_gray() -> None:
-    assert read_dicom(dicom(np.tile(np.uint8([100, 110, 116]), (2, 2, 1)), 8, "RGB")).notes == ()
-    notes = read_dicom(dicom(np.tile(np.uint8([100, 110, 117]), (2, 2, 1)), 8, "RGB")).notes
-    assert notes == ("the DICOM image is in colour: its luminance is taken",)
+def test_colour_is_flagged_but_not_what_jpeg_does_to_gray() -> None:
+    assert read_dicom(dicom(np.tile(np.uint8([100, 110, 116]), (2, 2, 1)), 8, "RGB")).flags == ()
+    flags = read_dicom(dicom(np.tile(np.uint8([100, 110, 117]), (2, 2, 1)), 8, "RGB")).flags
+    assert flags == (Flag.COLOUR.raised(),)
 
 
-def test_frontal_chest_has_no_notes() -> None:
+def test_frontal_chest_has_no_flags() -> None:
     fields = {"BodyPartExamined": "CHEST", "ViewPosition": "PA", "PresentationIntentType": "FOR PRESENTATION"}
     for modality in ("CR", "DX", "RG", "SC", "OT", ""):
-        assert read_dicom(dicom(FILM, Modality=modality, BurnedInAnnotation="NO", **fields)).notes == ()
+        assert read_dicom(dicom(FILM, Modality=modality, BurnedInAnnotation="NO", **fields)).flags == ()
 
 
 @pytest.mark.parametrize("said", [["L", "F"], ["l ", "FR"], None, "", "L", ["", ""], ["R", SECRET], ["R", "F", "F"]])
 @pytest.mark.filterwarnings("ignore:.*Invalid value for VR CS", "ignore:.*value for VR CS")
-def test_usual_orientation_has_no_notes_and_one_that_is_none_neither(said: object) -> None:
-    assert read_dicom(dicom(FILM, PatientOrientation=said)).notes == ()
+def test_usual_orientation_has_no_flags_and_one_that_is_none_neither(said: object) -> None:
+    assert read_dicom(dicom(FILM, PatientOrientation=said)).flags == ()
 
 
 def test_big_endian() -> None:

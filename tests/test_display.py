@@ -11,6 +11,7 @@ from tiny import dicom
 from chest_xray_masks import dicom_png
 from hub_models.dicom import read_dicom
 from hub_models.display import full_scale, luminance
+from hub_models.flags import Flag
 from hub_models.pixels import to_gray
 
 
@@ -211,7 +212,7 @@ def test_padding_of_signed_pixels_written_as_unsigned() -> None:
 def test_window_that_cannot_be_used_gives_way_to_the_full_range(fields: dict[str, object]) -> None:
     image = read_dicom(dicom(STORED, **fields))
     np.testing.assert_allclose(image.gray, STORED * np.float32(255 / 4095), rtol=1e-5)
-    assert image.notes == ("the window in the DICOM header cannot be used: shown over the full range",)
+    assert image.flags == (Flag.UNUSABLE_WINDOW.raised(),)
 
 
 def test_colour_becomes_luminance() -> None:

@@ -4,6 +4,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from hub_models.familiarity import FAMILIARITY_NAME, LEAST, Familiarity, features_of, unfamiliar
+from hub_models.flags import Flag
 
 
 def ring(count: int = 10, radius: float = 2.0) -> np.ndarray:
@@ -101,7 +102,8 @@ def test_features_of_another_model_are_refused() -> None:
         Familiarity.of(ring()).distances(np.zeros((1, 3)))
 
 
-def test_sentence_gives_distance_and_limit() -> None:
+def test_flag_gives_distance_limit_and_the_likely_causes() -> None:
     assert unfamiliar(None, None) == unfamiliar(11.9, 12.0) == unfamiliar(12.0, 12.0) == ()
-    (sentence,) = unfamiliar(41.3, 12.4)
-    assert sentence.startswith("unlike the X-rays that the lung model learned from (distance 41, limit 12): turned,")
+    (flag,) = unfamiliar(41.3, 12.4)
+    assert flag == Flag.OUT_OF_DISTRIBUTION.raised(distance="41", limit="12")
+    assert all(cause in flag.message for cause in ("machine", "hospital", "turned", "no frontal"))

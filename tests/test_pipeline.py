@@ -12,8 +12,9 @@ from transformers import MobileNetV2Config
 
 from hub_models import pipeline
 from hub_models.config import TrainConfig
+from hub_models.flags import Flag
 from hub_models.masks import keep_two_lungs
-from hub_models.pipeline import COLUMNS, Asked, Desk, read_stream
+from hub_models.pipeline import COLUMNS, Asked, Desk, flag_columns, read_stream
 from hub_models.predict import ChestXrayReader, Prediction
 from hub_models.saliency import saliency
 
@@ -54,11 +55,20 @@ def test_rows_are_those_of_the_reader(reader, films, tmp_path, batch_size: int |
         assert row["source"] == f"films/{one.name}" and row["name"] == one.name
         assert (row["probability"], row["threshold"]) == (one.probability, one.threshold)  # to the bit
         assert (row["is_suspected"], row["decision"]) == (one.is_suspected, one.decision)
-        assert row["flags"] == "; ".join(one.flags)
+        assert {name: row[name] for name in ("flags", "flag_messages")} == flag_columns(one.flags)
         assert (row["height"], row["width"]) == one.mask.shape
         assert (row["right_share"], row["left_share"]) == (one.lungs.right_share, one.lungs.left_share)
         assert (row["right_mm2"], row["left_mm2"]) == (one.lungs.right_mm2, one.lungs.left_mm2)
         assert (row.get("spacing_row_mm"), row.get("spacing_column_mm")) == (one.spacing_mm or (None, None))
+
+
+def test_flags_are_as_many_codes_as_messages() -> None:
+    turned, unwritten = Flag.NOT_FRONTAL.raised(), Flag.NO_DICOM_SEG.raised(reason="a|b.dcm, \udce9.dcm: not; there")
+    columns = flag_columns([turned, unwritten])
+    assert columns["flags"].split("|") == ["not_frontal", "no_dicom_seg"] == [Flag.NOT_FRONTAL, Flag.NO_DICOM_SEG]
+    first, second = columns["flag_messages"].split(" | ")
+    assert first == turned.message and r"a/b.dcm, \udce9.dcm: not; there" in second
+    assert flag_columns([]) == {"flags": "", "flag_messages": ""}
 
 
 def test_model_that_is_absent_leaves_its_columns_empty(reader, films, tmp_path) -> None:
@@ -166,8 +176,9 @@ def test_lungs_of_dicom_go_out_as_dicom_too(reader, films, tmp_path) -> None:
     out = tmp_path / "out"
     rows = {row["name"]: row for row in read_stream(Desk(reader, out, lungs_version="v1"), items_of(paths), CPU)}
     assert [path.name for path in (out / "segmentations" / "films").iterdir()] == ["whole.dcm"]
-    assert "no DICOM Segmentation: " in rows["bare.dcm"]["flags"] and "StudyInstanceUID" in rows["bare.dcm"]["flags"]
-    assert "Segmentation" not in rows["whole.dcm"]["flags"] + rows["film.png"]["flags"]
+    without = {name: Flag.NO_DICOM_SEG in row["flags"].split("|") for name, row in rows.items()}
+    assert without == {"bare.dcm": True, "whole.dcm": False, "film.png": False}
+    assert "StudyInstanceUID" in rows["bare.dcm"]["flag_messages"]
     written = highdicom.seg.segread(out / "segmentations" / "films" / "whole.dcm")
     lungs = written.get_pixels_by_source_instance(["1.2.3"], combine_segments=False)[0].any(-1)
     np.testing.assert_array_equal(lungs, np.asarray(Image.open(out / rows["whole.dcm"]["mask"])))
@@ -213,7 +224,7 @@ def test_dicom_that_is_gone_is_a_flag_and_no_place_for_its_lungs_an_error(reader
     desk = Desk(reader, tmp_path, lungs_version="v1")
     found = Prediction("film", 48, 48, mask=np.eye(48, dtype=bool))
     (flag,) = pipeline._segment(desk, tmp_path / "gone.dcm", "film", found)
-    assert flag.startswith("no DICOM Segmentation: ") and "gone.dcm" in flag
+    assert flag.code == Flag.NO_DICOM_SEG and "gone.dcm" in flag.message
     (tmp_path / "segmentations").write_text("in the way")
     source = dicom(np.zeros((48, 48), np.uint16), StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
     with pytest.raises(OSError, match="segmentations"):
@@ -226,4 +237,4 @@ def test_class_that_no_segmentation_refers_to_is_a_flag(reader, films, tmp_path)
     (tmp_path / "film.dcm").write_bytes(dicom(gray, 8, **uids, SOPClassUID="1.2.840.10008.5.1.4.1.1.2"))  # of CT
     desk = Desk(reader, tmp_path / "out", lungs_version="v1")
     (row,) = read_stream(desk, items_of([tmp_path / "film.dcm"]), CPU)
-    assert "no DICOM Segmentation: no segmentation can refer to " in row["flags"] and row["mask"]
+    assert Flag.NO_DICOM_SEG in row["flags"].split("|") and row["mask"]

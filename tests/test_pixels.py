@@ -103,7 +103,7 @@ def test_dicom_comes_as_displayed_and_not_by_its_own_maximum(tmp_path) -> None:
         gray = np.asarray(xray.gray)
         np.testing.assert_allclose(gray, (4095 - stored.astype(float)) * 255 / 4095, rtol=1e-6)  # 0 is white
         np.testing.assert_array_equal(gray, np.asarray(to_gray(source)))
-        assert xray.spacing_mm == spacing_mm(source) == (0.2, 0.1) and xray.notes == ()
+        assert xray.spacing_mm == spacing_mm(source) == (0.2, 0.1) and xray.flags == ()
         deep = open_image(source)
         assert deep.mode == "I;16"
         np.testing.assert_array_equal(np.asarray(deep), (gray * 257).round())

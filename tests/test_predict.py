@@ -14,12 +14,12 @@ from tiny import dicom
 from hub_models.architectures import normalize
 from hub_models.cohort import load_cohort
 from hub_models.config import TrainConfig
-from hub_models.dicom import MIRRORED
 from hub_models.evaluation import measure
 from hub_models.familiarity import Familiarity
+from hub_models.flags import Flag
 from hub_models.metrics import count_overlap
 from hub_models.pixels import resize_gray, to_mask
-from hub_models.predict import LEAST_SIDE, OTHER_LUNGS, REFERENCE_LUNGS, ChestXrayReader
+from hub_models.predict import LEAST_SIDE, ChestXrayReader
 from hub_models.predictor import Predictor, run_digest
 
 
@@ -79,16 +79,19 @@ def test_one_model_may_be_absent(lungs_folder, tb_folder) -> None:
     assert lungs.mask.shape == (90, 150) and lungs.mask.dtype == bool
     assert lungs.probability is lungs.threshold is lungs.decision is lungs.is_suspected is None
     (tb,) = ChestXrayReader(classifier=tb_folder).read(image)
-    assert tb.mask is None and tb.lungs is None and tb.flags == () and 0 < tb.probability < 1
+    assert tb.mask is None and tb.lungs is None and tb.flags == tb.flag_codes == () and 0 < tb.probability < 1
 
 
 def test_decision_is_at_the_stored_threshold(tb_folder) -> None:
     (one,) = ChestXrayReader(classifier=tb_folder).read(Image.effect_noise((90, 90), 60))
     at, above = (dataclasses.replace(one, threshold=one.probability + more) for more in (0, 1e-6))
-    assert at.is_suspected and "suspected: at or above" in at.decision
-    assert not above.is_suspected and "does not rule it out" in above.decision
-    odd = dataclasses.replace(at, film_flags=("blank",))
-    assert odd.is_suspected and odd.decision.startswith("tuberculosis suspected, but see the flags: at or above")
+    assert at.is_suspected is True and above.is_suspected is False
+    assert at.verdict != above.verdict and at.advice != above.advice
+    odd = dataclasses.replace(at, film_flags=(Flag.BLANK.raised(),))
+    assert odd.is_suspected is True and odd.flag_codes == (Flag.BLANK,) and odd.advice == at.advice
+    assert odd.verdict == f"{at.verdict}, but see the flags"
+    for found in (at, above, odd):
+        assert found.decision == f"{found.verdict}: {found.advice}"
 
 
 def test_lungs_of_another_model_than_the_classifier_was_trained_on_are_warned_of(
@@ -104,20 +107,20 @@ def test_lungs_of_another_model_than_the_classifier_was_trained_on_are_warned_of
     (found,) = ChestXrayReader(other, found_folder).read(Image.effect_noise((90, 90), 60))
     (record,) = caplog.records
     known = f"trained with the lungs that model {run_digest(lungs_folder)[:16]} finds, not {other}"
-    assert record.getMessage() == f"warning: {found_folder} was {known}: {OTHER_LUNGS}"
-    assert OTHER_LUNGS in found.flags and "but see the flags" in found.decision
+    assert record.getMessage() == f"warning: {found_folder} was {known}: {Flag.OTHER_SEGMENTER.message}"
+    assert Flag.OTHER_SEGMENTER in found.flag_codes
     (known,) = ChestXrayReader(lungs_folder, found_folder).read(Image.effect_noise((90, 90), 60))
-    assert OTHER_LUNGS not in known.flags
+    assert Flag.OTHER_SEGMENTER not in known.flag_codes
 
 
 def test_model_of_reference_masks_is_warned_of(make_run, lungs_folder, tiny_resnet, tmp_path, caplog) -> None:
     options = {"region": "lungs", "model": str(tiny_resnet), "image_size": 64}
     folder = make_run(TrainConfig("data", str(tmp_path / "drawn"), "tb_classification", **options))
     (found,) = ChestXrayReader(lungs_folder, folder).read(Image.effect_noise((90, 90), 60))
-    assert REFERENCE_LUNGS in found.flags and "but see the flags" in found.decision
+    assert Flag.REFERENCE_MASKS in found.flag_codes
     (record,) = caplog.records
     known = f"trained with the lungs of reference masks, not {lungs_folder}"
-    assert record.getMessage() == f"warning: {folder} was {known}: {REFERENCE_LUNGS}"
+    assert record.getMessage() == f"warning: {folder} was {known}: {Flag.REFERENCE_MASKS.message}"
 
 
 def test_order_and_names_stay_beyond_one_batch(lungs_folder, tmp_path) -> None:
@@ -176,13 +179,13 @@ def test_far_x_rays_are_flagged_where_the_run_knows_its_own(lungs_folder, tmp_pa
     folder = Path(shutil.copytree(lungs_folder, tmp_path / "known"))
     image = Image.effect_noise((90, 90), 60)
     (unknown,) = ChestXrayReader(folder).read(image)
-    assert unknown.distance is unknown.limit is None and not any("unlike" in flag for flag in unknown.flags)
+    assert unknown.distance is unknown.limit is None and Flag.OUT_OF_DISTRIBUTION not in unknown.flag_codes
     known_by(folder, 1e-3)
     (far,) = ChestXrayReader(folder).read(image)
-    assert far.distance > far.limit == 1e-3 and far.flags[0].startswith("unlike the X-rays")
+    assert far.distance > far.limit == 1e-3 and far.flag_codes[0] == Flag.OUT_OF_DISTRIBUTION
     np.testing.assert_array_equal(far.mask, unknown.mask)
     known_by(folder, far.distance)
-    assert not any("unlike" in flag for flag in ChestXrayReader(folder).read(image)[0].flags)
+    assert Flag.OUT_OF_DISTRIBUTION not in ChestXrayReader(folder).read(image)[0].flag_codes
     Familiarity(np.zeros(3), np.eye(3), 1.0, 30).save(folder)
     with pytest.raises(ValueError, match="is of a model of 3 features, this one has 56"):
         ChestXrayReader(folder).read(image)
@@ -192,7 +195,7 @@ def test_image_that_cannot_be_an_x_ray_is_flagged_without_a_lung_model(tb_folder
     colour = Image.merge("RGB", [Image.effect_noise((90, 90), 60), *[Image.new("L", (90, 90), 100)] * 2])
     blank = Image.new("L", (90, 90), 7)
     found = ChestXrayReader(classifier=tb_folder).read([colour.point(lambda value: value // 2), blank])
-    assert [one.flags[0].split(":")[0] for one in found] == ["colour image", "blank"]
+    assert [one.flag_codes[0] for one in found] == [Flag.COLOUR, Flag.BLANK]
 
 
 def test_what_cannot_be_read_with_is_refused(lungs_folder, tb_folder, found_folder, tmp_path) -> None:
@@ -225,21 +228,21 @@ def test_bad_x_rays_are_named(lungs_folder, tmp_path) -> None:
         reader.read(tmp_path / "absent.png")
 
 
-def test_dicom_brings_its_spacing_and_its_notes(lungs_folder, tmp_path) -> None:
+def test_dicom_brings_its_spacing_and_its_flags(lungs_folder, tmp_path) -> None:
     values = np.asarray(Image.effect_noise((64, 80), 60)).astype(np.uint16)
     file = dicom(values, PixelSpacing=[0.5, 0.2], ViewPosition="LL")
     (tmp_path / "film").write_bytes(file)
     (one,) = ChestXrayReader(lungs_folder).read(tmp_path / "film")
     assert one.spacing_mm == (0.5, 0.2) and (one.height, one.width) == (80, 64)
     assert one.lungs.right_mm2 + one.lungs.left_mm2 == pytest.approx(one.mask.sum() * 0.1)
-    assert any("lateral" in flag for flag in one.flags)
+    assert Flag.NOT_FRONTAL in one.flag_codes
 
 
 def test_sides_are_those_that_the_dicom_header_says(lungs_folder) -> None:
     values = np.asarray(Image.effect_noise((64, 80), 60)).astype(np.uint16)
     reader = ChestXrayReader(lungs_folder)
     usual, mirrored = reader.read([dicom(values, PatientOrientation=[side, "F"]) for side in "LR"])
-    assert MIRRORED in mirrored.flags and MIRRORED not in usual.flags
+    assert Flag.MIRRORED in mirrored.flag_codes and Flag.MIRRORED not in usual.flag_codes
     np.testing.assert_array_equal(mirrored.mask, usual.mask)  # on the file's own pixels
     sides = mirrored.lungs.right_share, mirrored.lungs.left_share
     assert sides == (usual.lungs.left_share, usual.lungs.right_share) and sides[0] != sides[1]

@@ -15,6 +15,7 @@ ORDER = [
     "chest_xray_masks",
     "files",
     "console",
+    "flags",
     "display",
     "decoding",
     "dicom",

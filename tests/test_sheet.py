@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hub_models.flags import Flag
 from hub_models.predict import Prediction
 from hub_models.sheet import (
     SHOWN,
@@ -99,8 +100,8 @@ def test_areas_have_sides_and_units() -> None:
 
 def test_flags_are_sentences() -> None:
     assert remarks_on(prediction()) == ("Nothing odd about the lungs was found.",)
-    (remark,) = remarks_on(prediction(mask=np.zeros((100, 100), bool)))
-    assert remark.startswith("No lungs found: ") and remark.endswith(".")
+    message = Flag.NO_LUNGS.message
+    assert remarks_on(prediction(mask=np.zeros((100, 100), bool))) == (f"N{message[1:]}.",)
     assert remarks_on(prediction(mask=None)) == ()
 
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from hub_models.config import TrainConfig
-from hub_models.dicom import MIRRORED
 from hub_models.files import write_json
+from hub_models.flags import Flag
 from hub_models.predict import Prediction
 from hub_models.report import evaluate_run
 from hub_models.sheet import Reading
@@ -66,8 +66,8 @@ def links(html: str) -> dict[str, bytes]:
 
 def test_side_of_the_patients_right_is_told() -> None:
     assert "the patient&#39;s right is at the left" in reading_html(reading())
-    mirrored = reading_html(reading(film_flags=(MIRRORED,)))
-    assert "the patient&#39;s right is at the right" in mirrored and "mirrored X-ray" in mirrored
+    mirrored = reading_html(reading(film_flags=(Flag.MIRRORED.raised(),)))
+    assert "the patient&#39;s right is at the right" in mirrored and 'data-flags="mirrored"' in mirrored
 
 
 def test_limits_are_the_cards_own(tmp_path) -> None:
@@ -112,7 +112,7 @@ def test_reading_says_verdict_flags_and_measures() -> None:
         ("", "X-ray"),
     ]
     flagged = reading_html(reading(mask=np.zeros((90, 70), bool)))
-    assert 'class="flags"' in flagged and "No lungs found" in flagged
+    assert 'data-flags="no_lungs" class="flags"' in flagged and "but see the flags" in flagged
     lungs = reading_html(reading(probability=None, threshold=None))
     assert "robability" not in lungs.replace("data-probability", "") and "threshold" not in lungs
     tb = reading_html(reading(mask=None, probability=0.125))
