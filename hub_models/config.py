@@ -99,16 +99,17 @@ class TrainConfig:
             if not kept:
                 raise ValueError(f"{name} {rule}, got {getattr(self, name)}")
         exclusive = {
-            "fold is of protocol folds": self.fold is not None and self.protocol != "folds",
-            "region is of task tb_classification": self.region != "image" and lungs,
-            "balance is of task tb_classification": self.balance != "none" and lungs,
-            "label_smoothing is of task tb_classification": self.label_smoothing > 0 and lungs,
-            "segmenter is of region lungs or found_lungs": self.segmenter is not None and self.region == "image",
+            "fold": (self.fold is not None and self.protocol != "folds", "protocol folds"),
+            "region": (self.region != "image" and lungs, "task tb_classification"),
+            "balance": (self.balance != "none" and lungs, "task tb_classification"),
+            "label_smoothing": (self.label_smoothing > 0 and lungs, "task tb_classification"),
+            "segmenter": (self.segmenter is not None and self.region == "image", "region lungs or found_lungs"),
         }
-        for rule, broken in exclusive.items():
-            if broken:
-                name = rule.split()[0]
-                raise ValueError(f"{rule}: leave out {name} {getattr(self, name)!r}, or change the other")
+        for name, (is_alone, owner) in exclusive.items():
+            if is_alone:
+                raise ValueError(
+                    f"{name} is of {owner}: leave out {name} {getattr(self, name)!r}, or change the other"
+                )
 
     def save(self, folder: Path) -> None:
         """Write `train_config.json`, whole or not at all."""
