@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from chest_xray_masks import PARTS, SITES
 from hub_models.card_text import check_text, compare
 from hub_models.facts import PROTOCOL_TEXTS, Run, commands, emissions, kept, site_of, start
+from hub_models.limits import limits_of, only_synthetic
 from hub_models.metrics import TEMPERATURES
 from hub_models.tables import COLUMNS, Column, headline, main_heading, tables, tested_groups
 from hub_models.tasks import TASKS
@@ -50,6 +51,7 @@ def model_card(
     template = re.sub(r"^({%.*%})\n", r"\1", TEMPLATE.read_text(), flags=re.M)
     facts = _names(run, repo_id, segmenter) | _data(run) | _training(run) | {"pictures": card_pictures(run_folder)}
     facts |= {"tables": tables(run, also), "headline": headline(run)}
+    facts["limits"] = limits_of(TASKS[run.config.task].kind, run.data)
     card = ModelCard.from_template(_metadata(run, repo_id, license), template_str=template, **facts)
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)
     return card
@@ -85,7 +87,7 @@ def _data(run: Run) -> dict[str, Any]:
     return {
         "images": images,
         "synthetic": synthetic,
-        "only_synthetic": synthetic == images,
+        "only_synthetic": only_synthetic(data),
         "shenzhen_masks": len({id for id in learned + data["earlier"] if site_of(id) == SITES["Shenzhen"]}),
         "protocol": PROTOCOL_TEXTS[run.config.protocol].format(fold=run.config.fold),
         "split": run.results["split"],

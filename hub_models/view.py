@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from hub_models.card import model_card
-from hub_models.card_text import sections
+from hub_models.config import TrainConfig
 from hub_models.facts import read_json
+from hub_models.limits import limits_of
 from hub_models.predictor import run_digest
 from hub_models.sheet import LOOKS, Reading, draw_sheet, facts_of, heated, meaning_of, outlined, remarks_on, shown
+from hub_models.tasks import TASKS
 
 # reading.html escapes what a file's name or an error says
 READING = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("reading.html")
@@ -22,8 +22,6 @@ FILES = READING.environment.from_string(
     "<p>Download"
     '{% for title, name, url in files %} <a href="{{ url }}" download="{{ name }}">{{ title }}</a>{% endfor %}</p>'
 )
-LIMITS_IN = {"Out of scope": "Not for: ", "Limits": ""}  # sections of a model card, and how their lines begin here
-NO_CARD = "There is no card in its folder: nothing is known of its limits."
 SHARED = "Both models"
 
 
@@ -35,7 +33,7 @@ class Model:
         name: the Hub id that it was pulled by, or its folder's name; never a path of the server.
         digest: of its weights and configs.
         is_synthetic: whether it was trained on phantoms.
-        limits: sentences of its card, in Markdown.
+        limits: sentences in Markdown, as its card holds them.
     """
 
     name: str
@@ -47,25 +45,10 @@ class Model:
     def of(cls, source: str | Path, folder: Path) -> "Model":
         """Of a run folder that came from `source`, a Hub id or the folder itself."""
         name = folder.resolve().name if Path(source).is_dir() else str(source)
-        synthetic = bool(read_json(folder / "data.json").get("synthetic"))
-        return cls(name, run_digest(folder)[:16], synthetic, limits_of(folder))
-
-
-def limits_of(folder: Path) -> tuple[str, ...]:
-    """Sentences of a model's card on its limits, in Markdown: of its own README.md, else of the one its files make."""
-    if (folder / "README.md").is_file():
-        text = (folder / "README.md").read_text()
-    else:
-        try:
-            text = model_card(folder, folder.name, "other").text
-        except FileNotFoundError:  # not evaluated
-            return (NO_CARD,)
-    parts = sections(text)
-    lines = [
-        f"{start}{line[2:]}" for name, start in LIMITS_IN.items() for line in parts.get(name, ()) if line[:2] == "* "
-    ]
-    # a picture in a card of others would be fetched from elsewhere
-    return tuple(re.sub(r"!\[[^\]]*\]\([^)]*\)", "", line) for line in lines) or (NO_CARD,)
+        data = read_json(folder / "data.json")
+        scope, known = limits_of(TASKS[TrainConfig.load(folder).task].kind, data)
+        limits = (*(f"Not for: {one}" for one in scope), *known)
+        return cls(name, run_digest(folder)[:16], bool(data.get("synthetic")), limits)
 
 
 def limits_text(models: Mapping[str, Model]) -> str:

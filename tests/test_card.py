@@ -18,8 +18,10 @@ from transformers import HfArgumentParser
 from hub_models.card import card_pictures, check_card, eval_results, model_card
 from hub_models.config import TrainConfig
 from hub_models.figures import PICTURES
+from hub_models.limits import limits_of
 from hub_models.predictor import Predictor
 from hub_models.report import evaluate_run
+from hub_models.tasks import TASKS
 from hub_models.train import fit
 
 REPO = "somebody/some-model"
@@ -686,3 +688,11 @@ def test_others_are_told_apart_in_the_table_across_sites(runs) -> None:
     assert told[3] == ("another (differs in epochs)", "Montgomery")
     assert told[4:7] == [("this one", f"{label}, validation, views 2") for label in (*SITES, "all")]
     assert told[7][0] == "another (differs in from_scratch, epochs, learning_rate)"
+
+
+@pytest.mark.parametrize("name", ["lungs", "tb"])
+def test_limits_are_those_that_the_page_shows(name: str, runs) -> None:
+    parts, data = sections(model_card(runs[name], REPO, "mit")), read(runs[name], "data.json")
+    scope, known = limits_of(TASKS[read(runs[name])["task"]].kind, data)
+    said = [[line[2:] for line in parts[part].splitlines() if line[:2] == "* "] for part in ("Out of scope", "Limits")]
+    assert said == [list(scope), list(known)]

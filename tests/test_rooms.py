@@ -39,6 +39,7 @@ ORDER = [
     "architectures",
     "tracing",
     "tasks",
+    "limits",
     "downloads",
     "quality",
     "familiarity",

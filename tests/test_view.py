@@ -1,7 +1,6 @@
 import base64
 import io
 import re
-import shutil
 import tomllib
 from pathlib import Path
 
@@ -12,39 +11,18 @@ from PIL import Image
 from hub_models.config import TrainConfig
 from hub_models.files import write_json
 from hub_models.flags import Flag
+from hub_models.limits import limits_of
 from hub_models.predict import Prediction
-from hub_models.report import evaluate_run
 from hub_models.sheet import Reading
+from hub_models.tasks import TASKS
 from hub_models.view import (
-    NO_CARD,
     Model,
     files_html,
-    limits_of,
     limits_text,
     nothing_html,
     problem_html,
     reading_html,
 )
-
-CARD = """---
-license: mit
----
-# lungs
-Finds lungs. * not a limit
-## Out of scope
-
-* Any decision. ![a picture](http://elsewhere.example/spy.png)
-* Children.
-
-## Limits
-
-| worst | 0.1 |
-
-* Two sites.
-
-## Thanks
-* To all.
-"""
 
 
 def a_model(*limits: str, name: str = "m") -> Model:
@@ -70,23 +48,21 @@ def test_side_of_the_patients_right_is_told() -> None:
     assert "the patient&#39;s right is at the right" in mirrored and 'data-flags="mirrored"' in mirrored
 
 
-def test_limits_are_the_cards_own(tmp_path) -> None:
-    (tmp_path / "README.md").write_text(CARD)
-    said = ("Not for: Any decision. ", "Not for: Children.", "Two sites.")
-    assert limits_of(tmp_path) == said  # and nothing fetched from elsewhere
-
-
-def test_limits_of_a_run_are_those_of_its_card_to_be(make_run, tiny_segformer, phantoms, tmp_path) -> None:
-    folder = make_run(TrainConfig("data", str(tmp_path / "lungs"), model=str(tiny_segformer), image_size=32))
-    assert limits_of(folder) == (NO_CARD,)  # not evaluated
-    data = {"fingerprint": "", "train": [], "validation": [], "test": [], "earlier": [], "synthetic": 60}
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("synthetic", [0, 1, 2])
+def test_limits_are_data_whatever_a_card_says(
+    make_run, tiny_segformer, tiny_resnet, tmp_path, task, synthetic
+) -> None:
+    model = {"lung_segmentation": tiny_segformer, "tb_classification": tiny_resnet}[task]
+    folder = make_run(TrainConfig("data", str(tmp_path / "lungs"), task, model=str(model), image_size=32))
+    (folder / "README.md").write_text("# Card\n## Limits\n* None. ![a picture](http://elsewhere.example/spy.png)\n")
+    data = {"fingerprint": "", "train": ["A"], "validation": [], "test": ["B"], "earlier": [], "synthetic": synthetic}
     write_json(data, folder / "data.json")
-    evaluate_run(folder, phantoms, output=tmp_path / "evaluation")
-    shutil.copy(tmp_path / "evaluation" / "results.json", folder)
-    limits = limits_of(folder)
-    assert any("not a medical device" in limit for limit in limits) and any("Two sites" in limit for limit in limits)
     model = Model.of(folder, folder)
-    assert model.name == "lungs" and model.is_synthetic and len(model.digest) == 16
+    scope, known = limits_of(TASKS[task].kind, data)
+    assert model.limits == (*(f"Not for: {one}" for one in scope), *known) and scope and known
+    assert ("X-ray of a patient" in scope[0]) == (synthetic == 2)  # all of them
+    assert model.name == "lungs" and model.is_synthetic == (synthetic > 0) and len(model.digest) == 16
 
 
 def test_shared_limits_stand_once() -> None:
