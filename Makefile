@@ -56,7 +56,7 @@ demo: install
 	$(BIN)/python scripts/show_dataset.py --data_dir "$(SOURCE)"
 	$(TRAIN) --output_dir $(RUNS)/lungs-small $(FIRST) $(SMALL)
 	$(TRAIN) --output_dir $(RUNS)/lungs --model $(RUNS)/lungs-small $(THEN) $(FULL)
-	$(TRAIN) --output_dir $(RUNS)/tb --region found_lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
+	$(TRAIN) --output_dir $(RUNS)/tb --region lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
 	$(HUB) $(MAKE) --no-print-directory hub OWNER=demo
 	@echo "Done. Lungs found: $(RUNS)/predictions/overlays; a row for each X-ray: $(RUNS)/predictions/predictions.csv"
 	@echo "The models, their figures and pictures: $(RUNS)/lungs and $(RUNS)/tb; what was pushed, with cards: demo/hub"
@@ -83,16 +83,16 @@ figures: install
 	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-lungs-small $(FIRST) --image_size 128 --epochs 40
 	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-lungs --model $(F)/sz-lungs-small $(THEN) \
 		--image_size 256 --epochs 12
-	$(TRAIN) --output_dir $(F)/tb $(SCREEN) $(TB) --region found_lungs --segmenter $(F)/lungs
+	$(TRAIN) --output_dir $(F)/tb $(SCREEN) $(TB) --region lungs --segmenter $(F)/lungs
 	$(TRAIN) --output_dir $(F)/tb-image $(SCREEN) $(TB) --region image
 	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-tb $(SCREEN) --image_size 96 --epochs 100 \
-		--region found_lungs --segmenter $(F)/mc-lungs
-	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-tb $(SCREEN) $(TB) --region found_lungs \
+		--region lungs --segmenter $(F)/mc-lungs
+	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-tb $(SCREEN) $(TB) --region lungs \
 		--segmenter $(F)/sz-lungs
 	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-tb-image $(SCREEN) --image_size 96 --epochs 100
 	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-tb-image $(SCREEN) $(TB)
 	$(TRAIN) --protocol folds --output_dir $(F)/lungs-folds $(FIRST) --image_size 128 --epochs 5
-	$(TRAIN) --protocol folds --output_dir $(F)/tb-folds $(SCREEN) $(TB) --region found_lungs \
+	$(TRAIN) --protocol folds --output_dir $(F)/tb-folds $(SCREEN) $(TB) --region lungs \
 		--segmenter $(F)/lungs-folds
 	$(TRAIN) --protocol folds --output_dir $(F)/tb-folds-image $(SCREEN) $(TB)
 	for run in lungs mc-lungs sz-lungs; do for way in "--views 5" --two_lungs; do \

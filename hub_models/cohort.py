@@ -13,9 +13,9 @@ from hub_models.augment import STRENGTHS
 from hub_models.config import TrainConfig
 from hub_models.data import Arrays, load_splits, prepare
 from hub_models.pixels import is_synthetic
-from hub_models.predictor import fill_masks, run_digest
+from hub_models.predictor import find_lungs, run_digest
 from hub_models.protocols import PATIENT_SHARING, divide, leaks
-from hub_models.tasks import TASKS, absent_masks
+from hub_models.tasks import TASKS
 
 DATA_NAME = "data.json"
 
@@ -33,19 +33,22 @@ def load_cohort(config: TrainConfig, accelerator: Accelerator, parts: tuple[str,
 
     Raises:
         FileNotFoundError: nothing of the set under `config.data_dir`.
-        ValueError: a part is empty, or cannot be trained on or tested with.
+        ValueError: a part is empty, or cannot be trained on or tested with, or no segmenter finds the lungs.
     """
+    if config.region == "lungs" and config.segmenter is None:
+        raise ValueError("region lungs needs a lung model that finds them: pass --segmenter <lung run folder>")
     with accelerator.main_process_first():
         rows = load_rows(config, parts)
         task, size = TASKS[config.task], config.image_size or TASKS[config.task].image_size
         ranges = {"train": STRENGTHS[config.augment]}
-        region = "image" if config.region == "image" else "lungs"
-        if region == "lungs":
-            rows = {part: _with_lungs(share, config) for part, share in rows.items()}
+        if config.segmenter is not None:
+            rows = {part: _with_lungs(share, config.segmenter) for part, share in rows.items()}
         for part, share in rows.items():
             task.check(f"{part} (protocol {config.protocol})", share)
         return {
-            part: Part(share, Arrays(prepare(share, size, config.fit, region), size, ranges.get(part), config.seed))
+            part: Part(
+                share, Arrays(prepare(share, size, config.fit, config.region), size, ranges.get(part), config.seed)
+            )
             for part, share in rows.items()
         }
 
@@ -66,17 +69,10 @@ def load_rows(config: TrainConfig, parts: tuple[str, ...] = PARTS) -> dict[str, 
     return rows
 
 
-def _with_lungs(rows: datasets.Dataset, config: TrainConfig) -> datasets.Dataset:
-    """Rows with the lungs that the model is to see as their `mask`, and their own as `reference` where they differ."""
-    every = config.region == "found_lungs"
-    wanted = [id for id, is_absent in zip(rows["id"], absent_masks(rows), strict=True) if every or is_absent]
-    if wanted and config.segmenter is None:
-        needed = f"{len(wanted)} X-rays need their lungs found ({wanted[0]}, ...)"
-        raise ValueError(f"region {config.region}: {needed}: pass --segmenter <lung run folder>")
-    if not wanted:
-        return rows
+def _with_lungs(rows: datasets.Dataset, segmenter: str) -> datasets.Dataset:
+    """Return rows with the lungs that a lung model finds as their `mask`, and their own mask as `reference`."""
     own = rows.select_columns("mask").rename_column("mask", "reference")
-    return datasets.concatenate_datasets([fill_masks(rows, config.segmenter, every), own], axis=1)
+    return datasets.concatenate_datasets([find_lungs(rows, segmenter), own], axis=1)
 
 
 def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from hub_models.files import write_json
 from hub_models.protocols import FOLDS
 
 CONFIG_NAME = "train_config.json"
+CONFIG_VERSION = 2  # raise when a saved value comes to mean something else; 2: region lungs, found_lungs until then
 LABEL_TASKS = ("tb_classification",)
 PLACES = ("data_dir", "output_dir")  # where a run reads and writes says nothing of what it computes
 
@@ -41,12 +42,10 @@ class TrainConfig:
     )
     image_size: int | None = option(None, "side in pixels to which X-rays are scaled, a multiple of 32 (256; TB 224)")
     fit: Literal["squash", "pad"] = option("squash", "scale both sides to image_size, or keep the aspect and pad")
-    region: Literal["image", "lungs", "found_lungs"] = option(
-        "image", "what TB is read from: the X-ray, or its lungs, by its mask if it has one, or always as found"
+    region: Literal["image", "lungs"] = option(
+        "image", "what TB is read from: the X-ray, or its lungs as segmenter finds them"
     )
-    segmenter: str | None = option(
-        None, "run folder of the lung model that finds lungs, for region lungs, found_lungs"
-    )
+    segmenter: str | None = option(None, "run folder of the lung model that finds lungs, for region lungs")
     epochs: int = option(30, "passes over the training images")
     batch_size: int = option(8, "images in a step, all processes together")
     accumulation: int = option(1, "steps whose gradients make one update of the weights")
@@ -103,7 +102,7 @@ class TrainConfig:
             "region": (self.region != "image" and lungs, "task tb_classification"),
             "balance": (self.balance != "none" and lungs, "task tb_classification"),
             "label_smoothing": (self.label_smoothing > 0 and lungs, "task tb_classification"),
-            "segmenter": (self.segmenter is not None and self.region == "image", "region lungs or found_lungs"),
+            "segmenter": (self.segmenter is not None and self.region == "image", "region lungs"),
         }
         for name, (is_alone, owner) in exclusive.items():
             if is_alone:
@@ -113,7 +112,11 @@ class TrainConfig:
 
     def save(self, folder: Path) -> None:
         """Write `train_config.json`, whole or not at all."""
-        write_json(asdict(self), folder / CONFIG_NAME)
+        write_json(self.to_values(), folder / CONFIG_NAME)
+
+    def to_values(self) -> dict[str, Any]:
+        """Return what `train_config.json` holds: every field, and the version that says what their values mean."""
+        return asdict(self) | {"version": CONFIG_VERSION}
 
     @classmethod
     def load(cls, folder: Path) -> "TrainConfig":
@@ -129,6 +132,13 @@ class TrainConfig:
         if not path.is_file():
             raise FileNotFoundError(f"no {CONFIG_NAME} in {folder}: pass a folder that scripts/train.py made")
         values = json.loads(path.read_text())
+        version = values.pop("version", 1)
+        if version < 2 and values.get("region") == "lungs":
+            raise ValueError(
+                f"{path} says region 'lungs' of an earlier version, the lungs of reference masks, which new X-rays do "
+                "not have: train again with region lungs and a segmenter"
+            )
+        values = renamed(values)
         if unknown := sorted(set(values) - {known.name for known in fields(cls)}):
             raise ValueError(f"{path} has fields this version does not know: {', '.join(unknown)}")
         return cls(**values)
@@ -138,3 +148,8 @@ class TrainConfig:
         mine, theirs = asdict(self), asdict(other)
         names = [name for name in mine if name not in PLACES and mine[name] != theirs[name]]
         return [f"{name}: {mine[name]!r}, not {theirs[name]!r}" for name in names]
+
+
+def renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Return saved values of a config with the names that they have now; `found_lungs` became `lungs`."""
+    return values | {"region": "lungs"} if values.get("region") == "found_lungs" else values

@@ -75,12 +75,6 @@ class Flag(StrEnum):
         "the TB model was trained on the lungs that another lung model finds",
         "the TB model was trained with another lung model: its probability and threshold may not hold",
     )
-    REFERENCE_MASKS = (
-        "reference_masks",
-        "the TB model was trained on the lungs of reference masks",
-        "the TB model was trained and tested with reference masks: its probability and threshold may not hold with "
-        "the lungs that a lung model finds",
-    )
     OUT_OF_DISTRIBUTION = (
         "out_of_distribution",
         "the distance from the X-rays that the lung model learned from is beyond their own limit",

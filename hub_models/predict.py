@@ -137,8 +137,8 @@ class Prediction:
 class ChestXrayReader:
     """Reads X-rays with a lung model, a TB model, or both: `reader.read(["a.png", "b.dcm"])`.
 
-    A TB model of the lung region was trained and tested with the lungs of one segmenter (region found_lungs), or of
-    reference masks where there are any (region lungs): with others the log warns, and every prediction is flagged.
+    A TB model of the lung region was trained and tested with the lungs of one segmenter: with those of another the log
+    warns, and every prediction is flagged.
 
     `read` is made of stages that a caller with many X-rays can run apart: `decode`, `trace` and `crop` are work of
     the CPU that threads can share, `segment` and `classify` are forward passes over a batch on the device.
@@ -167,10 +167,11 @@ class ChestXrayReader:
         self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
         if self.sees_lungs and self.segmenter is None:
             raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
-        misfits = _misfits(self.classifier, runs[1], runs[0]) if self.sees_lungs else {}
-        self.model_flags = tuple(flag.raised() for flag in misfits)
-        for flag, known in misfits.items():
-            logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, flag.message)
+        self.model_flags: tuple[RaisedFlag, ...] = ()
+        if self.sees_lungs and (known := _other_segmenter(runs[1], runs[0])):
+            self.model_flags = (Flag.OTHER_SEGMENTER.raised(),)
+            known, message = f"the lungs that model {known[:16]} finds", Flag.OTHER_SEGMENTER.message
+            logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, message)
 
     def read(self, images: Iterable[Source] | Source) -> list[Prediction]:
         """A prediction for each X-ray: a path, a PIL image, an array, the bytes of a file; PNG, JPEG, TIFF or DICOM.
@@ -265,13 +266,10 @@ def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor |
     return replace(predictor, model=predictor.model.to(device))
 
 
-def _misfits(classifier: Predictor, run: Path, segmenter_run: Path) -> dict[Flag, str]:
-    """Return the flags on a segmenter's lungs for a TB model, each with the lungs that the TB model knows."""
-    misfits = {Flag.REFERENCE_MASKS: "the lungs of reference masks"} if classifier.settings.region == "lungs" else {}
+def _other_segmenter(run: Path, segmenter_run: Path) -> str | None:
+    """Return the digest of the segmenter that a TB model was trained with; None where this is it, or none is named."""
     digest = json.loads((run / "data.json").read_text()).get("segmenter")
-    if digest and digest != run_digest(segmenter_run):
-        misfits[Flag.OTHER_SEGMENTER] = f"the lungs that model {digest[:16]} finds"
-    return misfits
+    return digest if digest != run_digest(segmenter_run) else None
 
 
 @torch.inference_mode()

@@ -117,10 +117,10 @@ def look(
     return total / weight, features
 
 
-def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = False) -> datasets.Dataset:
-    """`rows` with the lungs that the segmenter of `run_folder` finds where `mask` is None, in `datasets`' cache.
+def find_lungs(rows: datasets.Dataset, run_folder: str | Path) -> datasets.Dataset:
+    """Return `rows` with the lungs that the segmenter of `run_folder` finds as their `mask`, in `datasets`' cache.
 
-    `every` finds them for each row, as it is for whoever has no mask. An X-ray in which none are found is taken whole.
+    An X-ray in which none are found is taken whole.
 
     Raises:
         FileNotFoundError, ValueError: `run_folder` is no finished run of lung_segmentation.
@@ -130,17 +130,16 @@ def fill_masks(rows: datasets.Dataset, run_folder: str | Path, every: bool = Fal
     if torch.accelerator.is_available():
         predictor.model.to(torch.accelerator.current_accelerator())
 
-    def fill(row: dict[str, Any]) -> dict[str, Any]:
-        """The lungs found in an X-ray, where they are asked for."""
-        lungs = or_whole(predictor(row["image"])) if every or row["mask"] is None else None
-        return {"mask": row["mask"] if lungs is None else Image.fromarray(np.uint8(lungs) * 255)}
+    def find(image: Image.Image) -> dict[str, Image.Image]:
+        """Return the lungs found in an X-ray."""
+        return {"mask": Image.fromarray(np.uint8(or_whole(predictor(image))) * 255)}
 
-    made_of = f"{rows._fingerprint} {run_digest(run_folder)} {every} {CODE_HASH}"  # not the folder's name
+    made_of = f"{rows._fingerprint} {run_digest(run_folder)} {CODE_HASH}"  # not the folder's name
     key = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    others = [name for name in rows.column_names if name != "mask"]
     found = rows.map(
-        fill,
-        remove_columns=others,  # the images need no second copy
+        find,
+        input_columns="image",
+        remove_columns=rows.column_names,  # the images need no second copy
         features=datasets.Features({"mask": rows.features["mask"]}),
         new_fingerprint=key,
         desc="Finding lungs",

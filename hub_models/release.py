@@ -4,7 +4,6 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def release(
     check_model(run)
     card = _card(run, repo_id, license, also, segmenter)
     named = places(run)
-    config = asdict(run.config) | named
+    config = run.config.to_values() | named
     files: dict[str, Source] = {name: run.folder / name for name in RUN_PARTS}
     if (run.folder / FAMILIARITY_NAME).is_file():
         files[FAMILIARITY_NAME] = run.folder / FAMILIARITY_NAME

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chest_xray_masks import PARTS, SITE_OF_PREFIX
-from hub_models.config import CONFIG_NAME, PLACES
+from hub_models.config import CONFIG_NAME, PLACES, renamed
 from hub_models.facts import Run, emissions, read_json, site_of
 from hub_models.report import RESULTS_NAME
 from hub_models.tasks import TASKS
@@ -154,7 +154,7 @@ def _other(run: Run, folder: Path) -> tuple[dict[str, Any], Run, str]:
     results, is_run = read_json(folder / RESULTS_NAME), (folder / CONFIG_NAME).is_file()
     if results["task"] != run.config.task:
         raise ValueError(f"{folder} is of {results['task']}, {run.folder} of {run.config.task}: leave it out")
-    mine, theirs = asdict(run.config), results["config"]
+    mine, theirs = asdict(run.config), renamed(results["config"])
     allowed = SIBLING if is_run else ELSEWHERE
     differing = [name for name in mine if name not in allowed and mine[name] != theirs.get(name, mine[name])]
     if is_run:

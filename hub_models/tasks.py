@@ -43,7 +43,7 @@ class Settings:
         task: key of TASKS.
         image_size: side in pixels of the model's input.
         fit: "squash" or "pad", how an X-ray becomes square.
-        region: "image", or "lungs" or "found_lungs" where the model sees the lungs only, as TrainConfig has it.
+        region: "image", or "lungs" where the model sees only the lungs that a lung model finds.
         temperature: what the logits were divided by so that probabilities are calibrated; the weights hold it already.
         threshold: probability from which on an X-ray is called positive; 0.5 where the task has no decision.
         views: how often each X-ray is looked at, turned and scaled a little: the first so many of VIEWS.
@@ -80,7 +80,8 @@ class Settings:
             raise ValueError(
                 f"config.json of {model.name_or_path} has no {SETTINGS_KEY}: pass a model of scripts/train.py"
             )
-        return cls(**values)
+        region = "lungs" if values["region"] == "found_lungs" else values["region"]  # as models before 0.2 say it
+        return cls(**values | {"region": region})
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,9 @@ class Task:
     main_figure: str
 
 
-def absent_masks(rows: datasets.Dataset) -> list[bool]:
-    """For each row whether it has no mask; decodes no image."""
-    return rows.select_columns("mask").with_format("arrow")[:]["mask"].is_null().to_pylist()
-
-
 def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
-    return rows.select([index for index, is_absent in enumerate(absent_masks(rows)) if not is_absent])
+    has_mask = rows.select_columns("mask").with_format("arrow")[:]["mask"].is_valid().to_numpy()  # decodes none
+    return rows.select(np.flatnonzero(has_mask))
 
 
 _dice_and_cross_entropy = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)

@@ -11,7 +11,7 @@ In two processes on a machine without a GPU:
 
 TB, from the lungs that a lung run finds:
     accelerate launch --config_file scripts/accelerate/cpu.yaml scripts/train.py --task tb_classification \
-        --data_dir DATA --output_dir runs/tb --region found_lungs --segmenter runs/lungs \
+        --data_dir DATA --output_dir runs/tb --region lungs --segmenter runs/lungs \
         --model resnet-light --from_scratch --image_size 96 --batch_size 16
 
 Stopped at any moment, the same command goes on from the newest checkpoint: each epoch's, and every

@@ -59,7 +59,7 @@ def folders(make_run, tiny_segformer, tiny_resnet, phantoms, tmp_path_factory) -
         model.decode_head.classifier.bias.data[1] = (low + high) / 2
         low, high = (low, (low + high) / 2) if predictor(film).mean() > 0.5 else ((low + high) / 2, high)
     model.save_pretrained(lungs)
-    options = {"model": str(tiny_resnet), "image_size": 64, "region": "found_lungs"}
+    options = {"model": str(tiny_resnet), "image_size": 64, "region": "lungs"}
     return str(lungs), str(make_run(TrainConfig("data", str(root / "tb"), "tb_classification", **options)))
 
 

@@ -28,7 +28,7 @@ def models(make_run, tiny_segformer, tiny_resnet, tmp_path_factory) -> dict[str,
     """A lung model, and a TB model that sees the lungs only, as `read_all` takes them."""
     folders = [str(tmp_path_factory.mktemp(name)) for name in ("lungs", "tb")]
     lungs = make_run(TrainConfig("data", folders[0], model=str(tiny_segformer), image_size=64))
-    options = {"region": "found_lungs", "model": str(tiny_resnet), "image_size": 64}
+    options = {"region": "lungs", "model": str(tiny_resnet), "image_size": 64}
     tb = make_run(TrainConfig("data", folders[1], "tb_classification", **options))
     return {"segmenter": lungs, "classifier": tb}
 

@@ -90,38 +90,17 @@ def test_part_of_one_class_is_named(phantoms, tmp_path) -> None:
         load_cohort(config_of(tmp_path / "set", **TB), Accelerator())
 
 
-def test_lung_region_needs_masks_or_a_segmenter(phantoms, lung_run) -> None:
+def test_lung_region_is_what_the_lung_model_finds(phantoms, lung_run) -> None:
     config = config_of(phantoms, region="lungs", **TB)
-    absent = sum(mask is None for mask in load_rows(config)["train"]["mask"])
-    assert absent
-    said = r"region {}: {} X-rays need their lungs found \({}_.*, ...\): pass --segmenter <lung run folder>"
-    with pytest.raises(ValueError, match=said.format("lungs", absent, "CHNCXR")):
-        load_cohort(config, Accelerator())
-    found = dataclasses.replace(config, region="found_lungs", protocol="shenzhen_to_mc")
-    with pytest.raises(ValueError, match=said.format("found_lungs", 24, "MCUCXR")):  # masks or not
-        load_cohort(found, Accelerator(), ("test",))
-    cut = load_cohort(dataclasses.replace(config, segmenter=str(lung_run)), Accelerator())
-    whole = load_cohort(config_of(phantoms, **TB), Accelerator())
-    for name, part in cut.items():
-        assert list(part.rows["id"]) == list(whole[name].rows["id"])
-        assert None not in part.rows["mask"]
-        pictures = [one.arrays.__getitems__([0])["pixels"] for one in (part, whole[name])]
-        assert not torch.equal(*pictures)
-    found = load_cohort(dataclasses.replace(found, segmenter=str(lung_run)), Accelerator(), ("test",))["test"]
-    cut = load_cohort(dataclasses.replace(config, protocol="shenzhen_to_mc"), Accelerator(), ("test",))["test"]
-    assert found.rows["id"] == cut.rows["id"]
-    assert [one.tobytes() for one in found.rows["mask"]] != [one.tobytes() for one in cut.rows["mask"]]
-    assert not torch.equal(*(one.arrays.__getitems__([0])["pixels"] for one in (found, cut)))
-    for own, expected in zip(found.rows["reference"], cut.rows["mask"], strict=True):  # beside those found
-        assert own.tobytes() == expected.tobytes()
-    filled = load_cohort(dataclasses.replace(config, segmenter=str(lung_run)), Accelerator(), ("train",))["train"].rows
-    assert sum(own is None for own in filled["reference"]) == absent and None not in filled["mask"]
-
-
-def test_lung_region_without_absent_masks_needs_no_segmenter(phantoms) -> None:
-    config = config_of(phantoms, region="lungs", protocol="shenzhen_to_mc", **TB)
-    part = load_cohort(config, Accelerator(), ("test",))["test"]  # Montgomery's masks are all there
-    assert part.arrays.__getitems__([0])["mask"].any()
+    with pytest.raises(ValueError, match="region lungs needs a lung model that finds them: pass --segmenter"):
+        load_cohort(config, Accelerator(), ("test",))
+    found = load_cohort(dataclasses.replace(config, segmenter=str(lung_run)), Accelerator(), ("test",))["test"]
+    whole = load_cohort(config_of(phantoms, **TB), Accelerator(), ("test",))["test"]
+    assert list(found.rows["id"]) == list(whole.rows["id"])
+    for one, own in zip(found.rows, whole.rows, strict=True):
+        assert one["mask"] is not None and one["mask"] != own["mask"]
+        assert one["reference"] == own["mask"]  # which may be absent
+    assert not torch.equal(*(one.arrays.__getitems__([0])["pixels"] for one in (found, whole)))
 
 
 def test_description_has_ids_and_fingerprint(phantoms) -> None:

@@ -71,14 +71,10 @@ def test_unknown_choices_are_refused(field: str, known: str) -> None:
     [
         ({"fold": 1}, "fold is of protocol folds: leave out fold 1, or change the other"),
         ({"region": "lungs"}, "region is of task tb_classification: leave out region 'lungs'"),
-        ({"region": "found_lungs"}, "region is of task tb_classification: leave out region 'found_lungs'"),
         ({"balance": "weights"}, "balance is of task tb_classification: leave out balance 'weights'"),
         ({"label_smoothing": 0.1}, "label_smoothing is of task tb_classification: leave out label_smoothing 0.1"),
-        ({"segmenter": "runs/lungs"}, "segmenter is of region lungs or found_lungs: leave out segmenter 'runs/lungs'"),
-        (
-            TB | {"segmenter": "runs/lungs"},
-            "segmenter is of region lungs or found_lungs: leave out segmenter 'runs/lungs'",
-        ),
+        ({"segmenter": "runs/lungs"}, "segmenter is of region lungs: leave out segmenter 'runs/lungs'"),
+        (TB | {"segmenter": "runs/lungs"}, "segmenter is of region lungs: leave out segmenter 'runs/lungs'"),
     ],
 )
 def test_options_that_exclude_each_other(given: dict, said: str) -> None:
@@ -97,7 +93,6 @@ def test_options_that_go_together() -> None:
     ]
     options = {"region": "lungs", "segmenter": "runs/lungs", "balance": "weights", "label_smoothing": 0.1}
     assert TrainConfig("data", "out", **TB, **options).segmenter == "runs/lungs"
-    assert TrainConfig("data", "out", **TB, **options | {"region": "found_lungs"}).region == "found_lungs"
 
 
 def test_choices_are_those_of_the_rooms() -> None:
@@ -105,7 +100,7 @@ def test_choices_are_those_of_the_rooms() -> None:
     assert choices["task"] == tuple(TASKS)
     assert choices["protocol"] == protocols.PROTOCOLS
     assert choices["augment"] == tuple(STRENGTHS)
-    assert (choices["fit"], choices["region"]) == (FITS, (*REGIONS, "found_lungs"))
+    assert (choices["fit"], choices["region"]) == (FITS, REGIONS)
 
 
 def test_saved_config_comes_back_equal(tmp_path) -> None:
@@ -113,6 +108,17 @@ def test_saved_config_comes_back_equal(tmp_path) -> None:
     config.save(tmp_path)
     assert TrainConfig.load(tmp_path) == config
     assert [path.name for path in tmp_path.iterdir()] == ["train_config.json"]
+
+
+def test_regions_of_version_1_are_renamed_or_refused(tmp_path) -> None:
+    values = dataclasses.asdict(TrainConfig("data", "out", **TB, region="lungs", segmenter="runs/lungs"))
+    write_json(values | {"region": "found_lungs"}, tmp_path / "train_config.json")
+    assert TrainConfig.load(tmp_path).region == "lungs"
+    write_json(values | {"region": "lungs"}, tmp_path / "train_config.json")  # the lungs of reference masks
+    with pytest.raises(ValueError, match="'lungs' of an earlier version.*: train again"):
+        TrainConfig.load(tmp_path)
+    write_json(values | {"region": "lungs", "version": 2}, tmp_path / "train_config.json")
+    assert TrainConfig.load(tmp_path).region == "lungs"
 
 
 def test_load_errors(tmp_path) -> None:

@@ -69,7 +69,7 @@ def test_card_names_the_lung_model_that_the_run_was_trained_with(
         return make_run(TrainConfig(str(phantoms), str(tmp_path / name), task, **shared | options), seed)
 
     lungs, others = (finish(made(name, tiny_segformer, seed)) for seed, name in enumerate(("lungs", "others")))
-    options = {"region": "found_lungs", "segmenter": str(lungs)}
+    options = {"region": "lungs", "segmenter": str(lungs)}
     tb = finish(made("tb", tiny_resnet, task="tb_classification", **options))
     with as_user():
         said = said_by(FileNotFoundError, lambda: push(tb, segmenter="alice/lungs"), hub)

@@ -40,7 +40,7 @@ def tb_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
 def found_folder(make_run, lungs_folder, tiny_resnet, tmp_path_factory) -> Path:
     """A TB model that sees the lungs only, as a segmenter finds them, the aspect kept."""
     folder = str(tmp_path_factory.mktemp("found"))
-    options = {"region": "found_lungs", "fit": "pad", "model": str(tiny_resnet), "image_size": 64}
+    options = {"region": "lungs", "fit": "pad", "model": str(tiny_resnet), "image_size": 64}
     config = TrainConfig("data", folder, "tb_classification", **options)
     return make_run(config, segmenter=run_digest(lungs_folder))
 
@@ -62,8 +62,8 @@ def test_lungs_and_probability_are_those_of_the_evaluation(lungs_folder, tb_fold
                 assert counts == {name: row[name] for name in counts}
 
 
-def test_model_of_found_lungs_is_as_evaluated(lungs_folder, found_folder, phantoms) -> None:
-    names = {"region": "found_lungs", "fit": "pad", "segmenter": str(lungs_folder), "image_size": 64}
+def test_model_of_the_lungs_is_as_evaluated(lungs_folder, found_folder, phantoms) -> None:
+    names = {"region": "lungs", "fit": "pad", "segmenter": str(lungs_folder), "image_size": 64}
     config = TrainConfig(str(phantoms), "unused", "tb_classification", **names)
     part = load_cohort(config, Accelerator(), ("test",))["test"]
     measured = {
@@ -111,16 +111,6 @@ def test_lungs_of_another_model_than_the_classifier_was_trained_on_are_warned_of
     assert Flag.OTHER_SEGMENTER in found.flag_codes
     (known,) = ChestXrayReader(lungs_folder, found_folder).read(Image.effect_noise((90, 90), 60))
     assert Flag.OTHER_SEGMENTER not in known.flag_codes
-
-
-def test_model_of_reference_masks_is_warned_of(make_run, lungs_folder, tiny_resnet, tmp_path, caplog) -> None:
-    options = {"region": "lungs", "model": str(tiny_resnet), "image_size": 64}
-    folder = make_run(TrainConfig("data", str(tmp_path / "drawn"), "tb_classification", **options))
-    (found,) = ChestXrayReader(lungs_folder, folder).read(Image.effect_noise((90, 90), 60))
-    assert Flag.REFERENCE_MASKS in found.flag_codes
-    (record,) = caplog.records
-    known = f"trained with the lungs of reference masks, not {lungs_folder}"
-    assert record.getMessage() == f"warning: {folder} was {known}: {Flag.REFERENCE_MASKS.message}"
 
 
 def test_order_and_names_stay_beyond_one_batch(lungs_folder, tmp_path) -> None:

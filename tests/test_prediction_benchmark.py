@@ -17,7 +17,7 @@ GROWTH = ["time_per_image", "cpu_time_per_image", "memory", "bytes_per_image", "
 def models(make_run, tiny_segformer, tiny_resnet, tmp_path_factory) -> dict[str, str]:
     folders = [str(tmp_path_factory.mktemp(name)) for name in ("lungs", "tb")]
     lungs = make_run(TrainConfig("data", folders[0], model=str(tiny_segformer), image_size=64))
-    options = {"region": "found_lungs", "model": str(tiny_resnet), "image_size": 64}
+    options = {"region": "lungs", "model": str(tiny_resnet), "image_size": 64}
     tb = make_run(TrainConfig("data", folders[1], "tb_classification", **options))
     return {"segmenter": str(lungs), "classifier": str(tb)}
 

@@ -15,7 +15,7 @@ from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
 from hub_models.pixels import MARGIN, crop_to_lungs, resize_gray, to_gray, to_mask
-from hub_models.predictor import RUN_PARTS, VIEWS, Predictor, fill_masks, logits_of
+from hub_models.predictor import RUN_PARTS, VIEWS, Predictor, find_lungs, logits_of
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_model_of_another_task_is_refused(run_folder, tb_folder) -> None:
     with pytest.raises(ValueError, match="model for lung_segmentation, not for tb_classification: pass another run"):
         Predictor.from_run(run_folder, "tb_classification")
     with pytest.raises(ValueError, match="model for tb_classification, not for lung_segmentation"):
-        fill_masks(datasets.Dataset.from_dict({"mask": []}), tb_folder)
+        find_lungs(datasets.Dataset.from_dict({"mask": []}), tb_folder)
 
 
 @pytest.mark.parametrize("part", RUN_PARTS)
@@ -181,46 +181,32 @@ def test_model_of_others_is_refused(run_folder, tmp_path) -> None:
         Predictor.from_run(tmp_path / "run")
 
 
-def without_some_masks(phantoms: Path) -> datasets.Dataset:
-    """Eight rows, four of them without a mask, in the cache that load_dataset keeps."""
-    rows = load_splits(phantoms)["train"]
-    absent = [row is None for row in rows["mask"]]
-    bare = [index for index, is_absent in enumerate(absent) if is_absent][:4]
-    return rows.select([*bare, *[index for index, is_absent in enumerate(absent) if not is_absent][:4]])
-
-
-def test_lungs_are_filled_in_only_where_there_are_none(run_folder, phantoms) -> None:
-    rows = without_some_masks(phantoms)
-    filled, predictor = fill_masks(rows, run_folder), Predictor.from_run(run_folder)
+def test_lungs_are_found_in_every_x_ray(run_folder, phantoms) -> None:
+    rows = load_splits(phantoms)["test"].select(range(6))
+    filled, predictor = find_lungs(rows, run_folder), Predictor.from_run(run_folder)
     predictor = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, two_lungs=True))
     assert filled.features == rows.features and filled["id"] == rows["id"]
-    masks = [before is None for before in rows["mask"]]
-    assert masks.count(True) == 4
     for before, after in zip(rows, filled, strict=True):
-        expected = predictor(before["image"]) if before["mask"] is None else to_mask(before["mask"])
-        np.testing.assert_array_equal(to_mask(after["mask"]), expected)
-        assert after["image"].tobytes() == before["image"].tobytes()
-    everywhere = fill_masks(rows, run_folder, every=True)
-    for before, after in zip(rows, everywhere, strict=True):
         np.testing.assert_array_equal(to_mask(after["mask"]), predictor(before["image"]))
+        assert after["image"].tobytes() == before["image"].tobytes()
 
 
-def test_filled_lungs_are_cached_by_the_weights(run_folder, make_run, tiny_segformer, phantoms, tmp_path, monkeypatch):
-    rows = without_some_masks(phantoms)
-    first = fill_masks(rows, run_folder)
+def test_found_lungs_are_cached_by_the_weights(run_folder, make_run, tiny_segformer, phantoms, tmp_path, monkeypatch):
+    rows = load_splits(phantoms)["test"].select(range(6))
+    first = find_lungs(rows, run_folder)
     shutil.copytree(run_folder, tmp_path / "moved")
 
     def refuse(self: Predictor, source: object) -> None:
         raise RuntimeError("predicted anew")
 
     monkeypatch.setattr(Predictor, "__call__", refuse)
-    again = fill_masks(rows, tmp_path / "moved")
+    again = find_lungs(rows, tmp_path / "moved")
     for name in ("mask", "image"):
         assert [png_of(one) for one in again[name]] == [png_of(one) for one in first[name]]
     other = make_run(TrainConfig("d", str(tmp_path / "other"), model=str(tiny_segformer), image_size=64), seed=4)
     for changed, folder in ((rows, other), (rows.select(range(2)), run_folder)):
         with pytest.raises(RuntimeError, match="predicted anew"):
-            fill_masks(changed, folder)
+            find_lungs(changed, folder)
 
 
 def png_of(image: Image.Image) -> bytes:

@@ -129,7 +129,7 @@ def test_model_of_the_hub_is_tested_as_its_run(hub, as_user, finished_run, phant
 
 def test_lung_model_that_is_not_here_is_named(make_run, tiny_resnet, config, tmp_path) -> None:
     gone = str(tmp_path / "LUNGS")
-    options = {"model": str(tiny_resnet), "image_size": 32, "region": "found_lungs", "segmenter": gone}
+    options = {"model": str(tiny_resnet), "image_size": 32, "region": "lungs", "segmenter": gone}
     run = make_run(TrainConfig(config.data_dir, str(tmp_path / "tb"), "tb_classification", **options))
     said = f"{run} was trained with the lung model {gone}, which is not here: pass a segmenter"
     with pytest.raises(FileNotFoundError, match=said):
@@ -185,7 +185,7 @@ def test_two_models_are_compared_on_the_same_x_rays(run, untrained, config, tmp_
 @pytest.fixture(scope="module")
 def tb_run(config, run, make_run, tiny_resnet) -> Path:
     """A run folder of TB classification that sees the lungs that `run` finds."""
-    options = {"task": "tb_classification", "model": str(tiny_resnet), "region": "found_lungs", "segmenter": str(run)}
+    options = {"task": "tb_classification", "model": str(tiny_resnet), "region": "lungs", "segmenter": str(run)}
     config = dataclasses.replace(config, **options, output_dir=f"{config.output_dir}-tb")
     return make_run(config, **describe(config, load_rows(config)))
 

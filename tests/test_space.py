@@ -117,7 +117,7 @@ def test_space_from_the_hub_reads_with_models_from_the_hub(
     tmp_path: Path,
 ) -> None:
     lungs = make_run(TrainConfig("data", str(tmp_path / "lungs"), model=str(tiny_segformer), image_size=64))
-    options = {"model": str(tiny_resnet), "image_size": 64, "region": "found_lungs"}
+    options = {"model": str(tiny_resnet), "image_size": 64, "region": "lungs"}
     tb = make_run(TrainConfig("data", str(tmp_path / "tb"), "tb_classification", **options))
     with as_user("alice"):
         for name, folder, private in (("lungs", lungs, True), ("tb", tb, False)):

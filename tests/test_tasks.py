@@ -256,6 +256,8 @@ def test_settings_come_back_with_the_model(tiny_segformer, tmp_path) -> None:
     loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
     assert Settings.of(loaded) == settings
     assert AutoConfig.from_pretrained(tmp_path).chest_xray_masks["temperature"] == 1.5
+    model.config.chest_xray_masks = model.config.chest_xray_masks | {"region": "found_lungs"}
+    assert Settings.of(model).region == "lungs"  # its name before
 
 
 def test_model_without_settings_is_refused(tiny_segformer) -> None:

@@ -350,7 +350,7 @@ def test_all_folds_are_trained_and_every_x_ray_is_tested_once(tb_config, tmp_pat
 def test_folds_of_tb_take_the_segmenter_of_each_fold(config, tb_config, tmp_path) -> None:
     short = {"protocol": "folds", "epochs": 1, "tracker": "none"}
     fit(dataclasses.replace(config, output_dir=str(tmp_path / "lungs"), **short))
-    other = {"region": "found_lungs", "segmenter": str(tmp_path / "lungs")}
+    other = {"region": "lungs", "segmenter": str(tmp_path / "lungs")}
     results = fit(dataclasses.replace(tb_config, output_dir=str(tmp_path / "tb"), **short, **other))
     assert results["images"] == 60
     assert TrainConfig.load(tmp_path / "tb" / "fold-3").segmenter == str(tmp_path / "lungs" / "fold-3")
