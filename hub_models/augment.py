@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from kornia.filters import filter2d_separable, get_gaussian_kernel1d
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import conv2d, grid_sample, interpolate, pad
 
 POINTS = 4  # control points of the elastic displacement along each side
 ELASTIC_LIMIT = 1 / 9  # where neighbouring points drawn furthest apart give a slope of 1, and the picture folds over
@@ -256,12 +255,16 @@ def _change_grays(images: torch.Tensor, values: dict[str, torch.Tensor], ranges:
 
 
 def _blur(images: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Tensor:
-    """Images (B, S, S) blurred by a Gaussian of each one's sigma (B, 1) in pixels, cut at `radius`, edges mirrored.
+    """Return images (B, S, S) blurred by a Gaussian of each one's sigma (B, 1) in pixels, cut at `radius`, edges mirrored.
 
-    Not gaussian_blur2d(): that looks at the sigmas, and makes the CPU wait for a GPU.
+    No step looks at the sigmas, which would make the CPU wait for a GPU.
     """
-    kernel = get_gaussian_kernel1d(2 * radius + 1, sigma.clamp(min=0.05))  # at 0.05 pixels a neighbour has no weight
-    return filter2d_separable(images[:, None], kernel, kernel)[:, 0]
+    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    weights = (-0.5 * (offsets / sigma.clamp(min=0.05)) ** 2).exp()  # at 0.05 pixels a neighbour has no weight
+    kernels = (weights / weights.sum(1, keepdim=True))[:, None]  # (B, 1, 2 radius + 1)
+    images = pad(images[None], (radius,) * 4, mode="reflect")  # (1, B, S + 2 radius, S + 2 radius), a group each
+    images = conv2d(images, kernels[:, :, None], groups=len(kernels))
+    return conv2d(images, kernels[..., None], groups=len(kernels))[0]
 
 
 def normal_noise(seeds: torch.Tensor, side: int) -> torch.Tensor:
