@@ -255,7 +255,7 @@ def _change_grays(images: torch.Tensor, values: dict[str, torch.Tensor], ranges:
 
 
 def _blur(images: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Tensor:
-    """Return images (B, S, S) blurred by a Gaussian of each one's sigma (B, 1) in pixels, cut at `radius`, edges mirrored.
+    """Return images (B, S, S), edges mirrored, blurred by a Gaussian of sigma (B, 1) in pixels, cut at `radius`.
 
     No step looks at the sigmas, which would make the CPU wait for a GPU.
     """

@@ -12,21 +12,18 @@ from accelerate import Accelerator
 from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
-from hub_models import pipeline, predict, predictor, quality
-from hub_models.data import code_hash
 from hub_models.downloads import local_run
 from hub_models.files import held, write_json
 from hub_models.ledger import close_ledger, done_before, drop_rows, file_of, is_whole, open_ledger
 from hub_models.pipeline import SCHEMA, Asked, Desk, read_stream
 from hub_models.predict import ChestXrayReader
-from hub_models.predictor import run_digest
+from hub_models.predictor import PREDICTION_VERSION, run_digest
 from hub_models.report import make_accelerator
 from hub_models.rows import Sources
 from hub_models.sources import find_sources
 
 logger = logging.getLogger(__name__)
 
-CODE_HASH = code_hash(*(room.__file__ for room in (pipeline, predict, quality))) + predictor.CODE_HASH
 SETTINGS_NAME = "predict.json"
 TABLE_NAME = "predictions"
 
@@ -143,10 +140,10 @@ def _check_arguments(
 
 
 def _settings(sources: Sources, runs: list[Path | None]) -> dict[str, Any]:
-    """What decides on the rows: the X-rays, the models and the code."""
+    """Return what decides on the rows: the X-rays, the models and the version of what is made of them."""
     digests = [None if run is None else run_digest(run) for run in runs]
     models = dict(zip(("segmenter", "classifier"), digests, strict=True))
-    return {"X-rays": sources.digest} | models | {"code": CODE_HASH}
+    return {"X-rays": sources.digest} | models | {"version": PREDICTION_VERSION}
 
 
 def _check_folder(folder: Path, settings: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Rows to splits, and rows to fixed-size uint8 arrays that are decoded once, kept on disk and memory-mapped."""
 
-import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 
 import chest_xray_masks
-from hub_models import display, images, masks, pixels, published
 from hub_models.augment import Ranges, draw
 from hub_models.pixels import FITS, MARGIN, Fit, crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
 from hub_models.published import pixel_spacing_mm
@@ -21,15 +19,7 @@ Region = Literal["image", "lungs"]
 REGIONS = ("image", "lungs")  # what of an X-ray a model sees
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 KEPT = ("id", "patient_id", "site", "label")  # columns of the rows that prepared rows have, too
-
-
-def code_hash(*files: str | Path) -> str:
-    """Digest of source files: part of a cache's key, so that changed code does not read what the old one made."""
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
-
-
-ROOMS = (chest_xray_masks, display, images, masks, pixels, published)  # whose code makes the arrays
-CODE_HASH = code_hash(__file__, *(room.__file__ for room in ROOMS), published.TABLE)
+PREPARED_VERSION = 1  # raise when the output of `prepare` changes; part of its cache's key
 
 
 def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.DatasetDict:
@@ -58,8 +48,8 @@ def prepare(
     (`pixels.content_box`). `region` lungs cuts image and mask to the lungs of the row's mask with a `margin` (the
     share of their box's sides) and evens out what is left (`pixels.crop_to_lungs`) before that.
 
-    The cache's key is made of the rows, size, rule and code; `datasets` writes aside and renames, so the cache is
-    whole or absent, whoever else prepares the same at that time.
+    The cache's key is made of the rows, size, rule and PREPARED_VERSION. `datasets` writes aside and renames, so the
+    cache is whole or absent, whoever else prepares the same at that time.
 
     Raises:
         ValueError: an unknown fit or region, a negative margin, or, for region lungs, a row whose mask has no lung.
@@ -72,7 +62,7 @@ def prepare(
     margin_used = margin if region == "lungs" else None  # else it would part caches that hold the same
     return rows.map(
         _shrink,
-        fn_kwargs={"image_size": image_size, "fit": fit, "margin": margin_used, "code": CODE_HASH},
+        fn_kwargs={"image_size": image_size, "fit": fit, "margin": margin_used, "version": PREPARED_VERSION},
         remove_columns=[name for name in rows.column_names if name not in KEPT],
         features=datasets.Features(
             {name: rows.features[name] for name in KEPT}
@@ -85,10 +75,10 @@ def prepare(
     )
 
 
-def _shrink(row: dict[str, Any], image_size: int, fit: Fit, margin: float | None, code: str) -> dict[str, Any]:
+def _shrink(row: dict[str, Any], image_size: int, fit: Fit, margin: float | None, version: int) -> dict[str, Any]:
     """A prepared row, cut to its lungs unless `margin` is None.
 
-    `code` is here for the key of the cache, which knows functions by name only.
+    `version` is here for the key of the cache, which knows functions by name only.
     """
     gray = to_gray(row["image"])
     mask = None if row["mask"] is None else to_mask(row["mask"])

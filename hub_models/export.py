@@ -18,10 +18,9 @@ from huggingface_hub.utils import validate_repo_id
 from yaml import YAMLError
 
 import chest_xray_masks as cxm
-from hub_models import dataset_card, dataset_figures, parquet
 from hub_models.audit import audit
 from hub_models.card_text import check_text
-from hub_models.dataset_card import CARD_NAME, PICTURES, TAG, TEMPLATE, TERMS_NAME, terms, write_card
+from hub_models.dataset_card import CARD_NAME, PICTURES, TAG, TERMS_NAME, terms, write_card
 from hub_models.files import LOCK_NAME, held, write_json
 from hub_models.parquet import SHARD_SIZE, write_parquet
 from hub_models.remote import plain_errors, retried, whoami_writer
@@ -29,7 +28,7 @@ from hub_models.repository import KEPT, Head, Repository, differences, digests_o
 
 RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
 OLD_NAME = "replaced"  # the earlier set, until the new one stands in its place
-CODE = (cxm, parquet, dataset_figures, dataset_card)
+EXPORT_VERSION = 1  # raise when the folder that is built changes: Parquet, card, pictures
 WORDS = ("language", "pretty_name", "tags", "task_categories")  # of a card's metadata, free to be changed
 ANEW = "delete it to have it written anew"
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.PARTS)})-\d{{5}}-of-\d{{5}}\.parquet")
@@ -111,8 +110,8 @@ def _folder(output: Path | None) -> Iterator[Path]:
 def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_size: str = SHARD_SIZE) -> None:
     """Make the folder `output` of the set under `data_dir` (folder or zip), as `load_dataset(output, "MC")` reads it.
 
-    It is written beside itself and renamed, so it is whole or absent; made from the same files by the same code, it is
-    left as it is, and else it is replaced. `repo_id` is where it is to stand on the Hub, for the card's lines of use.
+    It is written beside itself and renamed, so it is whole or absent. Of the same files and versions it is left as it
+    is; else it is replaced. `repo_id` is where it is to stand on the Hub, for the card's lines of use.
 
     Raises:
         FileNotFoundError: nothing of the set under `data_dir`.
@@ -148,11 +147,10 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
 
 
 def _fingerprint(data_dir: Path) -> str:
-    """Digest of the files a set is made from (names, sizes, times), and of the code and libraries that make it."""
+    """Digest of the files a set is made from (names, sizes, times), and of the versions of what makes it."""
     tree = cxm.scan(data_dir)
-    code = [Path(module.__file__).read_bytes() for module in CODE] + [TEMPLATE.read_bytes()]
-    versions = [version(package) for package in ("datasets", "pyarrow", "matplotlib")]
-    return hashlib.sha256(repr((tree.files, tree.problems, code, versions)).encode()).hexdigest()
+    versions = [cxm.ROWS_VERSION, EXPORT_VERSION, *map(version, ("datasets", "pyarrow", "matplotlib"))]
+    return hashlib.sha256(repr((tree.files, tree.problems, versions)).encode()).hexdigest()
 
 
 def _is_built(output: Path, record: dict[str, str | None], known: dict[str, Any]) -> bool:

@@ -12,18 +12,15 @@ from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hub_models import architectures, augment, display, images, masks, pixels, tasks, tracing
 from hub_models.architectures import ONLY_DATA, build, normalize
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
-from hub_models.data import code_hash
 from hub_models.downloads import RUN_PARTS
 from hub_models.familiarity import Familiarity, features_of
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
 from hub_models.tasks import TASKS, VIEWS, Settings, Task
 
-ROOMS = (architectures, augment, display, images, masks, pixels, tasks, tracing)  # whose code makes a prediction
-CODE_HASH = code_hash(*(room.__file__ for room in ROOMS), __file__)
+PREDICTION_VERSION = 1  # raise when what a model says of an X-ray changes: masks, probabilities, flags
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def find_lungs(rows: datasets.Dataset, run_folder: str | Path) -> datasets.Datas
         """Return the lungs found in an X-ray."""
         return {"mask": Image.fromarray(np.uint8(or_whole(predictor(image))) * 255)}
 
-    made_of = f"{rows._fingerprint} {run_digest(run_folder)} {CODE_HASH}"  # not the folder's name
+    made_of = f"{rows._fingerprint} {run_digest(run_folder)} {PREDICTION_VERSION}"  # not the folder's name
     key = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     found = rows.map(
         find,

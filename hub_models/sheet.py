@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 
 from hub_models.figures import PREDICTED
 from hub_models.predict import Prediction
-from hub_models.predictor import CODE_HASH
+from hub_models.predictor import PREDICTION_VERSION
 
 A4 = (8.27, 11.69)  # inches
 DPI = 150
@@ -128,7 +128,7 @@ def _sheet(reading: Reading, day: date) -> Figure:
     for remark in remarks_on(found):
         top = _write(figure, top - 0.002, remark, size=9.5, color=SUSPECTED if found.flags else INK)
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    program = f"Read with chest-xray-masks (code {CODE_HASH[:16]}), {libraries}."
+    program = f"Read with chest-xray-masks (version {PREDICTION_VERSION} of its predictions), {libraries}."
     top = 0.115
     for line in (*meaning_of(found), *reading.models, program):
         top = _write(figure, top, line, size=7.5, color=FAINT)

@@ -14,6 +14,7 @@ from launch import accelerate, kill_when, python
 from PIL import Image
 from tiny import bare_png, write_tree, write_zip
 
+from hub_models import batch
 from hub_models.batch import read_all
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
@@ -153,7 +154,9 @@ def test_finished_folder_is_left_alone(films, models, whole, caplog) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
 
 
-def test_other_x_rays_models_and_settings_are_refused_by_name(films, models, whole, phantoms, tmp_path) -> None:
+def test_other_x_rays_models_and_settings_are_refused_by_name(
+    films, models, whole, phantoms, tmp_path, monkeypatch
+) -> None:
     with pytest.raises(ValueError, match=r"was made with other X-rays: delete it, or pass another output"):
         read_all(str(phantoms), whole, **models)
     with pytest.raises(ValueError, match="was made with other classifier:"):
@@ -166,6 +169,10 @@ def test_other_x_rays_models_and_settings_are_refused_by_name(films, models, who
     (changed / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match="was made with other segmenter:"):
         read_all(str(films), whole, changed, models["classifier"])
+    monkeypatch.setattr(batch, "PREDICTION_VERSION", batch.PREDICTION_VERSION + 1)
+    with pytest.raises(ValueError, match="was made with other version:"):
+        read_all(str(films), whole, **models)
+    monkeypatch.undo()
     assert read_all(str(films), whole, shutil.copytree(models["segmenter"], tmp_path / "moved"), models["classifier"])
 
 

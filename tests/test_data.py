@@ -1,8 +1,11 @@
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,11 +16,20 @@ import pytest
 import torch
 from PIL import Image
 
+import chest_xray_masks
 from hub_models import data
 from hub_models.augment import STRENGTHS, draw
 from hub_models.data import Arrays, EpochOrder, example_seed, load_splits, prepare, training_loader
 from hub_models.pixels import crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
 from hub_models.published import pixel_spacing_mm
+
+PREPARE = """
+import json, sys
+from pathlib import Path
+from hub_models import data
+rows = data.load_splits(sys.argv[1])["test"]
+print(json.dumps([str(Path(data.__file__).parents[1]), rows.cache_files, data.prepare(rows, 64).cache_files]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +135,42 @@ def test_preparing_again_reads_the_cache(splits) -> None:
     assert Path(file).stat().st_mtime_ns == written
 
 
-def test_another_code_is_another_cache(splits, monkeypatch) -> None:
+def test_raised_version_is_another_cache(splits, monkeypatch) -> None:
     first = prepare(splits["test"], 64).cache_files
-    monkeypatch.setattr(data, "CODE_HASH", "another")
+    monkeypatch.setattr(data, "PREPARED_VERSION", data.PREPARED_VERSION + 1)
     assert prepare(splits["test"], 64).cache_files != first
+
+
+def test_changed_comments_leave_every_cache_as_it_is(splits, phantoms, tmp_path) -> None:
+    root = Path(data.__file__).parents[1]
+    shutil.copytree(root / "hub_models", tmp_path / "hub_models")
+    shutil.copy(root / "chest_xray_masks.py", tmp_path)
+    for module in (tmp_path / "chest_xray_masks.py", *tmp_path.rglob("hub_models/**/*.py")):
+        module.write_text(f"{module.read_text()}# another comment\n")
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE, phantoms], env=env, cwd=tmp_path, text=True, capture_output=True
+    )
+    prepared = prepare(splits["test"], 64).cache_files
+    assert json.loads(done.stdout or done.stderr) == [str(tmp_path), splits["test"].cache_files, prepared]
+
+
+def test_output_that_changes_raises_the_version() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    image, mask = Image.fromarray(pixels), Image.fromarray(np.uint8(pixels[..., 0] > 99) * 255)
+    columns = {
+        "image": [image],
+        "mask": [mask],
+        "id": ["CHNCXR_0001_0"],
+        "patient_id": ["1"],
+        "site": [1],
+        "label": [0],
+    }
+    features = datasets.Features({name: chest_xray_masks.FEATURES[name] for name in columns})
+    rows = datasets.Dataset.from_dict(columns, features)
+    made = [prepare(rows, 32, fit)[0][name] for fit in ("squash", "pad") for name in ("pixels", "mask")]
+    # another digest for the same input: raise PREPARED_VERSION, then write the digest here
+    assert (data.PREPARED_VERSION, hashlib.sha256(b"".join(made)).hexdigest()[:16]) == (1, "f5f55c9764caa838")
 
 
 def test_error_of_the_disk_keeps_its_own_words(phantoms, tmp_path, monkeypatch) -> None:

@@ -20,6 +20,7 @@ import tiny
 from loopback_hub import LoopbackHub
 
 import chest_xray_masks as cxm
+from hub_models import export as export_module
 from hub_models.dataset_card import CARD_NAME
 from hub_models.export import RECORD_NAME, ExportConfig, build, export
 from hub_models.phantom import write_phantoms
@@ -142,7 +143,7 @@ def test_single_site_and_zip(tmp_path, as_user, hub: LoopbackHub) -> None:
     assert 'load_dataset("alice/xrays", "MC"' in hub.repo("alice/xrays", "dataset").files()[CARD_NAME].decode()
 
 
-def test_same_set_is_left_and_changed_set_replaced(tmp_path) -> None:
+def test_same_set_is_left_and_changed_set_replaced(tmp_path, monkeypatch) -> None:
     source, out = tiny.write_tree(tiny.kaggle(), tmp_path / "set"), tmp_path / "out"
     build(source, out)
     before, times = contents(out), {path: path.stat().st_mtime_ns for path in out.rglob("*")}
@@ -160,6 +161,10 @@ def test_same_set_is_left_and_changed_set_replaced(tmp_path) -> None:
     next(out.glob("MC/*")).unlink()
     build(source, out)  # what is not whole is not left
     assert contents(out) == after
+    made = (out / RECORD_NAME).read_text()
+    monkeypatch.setattr(export_module, "EXPORT_VERSION", export_module.EXPORT_VERSION + 1)
+    build(source, out)
+    assert contents(out) == after and (out / RECORD_NAME).read_text() != made
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
 
 
