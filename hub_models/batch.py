@@ -13,7 +13,7 @@ from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
 from hub_models.downloads import local_run
-from hub_models.files import held, write_json
+from hub_models.files import check_output, held, is_hidden, write_json
 from hub_models.ledger import close_ledger, done_before, drop_rows, file_of, is_whole, open_ledger
 from hub_models.pipeline import SCHEMA, Asked, Desk, read_stream
 from hub_models.predict import ChestXrayReader
@@ -63,7 +63,8 @@ def read_all(
 
     Raises:
         FileNotFoundError: there is no X-ray, or no model.
-        ValueError: `output` holds something else, or another launch is writing to it; a model cannot be used.
+        FileExistsError: `output` holds something else.
+        ValueError: it holds other predictions, or another launch is writing to it; a model cannot be used.
     """
     folder = Path(output)
     more = {"overlays": overlays, "saliency": saliency, "dicom_seg": dicom_seg}
@@ -147,12 +148,10 @@ def _settings(sources: Sources, runs: list[Path | None]) -> dict[str, Any]:
 
 
 def _check_folder(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError unless `folder` is new or empty, or holds predictions of these settings."""
+    """Raise an error unless `folder` is new, or holds predictions of these settings."""
     path = folder / SETTINGS_NAME
     if not path.exists():
-        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise ValueError(f"output {folder} holds files but no predictions: pass a new or an empty folder")
-        return
+        return check_output(folder, "prediction job", is_hidden)
     then = json.loads(path.read_text())
     if others := [name for name in settings if settings[name] != then.get(name)]:
         named = ", ".join(others)

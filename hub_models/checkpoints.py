@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from hub_models.files import write_json
+from hub_models.files import NEW_NAME, new_file, new_folder, sync, write_json
 
 CHECKPOINTS = "checkpoints"
 KEPT_NAME = "kept.safetensors"
@@ -46,19 +46,17 @@ class Progress:
 def save_checkpoint(
     folder: Path, progress: Progress, launch: dict[str, Any], keep: int, accelerator: Accelerator
 ) -> None:
-    """Keep the state of all processes, written aside and then renamed, and drop all but the newest `keep`."""
+    """Keep the state of all processes, whole or not at all, and drop all but the newest `keep`."""
     aside = folder / ".writing"
+    whole = folder / f"epoch-{progress.epoch:05d}-step-{progress.step:06d}"  # there of a run stopped twice at a step
+    with new_folder(whole, aside) if accelerator.is_main_process else nullcontext(aside / NEW_NAME) as new:
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(new))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_json(asdict(progress) | {"launch": launch}, new / PROGRESS_NAME)
+            sync(new)  # older ones are deleted
     if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_json(asdict(progress) | {"launch": launch}, aside / PROGRESS_NAME)
-        whole = folder / f"epoch-{progress.epoch:05d}-step-{progress.step:06d}"
-        shutil.rmtree(whole, ignore_errors=True)  # of a run that was stopped twice at one step
-        aside.rename(whole)
         for path in sorted(folder.glob("epoch-*"))[:-keep]:
             shutil.rmtree(path)
     accelerator.wait_for_everyone()
@@ -87,9 +85,8 @@ def save_kept(folder: Path, weights: dict[str, torch.Tensor], accelerator: Accel
     """Replace the weights that are to be kept, so far, in one step."""
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{KEPT_NAME}"
-        save_file({name: values.detach().cpu().contiguous() for name, values in weights.items()}, aside)
-        aside.replace(folder / KEPT_NAME)
+        with new_file(folder / KEPT_NAME) as aside:
+            save_file({name: values.detach().cpu().contiguous() for name, values in weights.items()}, aside)
     accelerator.wait_for_everyone()
 
 

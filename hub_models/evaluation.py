@@ -1,6 +1,5 @@
 """A model's figures: one row per image, gathered from all processes, then intervals for all, per site, sex and age."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.cohort import Part
 from hub_models.data import Arrays
+from hub_models.files import new_file
 from hub_models.intervals import paired_difference, with_intervals
 from hub_models.predictor import Predictor, logits_of, look
 from hub_models.saliency import measure_saliency
@@ -160,9 +160,8 @@ def compare(
 
 def write_per_image(per_image: list[dict[str, Any]], folder: Path) -> None:
     """Write `per_image.parquet`, whole or not at all."""
-    aside = folder / f".{PER_IMAGE_NAME}.{os.getpid()}"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(per_image), aside)
-    aside.replace(folder / PER_IMAGE_NAME)
+    with new_file(folder / PER_IMAGE_NAME) as aside:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(per_image), aside)
 
 
 def read_per_image(folder: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,13 +20,12 @@ import chest_xray_masks as cxm
 from hub_models.audit import audit
 from hub_models.card_text import check_text
 from hub_models.dataset_card import CARD_NAME, PICTURES, TAG, TERMS_NAME, terms, write_card
-from hub_models.files import LOCK_NAME, held, write_json
+from hub_models.files import check_output, new_folder, write_json
 from hub_models.parquet import SHARD_SIZE, write_parquet
 from hub_models.remote import plain_errors, retried, whoami_writer
 from hub_models.repository import KEPT, Head, Repository, differences, digests_of, folder_files
 
 RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
-OLD_NAME = "replaced"  # the earlier set, until the new one stands in its place
 EXPORT_VERSION = 1  # raise when the folder that is built changes: Parquet, card, pictures
 WORDS = ("language", "pretty_name", "tags", "task_categories")  # of a card's metadata, free to be changed
 ANEW = "delete it to have it written anew"
@@ -121,29 +119,20 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
     """
     output = output.absolute()
     record = {"made_from": _fingerprint(data_dir), "repo_id": repo_id, "max_shard_size": max_shard_size}
-    if output.is_file() or (output.is_dir() and _others(output)):
-        raise FileExistsError(f"{output} holds something else than a set built here: pass another folder")
-    known = json.loads((output / RECORD_NAME).read_text()) if (output / RECORD_NAME).is_file() else {}
+    built = (output / RECORD_NAME).is_file()
+    own = OWN | {RECORD_NAME}
+    check_output(output, "set built here", lambda name: built and bool(name in own or SHARD.fullmatch(name)))
+    known = json.loads((output / RECORD_NAME).read_text()) if built else {}
     if _is_built(output, record, known):
         _check_card(output / CARD_NAME, known["card"])
         logger.info("%s is there already, made from the same files", output)
         return
     _keep_edited(output / CARD_NAME, known.get("card"))
-    aside = output.with_name(f".{output.name}.building")
-    with held(aside):
-        try:
-            _clear(aside, output)  # what a killed launch left
-            new = aside / "set"
-            new.mkdir()
-            infos = write_parquet(data_dir, new, max_shard_size)
-            write_card(new, infos, audit(data_dir), repo_id or output.name)
-            made = {"files": _sizes(new), "card": (new / CARD_NAME).read_text()}
-            write_json(record | made, new / RECORD_NAME)
-            if output.exists():
-                output.rename(aside / OLD_NAME)
-            new.rename(output)
-        finally:
-            _clear(aside, output)
+    with new_folder(output) as new:
+        infos = write_parquet(data_dir, new, max_shard_size)
+        write_card(new, infos, audit(data_dir), repo_id or output.name)
+        made = {"files": _sizes(new), "card": (new / CARD_NAME).read_text()}
+        write_json(record | made, new / RECORD_NAME)
 
 
 def _fingerprint(data_dir: Path) -> str:
@@ -188,22 +177,6 @@ def _check_card(path: Path, text: str) -> None:
 def _sizes(folder: Path) -> dict[str, int]:
     """Bytes of each Parquet file."""
     return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.glob("*/*.parquet"))}
-
-
-def _others(output: Path) -> bool:
-    """Whether a folder holds what no build put there."""
-    names = folder_files(output).keys() - {RECORD_NAME}
-    built = not names or (output / RECORD_NAME).is_file()
-    return not built or any(name not in OWN and not SHARD.fullmatch(name) for name in names)
-
-
-def _clear(aside: Path, output: Path) -> None:
-    """Take away what is in `aside`; a set that was moved there, and not replaced, goes back to `output` first."""
-    if (aside / OLD_NAME).is_dir() and not output.exists():
-        (aside / OLD_NAME).rename(output)
-    for path in aside.iterdir():
-        if path.name != LOCK_NAME:
-            shutil.rmtree(path)
 
 
 def push(repository: Repository, files: dict[str, Path], public: bool, version: str) -> str:

@@ -13,6 +13,8 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
+from hub_models.files import new_file
+
 ROWS_NAME = "rows"  # a folder in it for each launch, in that a file for each process, deleted when the table is whole
 NUMBER = "number"  # of a row; each file's are in rising order
 BLOCK = 2**20  # bytes, more than any row takes
@@ -80,21 +82,19 @@ def close_ledger(folder: Path, name: str, schema: pyarrow.Schema, count: int) ->
     Raises:
         ValueError: not each of `count` numbers has a row.
     """
-    asides = [path.with_name(f".{path.name}") for path in _tables(folder, name)]
-    merged, written = _merged(folder), 0
-    with (
-        pyarrow.parquet.ParquetWriter(asides[0], schema) as parquet,
-        pyarrow.csv.CSVWriter(asides[1], schema) as csv,
-    ):
-        while block := list(islice(merged, TABLE_ROWS)):
-            table = pyarrow.Table.from_pylist(block, schema)
-            parquet.write_table(table)
-            csv.write_table(table)
-            written += len(block)
-    if written != count:
-        raise ValueError(f"{folder} holds {written} of {count} rows: start the same command again")
-    for aside, path in zip(asides, _tables(folder, name), strict=True):
-        aside.replace(path)
+    (parquet_path, csv_path), merged, written = _tables(folder, name), _merged(folder), 0
+    with new_file(parquet_path) as parquet_aside, new_file(csv_path) as csv_aside:
+        with (
+            pyarrow.parquet.ParquetWriter(parquet_aside, schema) as parquet,
+            pyarrow.csv.CSVWriter(csv_aside, schema) as csv,
+        ):
+            while block := list(islice(merged, TABLE_ROWS)):
+                table = pyarrow.Table.from_pylist(block, schema)
+                parquet.write_table(table)
+                csv.write_table(table)
+                written += len(block)
+        if written != count:
+            raise ValueError(f"{folder} holds {written} of {count} rows: start the same command again")
     drop_rows(folder)
 
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, label, map_coordinates
 from scipy.special import expit
 
+from hub_models.files import check_output, new_folder
 from hub_models.pixels import synthetic_mark
 
 Array = np.ndarray
@@ -285,15 +285,12 @@ def write_phantoms(root: Path, montgomery: int = 40, shenzhen: int = 80, image_s
     facts = json.dumps({"version": VERSION, **counts, "image_size": image_size, "seed": seed}, indent=1)
     if (record := root / "phantoms.json").is_file() and record.read_text() == facts:
         return root
-    if root.is_file() or (root.is_dir() and any(root.iterdir())):
-        raise FileExistsError(f"{root} holds something else than these phantoms: pass another root, or delete it")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as scratch, ThreadPoolExecutor() as pool:
-        folder = Path(scratch) / "set" / "Lung Segmentation"
+    check_output(root, "set of these phantoms")
+    with new_folder(root) as made, ThreadPoolExecutor() as pool:
+        folder = made / "Lung Segmentation"
         for name in ("CXR_png", "masks", "test", "ClinicalReadings"):
             (folder / name).mkdir(parents=True)
         jobs = [(folder, site, n, index, image_size, seed) for site, n in counts.items() for index in range(n)]
         list(pool.map(lambda job: _write_phantom(*job), jobs))
-        (folder.parent / record.name).write_text(facts)
-        folder.parent.rename(root)
+        (made / record.name).write_text(facts)
     return root

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.downloads import local_run
 from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
 from hub_models.figures import PICTURES
-from hub_models.files import write_json
+from hub_models.files import held, write_json
 from hub_models.predictor import Predictor
 from hub_models.protocols import FOLDS
 from hub_models.tasks import SENSITIVITY, TASKS
@@ -208,7 +209,8 @@ def evaluate_run(
     ways = "".join(f"-{name}" if value is True else f"-{name}-{value}" for name, value in use.items())
     ways += "" if compared is None else f"-against-{Path(compared).name}"
     folder = Path(output) if output else run / "evaluation" / f"{config.protocol}{fold}-{split}{ways}"
-    return write_report(folder, evaluated, accelerator, more)
+    with held(folder) if accelerator.is_main_process else nullcontext():
+        return write_report(folder, evaluated, accelerator, more)
 
 
 def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated:

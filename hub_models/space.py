@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 from huggingface_hub.utils import validate_repo_id
 
+from hub_models.files import check_output, new_folder
 from hub_models.hub import Push, push_model
 from hub_models.remote import whoami_writer
 from hub_models.repository import KEPT, Repository, folder_files
@@ -67,11 +68,8 @@ def pack_space(
         if "/" not in one or Path(one).exists():
             raise ValueError(f"a Space takes its models from the Hub, got {one}: push it, then pass OWNER/NAME")
         validate_repo_id(one)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something: pass another folder, or delete it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / "space"
+    check_output(folder, "packed Space")
+    with new_folder(folder) as made:
         shutil.copytree(
             ROOT / "hub_models", made / "hub_models", ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
         )
@@ -80,7 +78,6 @@ def pack_space(
         (made / "requirements.txt").write_text("\n".join(requirements()) + "\n")
         (made / "app.py").write_text(APP.format(segmenter=segmenter, classifier=classifier))
         (made / "README.md").write_text(str(_card(title, license, models)))
-        made.replace(folder)
     return folder
 
 

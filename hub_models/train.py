@@ -7,6 +7,7 @@ import shutil
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.evaluation import PER_IMAGE_NAME, measure, measure_features, validate
 from hub_models.familiarity import FAMILIARITY_NAME, LEAST, Familiarity
 from hub_models.figures import PICTURES
-from hub_models.files import held, write_json
+from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
 from hub_models.loop import Run, learn
 from hub_models.optimization import divide_logits
 from hub_models.predictor import Predictor
@@ -47,9 +48,9 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     `segmenter` of all folds gives each its own.
 
     Raises:
-        ValueError: the folder holds something else or a run of another config, launch or other X-rays, or is
-            another launch's at this time, a part of the data is unfit, an earlier model has seen test patients, or a
-            loss is not finite.
+        ValueError: the folder holds a run of another config, launch or other X-rays, or is another launch's at this
+            time, a part of the data is unfit, an earlier model has seen test patients, or a loss is not finite.
+        FileExistsError: the folder holds something else.
         FileNotFoundError: nothing of the set under `config.data_dir`.
         KeyboardInterrupt: somebody stopped the run; a checkpoint was kept.
     """
@@ -60,16 +61,8 @@ def fit(config: TrainConfig) -> dict[str, Any]:
 
 def _fit_folds(config: TrainConfig) -> dict[str, Any]:
     folder, members = Path(config.output_dir), []
-    others = {path.name for path in folder.glob("[!.]*")} - {
-        *FOLDERS,
-        RESULTS_NAME,
-        PER_IMAGE_NAME,
-        *PICTURES[config.task],
-    }
-    if others:
-        raise ValueError(
-            f"output_dir {folder} holds more than folds ({min(others)}, ...): pass a new or an empty folder"
-        )
+    own = {*FOLDERS, RESULTS_NAME, PER_IMAGE_NAME, *PICTURES[config.task]}
+    check_output(folder, "run of all folds", lambda name: is_hidden(name) or name.split("/")[0] in own)
     for fold in range(FOLDS):
         logger.info("fold %d of %d", fold + 1, FOLDS)
         places = {"output_dir": str(folder / f"fold-{fold}")}
@@ -79,7 +72,9 @@ def _fit_folds(config: TrainConfig) -> dict[str, Any]:
                 places[name] = str(Path(source) / f"fold-{fold}")
         _, evaluated = _fit(dataclasses.replace(config, fold=fold, **places))
         members.append(evaluated)
-    return write_report(folder, pool(members), make_accelerator(), {})
+    accelerator = make_accelerator()
+    with held(folder) if accelerator.is_main_process else nullcontext():
+        return write_report(folder, pool(members), accelerator, {})
 
 
 def _fit(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
@@ -140,10 +135,9 @@ def training_accelerator(config: TrainConfig, **options: Any) -> Accelerator:
 
 
 def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
-    """Raise ValueError unless `folder` is new or empty, or holds a run of this config, and the batch can be shared."""
+    """Raise an error unless `folder` is new, or holds a run of this config, and the batch can be shared."""
     if not (folder / CONFIG_NAME).exists():
-        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise ValueError(f"output_dir {folder} holds files but no run: pass a new or an empty folder")
+        check_output(folder, "run", is_hidden)
     elif differences := config.differences(TrainConfig.load(folder)):
         changed = "; ".join(differences)
         raise ValueError(f"output_dir {folder} holds a run of another config ({changed}): delete it, or pass another")
@@ -183,14 +177,11 @@ def _finish(run: Run, model: PreTrainedModel, folder: Path) -> None:
         divide_logits(model, settings.temperature)
     settings.store(model)
     if accelerator.is_main_process:
-        aside = folder / ".writing"
-        shutil.rmtree(aside, ignore_errors=True)
-        model.save_pretrained(aside)
-        run.processor.save_pretrained(aside)
-        for path in aside.iterdir():
-            path.chmod((folder / CONFIG_NAME).stat().st_mode)  # safetensors' own would shut out colleagues
-            path.replace(folder / path.name)
-        aside.rmdir()
+        with TemporaryDirectory() as scratch:
+            model.save_pretrained(scratch)
+            run.processor.save_pretrained(scratch)
+            for path in sorted(Path(scratch).iterdir()):  # as bytes: safetensors' own file would shut out colleagues
+                write_bytes(path.read_bytes(), folder / path.name)
     accelerator.wait_for_everyone()
 
 

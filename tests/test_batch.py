@@ -194,7 +194,7 @@ def test_other_x_rays_of_the_same_names_are_refused(films, models, tmp_path, mon
 
 def test_folders_that_are_in_use_are_refused(films, models, tmp_path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
-    with pytest.raises(ValueError, match="holds files but no predictions: pass a new or an empty folder"):
+    with pytest.raises(FileExistsError, match="holds mine.txt, .*: pass a new or an empty folder"):
         read_all(str(films), tmp_path, **models)
     with held(tmp_path / "out"), pytest.raises(ValueError, match="another launch is writing to"):
         read_all(str(films), tmp_path / "out", **models)

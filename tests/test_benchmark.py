@@ -103,7 +103,7 @@ def test_native_phantoms_are_grainy(tmp_path, monkeypatch) -> None:
 
 def test_native_phantoms_leave_other_files_alone(tmp_path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
-    with pytest.raises(FileExistsError, match="pass another root"):
+    with pytest.raises(FileExistsError, match="holds mine.txt"):
         native_phantoms(tmp_path, 12)
 
 

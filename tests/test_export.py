@@ -201,7 +201,7 @@ def test_other_folders_are_left_alone(tmp_path) -> None:
     out.mkdir()
     (out / "thesis.tex").touch()
     for other in (out, out / "thesis.tex"):
-        with pytest.raises(FileExistsError, match=f"{other} holds something else than a set built here: pass another"):
+        with pytest.raises(FileExistsError, match=f"{other} (holds thesis.tex|is a file).*pass a new"):
             build(source, other)
     assert [path.name for path in out.iterdir()] == ["thesis.tex"]
 
@@ -211,7 +211,7 @@ def test_notes_in_a_set_are_neither_deleted_nor_sent(hub: LoopbackHub, as_user, 
     build(source, out, REPO)
     before = contents(out)
     (out / "notes.txt").write_text("of mine")
-    with as_user("alice"), pytest.raises(FileExistsError, match="holds something else"):
+    with as_user("alice"), pytest.raises(FileExistsError, match="holds notes.txt"):
         export(ExportConfig(data_dir=source, output=out, repo_id=REPO))
     assert contents(out) == before | {"notes.txt": b"of mine"} and not hub.repos
 
@@ -220,8 +220,8 @@ def test_set_moved_away_by_a_killed_build_comes_back(tmp_path) -> None:
     source, out = tiny.write_tree(tiny.nlm_montgomery(), tmp_path / "set"), tmp_path / "out"
     build(source, out)
     before = contents(out)
-    (tmp_path / ".out.building" / "set").mkdir(parents=True)
-    out.rename(tmp_path / ".out.building" / "replaced")  # killed here, before the new one was put in its place
+    (tmp_path / ".out.writing" / "new").mkdir(parents=True)
+    out.rename(tmp_path / ".out.writing" / "replaced")  # killed here, before the new one was put in its place
     next(source.rglob("CXR_png/*.png")).write_bytes(b"no image")
     with pytest.raises(ValueError, match="cannot be decoded"):
         build(source, out)
@@ -259,16 +259,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "moment", ["*/MC.incomplete/*train-00000*", "*/set/MC/train-*", "*/set/samples.png", "*/set/README.md", "*/out"]
+    "moment", ["*/MC.incomplete/*train-00000*", "*/new/MC/train-*", "*/new/samples.png", "*/new/README.md", "*/out"]
 )
 def test_killed_build_leaves_nothing_that_looks_whole(moment: str, tmp_path) -> None:
     source, out = write_phantoms(tmp_path / "phantoms", 16, 16, 256), tmp_path / "out"
     interpreter, *arguments = script("--data_dir", source, "--output", out)
     done = subprocess.run([interpreter, "-c", KILLED_AT, moment, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not out.exists() and (tmp_path / ".out.building").is_dir()
+    assert not out.exists() and (tmp_path / ".out.writing").is_dir()
     build(source, out)
-    assert len(datasets.load_dataset(str(out), "all", split="train")) and not (tmp_path / ".out.building").exists()
+    assert len(datasets.load_dataset(str(out), "all", split="train")) and not (tmp_path / ".out.writing").exists()
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_models.files import held, write_json
+from hub_models.files import check_output, held, is_hidden, new_file, new_folder, sync, write_json
 
 HOLD = """
 import sys, time
@@ -24,6 +24,57 @@ def test_json_is_replaced_in_one_step(tmp_path) -> None:
         write_json({"b": object()}, path)  # JSON knows no such value
     assert json.loads(path.read_text()) == {"é": 1}
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_file_takes_the_place_of_the_old_one_where_its_block_ends_well(tmp_path) -> None:
+    path = tmp_path / "a.bin"
+    for data in (b"first", b"second"):
+        with new_file(path) as aside:
+            aside.write_bytes(data)
+            assert path.exists() == (data == b"second")
+        assert path.read_bytes() == data
+    (tmp_path / ".a.bin.writing").write_bytes(b"of a killed launch, longer")
+    with pytest.raises(RuntimeError), new_file(path) as aside:
+        aside.write_bytes(b"third")
+        raise RuntimeError
+    assert path.read_bytes() == b"second" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("aside", [None, ".here"])
+def test_folder_takes_the_place_of_the_old_one_where_its_block_ends_well(tmp_path, aside: str | None) -> None:
+    path, place = tmp_path / "deep" / "set", None if aside is None else tmp_path / "deep" / aside
+    for name in ("first", "second"):
+        with new_folder(path, place) as new:
+            (new / "in").mkdir()
+            (new / "in" / name).touch()
+            sync(new)
+            with pytest.raises(ValueError, match="another launch"), new_folder(path, place):
+                pass
+        assert [one.name for one in (path / "in").iterdir()] == [name]
+    left = path.with_name(aside or ".set.writing")
+    (left / "new").mkdir(parents=True)
+    (left / "new" / "half").touch()
+    path.rename(left / "replaced")  # killed between the two steps
+    with pytest.raises(RuntimeError), new_folder(path, place) as new:
+        assert not list(new.iterdir()) and (path / "in" / "second").is_file()
+        raise RuntimeError
+    assert (path / "in" / "second").is_file() and list((tmp_path / "deep").iterdir()) == [path]
+
+
+def test_only_folders_without_files_of_others_are_written_to(tmp_path) -> None:
+    check_output(tmp_path / "new", "run")
+    (tmp_path / "empty").mkdir()
+    check_output(tmp_path, "run")
+    (tmp_path / ".lock").touch()
+    check_output(tmp_path, "run", is_hidden)
+    with pytest.raises(FileExistsError, match=f"{tmp_path} holds .lock, which belongs to no run: pass a new"):
+        check_output(tmp_path, "run")
+    (tmp_path / "empty" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds empty/thesis.tex"):
+        check_output(tmp_path, "run", is_hidden)
+    check_output(tmp_path, "run", lambda name: is_hidden(name) or name == "empty/thesis.tex")
+    with pytest.raises(FileExistsError, match="thesis.tex is a file"):
+        check_output(tmp_path / "empty" / "thesis.tex", "run")
 
 
 def test_folder_is_kept_from_others_and_left_as_it_was(tmp_path) -> None:

@@ -225,10 +225,10 @@ def test_finished_set_is_kept_and_anything_else_refused(tmp_path: Path) -> None:
     stamp = (root / "phantoms.json").stat().st_mtime_ns
     assert write_phantoms(root, 2, 2, 64) == root
     assert (root / "phantoms.json").stat().st_mtime_ns == stamp
-    with pytest.raises(FileExistsError, match="set holds something else.*pass another root"):
+    with pytest.raises(FileExistsError, match="set holds .*pass a new or an empty folder"):
         write_phantoms(root, 2, 2, 64, seed=1)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError, match="file holds something else"):
+    with pytest.raises(FileExistsError, match="file is a file: pass a new"):
         write_phantoms(tmp_path / "file", 2, 2, 64)
     (tmp_path / "empty").mkdir()
     assert (write_phantoms(tmp_path / "empty", 1, 0, 64) / "phantoms.json").is_file()

@@ -57,6 +57,7 @@ def test_one_model_is_enough(tmp_path: Path) -> None:
 
 def test_what_is_no_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "lungs").mkdir(parents=True)
+    (tmp_path / "runs" / "lungs" / "config.json").touch()
     monkeypatch.chdir(tmp_path)
     for models, said in (
         ((), "nothing to read with"),
@@ -66,7 +67,7 @@ def test_what_is_no_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(ValueError, match=said):
             pack_space(tmp_path / "space", *models)
-    with pytest.raises(FileExistsError, match="runs holds something: pass another folder"):
+    with pytest.raises(FileExistsError, match="runs holds lungs/config.json, .*: pass a new"):
         pack_space(tmp_path / "runs", "alice/lungs")
     with pytest.raises(FileNotFoundError, match="pack the Space first"):
         push_space(tmp_path / "runs", "alice/page")

@@ -139,7 +139,7 @@ def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None
 
 def test_folder_of_something_else_is_left_alone(config, tmp_path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="holds files but no run"):
+    with pytest.raises(FileExistsError, match="holds thesis.txt, which belongs to no run: pass a new"):
         fit(dataclasses.replace(config, output_dir=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -342,7 +342,7 @@ def test_all_folds_are_trained_and_every_x_ray_is_tested_once(tb_config, tmp_pat
     per_image = read_per_image(tmp_path / "run")
     assert [row["id"] for row in per_image] == sorted(id for part in rows.values() for id in part["id"])
     assert fit(folds)["figures"] == results["figures"]  # from the finished folds
-    with pytest.raises(ValueError, match=r"holds more than folds \(config.json, ...\): pass a new or an empty folder"):
+    with pytest.raises(FileExistsError, match="which belongs to no run of all folds: pass a new or an empty folder"):
         fit(dataclasses.replace(folds, output_dir=str(tmp_path / "run" / "fold-0")))
 
 
