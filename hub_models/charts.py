@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import auc, roc_curve
 
+from hub_models.files import new_file
+
 COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
 RELIABILITY_BINS = 10
 WORST = 5
@@ -129,6 +131,5 @@ def save_picture(figure: Figure, path: Path, **layout: Any) -> None:
     """Write the PNG, whole or not at all."""
     figure.tight_layout(**layout)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    figure.savefig(aside, dpi=110, format="png", bbox_inches="tight")
-    aside.replace(path)
+    with new_file(path) as aside:
+        figure.savefig(aside, dpi=110, format="png", bbox_inches="tight")
