@@ -36,7 +36,7 @@ def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.Data
 
 
 def prepare(
-    rows: datasets.Dataset, image_size: int, fit: Fit = "squash", region: Region = "image", margin: float = MARGIN
+    rows: datasets.Dataset, image_size: int, fit: Fit = "squash", region: Region = "image"
 ) -> datasets.Dataset:
     """Rows scaled to the training size, one uint8 gray image and one bool mask each, in `datasets`' cache.
 
@@ -45,24 +45,23 @@ def prepare(
     `spacing_row_mm` and `spacing_column_mm` of its pixels or None (see `published.pixel_spacing_mm`).
 
     `fit` squash fills the square whatever the aspect; pad keeps the aspect, centred between black bars
-    (`pixels.content_box`). `region` lungs cuts image and mask to the lungs of the row's mask with a `margin` (the
-    share of their box's sides) and evens out what is left (`pixels.crop_to_lungs`) before that.
+    (`pixels.content_box`). `region` lungs cuts image and mask to the lungs of the row's mask with MARGIN around
+    them and evens out what is left (`pixels.crop_to_lungs`) before that.
 
     The cache's key is made of the rows, size, rule and PREPARED_VERSION. `datasets` writes aside and renames, so the
     cache is whole or absent, whoever else prepares the same at that time.
 
     Raises:
-        ValueError: an unknown fit or region, a negative margin, or, for region lungs, a row whose mask has no lung.
+        ValueError: an unknown fit or region, or, for region lungs, a row whose mask has no lung.
     """
-    if fit not in FITS or region not in REGIONS or not margin >= 0:
-        known = f"fit one of {', '.join(FITS)}, region one of {', '.join(REGIONS)}, margin 0 or more"
-        raise ValueError(f"no rule to prepare by: pass {known}, got {fit!r}, {region!r}, {margin}")
+    if fit not in FITS or region not in REGIONS:
+        known = f"fit one of {', '.join(FITS)}, region one of {', '.join(REGIONS)}"
+        raise ValueError(f"no rule to prepare by: pass {known}, got {fit!r}, {region!r}")
     processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
     spacing = {"spacing_row_mm": datasets.Value("float32"), "spacing_column_mm": datasets.Value("float32")}
-    margin_used = margin if region == "lungs" else None  # else it would part caches that hold the same
     return rows.map(
         _shrink,
-        fn_kwargs={"image_size": image_size, "fit": fit, "margin": margin_used, "version": PREPARED_VERSION},
+        fn_kwargs={"image_size": image_size, "fit": fit, "region": region, "version": PREPARED_VERSION},
         remove_columns=[name for name in rows.column_names if name not in KEPT],
         features=datasets.Features(
             {name: rows.features[name] for name in KEPT}
@@ -75,19 +74,19 @@ def prepare(
     )
 
 
-def _shrink(row: dict[str, Any], image_size: int, fit: Fit, margin: float | None, version: int) -> dict[str, Any]:
-    """A prepared row, cut to its lungs unless `margin` is None.
+def _shrink(row: dict[str, Any], image_size: int, fit: Fit, region: Region, version: int) -> dict[str, Any]:
+    """Return a prepared row, cut to its lungs for region lungs.
 
     `version` is here for the key of the cache, which knows functions by name only.
     """
     gray = to_gray(row["image"])
     mask = None if row["mask"] is None else to_mask(row["mask"])
     height, width = gray.height, gray.width
-    if margin is not None:
+    if region == "lungs":
         if mask is None or not mask.any():
             raise ValueError(f"{row['id']} has no lung in its mask: pass a segmenter that finds them, or region image")
-        top, left, bottom, right = lungs_box(mask, margin)
-        gray, mask = crop_to_lungs(gray, mask, margin), mask[top:bottom, left:right]
+        top, left, bottom, right = lungs_box(mask, MARGIN)
+        gray, mask = crop_to_lungs(gray, mask, MARGIN), mask[top:bottom, left:right]
     spacing = pixel_spacing_mm(row["id"], height, width) or (None, None)
     return {
         "pixels": resize_gray(gray, image_size, fit).tobytes(),

@@ -20,7 +20,7 @@ import chest_xray_masks
 from hub_models import data
 from hub_models.augment import STRENGTHS, draw
 from hub_models.data import Arrays, EpochOrder, example_seed, load_splits, prepare, training_loader
-from hub_models.pixels import crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
+from hub_models.pixels import MARGIN, crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
 from hub_models.published import pixel_spacing_mm
 
 PREPARE = """
@@ -93,15 +93,15 @@ def masked(splits) -> datasets.Dataset:
     return splits["train"].select([index for index, row in enumerate(splits["train"]) if row["mask"] is not None][:6])
 
 
-@pytest.mark.parametrize(("fit", "margin"), [("squash", 0.05), ("pad", 0.2)])
-def test_lung_arrays_are_the_cropped_originals(masked, fit: str, margin: float) -> None:
-    prepared = prepare(masked, 32, fit, "lungs", margin)
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_lung_arrays_are_the_cropped_originals(masked, fit: str) -> None:
+    prepared = prepare(masked, 32, fit, "lungs")
     arrays = Arrays(prepared, 32)
     for index, row in enumerate(masked):
         batch, mask = arrays.__getitems__([index]), to_mask(row["mask"])
-        lungs = crop_to_lungs(to_gray(row["image"]), mask, margin)
+        lungs = crop_to_lungs(to_gray(row["image"]), mask, MARGIN)
         np.testing.assert_array_equal(batch["pixels"][0], resize_gray(lungs, 32, fit))
-        top, left, bottom, right = lungs_box(mask, margin)
+        top, left, bottom, right = lungs_box(mask, MARGIN)
         np.testing.assert_array_equal(batch["mask"][0].bool(), resize_mask(mask[top:bottom, left:right], 32, fit))
         assert (prepared[index]["height"], prepared[index]["width"]) == mask.shape  # of the whole X-ray
 
@@ -114,7 +114,7 @@ def test_lungs_need_a_mask(splits) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "said"),
-    [({"fit": "crop"}, "'crop', 'image'"), ({"region": "heart"}, "'heart'"), ({"margin": -1}, "'image', -1")],
+    [({"fit": "crop"}, "'crop', 'image'"), ({"region": "heart"}, "'heart'")],
 )
 def test_unknown_rules_are_refused(splits, rule: dict, said: str) -> None:
     with pytest.raises(ValueError, match=f"fit one of squash, pad, region one of image, lungs, .*{said}"):
@@ -122,10 +122,8 @@ def test_unknown_rules_are_refused(splits, rule: dict, said: str) -> None:
 
 
 def test_another_rule_is_another_cache(masked) -> None:
-    rules = [("squash", "image", 0.05), ("pad", "image", 0.05), ("squash", "lungs", 0.05), ("squash", "lungs", 0.1)]
-    files = [prepare(masked, 32, *rule).cache_files[0]["filename"] for rule in rules]
-    assert len(set(files)) == 4
-    assert prepare(masked, 32, "pad", "image", 0.1).cache_files[0]["filename"] == files[1]  # no margin in its rule
+    rules = [("squash", "image"), ("pad", "image"), ("squash", "lungs"), ("pad", "lungs")]
+    assert len({prepare(masked, 32, *rule).cache_files[0]["filename"] for rule in rules}) == 4
 
 
 def test_preparing_again_reads_the_cache(splits) -> None:
