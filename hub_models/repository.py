@@ -80,7 +80,7 @@ class Repository:
         with self._plain("reading"):
             return retried(self._look, revision or self.branch, secret=self.api.token)
 
-    def create(self, private: bool = True, space_sdk: str = "gradio") -> Head:
+    def create(self, private: bool = True) -> Head:
         """What the branch holds, made where there is none: an empty repository's start, or the state of main.
 
         A repository that exists keeps its visibility.
@@ -89,7 +89,7 @@ class Repository:
         def once() -> Head:
             """Look, do what is left to do, and look again."""
             if self._look("main") is None:
-                sdk = {"space_sdk": space_sdk} if self.type == "space" else {}
+                sdk = {"space_sdk": "gradio"} if self.type == "space" else {}
                 self.api.create_repo(self.id, repo_type=self.type, private=private, **sdk)
             if self.branch != "main" and self._look(self.branch) is None:
                 self.api.create_branch(self.id, repo_type=self.type, branch=self.branch)

@@ -119,7 +119,7 @@ def _card(title: str, license: str, models: list[str]) -> SpaceCard:
     return SpaceCard(CARD.format(metadata=metadata.to_yaml(), title=title, models=links))
 
 
-def push_space(folder: str | Path, repo_id: str, private: bool = True, token: str | None = None) -> str:
+def push_space(folder: str | Path, repo_id: str, private: bool = True) -> str:
     """Address of the Space `repo_id` on the Hub, which then holds the files of a packed `folder` and nothing else.
 
     Raises:
@@ -128,7 +128,7 @@ def push_space(folder: str | Path, repo_id: str, private: bool = True, token: st
         ConnectionError: no answer, after some tries.
         ValueError: there is another Space, or one of the other visibility.
     """
-    files, api = folder_files(Path(folder)), HfApi(token=token)
+    files, api = folder_files(Path(folder)), HfApi()
     if MARK not in files:
         raise FileNotFoundError(f"no {MARK} in {folder}: pack the Space first (pack_space)")
     owner, _, name = repo_id.rpartition("/")
