@@ -419,6 +419,10 @@ class Reader:
             raise ValueError(f"{file.name} cannot be read from its zip ({error}): get the zip anew") from error
 
 
+class TooManyPixelsError(ValueError):
+    """An image that holds more than `MAX_PIXELS`, and is not decoded."""
+
+
 def reason(error: Exception) -> str:
     """What an error says, without the address in memory that PIL puts into its own."""
     return re.sub(r" <_io\.[^>]*>", "", str(error)) or type(error).__name__
@@ -434,7 +438,8 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     that was written wrong and then check-summed is found where it is used. Other formats have no checksums: unpacked.
 
     Raises:
-        ValueError: it is no image, is cut off or damaged, or holds more than `MAX_PIXELS`.
+        ValueError: it is no image, or is cut off or damaged.
+        TooManyPixelsError: it holds more than `MAX_PIXELS`.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -445,10 +450,12 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
                 image.load()
             if image.format == "PNG" and data.rfind(_PNG_END) < 0:
                 raise ValueError("its last bytes are missing")
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels: scale it down") from error
     except Exception as error:  # PIL raises whatever its many decoders raise
         raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): get a sound copy") from error
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{name} has {width}x{height} pixels, more than {MAX_PIXELS}: scale it down")
+        raise TooManyPixelsError(f"{name} has {width}x{height} pixels, more than {MAX_PIXELS}: scale it down")
     return width, height
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from chest_xray_masks import MAX_PIXELS, reason
+from chest_xray_masks import MAX_PIXELS, TooManyPixelsError, reason
 from hub_models.dicom import is_dicom, read_dicom
 from hub_models.display import BIT_DEPTHS, luminance
 
@@ -70,7 +70,7 @@ def _decoded(file: BinaryIO, name: str) -> Image.Image:
         image = Image.open(file, formats=FORMATS)
         is_several = image.format not in CAMERA_FORMATS and getattr(image, "is_animated", False)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} has more than {MAX_PIXELS} pixels: scale it down") from error
+        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels: scale it down") from error
     except Exception as error:  # PIL raises whatever its many decoders raise
         ways = "pass a sound PNG, JPEG, TIFF or DICOM file"
         raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): {ways}") from error
@@ -86,7 +86,8 @@ def _decoded(file: BinaryIO, name: str) -> Image.Image:
 def _loaded(image: Image.Image, name: str) -> Image.Image:
     """A PIL image with its pixels decoded, if they are not too many."""
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{name} has {image.width}x{image.height} pixels, more than {MAX_PIXELS}: scale it down")
+        size = f"{image.width}x{image.height}"
+        raise TooManyPixelsError(f"{name} has {size} pixels, more than {MAX_PIXELS}: scale it down")
     try:
         image.load()
     except Exception as error:  # as above
