@@ -1,53 +1,22 @@
-"""What is odd in a copy of the set: counts, pairs, labels, masks, repeats. The copy itself is left as it is."""
+"""What is missing and odd in a copy of the set: pairs, labels, masks, repeats. The copy itself is left as it is."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from textwrap import shorten
 
 import numpy as np
-from rich.table import Table
-from rich.text import Text
 
 import chest_xray_masks as cxm
+from hub_models.audit_report import KINDS, PUBLISHED, Audit, Finding
 from hub_models.files import write_json
 from hub_models.inspection import Film, Look, Mask, hash_distances, inspect_tree
+from hub_models.published import published_ids
 
-PUBLISHED = {  # doi 10.3978/j.issn.2223-4292.2014.11.20; the Shenzhen masks: arXiv 1803.01199
-    "MC": {"images": 138, "normal": 80, "tuberculosis": 58, "masks": 138, "readings": 138},
-    "Shenzhen": {"images": 662, "normal": 326, "tuberculosis": 336, "masks": 566, "readings": 662},
-}
 LABELS = cxm.FEATURES["label"].names
-KINDS = {  # what a finding can be -> whether it makes the copy off; the others are information
-    "count not as published": True,
-    "unreadable file": True,
-    "too many pixels": True,
-    "blank image": True,
-    "image without reading": True,
-    "reading without image": True,
-    "mask without image": True,
-    "one lung of two": True,
-    "mask of another size": True,
-    "mask of gray values": True,
-    "mask not of two lungs": True,
-    "label against reading": True,
-    "two labels": True,
-    "same pixels": True,
-    "near-duplicate": True,
-    "copies differ": True,
-    "test/ copy of no image": True,
-    "test/ copy of another image": True,
-    "site absent": False,
-    "image without mask": False,
-    "lung of odd area": False,
-    "specks in mask": False,
-    "reading lacks a value": False,
-    "may be one patient": False,
-}
 # Among 525 real films no two come nearer than 46 of 256 bits; a copy that is scaled, blurred, turned by 1 degree, or
 # brightened by a gamma of 1.5 stays within 30. (Of 64 bits: 4 between two films, 8 to a brightened copy.)
 NEAR_BITS = 30
@@ -55,72 +24,6 @@ LUNG_AREA = (0.03, 0.23)  # share of the image; in 3 of 449 real masks a lung is
 LUNG_RATIO = 0.3  # the smaller lung to the larger; 2 of 449 real masks are below
 GRAY_SHARE = 0.05  # of a mask's pixels; soft edges take at most 0.004 of a real one
 SIMILAR_FINDINGS = 0.5  # difflib's ratio: 0.6 and 1.0 between real follow-ups that are worded alike
-
-
-class Finding(NamedTuple):
-    """One odd thing: a key of `KINDS`, the ids (config, path) that it is about, and what was seen."""
-
-    kind: str
-    ids: tuple[str, ...]
-    message: str = ""
-
-    @property
-    def is_off(self) -> bool:
-        """Whether it makes the copy off, and is no mere information."""
-        return KINDS[self.kind]
-
-
-@dataclass
-class Audit:
-    """What `audit` found; `counts` as in `PUBLISHED`, `modes` and `mask_values` as numbers of files."""
-
-    data_dir: str
-    counts: dict[str, dict[str, int]]
-    modes: dict[str, int] = field(default_factory=dict)
-    mask_values: dict[str, int] = field(default_factory=dict)
-    test_copies: int = 0  # those with the pixels of their image
-    second_copies: int = 0  # files beyond the first of their role and id
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def is_off(self) -> bool:
-        """Whether any finding is more than information."""
-        return any(finding.is_off for finding in self.findings)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the copy holds no image at all."""
-        return not any(row["images"] for row in self.counts.values())
-
-    def of_kind(self, kind: str) -> list[Finding]:
-        """Findings of one of `KINDS`."""
-        return [finding for finding in self.findings if finding.kind == kind]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON types, with the published counts, and `is_off` for the whole and per finding."""
-        findings = [found._asdict() | {"ids": list(found.ids), "is_off": found.is_off} for found in self.findings]
-        return vars(self) | {"published": PUBLISHED, "is_off": self.is_off, "findings": findings}
-
-    def table(self) -> Table:
-        """What people read: the counts, then a row per kind of finding; `to_dict` has the whole lists."""
-        verdict = "something is off" if self.is_off else "nothing is off"
-        table = Table("", "what", "files", "details", title=Text(f"{verdict}: {self.data_dir}"))
-        for config, counts in self.counts.items():
-            shares = [f"{what} {count} of {PUBLISHED[config][what]}" for what, count in counts.items()]
-            table.add_row("", f"{config}, of the published", "", ", ".join(shares))
-        for what, shares in (("modes", self.modes), ("mask values", self.mask_values)):
-            details = ", ".join(f"{name}: {count}" for name, count in shares.items())
-            table.add_row("", what, str(sum(shares.values())), details)
-        table.add_row("", "test/ copies", str(self.test_copies), "the pixels of their image again; not counted")
-        table.add_row("", "second copies", str(self.second_copies), "of a file; not counted", end_section=True)
-        for kind in KINDS:
-            if found := self.of_kind(kind):
-                lines = [" ".join(filter(None, (*one.ids, one.message))) for one in found]
-                lines[10:] = [f"and {len(lines) - 10} more: see the JSON report"] if len(lines) > 10 else []
-                separator = "\n" if any(one.message for one in found) else ", "
-                mark = Text("off", "bold red") if KINDS[kind] else Text("info")
-                table.add_row(mark, kind, str(len(found)), Text(separator.join(lines)))
-        return table
 
 
 def audit(data_dir: Path, progress: bool = True) -> Audit:
@@ -142,7 +45,12 @@ def audit(data_dir: Path, progress: bool = True) -> Audit:
     modes = ((id, role, part.mode) for role in ("image", "mask") for id, part in facts[role].items())
     found.modes = dict(sorted(Counter(f"{_config(id)} {role} {mode}" for id, role, mode in modes).items()))
     found.mask_values = dict(sorted(Counter(mask.values for mask in facts["mask"].values()).items()))
-    findings = [*_count_findings(found.counts), *_file_findings(tree, looks), *_pair_findings(ids)]
+    found.synthetic = sum(film.is_synthetic for film in facts["image"].values())
+    if found.synthetic < len(ids["image"]) or not ids["image"]:  # phantoms are not to be the published X-rays
+        found.missing = _missing(ids, found.counts)
+    findings = [*_count_findings(found, ids["image"]), *_file_findings(tree, looks)]
+    findings += _pair_findings(ids, set(found.missing.get("masks", ())))
+    findings += [Finding("synthetic X-ray", (id,)) for id, film in facts["image"].items() if film.is_synthetic]
     findings += [*_mask_findings(facts["mask"], facts["image"]), *_reading_findings(facts["reading"])]
     findings += [*_image_findings(facts["image"], facts["reading"])]
     copies = list(_copy_findings(facts["test_copy"], facts["image"]))
@@ -183,15 +91,26 @@ def _counts(ids: dict[str, set[str]]) -> dict[str, dict[str, int]]:
     return {config: {what: of_config[what][config] for what in rows} for config in PUBLISHED}
 
 
-def _count_findings(counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
-    """Counts that differ; a config without any file is information, as NLM offers the two sets apart."""
-    for config, row in counts.items():
+def _missing(ids: dict[str, set[str]], counts: dict[str, dict[str, int]]) -> dict[str, list[str]]:
+    """Published ids without an image, a mask, a reading, in order; those of a site without any file are left out."""
+    sites = {config for config, row in counts.items() if any(row.values())}
+    masks = ids["mask"] | (ids["left_mask"] & ids["right_mask"])
+    lacking = {
+        "images": published_ids() - ids["image"],
+        "masks": published_ids(with_mask=True) - masks,
+        "readings": published_ids() - ids["reading"],
+    }
+    return {what: sorted(id for id in absent if _config(id) in sites) for what, absent in lacking.items()}
+
+
+def _count_findings(found: Audit, images: set[str]) -> Iterator[Finding]:
+    """X-rays that lack or are none of the published; a config without any file is information."""
+    for config, row in found.counts.items():
         if not any(row.values()):
             yield Finding("site absent", (config,))
-            continue
-        for what, count in row.items():
-            if count != PUBLISHED[config][what]:
-                yield Finding("count not as published", (config,), f"{what}: {count} of {PUBLISHED[config][what]}")
+    if found.missing:
+        yield from (Finding("X-ray missing", (id,)) for id in found.missing["images"])
+        yield from (Finding("not of the published set", (id,)) for id in images - published_ids())
 
 
 def _file_findings(tree: cxm.Tree, looks: list[Look]) -> Iterator[Finding]:
@@ -211,11 +130,13 @@ def _file_findings(tree: cxm.Tree, looks: list[Look]) -> Iterator[Finding]:
             yield Finding("copies differ", (look.id,), short(message))
 
 
-def _pair_findings(ids: dict[str, set[str]]) -> Iterator[Finding]:
+def _pair_findings(ids: dict[str, set[str]], masks_missing: set[str]) -> Iterator[Finding]:
     """Files whose partner is missing, and images that stand under both labels."""
     images, readings, sides = ids["image"], ids["reading"], ids["left_mask"] | ids["right_mask"]
     whole = ids["mask"] | (ids["left_mask"] & ids["right_mask"])
-    groups = {"image without mask": images - whole, "image without reading": images - readings}
+    bare = images - whole
+    groups = {"image without mask": bare - masks_missing, "mask missing": bare & masks_missing}
+    groups |= {"image without reading": images - readings}
     groups |= {"reading without image": readings - images, "mask without image": (whole | sides) - images}
     groups |= {"one lung of two": sides - whole}
     groups |= {"two labels": {id for id in images if f"{id[:-1]}0" in images and f"{id[:-1]}1" in images}}
@@ -232,8 +153,12 @@ def _mask_findings(masks: dict[str, Mask], films: dict[str, Film]) -> Iterator[F
         if mask.gray_share > GRAY_SHARE:
             yield Finding("mask of gray values", (id,), f"{mask.gray_share:.0%} of its pixels are not black or white")
         areas = " and ".join(f"{area:.1%}" for area in mask.lungs)
-        if len(mask.lungs) != 2:
-            yield Finding("mask not of two lungs", (id,), f"of {len(mask.lungs)} parts: {areas}" if areas else "empty")
+        if not mask.lungs:
+            yield Finding("empty mask", (id,))
+        elif len(mask.lungs) == 1:
+            yield Finding("mask of one part", (id,), areas)
+        elif len(mask.lungs) > 2:
+            yield Finding("mask of more than two parts", (id,), f"{len(mask.lungs)}: {areas}")
         elif not LUNG_AREA[0] <= mask.lungs[1] <= mask.lungs[0] <= LUNG_AREA[1]:
             yield Finding("lung of odd area", (id,), f"{areas} of the image")
         elif mask.lungs[1] < LUNG_RATIO * mask.lungs[0]:
@@ -253,11 +178,13 @@ def _reading_findings(readings: dict[str, str]) -> Iterator[Finding]:
     for id, reading in parsed.items():
         missing = [name for name, value in reading._asdict().items() if value is None]
         if missing:
-            said = " ".join(readings[id].split())[:60]
+            said = shorten(readings[id], 60)
             yield Finding("reading lacks a value", (id,), f"no {', '.join(missing)} in {said!r}")
         if reading.findings and says_normal(reading.findings) != (id[-1] == "0"):
             name = LABELS[int(id[-1])]
-            yield Finding("label against reading", (id,), f"named {name}, the reading says {reading.findings[:80]!r}")
+            yield Finding(
+                "label against reading", (id,), f"named {name}, the reading says {shorten(reading.findings, 80)!r}"
+            )
     patients = cxm.patients_of(readings)
     for earlier, later in pairwise(id for id in parsed if _config(id) == "MC"):
         one, other = parsed[earlier], parsed[later]
@@ -265,7 +192,9 @@ def _reading_findings(readings: dict[str, str]) -> Iterator[Finding]:
         if known or None in one + other or one[:2] != other[:2] or says_normal(one.findings + "; " + other.findings):
             continue
         if SequenceMatcher(None, one.findings, other.findings, autojunk=False).ratio() >= SIMILAR_FINDINGS:
-            said = f"{one.sex}, {one.age_years:g} years, {one.findings[:60]!r} and {other.findings[:60]!r}"
+            splits = {cxm.split_of(cxm.patient_of(id, patients)): None for id in (earlier, later)}
+            said = f"{one.sex}, {one.age_years:g} years, {shorten(one.findings, 60)!r} and "
+            said += f"{shorten(other.findings, 60)!r}: in {' and '.join(splits)}"
             yield Finding("may be one patient", (earlier, later), said)
 
 

@@ -11,7 +11,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
 import chest_xray_masks as cxm
-from hub_models.audit import KINDS, PUBLISHED, Audit
+from hub_models.audit_report import KINDS, PUBLISHED, Audit
 from hub_models.dataset_figures import by_site, draw_overview, draw_samples
 from hub_models.parquet import Facts, data_files, read_facts
 
@@ -23,6 +23,7 @@ TITLES = {
     False: "Montgomery County and Shenzhen chest X-rays with lung masks",
     True: "Synthetic chest X-rays with lung masks",
 }
+OF_COUNTS = ("X-ray missing", "site absent")  # kinds of finding that the table of counts tells
 NAMED = 5  # ids that stand beside a kind of finding
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
 FIELDS = {
@@ -231,9 +232,9 @@ def _published(facts: list[Facts], found: Audit) -> str:
 def _findings(found: Audit) -> str:
     """A row per kind of finding; counts have a table of their own."""
     rows = []
-    for kind, is_off in KINDS.items():
-        held = found.of_kind(kind)
-        if not held or kind in ("count not as published", "site absent"):
+    for kind in KINDS:
+        held, is_off = found.of_kind(kind), any(one.is_off for one in found.of_kind(kind))
+        if not held or kind in OF_COUNTS:
             continue
         names = [" and ".join(f"`{id}`" for id in one.ids) for one in held[:NAMED]]
         more = f", and {len(held) - NAMED} more" if len(held) > NAMED else ""

@@ -15,7 +15,7 @@ from scipy.fft import dctn
 from scipy.ndimage import label
 
 import chest_xray_masks as cxm
-from hub_models.pixels import BOX, open_image, to_gray
+from hub_models.pixels import BOX, is_synthetic, open_image, to_gray
 
 BLANK_SPREAD = 1.0  # standard deviation in gray levels of 255, at 64x64 pixels; the flattest of 525 films has 40
 SPECK_AREA = 0.002  # share of the image: lungs of 449 real masks take 0.018 to 0.258, specks at most 0.00025
@@ -33,12 +33,16 @@ class Failure(NamedTuple):
 
 
 class Film(NamedTuple):
-    """An image: its PNG `mode` ("P 8-bit"), (width, height), hash of its gray pixels, `perceptual_hash`."""
+    """An image: its PNG `mode` ("P 8-bit"), (width, height), hash of its gray pixels, `perceptual_hash`.
+
+    `is_synthetic`: it says of itself that a program drew it.
+    """
 
     mode: str
     size: tuple[int, int]
     content: str
     phash: bytes | None
+    is_synthetic: bool = False
 
 
 class Mask(NamedTuple):
@@ -135,8 +139,7 @@ def _inspect(job: Job, read: cxm.Reader) -> Look:
 def _failure(file: cxm.SetFile, error: Exception) -> Failure:
     message = cxm.reason(error)
     message = message if file.name in message else f"{file.name}: {message}"
-    bomb = isinstance(error.__cause__, Image.DecompressionBombError)
-    return Failure(file.id, message, bomb or f"more than {cxm.MAX_PIXELS}" in message)
+    return Failure(file.id, message, isinstance(error, cxm.TooManyPixelsError))
 
 
 def _decode(file: cxm.SetFile, data: bytes) -> _Part:
@@ -154,7 +157,7 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Part:
     gray = to_gray(image)
     if not is_mask:
         content = _hash(np.asarray(gray))
-        return _Part(file.name, kind, content, Film(mode, size, content, perceptual_hash(gray)))
+        return _Part(file.name, kind, content, Film(mode, size, content, perceptual_hash(gray), is_synthetic(png)))
     lungs = cxm.binarize(image)
     counts = gray.convert("L").histogram()
     black_or_white = counts[0] + counts[1] + counts[255]

@@ -23,6 +23,11 @@ def _table() -> dict[str, dict[str, str]]:
         return {row["id"]: row for row in csv.DictReader(file)}
 
 
+def published_ids(with_mask: bool = False) -> frozenset[str]:
+    """Return the ids of all 800 X-rays, or of the 704 that were published `with_mask`."""
+    return frozenset(id for id, row in _table().items() if row["idiap_segmentation"] or not with_mask)
+
+
 def published_part(id: str, split: str) -> str | None:
     """Part (train, validation or test) of an X-ray in one of `SPLITS`; None where the split leaves it out.
 

@@ -1,11 +1,11 @@
-"""Check a copy of the chest X-rays against the published counts, and list what is odd in it; nothing is changed.
+"""Check a copy of the chest X-rays against the published 800, and list what is odd in it; nothing is changed.
 
     python scripts/audit_dataset.py --data_dir DATA
 As JSON too, and with exit status 1 if something is off:
     python scripts/audit_dataset.py --data_dir DATA --json report.json --strict
 
-DATA is the set as a folder or a zip. Exit status: 1 with --strict if something is off; 2 if there is no X-ray to
-check; else 0.
+DATA is the set as a folder or a zip. The first line says whether it is complete. Exit status: 1 with --strict if
+something is off that the published set itself has not; 2 if there is no X-ray to check; else 0.
 """
 
 import argparse
@@ -25,5 +25,6 @@ if __name__ == "__main__":
         found = report(options.data_dir, options.json)
     except OSError as error:
         parser.exit(2, f"{error}\n")
+    print(found.headline())
     Console().print(found.table())
     parser.exit(2 if found.is_empty else int(options.strict and found.is_off))

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import struct
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +16,14 @@ from PIL import Image
 from tiny import dicom
 
 import chest_xray_masks as cxm
-from hub_models.audit import KINDS, PUBLISHED, Audit, audit, report, says_normal
+from hub_models.audit import audit, report, says_normal
+from hub_models.audit_report import KINDS, KNOWN, PUBLISHED, Audit
 from hub_models.inspection import component_areas, hash_distances, inspect_tree, perceptual_hash
 
 ROOT = Path(__file__).parents[1]
 SIZE = 64
+IDS = Path(__file__).parent / "data" / "ids.csv"
+CROSSING = "CHNCXR_0361_1"  # the published mask whose polygon crosses itself
 NORMAL, SICK, MC = "CHNCXR_0001_0", "CHNCXR_0327_1", "MCUCXR_0001_0"
 
 
@@ -82,40 +87,49 @@ def run(data_dir: Path) -> Audit:
 
 
 def kinds(found: Audit) -> dict[str, list[tuple[str, ...]]]:
-    """Ids by kind of finding; the counts, which no tiny tree can have right, left out."""
+    """Ids by kind of finding; the X-rays that a tiny tree lacks, and those that it made up, left out."""
     rows: dict[str, list[tuple[str, ...]]] = {}
     for finding in found.findings:
-        if finding.kind != "count not as published":
+        if finding.kind not in ("X-ray missing", "not of the published set"):
             rows.setdefault(finding.kind, []).append(finding.ids)
     return rows
 
 
 def complete_set() -> dict[str, bytes]:
-    """The published numbers in small: 138 + 662 images, 138 + 566 masks, 800 readings, 96 test/ copies."""
+    """The published X-rays in small: 800 images and readings, 704 masks, 96 test/ copies, and the crossing polygon."""
     files: dict[str, bytes] = {}
-    for site, normal, count, masks in (("MCU", 80, 138, 138), ("CHN", 326, 662, 566)):
-        for number in range(1, count + 1):
-            id = f"{site}CXR_{number:04d}_{int(number > normal)}"
-            own = files_of(id, len(files))
-            if number > masks:
-                own.pop(f"masks/{id}_mask.png")
-                pixels = Image.open(io.BytesIO(own[f"CXR_png/{id}.png"]))
-                own[f"test/{id}.png"] = png(pixels.convert("RGB"))
-            own[f"ClinicalReadings/{id}.txt"] = own[f"ClinicalReadings/{id}.txt"].replace(
-                b"31Y", b"%dY" % (20 + number % 50)
-            )
-            files |= own
-    return files
+    with IDS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows):
+        id = row["id"]
+        own = files_of(id, number)
+        if row["has_mask"] == "0":
+            own.pop(f"masks/{id}_mask.png")
+            pixels = Image.open(io.BytesIO(own[f"CXR_png/{id}.png"]))
+            own[f"test/{id}.png"] = png(pixels.convert("RGB"))
+        own[f"ClinicalReadings/{id}.txt"] = own[f"ClinicalReadings/{id}.txt"].replace(
+            b"31Y", b"%dY" % (20 + number % 50)
+        )
+        files |= own
+    return files | {f"masks/{CROSSING}_mask.png": png(three_parts())}
 
 
-def test_a_sound_subset_is_off_by_its_counts_alone(make: Make) -> None:
+def three_parts() -> np.ndarray:
+    """(SIZE, SIZE) uint8: the lungs, one of them cut in two."""
+    mask = lungs()
+    mask[SIZE // 2, : SIZE // 2] = 0
+    return mask
+
+
+def test_a_sound_subset_is_off_by_what_it_lacks_alone(make: Make) -> None:
     found = run(make())
     assert kinds(found) == {}
     assert found.is_off
     assert found.counts["Shenzhen"] == {"images": 2, "normal": 1, "tuberculosis": 1, "masks": 2, "readings": 2}
     assert found.counts["MC"] == {"images": 1, "normal": 1, "tuberculosis": 0, "masks": 1, "readings": 1}
-    (masks,) = [finding for finding in found.of_kind("count not as published") if "masks: 2" in finding.message]
-    assert (masks.ids, masks.message) == (("Shenzhen",), "masks: 2 of 566")
+    assert len(found.of_kind("X-ray missing")) == len(found.missing["images"]) == 797
+    assert (len(found.missing["masks"]), len(found.missing["readings"]), found.is_complete) == (701, 797, False)
+    assert found.headline() == "3 of 800 X-rays, 3 of 704 masks, 3 of 800 readings"
     assert found.mask_values == {"0/255": 3}
     assert found.modes == {
         "MC image L 8-bit": 1,
@@ -128,7 +142,8 @@ def test_a_sound_subset_is_off_by_its_counts_alone(make: Make) -> None:
 def test_a_site_without_any_file_is_information(tmp_path: Path) -> None:
     found = run(write(tmp_path, files_of(MC, 1)))
     assert found.of_kind("site absent")[0].ids == ("Shenzhen",)
-    assert {finding.ids for finding in found.of_kind("count not as published")} == {("MC",)}
+    assert {finding.ids[0][:3] for finding in found.of_kind("X-ray missing")} == {"MCU"}
+    assert found.headline() == "1 of 138 X-rays, 1 of 138 masks, 1 of 138 readings (Montgomery alone)"
 
 
 def test_missing_partners(make: Make) -> None:
@@ -139,7 +154,7 @@ def test_missing_partners(make: Make) -> None:
             f"ClinicalReadings/{MC}.txt": None,
         }
     )
-    expected = {"image without mask": [(NORMAL,)], "image without reading": [(MC,)]}
+    expected = {"mask missing": [(NORMAL,)], "image without reading": [(MC,)]}
     expected |= {"mask without image": [(SICK,)], "reading without image": [(SICK,)]}
     assert kinds(run(path)) == expected
 
@@ -167,8 +182,18 @@ def test_reading_without_sex_and_age(make: Make) -> None:
 
 
 def test_image_under_both_labels(make: Make) -> None:
-    path = make(files_of("CHNCXR_0001_1", 9))
-    assert kinds(run(path)) == {"two labels": [("CHNCXR_0001_0",), ("CHNCXR_0001_1",)]}
+    found = run(make(files_of("CHNCXR_0001_1", 9)))
+    assert kinds(found) == {"two labels": [("CHNCXR_0001_0",), ("CHNCXR_0001_1",)]}
+    assert [finding.ids for finding in found.of_kind("not of the published set")] == [("CHNCXR_0001_1",)]
+
+
+def test_phantoms_are_called_synthetic(phantoms: Path, tmp_path: Path) -> None:
+    found = run(phantoms)
+    assert found.headline().startswith("60 synthetic X-rays (phantoms), ") and found.is_off and not found.is_complete
+    assert len(found.of_kind("synthetic X-ray")) == found.synthetic == 60 and not found.of_kind("X-ray missing")
+    one = min(phantoms.rglob("CXR_png/CHN*.png"))
+    mixed = run(write(tmp_path, files_of(MC, 3) | {f"CXR_png/{SICK}.png": one.read_bytes()}))
+    assert mixed.headline().endswith("; 1 synthetic X-ray (phantoms) among them") and mixed.synthetic == 1
 
 
 def test_modes_and_bit_depths(make: Make) -> None:
@@ -202,8 +227,9 @@ def test_image_in_place_of_a_mask(make: Make) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        (lambda mask: mask * 0, "mask not of two lungs", "empty"),
-        (lambda mask: mask * (np.arange(SIZE) < 32).astype(np.uint8), "mask not of two lungs", "of 1 parts: 12.5%"),
+        (lambda mask: mask * 0, "empty mask", ""),
+        (lambda mask: mask * (np.arange(SIZE) < 32).astype(np.uint8), "mask of one part", "12.5%"),
+        (lambda _: three_parts(), "mask of more than two parts", "3: 12.5% and 6.2% and 5.9%"),
         # 2 columns x 32 of 64 x 64 pixels: 1.6 % of the image
         (lambda mask: mask * (np.arange(SIZE) < 42), "lung of odd area", "12.5% and 1.6% of the image"),
         # the left lung 4 x 32 pixels (3.1 %), a quarter of the right one
@@ -213,7 +239,9 @@ def test_image_in_place_of_a_mask(make: Make) -> None:
 def test_lungs(make: Make, change: Callable[[np.ndarray], np.ndarray], kind: str, message: str) -> None:
     found = run(make({f"masks/{MC}.png": png(change(lungs()).astype(np.uint8))}))
     assert kinds(found) == {kind: [(MC,)]}
-    assert found.findings[-1].message.endswith(message)
+    (finding,) = found.of_kind(kind)
+    assert finding.message.endswith(message)
+    assert (finding.mark, finding.known) == ("off" if KINDS[kind].is_off else "info", None)
 
 
 def test_specks_are_no_lungs(make: Make) -> None:
@@ -235,7 +263,7 @@ def test_left_and_right_masks_are_one(make: Make) -> None:
 
 def test_one_lung_of_two(make: Make) -> None:
     found = run(make({f"masks/{MC}.png": None, f"MontgomerySet/ManualMask/leftMask/{MC}.png": png(lungs())}))
-    assert kinds(found) == {"one lung of two": [(MC,)], "image without mask": [(MC,)]}
+    assert kinds(found) == {"one lung of two": [(MC,)], "mask missing": [(MC,)]}
     assert found.counts["MC"]["masks"] == 0
 
 
@@ -422,7 +450,8 @@ def test_json_holds_all_of_it(make: Make, tmp_path: Path) -> None:
     read = json.loads(path.read_text())
     assert read == found.to_dict()
     assert read["published"]["MC"]["images"] == 138
-    assert {"kind": "image without mask", "ids": [MC], "message": "", "is_off": False} in read["findings"]
+    expected = {"kind": "mask missing", "ids": [MC], "message": "", "is_off": True, "known": None}
+    assert expected in read["findings"] and read["advice"]["mask missing"] == KINDS["mask missing"].advice
     assert [entry.name for entry in tmp_path.iterdir() if "report" in entry.name] == ["report.json"]
 
 
@@ -461,14 +490,31 @@ def script(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_script_on_the_complete_set_in_a_zip(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "archive.zip", complete_set())
+    path = zipped(tmp_path / "archive.zip", files := complete_set())
     done = script("--data_dir", path, "--json", tmp_path / "report.json", "--strict")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing is off" in done.stdout
+    assert done.stdout.splitlines()[0] == "complete: 800 of 800 X-rays, 704 of 704 masks, 800 readings"
     read = json.loads((tmp_path / "report.json").read_text())
-    assert (read["is_off"], read["test_copies"], read["counts"]) == (False, 96, PUBLISHED)
-    assert {finding["kind"] for finding in read["findings"]} == {"image without mask"}
-    assert len(read["findings"]) == 96
+    assert (read["is_off"], read["is_complete"], read["test_copies"], read["counts"]) == (False, True, 96, PUBLISHED)
+    assert Counter(finding["kind"] for finding in read["findings"]) == {
+        "image without mask": 96,
+        "mask of more than two parts": 1,
+    }
+    assert [finding["ids"] for finding in read["findings"] if finding["known"]] == [[CROSSING]]
+    files |= {f"masks/{SICK}_mask.png": png(three_parts())}  # such a mask of another X-ray is no oddity of the set
+    done = script("--data_dir", zipped(path, files), "--strict")
+    assert done.returncode == 1 and done.stdout.startswith("complete: ")
+    del files[f"CXR_png/{MC}.png"], files[f"masks/{MC}.png"], files[f"ClinicalReadings/{MC}.txt"]
+    done = script("--data_dir", zipped(path, files), "--strict")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0] == "799 of 800 X-rays, 703 of 704 masks, 799 of 800 readings"
+
+
+def test_known_oddities_are_of_kinds_and_of_the_set() -> None:
+    with IDS.open(newline="") as file:
+        published = {row["id"] for row in csv.DictReader(file)}
+    assert {kind for kind, _ in KNOWN} <= set(KINDS)
+    assert {id for _, ids in KNOWN for id in ids} <= published
 
 
 def test_script_is_strict_only_if_asked(make: Make) -> None:
@@ -496,10 +542,13 @@ def test_real_set(real_data_dir: Path) -> None:
     assert sum(row["readings"] for row in found.counts.values()) == 525
     assert (found.test_copies, found.second_copies) == (76, 0)
     assert found.mask_values == {"soft edges": 449}
-    assert {finding.kind for finding in found.findings if finding.is_off} == {"count not as published"}
+    assert found.headline() == "525 of 800 X-rays, 449 of 704 masks, 525 of 800 readings"
+    assert {finding.kind for finding in found.findings if finding.is_off} == {"X-ray missing"}
     assert len(found.of_kind("image without mask")) == 76
     pairs = [finding.ids for finding in found.of_kind("may be one patient")]
     assert pairs == [("MCUCXR_0254_1", "MCUCXR_0255_1"), ("MCUCXR_0372_1", "MCUCXR_0375_1")]
     odd = [finding.ids[0] for finding in found.of_kind("lung of odd area")]
     assert odd == ["CHNCXR_0339_1", "CHNCXR_0513_1", "CHNCXR_0603_1", "CHNCXR_0606_1"]
-    assert {finding.kind for finding in found.findings} <= set(KINDS)
+    assert all(
+        finding.known for finding in found.findings if finding.kind in ("lung of odd area", "may be one patient")
+    )

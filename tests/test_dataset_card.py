@@ -14,7 +14,8 @@ from huggingface_hub import DatasetCard
 from loopback_hub.cards import faults_of
 
 import chest_xray_masks as cxm
-from hub_models.audit import KINDS, PUBLISHED, audit
+from hub_models.audit import audit
+from hub_models.audit_report import KINDS, PUBLISHED
 from hub_models.dataset_card import TAG, terms, write_card
 from hub_models.export import ExportConfig, export
 from hub_models.parquet import write_parquet
@@ -213,13 +214,11 @@ def test_oddities_are_those_of_the_audit(name: str, sets) -> None:
             for heading, text in zip(headings[1:], cells, strict=True):
                 assert text == f"{one.audit.counts[config][heading]} of {PUBLISHED[config][heading]}"
     ((_, rows),) = found
-    kinds = [
-        kind for kind in KINDS if one.audit.of_kind(kind) and kind not in ("count not as published", "site absent")
-    ]
+    kinds = [kind for kind in KINDS if one.audit.of_kind(kind) and kind not in ("X-ray missing", "site absent")]
     assert [row[0] for row in rows] == kinds
     for kind, verdict, count, which in rows:
         held = one.audit.of_kind(kind)
-        assert int(count) == len(held) and verdict == ("to look at" if KINDS[kind] else "as it is")
+        assert int(count) == len(held) and verdict == ("to look at" if KINDS[kind].is_off else "as it is")
         ids = [id for finding in held[:5] for id in finding.ids]
         assert re.findall(r"`(.*?)`", which) == ids
         assert which.endswith(f"and {len(held) - 5} more") == (len(held) > 5)

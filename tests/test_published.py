@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_models.published import SPLITS, TABLE, pixel_spacing_mm, published_part
+from hub_models.published import SPLITS, TABLE, pixel_spacing_mm, published_ids, published_part
 
 IDS = Path(__file__).parent / "data" / "ids.csv"
 
@@ -39,7 +39,8 @@ def test_parts_are_as_large_as_published(split: str, montgomery: tuple[int, ...]
 def test_segmentation_split_holds_the_x_rays_with_a_mask() -> None:
     with IDS.open(newline="") as file:
         masked = {row["id"] for row in csv.DictReader(file) if row["has_mask"] == "1"}
-    assert masked == {id for id in ids() if published_part(id, "idiap_segmentation")}
+    assert masked == {id for id in ids() if published_part(id, "idiap_segmentation")} == published_ids(with_mask=True)
+    assert published_ids() == set(ids())
 
 
 def test_published_split_parts_a_patient() -> None:

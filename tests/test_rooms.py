@@ -13,6 +13,7 @@ ROOMS = {"chest_xray_masks": ROOT / "chest_xray_masks.py"} | PACKAGE
 # Each room may import the rooms before it in this list, never one behind it.
 ORDER = [
     "chest_xray_masks",
+    "wording",
     "files",
     "console",
     "flags",
@@ -30,8 +31,9 @@ ORDER = [
     "metrics",
     "intervals",
     "inspection",
-    "audit",
     "published",
+    "audit_report",
+    "audit",
     "protocols",
     "config",
     "augment",
