@@ -2,9 +2,9 @@
 
 import math
 import re
+from typing import Any
 
 import torch
-from torch.distributed.nn.functional import all_reduce
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
@@ -90,6 +90,25 @@ def running_mean(model: torch.nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=mix, use_buffers=True)
 
 
+class _Sum(torch.autograd.Function):
+    """Sum of a tensor over all processes, through which gradients flow back to each of them.
+
+    torch's own is deprecated, and its successor passes no gradient in the oldest torch that this project takes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum, the same on each process."""
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the sum of what each process makes of the sum."""
+        return _Sum.forward(ctx, gradient.contiguous())
+
+
 class SharedBatchNorm2d(torch.nn.BatchNorm2d):
     """Batch norm whose mean and variance are those of the batch of all processes, on any device.
 
@@ -101,7 +120,7 @@ class SharedBatchNorm2d(torch.nn.BatchNorm2d):
         if not self.training:
             return super().forward(values)
         moments = torch.stack([values.float().mean((0, 2, 3)), values.float().square().mean((0, 2, 3))])  # (2, C)
-        mean, square = all_reduce(moments) / torch.distributed.get_world_size()
+        mean, square = _Sum.apply(moments) / torch.distributed.get_world_size()
         variance = (square - mean.square()).clamp(min=0)  # of a constant, rounding may leave less
         count = values.numel() / values.shape[1] * torch.distributed.get_world_size()
         with torch.no_grad():

@@ -251,5 +251,11 @@ sys.exit(status)
 
 
 def test_two_processes_norm_as_one() -> None:
-    done = subprocess.run([sys.executable, "-c", TWO_PROCESSES], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-c", TWO_PROCESSES],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
