@@ -1,9 +1,12 @@
 """Models of transformers by name, from a checkpoint or random weights, and the image processors saved with them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -17,6 +20,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
 
 from hub_models.pixels import BOX
 
@@ -138,6 +142,20 @@ def processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -
     extra = {"do_reduce_labels": False} if kind == "segmentation" else {}
     size = {"height": image_size, "width": image_size}
     return PROCESSORS[kind](size=size, resample=BOX, image_mean=list(mean), image_std=list(std), **extra)
+
+
+@contextmanager
+def quiet_weights() -> Iterator[None]:
+    """Hide transformers' bars of weights within a block, unless it is to be verbose or its bars are forced."""
+    is_verbose = transformers_logging.get_verbosity() <= transformers_logging.INFO
+    if is_verbose or HF_HUB_DISABLE_PROGRESS_BARS is False or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def normalize(pixels: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:

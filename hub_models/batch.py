@@ -21,6 +21,7 @@ from hub_models.predictor import PREDICTION_VERSION, run_digest
 from hub_models.report import make_accelerator
 from hub_models.rows import Sources
 from hub_models.sources import find_sources
+from hub_models.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _summary(folder: Path) -> str:
         "flagged": table.count_rows(filter=pyarrow.dataset.field("flags") != ""),
     }
     said = "".join(f", {count} {what}" for what, count in counts.items())
-    return f"{table.count_rows()} images{said}: {folder / f'{TABLE_NAME}.csv'}"
+    return f"{counted(table.count_rows(), 'image')}{said}: {folder / f'{TABLE_NAME}.csv'}"
 
 
 def _desk(runs: list[Path | None], folder: Path, settings: dict[str, Any]) -> Desk:

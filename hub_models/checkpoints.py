@@ -33,6 +33,7 @@ class Progress:
         best_epoch: number of done epochs at which it was reached.
         losses: of those steps, means over all processes.
         history: mean loss and validation figure of each done epoch.
+        seconds: that training took so far, over all launches.
     """
 
     epoch: int = 0
@@ -41,6 +42,7 @@ class Progress:
     best_epoch: int = 0
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def save_checkpoint(

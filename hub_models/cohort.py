@@ -1,7 +1,7 @@
 """The X-rays of a run: divided by its protocol, fit for its task, at its model's size; and who was trained on what."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from chest_xray_masks import PARTS, SITES, scan
 from hub_models.augment import STRENGTHS
-from hub_models.config import TrainConfig
+from hub_models.config import LEARNING_RATES, TrainConfig
 from hub_models.data import Arrays, load_splits, prepare
 from hub_models.pixels import is_synthetic
 from hub_models.predictor import find_lungs, run_digest
@@ -26,6 +26,17 @@ class Part:
 
     rows: datasets.Dataset
     arrays: Arrays
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Return the config with the task's model and image size, and the learning rate, where it has None for them."""
+    task = TASKS[config.task]
+    return replace(
+        config,
+        model=config.model or task.model,
+        image_size=config.image_size or task.image_size,
+        learning_rate=config.learning_rate or LEARNING_RATES[config.from_scratch],
+    )
 
 
 def load_cohort(config: TrainConfig, accelerator: Accelerator, parts: tuple[str, ...] = PARTS) -> dict[str, Part]:

@@ -12,6 +12,7 @@ CONFIG_NAME = "train_config.json"
 CONFIG_VERSION = 2  # raise when a saved value comes to mean something else; 2: region lungs, found_lungs until then
 LABEL_TASKS = ("tb_classification",)
 PLACES = ("data_dir", "output_dir")  # where a run reads and writes says nothing of what it computes
+LEARNING_RATES = {True: 1e-3, False: 2e-4}  # from scratch or not
 
 
 def option(default: Any, text: str) -> Any:
@@ -65,7 +66,9 @@ class TrainConfig:
     patience: int = option(0, "epochs without a better validation figure after which training stops; 0 never stops")
     checkpoint_steps: int = option(0, "steps between checkpoints within an epoch; 0 makes one at its end only")
     checkpoints: int = option(2, "newest checkpoints that are kept while training")
-    tracker: str = option("tensorboard", "any that Accelerate knows (wandb, mlflow, ...), `all` found, or `none`")
+    tracker: str = option(
+        "auto", "TensorBoard if it is installed (auto), any that Accelerate knows (wandb, ...), all found, or none"
+    )
     seed: int = option(0, "of the weights, the order of images and their augmentation")
 
     def __post_init__(self) -> None:
@@ -144,9 +147,9 @@ class TrainConfig:
         return cls(**values)
 
     def differences(self, other: "TrainConfig") -> list[str]:
-        """Lines `field: ours, not theirs`, one for each field but the two folders in which two configs differ."""
+        """Lines `field: ours, not theirs`, one for each field that changes what is computed and differs."""
         mine, theirs = asdict(self), asdict(other)
-        names = [name for name in mine if name not in PLACES and mine[name] != theirs[name]]
+        names = [name for name in mine if name not in (*PLACES, "tracker") and mine[name] != theirs[name]]
         return [f"{name}: {mine[name]!r}, not {theirs[name]!r}" for name in names]
 
 

@@ -25,7 +25,7 @@ def plain_terminal() -> Iterator[None]:
     hub_logging.set_verbosity_error()  # its warnings name addresses with signatures
     transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # of DDP, on speed
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their callers
     try:
         yield
     except KeyboardInterrupt as stopped:

@@ -31,6 +31,8 @@ from hub_models.tasks import Task
 logger = logging.getLogger(__name__)
 
 WATCH_STEPS = 10  # steps between looks at what the device computed: each look waits for it
+TRACKING = "tracking"  # folder in the run's
+TELL_SECONDS = 30  # between log lines within an epoch where there is no terminal
 
 
 @dataclass
@@ -60,6 +62,13 @@ class Learner:
     loader: torch.utils.data.DataLoader
     mean: AveragedModel | None
     progress: Progress = field(default_factory=Progress)
+    clock: float = field(default_factory=time.perf_counter)  # when `tick` was last called
+    told: float = field(default_factory=time.perf_counter)  # when the last line was logged
+
+    def tick(self) -> None:
+        """Add the time since the last tick to that of the training."""
+        now = time.perf_counter()
+        self.progress.seconds, self.clock = self.progress.seconds + now - self.clock, now
 
     @property
     def judged(self) -> torch.nn.Module:
@@ -75,7 +84,7 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
     learner.progress = progress = load_checkpoint(run.checkpoints, launch, accelerator)
     if progress.epoch or progress.step:
         logger.info("going on from epoch %d, step %d", progress.epoch + 1, progress.step)
-    accelerator.init_trackers("tracking", {name: str(value) for name, value in dataclasses.asdict(config).items()})
+    accelerator.init_trackers(TRACKING, {name: str(value) for name, value in dataclasses.asdict(config).items()})
     with _bar(run, learner) as bar, logging_redirect_tqdm(), Stop().listening() as stop:
         while progress.epoch < config.epochs and not _stale(config, progress):
             loss, rate = train_epoch(run, learner, bar, stop)
@@ -88,6 +97,7 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
                 "epoch %d: loss %.4f, validation %s %.4f (best %.4f, epoch %d), %.1f images/s",
                 progress.epoch, loss, name, figure, progress.best, progress.best_epoch, rate,
             )  # fmt: skip
+            learner.told = time.perf_counter()
             if stop.agreed(accelerator) and progress.epoch < config.epochs:
                 raise KeyboardInterrupt(f"stopped after epoch {progress.epoch}: the same command goes on from there")
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes before the test
@@ -144,6 +154,8 @@ def train_epoch(run: Run, learner: Learner, bar: tqdm, stop: Stop) -> tuple[floa
         watched.append((batch["index"], *_step(run, learner, batch)))
         progress.step += 1
         bar.update()
+        if bar.disable:
+            _tell(run, learner)
         due = bool(config.checkpoint_steps) and progress.step % config.checkpoint_steps == 0
         alone = accelerator.num_processes == 1 and stop.asked
         if progress.step < steps and not due and not alone and progress.step % WATCH_STEPS:
@@ -157,10 +169,22 @@ def train_epoch(run: Run, learner: Learner, bar: tqdm, stop: Stop) -> tuple[floa
                 where = f"epoch {progress.epoch + 1}, step {progress.step}"
                 raise KeyboardInterrupt(f"stopped after {where}: the same command goes on from there")
     learner.loader.skip_batches = 0
-    rate = (len(progress.losses) - done) * config.batch_size / (time.perf_counter() - started)
+    images = (len(progress.losses) - done) * min(config.batch_size, len(arrays))
+    rate = images / (time.perf_counter() - started)
     loss = float(np.mean(progress.losses))
     progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
     return loss, rate
+
+
+def _tell(run: Run, learner: Learner) -> None:
+    """Log how far the epoch is, if no line was logged for `TELL_SECONDS`."""
+    progress, now = learner.progress, time.perf_counter()
+    if now - learner.told < TELL_SECONDS:
+        return
+    learner.told = now
+    loss = f", loss {progress.losses[-1]:.4f}" if progress.losses else ""
+    where = progress.epoch + 1, run.config.epochs, progress.step, len(learner.loader)
+    logger.info("epoch %d of %d, step %d of %d%s", *where, loss)
 
 
 def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,11 +228,14 @@ def _look(run: Run, learner: Learner, watched: list[tuple[torch.Tensor, ...]], b
         if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
             ids = run.parts["train"].arrays.prepared[watched[back][0].tolist()]["id"]
             step = progress.step - len(watched) + back + 1
+            begun = any(run.checkpoints.glob("epoch-*"))
+            folder = "pass another output_dir" if begun else "the same output_dir may be used again"
             raise ValueError(
                 f"loss {loss}, gradient norm {norm} in epoch {progress.epoch + 1}, step {step}, of {', '.join(ids)}: "
-                "lower learning_rate, or look at these X-rays"
+                f"lower learning_rate, or look at these X-rays; {folder}"
             )
     progress.losses += losses
+    learner.tick()
     bar.set_postfix(epoch=progress.epoch + 1, loss=f"{losses[-1]:.3f}", refresh=False)
     step = progress.epoch * len(learner.loader) + progress.step
     accelerator.log({"step_loss": losses[-1], "learning_rate": learner.schedule.get_last_lr()[-1]}, step=step)
@@ -219,6 +246,7 @@ def _judge(run: Run, learner: Learner) -> float:
     progress, accelerator = learner.progress, run.accelerator
     with accelerator.autocast():
         columns = validate(learner.judged, run.processor, run.task, run.parts["validation"].arrays, accelerator)
+    learner.tick()
     weights = np.ones((1, len(columns["label"])))
     figure = float(run.task.figures(columns, weights)[run.task.main_figure][0])
     better = progress.best is None or figure > progress.best

@@ -9,9 +9,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
-from hub_models.config import TrainConfig
+from hub_models.config import LEARNING_RATES, TrainConfig
 
-LEARNING_RATES = {True: 1e-3, False: 2e-4}  # from scratch or not
 # Biases before a batch norm have no gradient but rounding noise of 1e-9, which Adam's own 1e-8 would blow up to steps:
 # two processes, whose noise differs, would part.
 EPSILON = 1e-6

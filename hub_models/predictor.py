@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hub_models.architectures import ONLY_DATA, build, normalize
+from hub_models.architectures import ONLY_DATA, build, normalize, quiet_weights
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
 from hub_models.downloads import RUN_PARTS
@@ -50,7 +50,8 @@ class Predictor:
         kind = TASKS[found].kind
         options = {"local_files_only": True, "backend": "pil"} | ONLY_DATA
         image_processor = AutoImageProcessor.from_pretrained(folder, **options)
-        model = build(kind, str(folder), False, TASKS[found].labels, image_processor.size["height"]).eval()
+        with quiet_weights():
+            model = build(kind, str(folder), False, TASKS[found].labels, image_processor.size["height"]).eval()
         return cls(TASKS[found], model, image_processor, Settings.of(model), Familiarity.load(folder))
 
     @torch.inference_mode()

@@ -5,7 +5,6 @@ import json
 import logging
 import shutil
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,26 +12,30 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, DistributedType, set_seed
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DataLoaderConfiguration, DistributedType, LoggerType, parse_flag_from_env, set_seed
 from transformers import PreTrainedModel
 
-from hub_models.architectures import build, config_of, processor_for
-from hub_models.cohort import DATA_NAME, Part, describe, load_cohort
+from hub_models.architectures import build, config_of, processor_for, quiet_weights
+from hub_models.checkpoints import CHECKPOINTS
+from hub_models.cohort import DATA_NAME, Part, describe, load_cohort, resolve
 from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.evaluation import PER_IMAGE_NAME, measure, measure_features, validate
 from hub_models.familiarity import FAMILIARITY_NAME, LEAST, Familiarity
 from hub_models.figures import PICTURES
 from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
-from hub_models.loop import Run, learn
+from hub_models.loop import TRACKING, Run, learn
 from hub_models.optimization import divide_logits
 from hub_models.predictor import Predictor
 from hub_models.protocols import FOLDS
 from hub_models.report import RESULTS_NAME, Evaluated, make_accelerator, pool, read_results, shown, write_report
 from hub_models.tasks import TASKS, Settings, Task
+from hub_models.wording import counted
 
 logger = logging.getLogger(__name__)
 
 FOLDERS = tuple(f"fold-{fold}" for fold in range(FOLDS))
+TRACKING_EXTRA = "pip install 'chest-xray-masks[tracking]'"
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -54,6 +57,7 @@ def fit(config: TrainConfig) -> dict[str, Any]:
         FileNotFoundError: nothing of the set under `config.data_dir`.
         KeyboardInterrupt: somebody stopped the run; a checkpoint was kept.
     """
+    config = resolve(config)
     if config.protocol == "folds" and config.fold is None:
         return _fit_folds(config)
     return _fit(config)[0]
@@ -93,21 +97,61 @@ def _fit_held(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, 
     parts = load_cohort(config, accelerator)
     data = describe(config, {part: share.rows for part, share in parts.items()})
     _check_data(config, folder, data)
-    run, training = make_run(config, accelerator, parts), None
-    if not (folder / RESULTS_NAME).exists():
-        size = config.image_size or task.image_size
-        model = build(task.kind, config.model or task.model, config.from_scratch, task.labels, size, config.dropout)
-        Settings(config.task, size, config.fit, config.region).store(model)
-        if accelerator.is_main_process:
-            config.save(folder)
-            write_json(data, folder / DATA_NAME)
-        model, progress = learn(run, model)
-        _finish(run, model, folder)
-        kept_epoch = progress.best_epoch if config.keep == "best" else progress.epoch
-        training = {"kept_epoch": kept_epoch, "epochs": progress.history}
+    run = make_run(config, accelerator, parts)
+    training = None if (folder / RESULTS_NAME).exists() else _train(run, folder, data)
     if task.learns_masks and not (folder / FAMILIARITY_NAME).exists():
         _learn_familiarity(run, folder)
-    return _result(run, folder, training)
+    results, evaluated = _result(run, folder, training)
+    if training is not None:
+        value = training["epochs"][training["kept_epoch"] - 1][f"validation_{task.main_figure}"]
+        epoch, which = f"epoch {training['kept_epoch']}", "best " if config.keep == "best" else ""
+        logger.info("wrote %s (%s kept, %svalidation %s %.4f)", folder, epoch, which, task.main_figure, value)
+    return results, evaluated
+
+
+def _train(run: Run, folder: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Train the run's model, or resume that, and write it into `folder`; what results.json tells of the training."""
+    config, task, accelerator = run.config, run.task, run.accelerator
+    _announce(run)
+    size = run.parts["train"].arrays.image_size
+    model = build(task.kind, config.model or task.model, config.from_scratch, task.labels, size, config.dropout)
+    Settings(config.task, size, config.fit, config.region).store(model)
+    if accelerator.is_main_process:
+        if not _has_begun(folder):  # what is left of a run that failed is not of this one
+            shutil.rmtree(folder / TRACKING, ignore_errors=True)
+        config.save(folder)
+        write_json(data, folder / DATA_NAME)
+    model, progress = learn(run, model)
+    _finish(run, model, folder)
+    kept_epoch = progress.best_epoch if config.keep == "best" else progress.epoch
+    used = {"device": device_name(accelerator), "duration_seconds": round(progress.seconds, 1)}
+    return {"kept_epoch": kept_epoch, "epochs": progress.history} | used
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """Return what a process computes on: "cpu", or the kind of accelerator with its model's name."""
+    device = accelerator.device
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _announce(run: Run) -> None:
+    """Log what is about to be trained: on which device and X-rays, with which settings."""
+    config, accelerator = run.config, run.accelerator
+    if accelerator.device.type == "cpu" and not parse_flag_from_env("ACCELERATE_USE_CPU"):
+        logger.info("no GPU found: training on the CPU")
+    launch = f"{counted(accelerator.num_processes, 'process')}, precision {accelerator.mixed_precision}"
+    parts = ", ".join(f"{len(part.rows)} {name}" for name, part in run.parts.items())
+    logger.info("training on %s (%s); X-rays: %s", device_name(accelerator), launch, parts)
+    count = len(run.parts["train"].rows)
+    logger.info(
+        "%s%s, %d px, %s, batch size %d, %s of %s, learning rate %g",
+        config.model, " from random weights" if config.from_scratch else "", run.parts["train"].arrays.image_size,
+        config.task, config.batch_size, counted(config.epochs, "epoch"),
+        counted(max(1, count // config.batch_size), "step"), config.learning_rate,
+    )  # fmt: skip
+    if config.batch_size > count:
+        images = counted(count, "X-ray")
+        logger.info("batch_size %d is more than the %s to train on: each step sees all", config.batch_size, images)
 
 
 def make_run(config: TrainConfig, accelerator: Accelerator, parts: dict[str, Part]) -> Run:
@@ -119,11 +163,21 @@ def make_run(config: TrainConfig, accelerator: Accelerator, parts: dict[str, Par
 
 
 def training_accelerator(config: TrainConfig, **options: Any) -> Accelerator:
-    """Accelerator of a run; a tracker that is not installed is left out, and the log says so."""
+    """Accelerator of a run, with its tracker.
+
+    Raises:
+        ImportError: the tracker that the config names is not installed.
+        ValueError: Accelerate knows no such tracker.
+    """
+    installed = [str(one.value) for one in get_available_trackers()]
     tracker = None if config.tracker == "none" else config.tracker
-    if tracker == "tensorboard" and find_spec("tensorboard") is None:
-        logger.info("TensorBoard is not installed: nothing is tracked (pip install -e '.[tensorboard]')")
-        tracker = None
+    if tracker == "auto":
+        tracker = "tensorboard" if "tensorboard" in installed else None
+        if tracker is None:
+            logger.info("TensorBoard is not installed, nothing is tracked: %s", TRACKING_EXTRA)
+    elif tracker in {str(one.value) for one in LoggerType} - {"all", *installed}:
+        way = "" if tracker == "tensorboard" else f"pip install {tracker.replace('_', '-')}, or for TensorBoard "
+        raise ImportError(f"tracker {tracker} is not installed: {way}{TRACKING_EXTRA}")
     return make_accelerator(
         dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=True),
         gradient_accumulation_steps=config.accumulation,
@@ -138,9 +192,10 @@ def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
     """Raise an error unless `folder` is new, or holds a run of this config, and the batch can be shared."""
     if not (folder / CONFIG_NAME).exists():
         check_output(folder, "run", is_hidden)
-    elif differences := config.differences(TrainConfig.load(folder)):
-        changed = "; ".join(differences)
-        raise ValueError(f"output_dir {folder} holds a run of another config ({changed}): delete it, or pass another")
+    elif _has_begun(folder) and (differences := config.differences(resolve(TrainConfig.load(folder)))):
+        way = f"; to train its model for longer, pass --model {folder} too" if "epochs" in differences[0] else ""
+        changed = f"holds a run of another config ({'; '.join(differences)})"
+        raise ValueError(f"output_dir {folder} {changed}: delete it, or pass another{way}")
     if config.ema and accelerator.distributed_type in SHARDED:
         raise ValueError(f"ema {config.ema} needs whole weights on each process: leave it out with sharded ones")
     if config.batch_size % accelerator.num_processes:
@@ -148,10 +203,16 @@ def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
         raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}")
 
 
+def _has_begun(folder: Path) -> bool:
+    """Whether a run in `folder` came to its first checkpoint; what it wrote before is worth nothing."""
+    weights = [*folder.glob("model*.safetensors"), *(folder / CHECKPOINTS).glob("epoch-*")]
+    return bool(weights) or (folder / RESULTS_NAME).exists()
+
+
 def _check_data(config: TrainConfig, folder: Path, data: dict[str, Any]) -> None:
     """Raise ValueError where the run in `folder` began with other X-rays, or from another model."""
     path = folder / DATA_NAME
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = json.loads(path.read_text()) if path.exists() and _has_begun(folder) else {}
     others = {name for name, value in known.items() if data.get(name) != value}
     if others:
         name = next((one for one in ("fingerprint", "model", "segmenter") if one in others), "fingerprint")
@@ -178,7 +239,8 @@ def _finish(run: Run, model: PreTrainedModel, folder: Path) -> None:
     settings.store(model)
     if accelerator.is_main_process:
         with TemporaryDirectory() as scratch:
-            model.save_pretrained(scratch)
+            with quiet_weights():
+                model.save_pretrained(scratch)
             run.processor.save_pretrained(scratch)
             for path in sorted(Path(scratch).iterdir()):  # as bytes: safetensors' own file would shut out colleagues
                 write_bytes(path.read_bytes(), folder / path.name)

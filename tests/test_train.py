@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from chest_xray_masks import split_of
-from hub_models import train
+from hub_models import loop, train
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
 from hub_models.evaluation import read_per_image
@@ -78,6 +78,7 @@ def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> 
     names |= {"tracking", "familiarity.safetensors"}
     assert {path.name for path in folder.iterdir()} == names
     assert TrainConfig.load(folder) == config
+    assert results["training"]["device"] == "cpu" and results["training"]["duration_seconds"] > 0
     assert json.loads((folder / "results.json").read_text()) == results
     model = AutoModelForSemanticSegmentation.from_pretrained(folder)
     assert model.config.id2label == {0: "background", 1: "lung"}
@@ -116,8 +117,33 @@ def test_finished_run_is_not_trained_again(config, results) -> None:
 
 
 def test_other_config_for_the_same_folder_names_the_field(config, results) -> None:
-    with pytest.raises(ValueError, match=r"run of another config \(epochs: 9, not 12\)"):
+    with pytest.raises(ValueError, match=rf"\(epochs: 9, not 12\).* pass --model {config.output_dir} too"):
         fit(dataclasses.replace(config, epochs=9))
+
+
+def test_config_is_saved_with_the_values_used_and_null_stands_for_them(config, tmp_path, caplog) -> None:
+    bare = dataclasses.replace(
+        config, learning_rate=None, epochs=1, batch_size=4096, output_dir=str(tmp_path / "run"), tracker="tensorboard"
+    )
+    with caplog.at_level("INFO", "hub_models"):
+        results = fit(bare)
+    folder = tmp_path / "run"
+    saved = json.loads((folder / "train_config.json").read_text())
+    assert (saved["learning_rate"], saved["image_size"], saved["model"]) == (1e-3, 32, config.model)
+    assert results["config"] == saved
+    parts = results["parts"]
+    said = caplog.messages
+    assert f"X-rays: {parts['train']} train, {parts['validation']} validation, {parts['test']} test" in said[0]
+    assert "cpu" in said[0] and "1 process," in said[0]
+    assert "32 px" in said[1] and "1 epoch of 1 step" in said[1] and "learning rate 0.001" in said[1]
+    assert said[2].startswith(f"batch_size 4096 is more than the {parts['train']} X-rays")
+    value = results["training"]["epochs"][0]["validation_dice"]
+    assert said[-1] == f"wrote {folder} (epoch 1 kept, best validation dice {value:.4f})"
+    (epoch,) = [line for line in said if line.startswith("epoch 1:")]
+    rate = float(epoch.split(", ")[-1].removesuffix(" images/s"))
+    assert rate < 8_000  # some 500; 4096 images in the time of the 41 that there are would be 50,000
+    (folder / "train_config.json").write_text(json.dumps(saved | {"learning_rate": None, "tracker": "none"}))
+    assert fit(bare) == results  # a folder of before, and another tracker
 
 
 def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None:
@@ -166,10 +192,38 @@ def test_model_that_does_not_fit_is_refused_before_x_rays_are_scaled(
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_x_rays(config, tmp_path) -> None:
     broken = dataclasses.replace(config, learning_rate=1e30, output_dir=str(tmp_path / "run"), tracker="none")
-    with pytest.raises(ValueError, match=r"in epoch 1, step \d+, of (MCU|CHN)CXR_.*: lower learning_rate"):
+    said = r"in epoch 1, step \d+, of (MCU|CHN)CXR_.*: lower learning_rate.* the same output_dir may be used again"
+    with pytest.raises(ValueError, match=said):
         fit(broken)
     assert not (tmp_path / "run" / "results.json").exists()
     assert not list((tmp_path / "run").glob("checkpoints/epoch-*"))  # nothing spoilt is kept
+    sound = dataclasses.replace(broken, learning_rate=0.001, epochs=1)
+    assert fit(sound)["training"]["kept_epoch"] == 1 and TrainConfig.load(tmp_path / "run") == sound
+    with pytest.raises(ValueError, match="holds a run of another config"):
+        fit(broken)
+
+
+def test_tracker_asked_for_by_name_must_be_installed(config, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(train, "get_available_trackers", lambda: [])
+    run = dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=1, tracker="wandb")
+    with pytest.raises(ImportError, match=r"tracker wandb .*pip install wandb.*chest-xray-masks\[tracking\]"):
+        fit(run)
+    with pytest.raises(ImportError, match=r"tracker tensorboard .*: pip install 'chest-xray-masks\[tracking\]'"):
+        fit(dataclasses.replace(run, tracker="tensorboard"))
+    assert not (tmp_path / "run").exists()
+    with caplog.at_level("INFO", "hub_models"):
+        assert train.training_accelerator(dataclasses.replace(run, tracker="auto")).log_with == []
+    assert "chest-xray-masks[tracking]" in caplog.text
+
+
+def test_a_line_is_logged_within_an_epoch_off_the_terminal(config, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(loop, "TELL_SECONDS", 0)
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    with caplog.at_level("INFO", "hub_models"):
+        fit(dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=1, tracker="none", batch_size=2))
+    steps = [line for line in caplog.messages if line.startswith("epoch 1 of 1, step ")]
+    assert len(steps) > 10 and ", loss " in steps[-1]
+    assert caplog.messages[0] == "no GPU found: training on the CPU"
 
 
 def test_run_of_before_gets_its_familiarity_and_nothing_else(config, results) -> None:
@@ -220,6 +274,7 @@ def assert_same_run(folder: Path, config: TrainConfig) -> None:
         np.testing.assert_allclose(one.mean, other.mean, rtol=1e-3, atol=1e-5)
     first, second = (json.loads((Path(run) / "results.json").read_text()) for run in (config.output_dir, folder))
     assert first.pop("config") | {"output_dir": ""} == second.pop("config") | {"output_dir": ""}
+    first["training"].pop("duration_seconds"), second["training"].pop("duration_seconds")
     assert first == second
     assert not (folder / "checkpoints").exists()
 
