@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import logging as transformers_logging
 
 from hub_models.architectures import build, normalize, processor_for
 from hub_models.augment import shift_scale_turn
@@ -58,6 +60,19 @@ def test_the_same_picture_in_any_mode_gives_the_same_mask(run_folder, tmp_path) 
     assert to_gray(deep).mode == "F"
     for source in (palette, image.convert("RGB"), deep, tmp_path / "deep.png", (tmp_path / "deep.png").read_bytes()):
         np.testing.assert_array_equal(predictor(source), expected)
+
+
+def test_bars_of_weights_are_shown_on_request_only(run_folder, capsys) -> None:
+    before = transformers_logging.get_verbosity()
+    transformers_logging.enable_progress_bar()
+    try:
+        for verbosity, is_shown in ((logging.ERROR, False), (logging.INFO, True)):
+            transformers_logging.set_verbosity(verbosity)
+            Predictor.from_run(run_folder)
+            assert ("Loading weights" in capsys.readouterr().err) == is_shown
+            assert transformers_logging.is_progress_bar_enabled()
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def test_code_in_a_run_folder_is_not_run(run_folder, tmp_path) -> None:
