@@ -1,5 +1,4 @@
 import dataclasses
-import json
 from typing import get_args
 
 import pytest
@@ -143,11 +142,3 @@ def test_command_line_reads_every_kind_of_field() -> None:
     assert config == TrainConfig("d", "o", protocol="folds", **wanted)
     helps = [field.metadata.get("help") for field in dataclasses.fields(TrainConfig)]
     assert all(helps)
-
-
-def test_json_is_whole_or_absent(tmp_path) -> None:
-    write_json({"a": 1}, tmp_path / "x.json")
-    with pytest.raises(TypeError):
-        write_json({"a": object()}, tmp_path / "x.json")
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}  # the old one stays
-    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
