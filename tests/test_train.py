@@ -130,7 +130,7 @@ def test_config_is_saved_with_the_values_used_and_null_stands_for_them(config, t
     folder = tmp_path / "run"
     saved = json.loads((folder / "train_config.json").read_text())
     assert (saved["learning_rate"], saved["image_size"], saved["model"]) == (1e-3, 32, config.model)
-    assert results["config"] == saved
+    assert results["config"].items() <= saved.items()
     parts = results["parts"]
     said = caplog.messages
     assert f"X-rays: {parts['train']} train, {parts['validation']} validation, {parts['test']} test" in said[0]
