@@ -38,7 +38,7 @@ SCREEN := --task tb_classification --model resnet-light --from_scratch --batch_s
 # A Hub of the tests, on the loopback address: gone at the end, what was pushed is kept in demo/hub
 HUB := PYTHONPATH=tests $(BIN)/python -m loopback_hub --keep demo/hub --
 
-.PHONY: install demo hub figures test test-slow test-legacy lint clean
+.PHONY: install demo hub figures test coverage test-slow test-legacy lint types clean
 
 install: $(VENV)/.installed
 
@@ -105,6 +105,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 test: install
 	$(PYTEST)
 
+# The same tests, and which lines of the package they run in their own process
+coverage: PYTEST += --cov --cov-report=term:skip-covered
+coverage: test
+
 test-slow: install
 	$(PYTEST) -m slow
 
@@ -122,5 +126,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: install
+	$(BIN)/mypy
+
 clean:
-	rm -rf demo build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*

@@ -1,8 +1,7 @@
 import base64
 import io
 import re
-import tomllib
-from pathlib import Path
+import shutil
 
 import numpy as np
 import pytest
@@ -124,10 +123,3 @@ def test_model_is_named_without_its_place(source, make_run, tiny_segformer, tmp_
     folder = make_run(config)
     model = Model.of(source if "/" in source else folder, folder)
     assert model.name == source and "secret" not in str(model) and not model.is_synthetic
-
-
-def test_template_goes_with_the_package() -> None:
-    root = Path(__file__).parents[1]
-    shipped = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["hub_models"]
-    used = {path.suffix for path in (root / "hub_models").iterdir() if path.is_file()} - {".py", ".pyc"}
-    assert {f"*{suffix}" for suffix in used} <= set(shipped)
