@@ -1,4 +1,4 @@
-"""What every test needs: no network, a cache of its own, the real X-rays where they are at hand."""
+"""What every test needs: no network, a cache of its own, the real X-rays where CHEST_XRAY_DATA says they are."""
 
 import atexit
 import os
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
     from playwright.sync_api import Browser
 
-ROOT = Path(__file__).parents[1]
 LONGEST = ("test_app.py", "test_readme.py", "test_train.py")
-REAL = ROOT.parent / "shared" / "data" / "chest-xray-masks-and-labels"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,10 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def real_data_dir() -> Path:
-    """The real X-rays beside the project; the test is skipped, saying so, where they are not."""
-    if not REAL.is_dir():
-        pytest.skip(f"no real X-rays at {REAL}")
-    return REAL
+    """Return the folder of the real X-rays; skip the test, saying so, where CHEST_XRAY_DATA does not name it."""
+    if not (named := os.environ.get("CHEST_XRAY_DATA")):
+        pytest.skip("no real X-rays: CHEST_XRAY_DATA is not set to their folder")
+    return Path(named).resolve(strict=True)
 
 
 @pytest.fixture(scope="session")
