@@ -1,0 +1,79 @@
+"""The project's own files: what the tools of a repository read, and what a wheel holds."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+import yaml
+from launch import ROOT
+
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def read_yaml(path: Path | str) -> dict:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("path", FORMS, ids=[path.stem for path in FORMS])
+def test_issue_form_has_what_github_needs(path: Path) -> None:
+    form = read_yaml(path)
+    assert form["name"] and form["description"]
+    fields = [field for field in form["body"] if field["type"] != "markdown"]
+    ids = [field["id"] for field in fields]
+    assert len(set(ids)) == len(ids) > 0 and all(field["attributes"]["label"] for field in fields)
+    assert any(field.get("validations", {}).get("required") for field in fields)
+
+
+def test_workflow_and_ci_run_the_same_targets() -> None:
+    job = read_yaml(".github/workflows/checks.yml")["jobs"]["make"]
+    targets = job["strategy"]["matrix"]["target"]
+    assert job["steps"][-1]["run"] == "make ${{ matrix.target }}"
+    assert set(targets) == set(re.findall(r"^make (\S+)", (ROOT / ".ci" / "run").read_text(), re.M))
+    assert set(targets) <= set(re.search(r"^\.PHONY: (.*)", MAKEFILE, re.M)[1].split())
+
+
+def test_every_dependency_and_tool_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    wanted += [line for tool in ("mypy", "pytest-cov") for line in requires(tool) if ";" not in line]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    some = [[re.match(r"[\w-]+", one)[0].lower().replace("_", "-") for one in each] for each in (lines, wanted)]
+    assert set(some[1]) <= {*some[0], project["name"]} and len(set(some[0])) == len(some[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "blocked"),
+    [("x/MCUCXR_0001_0.png", True), ("CHNCXR_0327_1_mask.png", True), ("tests/test_app.py", False)],
+)
+def test_pre_commit_refuses_files_of_the_set(name: str, blocked: bool) -> None:
+    (hook,) = (one for one in read_yaml(".pre-commit-config.yaml")["repos"][0]["hooks"] if one["language"] == "fail")
+    assert bool(re.search(hook["files"], name)) == blocked
+    assert not [one for one in tracked() if re.search(hook["files"], one)]
+
+
+def test_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+    files = {name for name in tracked() if name.startswith("hub_models/")} | {"chest_xray_masks.py"}
+    for name in files | {"pyproject.toml", "README.md", "LICENSE"}:
+        copy = tmp_path / "project" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((ROOT / name).read_bytes())
+    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(tmp_path / "project")], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        assert {name for name in opened.namelist() if ".dist-info/" not in name} == files
+    assert "hub_models/py.typed" in files
