@@ -1,9 +1,10 @@
 """The Montgomery County and Shenzhen tuberculosis chest X-rays with lung masks and readings, as a `datasets` builder.
 
-    import chest_xray_masks  # makes the name below known to datasets 4 and 5
-    from datasets import load_dataset
+    import chest_xray_masks
 
-    rows = load_dataset("chest_xray_masks", "MC", data_dir="<the set: a folder or a zip>", split="train")
+    rows = chest_xray_masks.load("MC", data_dir="<the set: a folder or a zip>", split="train")
+
+The import also makes the name known to datasets 4 and 5: `load_dataset("chest_xray_masks", "MC", data_dir=...)`.
 
 The file is complete on its own (standard library, datasets, numpy, PIL; pydicom for DICOM only), so it can be copied.
 """
@@ -30,6 +31,8 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 from PIL import Image
+
+__version__ = "0.2.0"  # of the whole project; pyproject.toml and hub_models read it here
 
 HOMEPAGE = "https://www.kaggle.com/datasets/nikhilpandey360/chest-xray-masks-and-labels"
 DOWNLOAD_URL = "https://www.kaggle.com/api/v1/datasets/download/nikhilpandey360/chest-xray-masks-and-labels"
@@ -657,11 +660,29 @@ def _register(name: str) -> None:
         """What the factory says of this module, without a look at files."""
         if self.name != name:
             return look_for_files(self)
+        if self.data_files:
+            raise ValueError(f"{name} takes no data_files, got {self.data_files}: pass data_dir, a folder or a zip")
         kwargs = {"data_files": datasets.data_files.DataFilesDict(), "dataset_name": name}
         return datasets.load.DatasetModule(name, _HASH, kwargs)
 
     datasets.packaged_modules._PACKAGED_DATASETS_MODULES[name] = (name, _HASH)
     factory.get_module = get_module
+
+
+def load(
+    config: str = "all", data_dir: str | Path | None = None, split: str | None = None, **options: Any
+) -> datasets.DatasetDict | datasets.Dataset | datasets.IterableDatasetDict | datasets.IterableDataset:
+    """Return the X-rays of `config` (all, MC or Shenzhen): a split, or without `split` a dict of all three.
+
+    `data_dir` is the set as a folder or a zip, or None to download it from Kaggle; `options`, such as
+    `streaming=True`, are those of `datasets.load_dataset`, which this calls.
+
+    Raises:
+        FileNotFoundError: nothing of the set under `data_dir`.
+        ValueError: an unknown config or split, or a damaged or mismatched file.
+    """
+    folder = None if data_dir is None else str(data_dir)
+    return datasets.load_dataset("chest_xray_masks", config, data_dir=folder, split=split, **options)
 
 
 if __name__ == "chest_xray_masks":  # under another name it is a copy that datasets 3 runs as a script

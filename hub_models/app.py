@@ -29,7 +29,7 @@ from hub_models.view import Model, files_html, jpeg, limits_text, nothing_html, 
 try:
     import gradio as gr
 except ImportError as error:
-    raise ImportError("the page needs gradio: pip install -e '.[app]' in the project's folder") from error
+    raise ImportError("the page needs gradio: pip install 'chest-xray-masks[app]'") from error
 
 log = logging.getLogger(__name__)
 LARGEST = "100mb"  # of an upload; a film of 4892 x 4020 pixels takes 40 in DICOM

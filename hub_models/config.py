@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from hub_models.files import write_json
-from hub_models.protocols import FOLDS
+from hub_models.folds import FOLDS
 
 CONFIG_NAME = "train_config.json"
 CONFIG_VERSION = 2  # raise when a saved value comes to mean something else; 2: region lungs, found_lungs until then
 LABEL_TASKS = ("tb_classification",)
+MODEL_HELP = (
+    "Hub id, run folder or architecture to start from (default: nvidia/mit-b0 for lungs, google/vit-base-patch16-224 "
+    "for TB). Architectures for lungs: nvidia/mit-b0 to nvidia/mit-b5, segformer-light; for TB: "
+    "google/vit-base-patch16-224, facebook/deit-tiny-patch16-224, facebook/deit-small-patch16-224, "
+    "microsoft/swin-tiny-patch4-window7-224, microsoft/resnet-18, resnet-light; the light ones need --from_scratch"
+)
 PLACES = ("data_dir", "output_dir")  # where a run reads and writes says nothing of what it computes
 LEARNING_RATES = {True: 1e-3, False: 2e-4}  # from scratch or not
 
@@ -34,14 +40,16 @@ class TrainConfig:
     protocol: Literal["default", "idiap", "ark", "mc_to_shenzhen", "shenzhen_to_mc", "folds"] = option(
         "default", "which X-rays are trained on, which chosen with, and which tested on"
     )
-    fold: int | None = option(None, f"of protocol folds, 0 to {FOLDS - 1}; all, one after the other, unless given")
+    fold: int | None = option(None, f"fold of protocol folds, 0 to {FOLDS - 1} (default: all, one after the other)")
     config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites to read")
-    model: str | None = option(None, "Hub id or folder of the checkpoint to start from (the task's own by default)")
+    model: str | None = option(None, MODEL_HELP)
     from_scratch: bool = option(
         False,
-        "random weights in the architecture of `model`, segformer-light and resnet-light too; no download",
+        "random weights in the architecture of --model; no download",
     )
-    image_size: int | None = option(None, "side in pixels to which X-rays are scaled, a multiple of 32 (256; TB 224)")
+    image_size: int | None = option(
+        None, "side in pixels to which X-rays are scaled, a multiple of 32 (default: 256 for lungs, 224 for TB)"
+    )
     fit: Literal["squash", "pad"] = option("squash", "scale both sides to image_size, or keep the aspect and pad")
     region: Literal["image", "lungs"] = option(
         "image", "what TB is read from: the X-ray, or its lungs as segmenter finds them"
@@ -50,7 +58,7 @@ class TrainConfig:
     epochs: int = option(30, "passes over the training images")
     batch_size: int = option(8, "images in a step, all processes together")
     accumulation: int = option(1, "steps whose gradients make one update of the weights")
-    learning_rate: float | None = option(None, "peak of the cosine schedule (from scratch 1e-3, otherwise 2e-4)")
+    learning_rate: float | None = option(None, "peak of the cosine schedule (default: 2e-4; 1e-3 with --from_scratch)")
     layer_decay: float = option(1.0, "factor of the learning rate from each layer to the one below; 1 is none")
     weight_decay: float = option(0.01, "AdamW's, on weights of two and more dimensions")
     warmup_share: float = option(0.1, "share of the updates in which the learning rate climbs to its peak")

@@ -1,4 +1,7 @@
-"""What the scripts show at the terminal: errors as one sentence, the project's own log, no advice of libraries."""
+"""What the commands show at the terminal: errors as one sentence, the project's own log, no advice of libraries.
+
+Libraries are imported when a block begins or fails, not with this module: help and mistakes need none of them.
+"""
 
 import logging
 import signal
@@ -6,10 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from datasets.exceptions import DatasetGenerationError
-from huggingface_hub.utils import logging as hub_logging
-from transformers.utils import logging as transformers_logging
+from importlib.util import find_spec
 
 
 @contextmanager
@@ -21,9 +21,7 @@ def plain_terminal() -> Iterator[None]:
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hub_models").setLevel(logging.INFO)
-    transformers_logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()  # its warnings name addresses with signatures
-    transformers_logging.disable_progress_bar()
+    _quiet_libraries()
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # of DDP, on speed
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their callers
     try:
@@ -33,5 +31,23 @@ def plain_terminal() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGINT) from stopped
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from error
-    except DatasetGenerationError as error:
+    except _generation_error() as error:
         raise SystemExit(f"error: {error.__cause__ or error}") from error
+
+
+def _quiet_libraries() -> None:
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()  # its warnings name addresses with signatures
+    if find_spec("transformers"):  # an install for the data only has none
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def _generation_error() -> type[Exception]:
+    """Return the error in which `datasets` wraps one of the builder."""
+    from datasets.exceptions import DatasetGenerationError
+
+    return DatasetGenerationError

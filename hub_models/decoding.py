@@ -31,7 +31,7 @@ def stored_pixels(header: "Dataset", name: str) -> np.ndarray:
     except NotImplementedError:
         raise ValueError(f"{name} has transfer syntax {kind}, not one of an X-ray: save it uncompressed") from None
     if not decoder.is_available:
-        way_out = "pip install -e '.[dicom]' in the project's folder, or save it uncompressed"
+        way_out = "pip install 'chest-xray-masks[dicom]', or save it uncompressed"
         raise ImportError(f"{name} has transfer syntax {kind}, which needs a plug-in of pydicom: {way_out}")
     try:
         return _decoded(header)

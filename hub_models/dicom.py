@@ -157,7 +157,7 @@ def read_header(source: bytes | str | Path, tags: list[str] = TAGS, pixels: bool
     try:
         import pydicom
     except ImportError as error:
-        way_out = "pip install -e '.[dicom]' in the project's folder"
+        way_out = "pip install 'chest-xray-masks[dicom]'"
         raise ImportError(f"{name} is DICOM, which needs pydicom: {way_out}") from error
     # else its warnings and its log quote what they find wrong in a header; its own way to switch is not thread-safe
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE

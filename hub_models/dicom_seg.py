@@ -115,7 +115,7 @@ def _described(labels: Iterable[str], model: str, version: str) -> "list[Segment
     try:
         from highdicom import AlgorithmIdentificationSequence
     except ImportError as error:
-        raise ImportError("DICOM-SEG needs highdicom: pip install -e '.[dicom]' in the project's folder") from error
+        raise ImportError("DICOM-SEG needs highdicom: pip install 'chest-xray-masks[dicom]'") from error
     from highdicom.seg import SegmentDescription
     from highdicom.sr import CodedConcept
     from pydicom.sr.codedict import codes

@@ -135,6 +135,9 @@ def local_run(source: str | Path, revision: str | None = None) -> Path:
         raise FileNotFoundError(f"no folder {source}, and no Hub id: pass a run folder, or <owner>/<name> on the Hub")
     logger.info("no folder %s here: looking for it on the Hub", source)
     try:
+        if Path(source).parent.is_dir():  # more likely a typo than a Hub id: one question, without waits
+            with plain_errors("looking up", f"model {source}"):
+                _resolved(HfApi(), str(source), revision, None)
         return pull_model(str(source), revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise type(error)(f"no folder {source} here, and {error}") from error

@@ -6,22 +6,21 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import DatasetCard, HfApi
-from huggingface_hub.utils import validate_repo_id
 from yaml import YAMLError
 
 import chest_xray_masks as cxm
 from hub_models.audit import audit
 from hub_models.card_text import check_text
 from hub_models.dataset_card import CARD_NAME, PICTURES, TAG, TERMS_NAME, terms, write_card
+from hub_models.export_config import SHARD_SIZE, ExportConfig
 from hub_models.files import check_output, new_folder, write_json
-from hub_models.parquet import SHARD_SIZE, write_parquet
+from hub_models.parquet import write_parquet
 from hub_models.remote import plain_errors, retried, whoami_writer
 from hub_models.repository import KEPT, Head, Repository, differences, digests_of, folder_files
 
@@ -32,43 +31,6 @@ ANEW = "delete it to have it written anew"
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.PARTS)})-\d{{5}}-of-\d{{5}}\.parquet")
 OWN = {KEPT, CARD_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What to build, and where to put it."""
-
-    data_dir: Path = field(metadata={"help": "the set: a folder or a zip"})
-    output: Path | None = field(
-        default=None, metadata={"help": "folder to make (for --repo_id: else a temporary one)"}
-    )
-    repo_id: str | None = field(default=None, metadata={"help": "dataset repository to push to, <owner>/<name>"})
-    max_shard_size: str = field(default=SHARD_SIZE, metadata={"help": "of a Parquet file, about"})
-    public: bool = field(default=False, metadata={"help": "let everybody see the repository"})
-    i_accept_the_terms: bool = field(default=False, metadata={"help": "of the X-rays; asked for by --public"})
-    version: str = field(default=str(cxm.ChestXrayMasksConfig.version), metadata={"help": "tag to set"})
-    dry_run: bool = field(default=False, metadata={"help": "build, say what would go, send nothing"})
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without a look at the X-rays.
-
-        Raises:
-            ValueError: nowhere to put the set, no name of a repository or version, or public without the terms.
-        """
-        if not (self.output or self.repo_id):
-            raise ValueError("no place for the set: pass --output, a folder to make, or --repo_id, or both")
-        if self.repo_id:
-            validate_repo_id(self.repo_id)
-        elif self.public or self.dry_run:
-            raise ValueError("--public and --dry_run are of a push: pass --repo_id too")
-        if not re.fullmatch(r"\w([\w.-]*\w)?", self.version) or ".." in self.version or self.version == "main":
-            raise ValueError(f"version must be letters, digits, dots and dashes, such as 1.0.0, got {self.version!r}")
-        if self.public and not (self.i_accept_the_terms or self.dry_run):
-            raise ValueError(
-                "--public shares the X-rays with all; NLM asks not to share the Montgomery set outside one's group, "
-                "and the Shenzhen masks are CC BY-NC-SA 4.0: read the terms with --dry_run and, if you may, pass "
-                "--i_accept_the_terms too"
-            )
 
 
 def export(config: ExportConfig) -> str:
@@ -93,7 +55,7 @@ def export(config: ExportConfig) -> str:
             logger.info("%12d bytes  %s", file.stat().st_size, path)
         if repository is None:
             return f"nothing was sent; this would go to {repo_id}, {'public' if config.public else 'private'}"
-        return push(repository, files, config.public, config.version)
+        return push(repository, files, config.public, config.version or str(cxm.ChestXrayMasksConfig.version))
 
 
 @contextmanager

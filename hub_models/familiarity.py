@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
-from sklearn.covariance import LedoitWolf
 
 from hub_models.files import write_bytes
 from hub_models.flags import Flag, RaisedFlag
@@ -94,6 +93,8 @@ class Familiarity:
 
 def _spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,) and precision (D, D) of features (N, D)."""
+    from sklearn.covariance import LedoitWolf  # of training only, and slow to import
+
     fitted = LedoitWolf().fit(features.astype(float))
     return fitted.location_, fitted.precision_
 

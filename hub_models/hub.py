@@ -86,12 +86,14 @@ def push_model(
         with plain_errors("looking up", "your name", token):
             owner = retried(api.whoami, secret=token)["name"]
     run = Run.read(run_folder)
-    if not dry_run:
-        owner = whoami_writer(api, owner or None)
+    if not owner:
+        owner = whoami_writer(api)
     repository = Repository(api, f"{owner}/{name}", branch=revision or "main")
     validate_repo_id(repository.id)
     _check_name(version, repository)
-    files = release(run_folder, repository.id, license, also, segmenter)
+    files = release(run_folder, repository.id, license, also, segmenter)  # what is wrong here, before a login
+    if not dry_run:
+        whoami_writer(api, owner)
     push = Push(repository, files, _message(run), private, version)
     if dry_run:
         return push

@@ -8,7 +8,6 @@ from math import nan
 from typing import NamedTuple
 
 import numpy as np
-from monai.metrics.utils import get_mask_edges, get_surface_distance
 from scipy.optimize import minimize_scalar
 
 from hub_models.pixels import lungs_box
@@ -72,6 +71,8 @@ def surface_distances(
         raise ValueError(f"spacing must be two positive numbers, the height and width of a pixel, got {spacing!r}")
     if not (predicted.any() and reference.any()):
         return nan, nan
+    from monai.metrics.utils import get_mask_edges, get_surface_distance  # slow to import
+
     top, left, bottom, right = lungs_box(predicted | reference, 0)  # there is no outline outside
     box = slice(top, bottom), slice(left, right)
     outlines = get_mask_edges(predicted[box], reference[box], crop=False)

@@ -17,10 +17,10 @@ from datasets.utils.metadata import MetadataConfigs
 from PIL import Image
 
 import chest_xray_masks as cxm
+from hub_models.export_config import SHARD_SIZE
 from hub_models.pixels import is_synthetic, resize_mask, to_mask
 
 ROWS_PER_GROUP = 8  # what a stream reads for its first row: originals take up to 10 MB each
-SHARD_SIZE = "500MB"
 MAP_SIDE = 64  # pixels of a lung mask in the facts
 
 

@@ -1,6 +1,5 @@
 """Which X-rays train, validate and test: the project's own parts, published splits, across sites, or five folds."""
 
-import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -9,14 +8,11 @@ from typing import NamedTuple
 import datasets
 
 from chest_xray_masks import PARTS, SITES, patient_of, patients_of
+from hub_models.folds import FOLDS, fold_part
 from hub_models.published import published_part
 
 logger = logging.getLogger(__name__)
 
-FOLDS = 5
-# Chosen among 55 million so that, on the full 800, each group of site x label x has-mask has 20 % in every fold within
-# 3.7 points, and films that look like one patient's though no reading says so (see SPLIT_SALT) share a tenth.
-FOLD_SALT = 32031020
 IDIAP_SPLIT_OF_TASK = {"lung_segmentation": "idiap_segmentation", "tb_classification": "idiap_classification"}
 
 
@@ -27,18 +23,6 @@ class Xray(NamedTuple):
     patient_id: str
     site: str
     part: str
-
-
-def tenth_of(patient_id: str) -> int:
-    """Tenth, 0 to 9, of a patient: a pure function of `patient_id`, each as likely as the others."""
-    digest = hashlib.sha256(f"{FOLD_SALT}:{patient_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") * 10 >> 64
-
-
-def fold_part(patient_id: str, fold: int) -> str:
-    """Part of a patient in `fold`, 0 to 4: test (two tenths of all), validation (one) or train (seven)."""
-    after = (tenth_of(patient_id) - 2 * fold) % 10
-    return "test" if after < 2 else "validation" if after == 2 else "train"
 
 
 def _default(xray: Xray, task: str, fold: int) -> str | None:

@@ -23,8 +23,8 @@ from hub_models.downloads import local_run
 from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
 from hub_models.figures import PICTURES
 from hub_models.files import held, write_json
+from hub_models.folds import FOLDS
 from hub_models.predictor import Predictor
-from hub_models.protocols import FOLDS
 from hub_models.tasks import SENSITIVITY, TASKS
 
 logger = logging.getLogger(__name__)

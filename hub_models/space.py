@@ -19,7 +19,7 @@ from hub_models.repository import KEPT, Repository, folder_files
 
 ROOT = Path(__file__).parents[1]
 BUILDER = "chest_xray_masks.py"
-EXTRAS = ("app", "dicom")  # of the project, that the page needs
+EXTRAS = ("models", "app", "dicom")  # of the project, that the page needs
 MARK = "hub_models/app.py"  # by which a Space of this page is known
 APP = '''"""The page of chest-xray-masks, as a Space; see README.md."""
 
@@ -97,6 +97,8 @@ def requirements() -> list[str]:
     pinned = []
     for one in asked:
         name, extras = re.match(r"([\w.-]+)(\[[^]]*\])?", one).groups(default="")
+        if name == project["name"]:  # an extra that takes another in
+            continue
         pinned.append(f"{name}{extras}=={version(name).split('+')[0]}")  # of any build, such as torch's for CPUs
     return sorted(pinned, key=str.lower)
 
@@ -170,10 +172,10 @@ def push(run: Path | None, repo_id: str, space: bool, classifier: str | None, **
         ValueError: an option that is of the other of the two; else as they raise.
     """
     if space == (run is not None):
-        raise ValueError("a push is of a model or of the page: pass either --run <run folder> or --space")
+        raise ValueError("a push is of a model or of the page: pass either --model <run folder> or --space")
     if not space:
         if classifier:
-            raise ValueError(f"--classifier {classifier} is of --space: leave it out, or pass --space without --run")
+            raise ValueError(f"--classifier {classifier} is of --space: leave it out, or pass --space without --model")
         return push_model(run, repo_id, **options)
     of_models = {name: options.pop(name, None) for name in ("version", "revision", "also", "replace")}
     if given := [name for name, value in of_models.items() if value]:

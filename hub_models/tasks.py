@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from monai.losses import DiceCELoss
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import PreTrainedModel
 
@@ -128,13 +128,17 @@ def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.select(np.flatnonzero(has_mask))
 
 
-_dice_and_cross_entropy = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
+@cache
+def _dice_and_cross_entropy() -> torch.nn.Module:
+    from monai.losses import DiceCELoss  # of training only, and slow to import
+
+    return DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
 
 
 def _segmentation_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
     masks = batch["mask"].long()[:, None]  # (B, 1, S, S)
     logits = interpolate(logits.float(), masks.shape[-2:], mode="bilinear")  # (B, 2, S, S)
-    return _dice_and_cross_entropy(logits, masks)
+    return _dice_and_cross_entropy()(logits, masks)
 
 
 def _validate_lungs(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, list[float]]:

@@ -24,10 +24,10 @@ from hub_models.evaluation import PER_IMAGE_NAME, measure, measure_features, val
 from hub_models.familiarity import FAMILIARITY_NAME, LEAST, Familiarity
 from hub_models.figures import PICTURES
 from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
+from hub_models.folds import FOLDS
 from hub_models.loop import TRACKING, Run, learn
 from hub_models.optimization import divide_logits
 from hub_models.predictor import Predictor
-from hub_models.protocols import FOLDS
 from hub_models.report import RESULTS_NAME, Evaluated, make_accelerator, pool, read_results, shown, write_report
 from hub_models.tasks import TASKS, Settings, Task
 from hub_models.wording import counted

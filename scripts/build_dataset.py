@@ -1,23 +1,20 @@
 r"""Build the set as Parquet with its card, as a folder that `load_dataset` reads, and push it to the Hub.
 
 To a folder:
-    python scripts/build_dataset.py --data_dir DATA --output chest-xrays
+    python scripts/build_dataset.py --data DATA --output chest-xrays
 To a private repository of yours (log in with `hf auth login` first); a look before, without sending anything:
-    python scripts/build_dataset.py --data_dir DATA --repo_id USER/chest-xrays --dry_run
-    python scripts/build_dataset.py --data_dir DATA --repo_id USER/chest-xrays
+    python scripts/build_dataset.py --data DATA --repo_id USER/chest-xrays --dry_run
+    python scripts/build_dataset.py --data DATA --repo_id USER/chest-xrays
 To one that everybody sees, which the terms of the X-rays may not let you do:
-    python scripts/build_dataset.py --data_dir DATA --repo_id USER/chest-xrays --public --i_accept_the_terms
+    python scripts/build_dataset.py --data DATA --repo_id USER/chest-xrays --public --i_accept_the_terms
 
 DATA is the set as a folder or a zip. The same set makes the same files, and no second commit. Stopped at any moment,
 the same command begins anew; what was uploaded is not sent again.
 """
 
-from transformers import HfArgumentParser
+import sys
 
-from hub_models.console import plain_terminal
-from hub_models.export import ExportConfig, export
+from hub_models.cli import main
 
 if __name__ == "__main__":
-    with plain_terminal():
-        (config,) = HfArgumentParser(ExportConfig, allow_abbrev=False).parse_args_into_dataclasses()
-        print(export(config))
+    main(["export", *sys.argv[1:]])

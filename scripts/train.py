@@ -1,30 +1,26 @@
 r"""Train a model on the chest X-rays.
 
 From random weights (no download), on a CPU; leave out --config_file on a GPU:
-    accelerate launch --config_file scripts/accelerate/cpu.yaml scripts/train.py --data_dir DATA \
-        --output_dir runs/lungs --from_scratch
+    accelerate launch --config_file scripts/accelerate/cpu.yaml scripts/train.py --data DATA \
+        --output runs/lungs --from_scratch
 From the ImageNet checkpoint nvidia/mit-b0:
-    accelerate launch scripts/train.py --data_dir DATA --output_dir runs/lungs
+    accelerate launch scripts/train.py --data DATA --output runs/lungs
 In two processes on a machine without a GPU:
-    accelerate launch --config_file scripts/accelerate/cpu_2_processes.yaml scripts/train.py --data_dir DATA \
-        --output_dir runs/lungs --from_scratch
+    accelerate launch --config_file scripts/accelerate/cpu_2_processes.yaml scripts/train.py --data DATA \
+        --output runs/lungs --from_scratch
 
 TB, from the lungs that a lung run finds:
     accelerate launch --config_file scripts/accelerate/cpu.yaml scripts/train.py --task tb_classification \
-        --data_dir DATA --output_dir runs/tb --region lungs --segmenter runs/lungs \
+        --data DATA --output runs/tb --region lungs --segmenter runs/lungs \
         --model resnet-light --from_scratch --image_size 96 --batch_size 16
 
 Stopped at any moment, the same command goes on from the newest checkpoint: each epoch's, and every
 `--checkpoint_steps`. `--help` lists the options.
 """
 
-from transformers import HfArgumentParser
+import sys
 
-from hub_models.config import TrainConfig
-from hub_models.console import plain_terminal
-from hub_models.train import fit
+from hub_models.cli import main
 
 if __name__ == "__main__":
-    with plain_terminal():
-        (config,) = HfArgumentParser(TrainConfig, allow_abbrev=False).parse_args_into_dataclasses()
-        fit(config)
+    main(["train", *sys.argv[1:]])

@@ -4,19 +4,9 @@
     python scripts/write_phantoms.py --output phantoms
 """
 
-import argparse
-from pathlib import Path
+import sys
 
-from hub_models.console import plain_terminal
-from hub_models.phantom import write_phantoms
+from hub_models.cli import main
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", required=True, type=Path, help="folder to make")
-    parser.add_argument("--montgomery", type=int, default=40, help="count of Montgomery-like X-rays")
-    parser.add_argument("--shenzhen", type=int, default=80, help="count of Shenzhen-like X-rays")
-    parser.add_argument("--image_size", type=int, default=256, help="larger side in pixels, about")
-    parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients")
-    options = vars(parser.parse_args())
-    with plain_terminal():
-        print(f"wrote {write_phantoms(options.pop('output'), **options)}")
+    main(["phantoms", *sys.argv[1:]])

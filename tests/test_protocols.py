@@ -7,7 +7,8 @@ import datasets
 import pytest
 
 from chest_xray_masks import FEATURES, PARTS, SITE_OF_PREFIX, patient_of, patients_of, split_of
-from hub_models.protocols import FOLDS, PROTOCOLS, divide, fold_part, leaks, shared_patients, tenth_of
+from hub_models.folds import FOLDS, fold_part, tenth_of
+from hub_models.protocols import PROTOCOLS, divide, leaks, shared_patients
 
 TASKS = ("lung_segmentation", "tb_classification")
 NO_IMAGE = {"path": None, "bytes": b"no image: to decode it raises"}

@@ -17,6 +17,8 @@ ORDER = [
     "files",
     "console",
     "flags",
+    "options",
+    "folds",
     "display",
     "decoding",
     "dicom",
@@ -65,6 +67,7 @@ ORDER = [
     "card",
     "release",
     "hub",
+    "export_config",
     "parquet",
     "dataset_figures",
     "dataset_card",
@@ -80,6 +83,12 @@ ORDER = [
     "benchmark",
     "training_benchmark",
     "prediction_benchmark",
+    "start_benchmark",
+    "data_commands",
+    "model_commands",
+    "hub_commands",
+    "benchmark_commands",
+    "cli",
 ]
 
 

@@ -1,0 +1,54 @@
+"""What an export of the set is to make: a frozen dataclass, checked when made, light enough for the command line."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SHARD_SIZE = "500MB"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to build, and where to put it."""
+
+    data_dir: Path = field(metadata={"help": "the set: a folder or a zip"})
+    output: Path | None = field(
+        default=None, metadata={"help": "folder to make (default: with --repo_id a temporary one)"}
+    )
+    repo_id: str | None = field(default=None, metadata={"help": "dataset repository to push to, OWNER/NAME"})
+    max_shard_size: str = field(default=SHARD_SIZE, metadata={"help": "size of a Parquet file, about"})
+    public: bool = field(default=False, metadata={"help": "let everybody see the repository"})
+    i_accept_the_terms: bool = field(
+        default=False, metadata={"help": "acceptance of the terms of the X-rays, which --public needs"}
+    )
+    version: str | None = field(
+        default=None, metadata={"help": "tag to set (default: the builder's version of the data)"}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "build, say what would go, send nothing"})
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without opening an X-ray.
+
+        Raises:
+            ValueError: nowhere to put the set, no name of a repository or version, or public without the terms.
+        """
+        if not (self.output or self.repo_id):
+            raise ValueError("no place for the set: pass --output, a folder to make, or --repo_id, or both")
+        if self.repo_id:
+            from huggingface_hub.utils import validate_repo_id
+
+            validate_repo_id(self.repo_id)
+        for name in ("public", "dry_run"):
+            if getattr(self, name) and not self.repo_id:
+                raise ValueError(f"--{name} is only for a push: pass --repo_id too, or leave --{name} out")
+        version = self.version
+        if version is not None and (
+            not re.fullmatch(r"\w([\w.-]*\w)?", version) or ".." in version or version == "main"
+        ):
+            raise ValueError(f"version must be letters, digits, dots and dashes, such as 1.0.0, got {version!r}")
+        if self.public and not (self.i_accept_the_terms or self.dry_run):
+            raise ValueError(
+                "--public shares the X-rays with all; NLM asks not to share the Montgomery set outside one's group, "
+                "and the Shenzhen masks are CC BY-NC-SA 4.0: read the terms with --dry_run and, if you may, pass "
+                "--i_accept_the_terms too"
+            )
