@@ -35,8 +35,7 @@ def main(line: Sequence[str] | None = None) -> None:
         return
     name = _name(words)
     command = COMMANDS[name]
-    parser = Parser(f"cxm {name}", command.summary, command.examples, command.old_names)
-    command.add(parser)
+    parser = command.parser(name)
     work = command.prepare(parser, parser.parse(words[len(name.split()) :]))
     with plain_terminal():
         absent = next((one for one in LIBRARIES if find_spec(one) is None), None) if command.reads_models else None

@@ -89,6 +89,12 @@ class Command:
     reads_models: bool = True
     extra: str = "models"
 
+    def parser(self, name: str) -> Parser:
+        """Return the parser of the command, which is called `cxm NAME`."""
+        parser = Parser(f"cxm {name}", self.summary, self.examples, self.old_names)
+        self.add(parser)
+        return parser
+
 
 def add_fields(parser: Parser, kind: type[Any], groups: Mapping[str, Sequence[str]]) -> None:
     """Add an option for each field of the dataclass `kind`, under the title of its group."""

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import psutil
 
+from hub_models.config import TrainConfig
+from hub_models.model_commands import COMMANDS, train_config
+
 ROOT = Path(__file__).parents[1]
+
+
+def config_of(words: list[str]) -> TrainConfig:
+    """Config that the options of `cxm train` make."""
+    parser = COMMANDS["train"].parser("train")
+    return train_config(parser, parser.parse(words))
 
 
 def python(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from launch import config_of
 from PIL import Image
-from transformers import HfArgumentParser
 
 from hub_models.card import card_pictures, check_card, eval_results, model_card
 from hub_models.config import TrainConfig
@@ -483,7 +483,7 @@ def test_commands_ask_for_the_run_again(name: str, runs) -> None:
     assert len(commands) == (2 if name == "more" else 1)  # the run that it went on from is at hand
     launcher, script, *line = re.split(r"(scripts/train.py)", commands[-1])
     assert launcher == "accelerate launch --mixed_precision no --num_processes 1 " and script
-    (asked,) = HfArgumentParser(TrainConfig).parse_args_into_dataclasses(line[0].split())
+    asked = config_of(line[0].split())
     places = {
         "data_dir": "DATA",
         "output_dir": "RUN",

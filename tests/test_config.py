@@ -2,13 +2,13 @@ import dataclasses
 from typing import get_args
 
 import pytest
-from transformers import HfArgumentParser
 
 from hub_models import protocols
 from hub_models.augment import STRENGTHS
 from hub_models.config import TrainConfig
 from hub_models.data import REGIONS
 from hub_models.files import write_json
+from hub_models.folds import FOLDS
 from hub_models.pixels import FITS
 from hub_models.tasks import TASKS
 
@@ -83,7 +83,7 @@ def test_options_that_exclude_each_other(given: dict, said: str) -> None:
 
 def test_options_that_go_together() -> None:
     assert TrainConfig("data", "out", protocol="folds").fold is None  # all of them
-    assert [TrainConfig("data", "out", protocol="folds", fold=fold).fold for fold in range(protocols.FOLDS)] == [
+    assert [TrainConfig("data", "out", protocol="folds", fold=fold).fold for fold in range(FOLDS)] == [
         0,
         1,
         2,
@@ -135,10 +135,3 @@ def test_differences_name_the_field_and_pass_over_the_folders() -> None:
     assert one.differences(dataclasses.replace(one, data_dir="moved", output_dir="there")) == []
 
 
-def test_command_line_reads_every_kind_of_field() -> None:
-    line = "--data_dir d --output_dir o --from_scratch --augment none --learning_rate 0.001 --model m --fold 3"
-    (config,) = HfArgumentParser(TrainConfig).parse_args_into_dataclasses([*line.split(), "--protocol", "folds"])
-    wanted = {"from_scratch": True, "augment": "none", "learning_rate": 1e-3, "model": "m", "fold": 3}
-    assert config == TrainConfig("d", "o", protocol="folds", **wanted)
-    helps = [field.metadata.get("help") for field in dataclasses.fields(TrainConfig)]
-    assert all(helps)

@@ -170,9 +170,9 @@ def test_one_command_packs_and_pushes(hub: LoopbackHub, as_user: Callable) -> No
 
 
 def test_options_of_the_other_push_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="pass either --run <run folder> or --space"):
+    with pytest.raises(ValueError, match="pass either --model <run folder> or --space"):
         push(None, "alice/reader", False, None)
-    with pytest.raises(ValueError, match="pass either --run <run folder> or --space"):
+    with pytest.raises(ValueError, match="pass either --model <run folder> or --space"):
         push(tmp_path, "alice/reader", True, None)
     with pytest.raises(ValueError, match="--classifier alice/tb is of --space"):
         push(tmp_path, "alice/reader", False, "alice/tb")

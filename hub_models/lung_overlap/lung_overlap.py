@@ -1,6 +1,6 @@
 """Overlap of predicted and reference lung masks as a metric of the `evaluate` library.
 
-    metric = evaluate.load("hub_models/lung_overlap")
+    metric = evaluate.load(hub_models.metrics.evaluate_module("lung_overlap"))
     for predicted, reference in masks:
         metric.add(prediction=predicted, reference=reference)
     metric.compute()

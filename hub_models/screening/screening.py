@@ -1,6 +1,6 @@
 """Probabilities of tuberculosis against labels as a metric of the `evaluate` library.
 
-metric = evaluate.load("hub_models/screening")
+metric = evaluate.load(hub_models.metrics.evaluate_module("screening"))
 metric.compute(predictions=[0.9, 0.2], references=[1, 0], threshold=0.5)
 """
 
