@@ -99,6 +99,18 @@ def test_one_split(streaming: bool, tree: Path, load: Callable) -> None:
     assert str(split.split) == "test"
 
 
+@pytest.mark.parametrize("how", [{}, {"streaming": True}], ids=["plain", "streaming"])
+def test_load_is_load_dataset(how: dict, tree: Path, tmp_path: Path) -> None:
+    place = {"data_dir": tree, "cache_dir": str(tmp_path)}
+    assert ids_of(chest_xray_masks.load(**place, **how)) == EXPECTED["all"]
+    assert [row["id"] for row in chest_xray_masks.load("MC", split="test", **place, **how)] == MC["test"]
+
+
+def test_data_files_are_not_dropped_in_silence(tree: Path, load: Callable) -> None:
+    with pytest.raises(ValueError, match=r"takes no data_files, got .*set\.zip.*: pass data_dir"):
+        load("MC", data_files="set.zip")
+
+
 def test_parts_of_splits(tree: Path, load: Callable) -> None:
     assert [row["id"] for row in load("MC", data_dir=str(tree), split="train+test")] == MC["train"] + MC["test"]
     assert [row["id"] for row in load("MC", data_dir=str(tree), split="train[:2]")] == MC["train"][:2]

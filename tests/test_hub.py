@@ -344,8 +344,9 @@ def test_script_ends_in_one_sentence(
         (("--license", "apache2"), "error: the Hub knows no licence 'apache2': pass --license with one of"),
         (("--run", tmp_path), f"error: no train_config.json in {tmp_path}"),
     ):
-        code, out, err = script(*command, *options, "--dry_run")
-        assert str(code).startswith(said) and out == ""
+        for way in ((), ("--dry_run",)):  # without a login, which is asked for last
+            code, out, err = script(*command, *options, *way)
+            assert str(code).startswith(said) and out == ""
     code, out, _ = script(*command, "--dry_run", "--public")  # needs no Hub
     assert code == 0 and out.startswith("would go to ") and "/alice/m (public), branch main, 0." in out
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody")

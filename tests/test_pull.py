@@ -327,6 +327,18 @@ def test_hub_that_is_gone(as_user: AsUser, gone_hub: LoopbackHub) -> None:
         pull_model("alice/tb")
 
 
+def test_typo_in_a_path_is_told_without_waits(
+    as_user: AsUser, gone_hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    """Where the folder above is there, and the Hub does not answer."""
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    token, said = gone_hub.add_user("alice"), "^no folder runs/typo here, and looking up model runs/typo failed"
+    with as_user() as home, clients_of(gone_hub, token, home), pytest.raises(ConnectionError, match=said):
+        local_run("runs/typo")
+    assert "again in" not in caplog.text
+
+
 @BOTH
 def test_full_disk_is_said(
     hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], xet: bool
