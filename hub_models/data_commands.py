@@ -51,6 +51,7 @@ def _audit(parser: Parser, options: Options) -> Work:
             found = report(options.data, options.json)
         except OSError as error:
             parser.exit(2, f"{error}\n")
+        print(found.headline())
         Console().print(found.table())
         if found.is_empty or (options.strict and found.is_off):
             parser.exit(2 if found.is_empty else 1)
