@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from scipy.fft import dctn
 from scipy.ndimage import label
 
@@ -85,6 +83,9 @@ class _Part(NamedTuple):
 
 def inspect_tree(tree: cxm.Tree, progress: bool = True) -> list[Look]:
     """One `Look` per image, mask, reading and test copy, each file fully decoded; damage never raises."""
+    from rich.console import Console  # of no use to the reader, which uses a constant from here
+    from rich.progress import track
+
     files = sorted(tree.files, key=_job_key)  # stable: the copy that the builder uses stays first
     jobs = [tuple(copies) for _, copies in groupby(files, key=_job_key)]
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]

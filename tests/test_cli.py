@@ -27,7 +27,7 @@ from hub_models.hub_commands import EXPORT_GROUPS
 from hub_models.options import nearest, read_config
 
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "numpy", "huggingface_hub", "accelerate")
-OF_TRAINING = ("monai", "sklearn", "matplotlib", "hub_models.train", "hub_models.report")
+OF_TRAINING = ("monai", "sklearn", "matplotlib", "rich", "hub_models.train", "hub_models.report")
 PLACES = ["--data", "d", "--output", "o"]
 SCRIPTS = {
     path.stem: re.search(r'main\(\["([\w-]+)"', path.read_text())[1] for path in (ROOT / "scripts").glob("*.py")
