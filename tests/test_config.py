@@ -133,5 +133,3 @@ def test_differences_name_the_field_and_pass_over_the_folders() -> None:
     assert one.differences(other) == ["epochs: 3, not 5"]
     assert one.differences(one) == []
     assert one.differences(dataclasses.replace(one, data_dir="moved", output_dir="there")) == []
-
-

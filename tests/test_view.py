@@ -1,7 +1,6 @@
 import base64
 import io
 import re
-import shutil
 
 import numpy as np
 import pytest
