@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_ty
 
 OPTION_OF_FIELD = {"data_dir": "data", "output_dir": "output"}  # one name for one thing, in every command
 OLD_NAMES = {field: option for option, field in OPTION_OF_FIELD.items()}
-RECORDED = (
+RECORDED = ("version", "device", "duration", "duration_seconds")  # in a saved config, and no option asks for them
     "version",
     "device",
     "duration",
