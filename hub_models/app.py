@@ -1,30 +1,39 @@
 """The page: drop an X-ray; see lungs, probability, saliency, flags and the models' limits. No upload is kept."""
 
+import asyncio
 import io
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from secrets import token_hex
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import Any
+from weakref import WeakValueDictionary
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hub_models.downloads import local_run
 from hub_models.phantom import render_phantom
 from hub_models.pixels import synthetic_mark
 from hub_models.predict import ChestXrayReader
 from hub_models.saliency import METHODS, saliency
-from hub_models.sheet import Reading
 from hub_models.tasks import keep_two_lungs
-from hub_models.view import Model, files_html, jpeg, limits_text, nothing_html, problem_html, reading_html
+from hub_models.view import (
+    Model,
+    Reading,
+    files_html,
+    jpeg,
+    limits_text,
+    problem_html,
+    reading_html,
+    waiting_html,
+)
 
 try:
     import gradio as gr
@@ -32,32 +41,49 @@ except ImportError as error:
     raise ImportError("the page needs gradio: pip install 'chest-xray-masks[app]'") from error
 
 log = logging.getLogger(__name__)
-LARGEST = "100mb"  # of an upload; a film of 4892 x 4020 pixels takes 40 in DICOM
-SWEEP_EVERY, KEPT_AT_MOST = 10, 60  # seconds; what is read is deleted at once, this is for what never is
-WAITS_AT_MOST = 600  # seconds in memory until it is read, as others come first
+LARGEST = "100mb"  # of an upload; an X-ray of 4892 x 4020 pixels takes 40 in DICOM
+# Seconds: the handler deletes an upload as it reads it; this is for one that no handler is called for, or breaks off
+CLEAN_EVERY, KEPT_AT_MOST = 10, 60
 EXAMPLES = {  # phantoms: seed of the patient, site, tuberculosis
     "Normal 1": (11, "Shenzhen", False),
     "Normal 2": (23, "Montgomery", False),
     "Tuberculosis 1": (7, "Shenzhen", True),
     "Tuberculosis 2": (31, "Montgomery", True),
 }
+STYLES = ("reading.css", "app.css")
 EXAMPLE_SIZE, THUMBNAIL = (512, 440), (240, 240)  # height and width in pixels
 HINT = """<p class="hint">Read in memory and forgotten: no upload is kept.</p>
 <p class="hint">Or a synthetic X-ray, drawn by a program, of no patient:</p>"""
+NO_IMAGE = "This is no image: drop a PNG, JPEG, TIFF or DICOM file."
 SCROLL = "() => { if (innerWidth <= 760) document.querySelector('#output').scrollIntoView({behavior: 'smooth'}) }"
-DRAWING = "<p>The report is being drawn …</p>"
-Waiting = dict[tuple[str | None, float], tuple[str, bytes]]  # name and bytes of an X-ray, by session and seconds
-Shown = Iterator[tuple[Any, Any]]  # HTML of a reading and of its files, as they come
+Shown = AsyncIterator[tuple[Any, str, str]]  # the drop area's file, HTML of a reading and of its files, as they come
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file in memory."""
+
+    name: str
+    data: bytes
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page's events call: models to read with, what is said of them by role, examples (PNG) by name."""
+    """What the page's events call.
+
+    Attributes:
+        reader: the models to read with.
+        models: what is said of them, by role.
+        examples: X-rays by name.
+        turn: one X-ray is read at a time, in the order in which they came: a forward pass takes all cores.
+        uploads: those being read or waiting for their turn, by the path where they lay.
+    """
 
     reader: ChestXrayReader
     models: Mapping[str, Model]
-    examples: Mapping[str, bytes]
-    waiting: Waiting = field(default_factory=dict)  # what was dropped, in that order, until it is read
+    examples: Mapping[str, Upload]
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    uploads: MutableMapping[Path, Upload] = field(default_factory=WeakValueDictionary)
 
     @classmethod
     def of(cls, segmenter: str | Path | None, classifier: str | Path | None, revision: str | None = None) -> "Page":
@@ -70,10 +96,10 @@ class Page:
         folders = {role: local_run(source, revision) for role, source in sources.items() if source is not None}
         reader = ChestXrayReader(*(folders.get(role) for role in sources))
         models = {role: Model.of(sources[role], folder) for role, folder in folders.items()}
-        return cls(reader, models, {name: _example(*drawn) for name, drawn in EXAMPLES.items()})
+        return cls(reader, models, {name: _example(name, *drawn) for name, drawn in EXAMPLES.items()})
 
-    def look(self, data: bytes, name: str) -> Reading:
-        """What the models say of an X-ray, beside it.
+    def read(self, data: bytes, name: str) -> Reading:
+        """Return what the models say of an X-ray, beside it.
 
         Raises:
             ValueError, ImportError: as `ChestXrayReader.read`.
@@ -86,71 +112,71 @@ class Page:
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
         return Reading(film.gray, found, heat, tuple(models))
 
-    def take(self, path: str, request: gr.Request) -> None:
-        """Take an upload from the disk into memory; the drop area is free again.
+    def take(self, path: Path) -> Upload:
+        """Return an upload and delete its file.
+
+        The same file from two visitors has one path, as Gradio names it by its content: of two who come at once the
+        second finds no file, and gets what the first is being shown.
 
         Raises:
-            gr.Error: it is gone.
+            gr.Error: there is none.
         """
-        file = Path(path)
         try:
-            self.waiting[request.session_hash, time.monotonic()] = file.name, file.read_bytes()
+            upload = Upload(path.name, path.read_bytes())
         except FileNotFoundError as error:
-            said = f"{file.name} was lost on its way: drop it again"
-            raise gr.Error(said, print_exception=False) from error  # a name may be a patient's: not into the log
-        file.unlink(missing_ok=True)
+            if (upload := self.uploads.get(path)) is None:
+                said = f"{path.name} was lost on its way: drop it again"
+                raise gr.Error(said, print_exception=False) from error  # a name may be a patient's: not into the log
+        path.unlink(missing_ok=True)
+        self.uploads[path] = upload
+        return upload
 
-    def read(self, request: gr.Request) -> Shown:
-        """Show the X-ray of a session that has waited longest.
+    async def show_upload(self, file: Mapping[str, Any]) -> Shown:
+        """Show what was dropped.
 
         Raises:
-            gr.Error: it has been forgotten.
+            gr.Error: as `take`.
         """
-        for key in list(self.waiting):
-            if key[0] == request.session_hash and (film := self.waiting.pop(key, None)):
-                yield from self.show(*film)
-                return
-        raise gr.Error("The X-ray waited too long and was forgotten: drop it again", print_exception=False)
+        async for shown in self.show(self.take(Path(file["path"]))):
+            yield shown
 
-    def leave(self, request: gr.Request) -> None:
-        """Forget what a session has dropped, as its tab is closed."""
-        self._drop(lambda session, _: session == request.session_hash)
+    async def show(self, upload: Upload) -> Shown:
+        """Show that an X-ray is being read, and then what was found, or why it cannot be read."""
+        reading = None, waiting_html(f"{upload.name}: reading …"), ""
+        yield reading
+        async with self.turn:
+            yield reading  # over the one before it; and here Gradio leaves off if the tab was closed meanwhile
+            yield None, *await asyncio.to_thread(self._found, upload)
 
-    def forget(self, older_than: float) -> None:
-        """Forget what has waited for more than so many seconds."""
-        self._drop(lambda _, since: time.monotonic() - since > older_than)
-
-    def _drop(self, chosen: Callable[[str | None, float], bool]) -> None:
-        for key in list(self.waiting):
-            if chosen(*key):
-                self.waiting.pop(key, None)
-
-    def show(self, name: str, data: bytes) -> Shown:
-        """Show an X-ray, and then its files, which take a second to draw; or why it cannot be read."""
+    def _found(self, upload: Upload) -> tuple[str, str]:
+        """Return HTML of what was found and of its files."""
         try:
-            reading = self.look(data, name)
+            reading = self.read(upload.data, upload.name)
         except (ValueError, ImportError) as error:
-            yield problem_html(name, str(error)), ""
-        else:
-            yield reading_html(reading), DRAWING
-            yield gr.skip(), files_html(reading)
-
-    def show_example(self, name: str) -> Shown:
-        """Show an example."""
-        yield from self.show(f"Synthetic X-ray, {name}", self.examples[name])
+            is_image = not isinstance(error.__cause__, UnidentifiedImageError)
+            return problem_html(upload.name, str(error) if is_image else NO_IMAGE), ""
+        except Exception:
+            log.exception("an X-ray could not be read")
+            return problem_html(upload.name, "The program failed; its log says at what."), ""
+        return reading_html(reading), files_html(reading)
 
 
-def _example(seed: int, site: str, tuberculosis: bool) -> bytes:
-    """PNG of a phantom, which says of itself that it is one."""
+def _example(name: str, seed: int, site: str, tuberculosis: bool) -> Upload:
+    """Return a phantom as PNG, which says of itself that it is one."""
     buffer = io.BytesIO()
     phantom = render_phantom(seed, site, tuberculosis, EXAMPLE_SIZE)
     Image.fromarray(phantom.image).save(buffer, "PNG", pnginfo=synthetic_mark())
-    return buffer.getvalue()
+    return Upload(f"Synthetic X-ray, {name}", buffer.getvalue())
 
 
 def build(page: Page) -> gr.Blocks:
-    """The page's parts and events."""
-    with gr.Blocks(title="Chest X-ray reader", analytics_enabled=False, fill_width=True) as blocks:
+    """Return the page's parts and events."""
+    with gr.Blocks(
+        title="Chest X-ray reader",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(CLEAN_EVERY, KEPT_AT_MOST),
+    ) as blocks:
         gr.HTML(_head(page), elem_id="head")
         with gr.Row(elem_id="desk"):
             with gr.Column(elem_id="input"):
@@ -162,27 +188,26 @@ def build(page: Page) -> gr.Blocks:
                         for number, name in enumerate(page.examples)
                     }
             with gr.Column(elem_id="output"):
-                result = gr.HTML(nothing_html(), elem_id="result")
+                result = gr.HTML(waiting_html(), elem_id="result")
                 files = gr.HTML("", elem_id="files")
             with gr.Column(elem_id="limits"), gr.Accordion("Limits of the models"):
                 gr.Markdown(limits_text(page.models), latex_delimiters=[])
-        outputs, hidden = [result, files], {"api_visibility": "private"}
-        each = {"trigger_mode": "multiple", **hidden}  # else what is dropped while another is read is passed over
-        # one X-ray at a time: a forward pass takes all cores
-        queued = {"concurrency_id": "reader", "concurrency_limit": 1, "show_progress_on": result}
-        taken = upload.upload(page.take, upload, upload, queue=False, **each)
-        taken.success(page.read, None, outputs, **queued, **each)
-        blocks.unload(page.leave)
-        for name, button in buttons.items():
-            button.click(partial(page.show_example, name), None, outputs, **queued, **hidden)
-        for asked in (upload.upload, *(button.click for button in buttons.values())):
-            asked(None, js=SCROLL, **hidden)
+        # each begins at once, takes its upload off the disk, and then waits for its turn
+        events = [(upload.upload, page.show_upload, upload)]
+        events += [(button.click, partial(page.show, page.examples[name]), None) for name, button in buttons.items()]
+        for event, handler, source in events:
+            event(None, js=SCROLL, api_visibility="private")
+            event(
+                handler,
+                source,
+                [upload, result, files],
+                show_progress="hidden",
+                trigger_mode="multiple",  # else what is dropped while another is read is passed over
+                concurrency_limit=None,
+                preprocess=False,  # which would copy the upload
+                api_visibility="private",
+            )
     return blocks
-
-
-async def _upload_apart(request: Any, folder: str, *others: Any, **options: Any) -> Any:
-    """What Gradio's own gives, each upload in a folder of its own: else the same file of two users has one place."""
-    return await gr.route_utils.upload_fn(request, str(Path(folder) / token_hex(8)), *others, **options)
 
 
 def _head(page: Page) -> str:
@@ -211,8 +236,7 @@ def serving(
     """
     page = Page.of(segmenter, classifier, revision)
     with TemporaryDirectory(prefix="chest-xray-page-") as folder:
-        # the one way to tell Gradio where uploads go
-        os.environ["GRADIO_TEMP_DIR"], gr.routes.upload_fn = folder, _upload_apart
+        os.environ["GRADIO_TEMP_DIR"] = folder  # the one way to tell Gradio where uploads go
         blocks, url = _launch(page, host, port)
         try:
             yield url, Path(folder), page
@@ -236,7 +260,7 @@ def _launch(page: Page, host: str | None, port: int | None) -> tuple[gr.Blocks, 
             ssr_mode=False,
             footer_links=[],
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=Path(__file__).with_name("app.css").read_text() + _thumbnails(page),
+            css="\n".join([*(Path(__file__).with_name(name).read_text() for name in STYLES), _thumbnails(page)]),
         )
     except (OSError, OverflowError) as error:  # whose own advice is for programs
         at = "the default port" if port is None else f"port {port}"
@@ -247,8 +271,8 @@ def _launch(page: Page, host: str | None, port: int | None) -> tuple[gr.Blocks, 
 def _thumbnails(page: Page) -> str:
     """CSS that puts the examples on their buttons, darker below, where the text is."""
     rules = []
-    for number, png in enumerate(page.examples.values()):
-        with Image.open(io.BytesIO(png)) as picture:
+    for number, example in enumerate(page.examples.values()):
+        with Image.open(io.BytesIO(example.data)) as picture:
             picture.thumbnail(THUMBNAIL)
             rules.append(
                 f"#example-{number} {{ background: linear-gradient(#0000 50%, #000c), url({jpeg(picture)}); }}"
@@ -256,14 +280,11 @@ def _thumbnails(page: Page) -> str:
     return "\n".join(rules)
 
 
-def sweep(folder: Path, older_than: float) -> None:
-    """Delete what has lain in `folder` for more than so many seconds, and the empty folders there."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder
-        try:
-            if time.time() - path.lstat().st_mtime > older_than:
-                path.rmdir() if path.is_dir() else path.unlink()
-        except OSError:  # gone meanwhile, or a folder that is not empty
-            continue
+def delete_broken_uploads(folder: Path, older_than: float) -> None:
+    """Delete what came of uploads that broke off more than so many seconds ago, which Gradio itself leaves."""
+    for path in folder.glob("tmp*"):  # whole ones lie deeper, and are Gradio's to delete
+        if time.time() - path.stat().st_mtime > older_than:
+            path.unlink()
 
 
 def serve(segmenter: str | Path | None = None, classifier: str | Path | None = None, **place: Any) -> None:
@@ -274,8 +295,7 @@ def serve(segmenter: str | Path | None = None, classifier: str | Path | None = N
     """
     stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    with serving(segmenter, classifier, **place) as (url, folder, page):
+    with serving(segmenter, classifier, **place) as (url, folder, _):
         log.info("serving at %s; Ctrl-C ends it", url)
-        while not stopped.wait(SWEEP_EVERY):
-            sweep(folder, KEPT_AT_MOST)
-            page.forget(WAITS_AT_MOST)
+        while not stopped.wait(CLEAN_EVERY):
+            delete_broken_uploads(folder, KEPT_AT_MOST)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import auc, roc_curve
 
 from hub_models.files import new_file
@@ -14,26 +15,28 @@ COLORS = ("#1b6ca8", "#d1495b", "#555555")  # of the sites, and of all
 RELIABILITY_BINS = 10
 WORST = 5
 STRIP_BINS = 50  # of the probabilities, in which dots stand on one another
+FEW = 10  # X-rays of a class, below which an AUROC says little
+APART = 0.035  # between the numbers of the worst, in probability, which is a number's width
 STRIP_HEIGHT = 0.65  # of a label's dots, at the most; the other label's begin at 1, with numbers below them
 
 
 def draw_distribution(per_image: list[dict[str, Any]], path: Path) -> None:
     """Save a PNG of the Dice of every image, sorted, a line per site: what the mean hides stands at the left."""
-    figure = Figure(figsize=(6, 4))
+    figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
         values = np.sort([row["dice"] for row in rows])
-        share = (np.arange(len(values)) + 0.5) / len(values)
+        fraction = (np.arange(len(values)) + 0.5) / len(values)
         label = f"{site}: mean {values.mean():.3f}, median {np.median(values):.3f} (n {len(values)})"
-        axis.plot(share, values, ".-", color=color, label=label, linewidth=1, markersize=4)
-    axis.set(xlabel="share of images with a lower Dice", ylabel="Dice of the image", title="Dice per image")
+        axis.plot(fraction, values, ".-", color=color, label=label, linewidth=1, markersize=4)
+    axis.set(xlabel="fraction of images with a lower Dice", ylabel="Dice of the image", title="Dice per image")
     _finish(axis, "lower right")
     save_picture(figure, path)
 
 
 def draw_roc(per_image: list[dict[str, Any]], path: Path) -> None:
     """Save a PNG of the ROC of each site with the operating point, and the WHO's minimum for a triage test."""
-    figure = Figure(figsize=(5.4, 6.4))
+    figure = Figure(figsize=(5.4, 6.4), layout="constrained")
     axis = figure.subplots()
     axis.axhspan(0.9, 1, 0, 0.3, color="#cfe8cf", label="WHO triage target: sensitivity .90, specificity .70")
     for color, (site, rows) in zip(COLORS, _groups(per_image).items(), strict=False):
@@ -43,7 +46,7 @@ def draw_roc(per_image: list[dict[str, Any]], path: Path) -> None:
         if len(set(labels)) < 2:
             continue
         false, true, _ = roc_curve(labels, probabilities)
-        axis.plot(false, true, color=color, label=f"{site}: AUROC {auc(false, true):.3f} (n {len(rows)})")
+        axis.plot(false, true, color=color, label=f"{site}: AUROC {auc(false, true):.3f} ({_counts(labels)})")
         called = probabilities >= thresholds
         axis.plot(called[labels == 0].mean(), called[labels == 1].mean(), "o", color=color)
     axis.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC; dots: the stored threshold")
@@ -52,9 +55,16 @@ def draw_roc(per_image: list[dict[str, Any]], path: Path) -> None:
     save_picture(figure, path)
 
 
+def _counts(labels: np.ndarray) -> str:
+    """Return the count of X-rays, and that of a class of which there are few."""
+    counts = {"normal": (labels == 0).sum(), "tuberculosis": (labels == 1).sum()}
+    few = [f"only {count} {name}" for name, count in counts.items() if count < FEW]
+    return ", ".join([f"n {len(labels)}", *few])
+
+
 def draw_reliability(per_image: list[dict[str, Any]], path: Path) -> None:
-    """Save a PNG of the share of positives against the mean probability, in ten bins, with the count of each bin."""
-    figure = Figure(figsize=(5.2, 5.8))
+    """Save a PNG of the fraction of positives against the mean probability, in ten bins; the bins' counts below."""
+    figure = Figure(figsize=(5.2, 6.2), layout="constrained")
     axis, below = figure.subplots(2, height_ratios=(4, 1), sharex=True)
     axis.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, label="calibrated")
     labels, probabilities = (np.array([row[name] for row in per_image]) for name in ("label", "probability"))
@@ -62,16 +72,18 @@ def draw_reliability(per_image: list[dict[str, Any]], path: Path) -> None:
     held = [index for index in range(RELIABILITY_BINS) if (bins == index).any()]
     means = [(probabilities[bins == index].mean(), labels[bins == index].mean()) for index in held]
     axis.plot(*zip(*means, strict=True), "o-", color=COLORS[0], label=f"model (n {len(labels)})")
-    axis.set(ylabel="share with the label tuberculosis", title="Reliability", xlim=(0, 1), ylim=(0, 1))
-    _finish(axis, "upper left")
+    axis.set(ylabel="fraction labeled tuberculosis", title="Reliability", xlim=(0, 1), ylim=(-0.02, 1.02))
+    axis.grid(alpha=0.3)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)  # beside the curve, which may be anywhere
     below.bar((np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS, np.bincount(bins, minlength=10), 0.09)
     below.set(xlabel="probability", ylabel="images")
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     save_picture(figure, path)
 
 
 def draw_probabilities(per_image: list[dict[str, Any]], path: Path) -> None:
     """Save a PNG of every image's probability as a dot, a strip per label, with the threshold; the worst are named."""
-    figure = Figure(figsize=(7.2, 4.6))
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axis = figure.subplots()
     places = _stacked(per_image)
     for color, site in zip(COLORS, sorted({row["site"] for row in per_image}), strict=False):
@@ -81,17 +93,19 @@ def draw_probabilities(per_image: list[dict[str, Any]], path: Path) -> None:
         text = f"threshold {threshold:.3f}"
         axis.axvline(threshold, color="#333333", linestyle="--", linewidth=1, label=None if number else text)
     wrong = confidently_wrong(per_image)
-    for number, row in enumerate(wrong, 1):
-        (x, _), below = places[row["id"]], 2 + 11 * number  # staggered, as neighbors stand close
-        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
-        place = {"textcoords": "offset points", "ha": "center", "va": "top", "fontsize": 9}
-        axis.annotate(str(number), (x, row["label"]), (0, -below), arrowprops=line, **place)
-    axis.set(xlim=(-0.02, 1.02), ylim=(-0.6, 1.75), yticks=[0, 1], xlabel="calibrated probability of tuberculosis")
+    line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
+    for label in (0, 1):
+        numbered = [(places[row["id"]][0], number) for number, row in enumerate(wrong, 1) if row["label"] == label]
+        xs = _apart([x for x, _ in sorted(numbered)])
+        for (x, number), aside in zip(sorted(numbered), xs, strict=True):
+            place = (aside, label - 0.1)
+            axis.annotate(str(number), (x, label), place, arrowprops=line, ha="center", va="top", fontsize=9)
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.3, 1.75), yticks=[0, 1], xlabel="calibrated probability of tuberculosis")
     axis.set_yticklabels(["labeled\nnormal", "labeled\ntuberculosis"])
     named = "\n".join(f"{number}  {row['id']}: {row['probability']:.3f}" for number, row in enumerate(wrong, 1))
     more = "; of the wrong ones the furthest from their label are numbered" if wrong else ""
     axis.set_title(f"Every test X-ray{more}")
-    figure.text(0.99, 0.5, named, fontsize=8, ha="left", va="center")
+    figure.text(1.01, 0.5, named, fontsize=8, ha="left", va="center")
     _finish(axis, "upper left")
     save_picture(figure, path)
 
@@ -100,6 +114,18 @@ def confidently_wrong(per_image: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Up to five images on the wrong side of their threshold: those whose probability is furthest from their label."""
     wrong = [row for row in per_image if (row["probability"] >= row["threshold"]) != bool(row["label"])]
     return sorted(wrong, key=lambda row: (-abs(row["probability"] - row["label"]), row["id"]))[:WORST]
+
+
+def _apart(xs: list[float]) -> list[float]:
+    """Return ascending places in [0, 1], moved to the side where they are nearer than APART to each other."""
+    moved = list(xs)
+    for index in range(1, len(moved)):
+        moved[index] = max(moved[index], moved[index - 1] + APART)
+    limit = 1.0
+    for index in reversed(range(len(moved))):
+        limit = moved[index] = min(moved[index], limit)
+        limit -= APART
+    return moved
 
 
 def _groups(per_image: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -127,9 +153,8 @@ def _finish(axis: Axes, place: str, **more: Any) -> None:
     axis.legend(fontsize=8, loc=place, **more)
 
 
-def save_picture(figure: Figure, path: Path, **layout: Any) -> None:
+def save_picture(figure: Figure, path: Path) -> None:
     """Write the PNG, whole or not at all."""
-    figure.tight_layout(**layout)
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as aside:
         figure.savefig(aside, dpi=110, format="png", bbox_inches="tight")

@@ -17,17 +17,16 @@ from typing import Any
 import numpy as np
 import pyarrow
 import torch
-from matplotlib import colormaps
 from PIL import Image
 
 from chest_xray_masks import reason
 from hub_models.dicom_seg import segmentation
-from hub_models.figures import PREDICTED
 from hub_models.flags import Flag, RaisedFlag
 from hub_models.images import is_dicom_source
 from hub_models.ledger import NUMBER
-from hub_models.masks import keep_two_lungs, mask_png, widen
-from hub_models.pixels import BOX, Source
+from hub_models.masks import keep_two_lungs, mask_png
+from hub_models.overlays import heat, outline, scaled_gray
+from hub_models.pixels import Source
 from hub_models.predict import ChestXrayReader, Film, Prediction
 from hub_models.predictor import Predictor
 from hub_models.quality import LEFT, RIGHT, sides_of
@@ -36,7 +35,7 @@ from hub_models.saliency import METHODS, saliency_of_gray
 
 BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
 BATCH_SIZE, LANES = 16, 4  # on others, where so many batches are under way at a time
-SHOWN, RIM = 800, 2  # pixels of a picture's longer side, and of the rim around its lungs
+SHOWN = 800  # pixels of a picture's longer side, at the most
 Row = dict[str, Any]
 AREAS = ("right_share", "left_share", "right_mm2", "left_mm2")
 
@@ -173,9 +172,9 @@ def _write(desk: Desk, row: Row, result: tuple[Film, Source, Prediction] | str) 
         areas = {name: getattr(found.lungs, name) for name in AREAS}
         columns |= areas | {"mask": _put(desk.folder, f"masks/{file}", mask_png(found.mask))}
     if desk.overlays:
-        _put(desk.folder, f"overlays/{file}", _png(_overlay(film.gray, found.mask)))
+        _put(desk.folder, f"overlays/{file}", _png(outline(_shown(film.gray), found.mask)))
     if desk.asked is not None:
-        _put(desk.folder, f"saliency/{file}", _png(_heat(film.gray, desk.asked(film.gray, found.mask))))
+        _put(desk.folder, f"saliency/{file}", _png(heat(_shown(film.gray), desk.asked(film.gray, found.mask))))
     spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
     flags = (*found.flags, *(_segment(desk, source, row["output"], found) if desk.lungs_version else ()))
     said = {"name": printable(found.name)} | spacing | flag_columns(flags)
@@ -220,26 +219,7 @@ def _put(folder: Path, name: str, data: bytes) -> str:
 
 
 def _shown(gray: Image.Image) -> Image.Image:
-    """RGB of an X-ray, SHOWN pixels long at the most."""
-    factor = min(1.0, SHOWN / max(gray.size))
-    return gray.resize([max(1, round(side * factor)) for side in gray.size], BOX).convert("L").convert("RGB")
-
-
-def _overlay(gray: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The X-ray with a rim around its lungs."""
-    picture = _shown(gray)
-    lungs = np.asarray(Image.fromarray(mask).resize(picture.size, Image.Resampling.NEAREST))
-    picture.paste(tuple(PREDICTED.tolist()), mask=Image.fromarray(widen(lungs, RIM) & ~lungs))
-    return picture
-
-
-def _heat(gray: Image.Image, saliency: np.ndarray) -> Image.Image:
-    """The X-ray under its (H, W) saliency in [0, 1]: the stronger, the brighter and the more opaque."""
-    picture = _shown(gray)
-    strength = np.asarray(Image.fromarray(saliency).resize(picture.size, Image.Resampling.BILINEAR))  # (h, w)
-    opacity = 0.7 * strength[..., None]
-    blended = (1 - opacity) * np.asarray(picture) + opacity * 255 * colormaps["inferno"](strength)[..., :3]
-    return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
+    return scaled_gray(gray, min(SHOWN, max(gray.size)))
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -1,28 +1,58 @@
-"""What the page shows, as HTML that holds its pictures and files itself: a reading, downloads, limits of models."""
+"""What was found on one X-ray, as HTML: on the page and as a report to print; downloads; the models' limits."""
 
 import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from hub_models.config import TrainConfig
 from hub_models.facts import read_json
 from hub_models.limits import limits_of
-from hub_models.predictor import run_digest
-from hub_models.sheet import LOOKS, Reading, draw_sheet, facts_of, heated, meaning_of, outlined, remarks_on, shown
+from hub_models.masks import mask_png
+from hub_models.overlays import heat, outline, scaled_gray
+from hub_models.predict import Prediction
+from hub_models.predictor import PREDICTION_VERSION, run_digest
 from hub_models.tasks import TASKS
 
-# reading.html escapes what a file's name or an error says
-READING = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("reading.html")
-FILES = READING.environment.from_string(
+# the templates escape what a file's name or an error says
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+READING, REPORT = TEMPLATES.get_template("reading.html"), TEMPLATES.get_template("report.html")
+FILES = TEMPLATES.from_string(
     "<p>Download"
     '{% for title, name, url in files %} <a href="{{ url }}" download="{{ name }}">{{ title }}</a>{% endfor %}</p>'
 )
 SHARED = "Both models"
+SHOWN = 1024  # pixels of a picture's longer side
+NO_DEVICE = "Research use, not a medical device. No decision about a patient may rest on this page."
+SALIENCY = "What speaks for tuberculosis to the model"
+MEANING = (
+    "The probability is that a radiologist labels the X-ray tuberculosis. The model knows normal X-rays and "
+    "tuberculosis only: any other disease gets a probability of tuberculosis all the same."
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One X-ray with what was found on it.
+
+    Attributes:
+        gray: as `to_gray` gives it; nothing else of a file's header is shown.
+        found: what the models say.
+        saliency: (H, W) float in [0, 1], what speaks for tuberculosis to the TB model; None without one.
+        models: a line for each model, with its name and digest.
+    """
+
+    gray: Image.Image
+    found: Prediction
+    saliency: np.ndarray | None = None
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,44 +92,90 @@ def limits_text(models: Mapping[str, Model]) -> str:
 
 
 def reading_html(reading: Reading) -> str:
-    """HTML of a reading: verdict, pictures, flags, measures."""
+    """Return HTML of a reading: verdict, pictures, flags, measures."""
+    return READING.render(_shown_of(reading))
+
+
+def report_html(reading: Reading, day: date | None = None) -> str:
+    """Return a reading as an HTML document that needs no other file, and prints to one page; `day`: today if None."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    program = f"Read with chest-xray-masks (version {PREDICTION_VERSION} of its predictions), {libraries}."
+    frame = {"day": day or date.today(), "warning": NO_DEVICE, "made_by": (*reading.models, program)}
+    return REPORT.render(_shown_of(reading) | frame)
+
+
+def _shown_of(reading: Reading) -> dict[str, object]:
+    """Return what reading.html shows of a reading."""
     found = reading.found
-    words = {"facts": facts_of(found), "remarks": remarks_on(found), "meaning": meaning_of(found)}
-    return READING.render(name=found.name, found=found, pictures=pictures_of(reading), **words)
+    probability, threshold = _told_apart(found.probability, found.threshold)
+    return {
+        "name": found.name,
+        "found": found,
+        "probability": probability,
+        "threshold": threshold,
+        "pictures": pictures_of(reading),
+        "facts": facts_of(found),
+        "remarks": remarks_on(found),
+        "meaning": () if found.probability is None else (MEANING,),
+    }
+
+
+def _told_apart(probability: float | None, threshold: float | None) -> tuple[str, str]:
+    """Return both with two digits, or with as many more, up to four, as tell them apart; empty where there is none."""
+    if probability is None or threshold is None:
+        return "", ""
+    pairs = [(f"{probability:.{digits}f}", f"{threshold:.{digits}f}") for digits in (2, 3, 4)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
+
+
+def facts_of(found: Prediction) -> dict[str, str]:
+    """Return what there is to say of an X-ray and its lungs, by name; sides are the patient's."""
+    facts = {"X-ray": f"{found.width} x {found.height} pixels"}
+    if lungs := found.lungs:
+        for side in ("right", "left"):
+            fraction, area = getattr(lungs, f"{side}_share"), getattr(lungs, f"{side}_mm2")
+            in_cm2 = "" if area is None else f", {area / 100:.0f} cm² on the X-ray"
+            facts[f"{side.capitalize()} lung"] = f"{fraction:.1%} of the image{in_cm2}"
+    return facts
+
+
+def remarks_on(found: Prediction) -> tuple[str, ...]:
+    """Return the flags as sentences, or that there are none; empty without a lung model, which most flags need."""
+    flags = tuple(f"{flag.message[0].upper()}{flag.message[1:]}." for flag in found.flags)
+    return flags or (() if found.mask is None else ("Nothing odd about the lungs was found.",))
 
 
 def problem_html(name: str, problem: str) -> str:
-    """HTML that says why a file could not be read."""
+    """Return HTML that says why a file could not be read."""
     return READING.render(name=name, problem=problem)
 
 
-def nothing_html() -> str:
-    """HTML of the place where the first reading will be."""
-    return READING.render()
+def waiting_html(waiting: str = "The reading appears here.") -> str:
+    """Return HTML of the place where a reading will be, with what it waits for."""
+    return READING.render(waiting=waiting)
 
 
 def pictures_of(reading: Reading) -> list[tuple[str, str, str]]:
-    """Title, data URL and description of each picture of a reading, the first to be shown first."""
-    pictures = [("X-ray", jpeg(shown(reading.gray)), "The X-ray as it came, scaled")]
+    """Return title, data URL and description of each picture of a reading, the first to be shown first."""
+    gray = scaled_gray(reading.gray, SHOWN)
+    pictures = [("X-ray", jpeg(gray), "The X-ray as it came, scaled")]
     if reading.found.mask is not None:
         edge = "right" if reading.found.is_mirrored else "left"
         words = f"The lungs as the model finds them; the patient's right is at the {edge}"
-        pictures.insert(0, ("Lungs", jpeg(outlined(reading.gray, reading.found.mask)), words))
+        pictures.insert(0, ("Lungs", jpeg(outline(gray, reading.found.mask)), words))
     if reading.saliency is not None:
-        words = f"{LOOKS}: the brighter, the more; a hint, no proof that it looks at disease"
-        pictures.insert(-1, ("Saliency", jpeg(heated(reading.gray, reading.saliency)), words))
+        words = f"{SALIENCY}: the brighter, the more; a hint, no proof that it looks at disease"
+        pictures.insert(-1, ("Saliency", jpeg(heat(gray, reading.saliency)), words))
     return pictures
 
 
 def files_html(reading: Reading) -> str:
-    """HTML of links that hold the mask, 1 bit a pixel at the X-ray's own size, and the report as PDF and PNG."""
-    stem, sheet, files = Path(reading.found.name).stem, draw_sheet(reading), []
+    """Return HTML of links that hold the mask, 1 bit a pixel at the X-ray's own size, and the report."""
+    stem, files = Path(reading.found.name).stem, []
     if reading.found.mask is not None:
-        buffer = io.BytesIO()
-        Image.fromarray(reading.found.mask).save(buffer, "PNG")
-        files.append(("Mask (PNG)", f"{stem}-lungs.png", data_url(buffer.getvalue(), "image/png")))
-    files.append(("Report (PDF)", f"{stem}-report.pdf", data_url(sheet["pdf"], "application/pdf")))
-    files.append(("Report (PNG)", f"{stem}-report.png", data_url(sheet["png"], "image/png")))
+        files.append(("Mask (PNG)", f"{stem}-lungs.png", data_url(mask_png(reading.found.mask), "image/png")))
+    report = data_url(report_html(reading).encode(), "text/html")
+    files.append(("Report (HTML), printable", f"{stem}-report.html", report))
     return FILES.render(files=files)
 
 

@@ -45,11 +45,17 @@ def test_probabilities_by_hand(tmp_path, drawn) -> None:
     assert dots.get_xdata() == pytest.approx([0.9, 0.211, 0.212, 0.7]) and other.get_xdata() == pytest.approx([0.1])
     # .211 and .212 share a bin of .02: one stands on the other
     assert dots.get_ydata() == pytest.approx([1, 0, 0.045, 0]) and list(threshold.get_xdata()) == [0.5, 0.5]
-    assert [note.get_text() for note in axis.texts] == ["1", "2"]
-    assert [note.xy for note in axis.texts] == [(0.1, 1), (0.7, 0)]
+    assert {note.get_text(): note.xy for note in axis.texts} == {"1": (0.1, 1), "2": (0.7, 0)}
     assert drawn[0].texts[0].get_text() == "1  B0: 0.100\n2  A3: 0.700"
     draw_probabilities(rows[:3], tmp_path / "probabilities.png")  # none is wrong
     assert drawn[1].axes[0].get_title() == "Every test X-ray" and not drawn[1].axes[0].texts
+
+
+def test_numbers_of_neighbors_stand_apart(tmp_path, drawn) -> None:
+    draw_probabilities(of_tb([0] * 4, [0.931, 0.93, 0.93, 0.999]), tmp_path / "probabilities.png")
+    places = sorted((note.xyann[0], note.get_text()) for note in drawn[0].axes[0].texts)
+    assert [number for _, number in places] == ["3", "4", "2", "1"]  # as their dots stand
+    assert np.diff([x for x, _ in places]).min() >= 0.035 - 1e-9 and places[-1][0] <= 1
 
 
 def test_distribution_has_a_line_for_each_site_and_all(tmp_path, drawn) -> None:
@@ -74,12 +80,14 @@ def test_roc_by_hand(tmp_path, drawn) -> None:
     rows = of_tb([1, 0, 1, 0], [0.9, 0.2, 0.4, 0.6])
     draw_roc(rows, tmp_path / "roc.png")
     assert min(pixels_of(tmp_path / "roc.png").shape[:2]) > 300
-    assert texts(drawn[0])[1:] == ["A: AUROC 0.750 (n 4)"]
+    assert texts(drawn[0])[1:] == ["A: AUROC 0.750 (n 4, only 2 normal, only 2 tuberculosis)"]
     _, point = drawn[0].axes[0].get_lines()
     assert np.array(point.get_data()).ravel().tolist() == [0.5, 0.5]
     both = rows + of_tb([1, 0], [0.9, 0.1], "B")
     draw_roc(both, tmp_path / "roc.png")
     assert [text.split(":")[0] for text in texts(drawn[1])[1:]] == ["A", "B", "all"]
+    draw_roc(of_tb([1] * 9 + [0] * 10, [0.1] * 19), tmp_path / "roc.png")
+    assert texts(drawn[2])[1:] == ["A: AUROC 0.500 (n 19, only 9 tuberculosis)"]
 
 
 def test_roc_of_one_class_is_left_out(tmp_path, drawn) -> None:
@@ -97,6 +105,9 @@ def test_reliability_by_hand(tmp_path, drawn) -> None:
     means, shares = axis.get_lines()[1].get_data()
     assert list(means) == pytest.approx([0.27, 1.0]) and list(shares) == [0.5, 1.0]
     assert [int(bar.get_height()) for bar in below.patches] == [0, 0, 2, 0, 0, 0, 0, 0, 0, 1]
+    assert (
+        all(tick == round(tick) for tick in below.get_yticks()) and axis.get_legend() is None
+    )  # nothing on the curve
     draw_reliability(of_tb([1], [0.0]), tmp_path / "reliability.png")
     assert pixels_of(tmp_path / "reliability.png").std() > 0
 

@@ -1,15 +1,21 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from pictures import of_tb, pixels_of
+from PIL import Image
 
 from hub_models import figures
 from hub_models.architectures import build, processor_for
 from hub_models.data import load_splits
 from hub_models.figures import (
+    DICE_RANKS,
     PICTURES,
-    Look,
+    PROBABILITY_RANKS,
+    SHARE_RANKS,
+    SIDE,
     Overlay,
+    SaliencyPanel,
     draw_outlines,
     draw_overlays,
     draw_saliency,
@@ -22,22 +28,48 @@ from hub_models.saliency import saliency
 from hub_models.tasks import TASKS, Settings
 
 
+def ranks_and_ids(rows: list[dict], metric: str, ranks: tuple[str, str, str] = DICE_RANKS) -> list[tuple[str, str]]:
+    return [(rank, row["id"]) for rank, row in worst_median_best(rows, metric, ranks)]
+
+
 def test_worst_median_and_best_of_each_site() -> None:
     values = {"A": [0.9, 0.1, 0.5, 0.7, 0.3], "B": [0.4, 0.2], "C": [0.8]}
     rows = [{"id": f"{site}{n}", "site": site, "dice": v} for site, vs in values.items() for n, v in enumerate(vs)]
-    assert [row["id"] for row in worst_median_best(rows, "dice")] == ["A1", "A2", "A0", "B1", "B0", "C0"]
+    of_a = [("A: worst", "A1"), ("A: median", "A2"), ("A: best", "A0")]
+    others = [("B: worst", "B1"), ("B: best", "B0"), ("C: only X-ray", "C0")]
+    assert ranks_and_ids(rows, "dice") == of_a + others
 
 
-def test_overlays_show_image_true_and_predicted_mask(tmp_path) -> None:
-    gray = np.full((40, 40), 128, np.uint8)
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved while a test runs."""
+    saved, save = [], figures.save_picture
+    monkeypatch.setattr(figures, "save_picture", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved
+
+
+def test_overlays_show_image_true_and_predicted_mask(tmp_path, drawn) -> None:
+    gray = Image.new("L", (40, 40), 128)
     left, right = np.zeros((2, 40, 40), bool)
     left[:, :20] = right[:, 20:] = True
-    draw_overlays([Overlay("one", gray, left, right, 0.0)], tmp_path / "new" / "overlays.png")
+    draw_overlays([Overlay("one", gray, left, right, 0.0, "A: worst")], tmp_path / "new" / "overlays.png")
     red, green, blue = np.moveaxis(pixels_of(tmp_path / "new" / "overlays.png"), -1, 0)
     greenish, orange = (green > red + 20) & (green > blue), (red > blue + 20) & (red > green)
     assert greenish.sum() == pytest.approx(orange.sum(), rel=0.1)  # half of a square each
     assert np.argwhere(greenish)[:, 0].max() < np.argwhere(orange)[:, 0].min()  # the true mask stands above
     assert np.argwhere(greenish)[:, 1].max() < np.argwhere(orange)[:, 1].max()  # and is left of the predicted one
+    assert drawn[0].axes[0].get_title() == "A: worst\none"
+
+
+def test_x_rays_of_any_aspect_stand_at_one_height(tmp_path, drawn) -> None:
+    some = []
+    for size in ((40, 60), (60, 40), (50, 50)):
+        mask = np.ones(size[::-1], bool)
+        some.append(Overlay("one", Image.new("L", size), mask, mask, 1.0))
+    draw_overlays(some, tmp_path / "overlays.png")
+    places = [axis.get_position() for axis in drawn[0].axes[:3]]  # of the first line
+    assert [place.y0 for place in places] == pytest.approx([places[0].y0] * 3, abs=0.003)
+    assert [place.y1 for place in places] == pytest.approx([places[0].y1] * 3, abs=0.003)
 
 
 def test_overlays_of_a_task_are_of_worst_median_and_best(phantoms, tmp_path, monkeypatch) -> None:
@@ -52,12 +84,12 @@ def test_overlays_of_a_task_are_of_worst_median_and_best(phantoms, tmp_path, mon
     others = {row["id"]: ~to_mask(row["mask"]) for row in rows}
     draw = PICTURES["lung_segmentation"]["overlays.png"]
     draw(per_image[::-1], rows, lambda id: lambda image: others[id], tmp_path)
-    assert [one.name for one in seen] == [row["id"] for row in worst_median_best(per_image, "dice")]
+    assert [(one.rank, one.name) for one in seen] == ranks_and_ids(per_image, "dice")
     by_id = {row["id"]: row for row in rows}
     for one in seen:
         np.testing.assert_array_equal(one.true, to_mask(by_id[one.name]["mask"]))
         np.testing.assert_array_equal(one.predicted, ~one.true)
-        assert one.gray.shape == one.true.shape and one.gray.dtype == np.uint8
+        assert one.gray.mode == "L" and max(one.gray.size) == SIDE
 
 
 def test_worst_four_and_median_of_each_site() -> None:
@@ -72,7 +104,7 @@ def test_outlines_show_no_gray_of_the_x_ray(tmp_path) -> None:
     true[5:35, 5:20] = predicted[5:35, 10:25] = True
     seen = []
     for name, gray in (("dark", 0), ("bright", 255)):
-        noise = np.full((40, 40), gray, np.uint8)
+        noise = Image.new("L", (400, 400), gray)
         shown = {
             "A": [Overlay("one", noise, true, predicted, 0.667)],
             "B": [Overlay("two", noise, true, true, 1.0)] * 2,
@@ -88,20 +120,22 @@ def test_outlines_show_no_gray_of_the_x_ray(tmp_path) -> None:
 
 def test_outlines_of_empty_and_full_masks_are_drawn(tmp_path) -> None:
     empty, full = np.zeros((40, 40), bool), np.ones((40, 40), bool)
-    draw_outlines({"A": [Overlay("one", full, full, empty, 0.0)]}, tmp_path / "outlines.png")
+    draw_outlines({"A": [Overlay("one", Image.new("L", (400, 400)), full, empty, 0.0)]}, tmp_path / "outlines.png")
     red, green, _ = np.moveaxis(pixels_of(tmp_path / "outlines.png"), -1, 0)
     assert ((green > red + 20).mean()) > 0.2  # all of it is missed
 
 
-def look(name: str, lungs: np.ndarray | None, salient: np.ndarray, text: str = "below") -> Look:
-    return Look(name, np.full(salient.shape, 60, np.uint8), salient.astype(np.float32), lungs, text)
+def panel(name: str, lungs: np.ndarray | None, salient: np.ndarray) -> SaliencyPanel:
+    return SaliencyPanel(name, Image.new("L", (400, 400), 60), salient.astype(np.float32), lungs, "below")
 
 
 def test_saliency_stands_on_the_x_ray_with_the_lungs_outlined(tmp_path) -> None:
     salient, lungs = np.zeros((40, 40)), np.zeros((40, 40), bool)
     salient[30:, 30:], lungs[5:20, 5:15] = 1, True
-    draw_saliency([look("one", lungs, salient), look("two", None, salient * 0)], tmp_path / "saliency.png")
-    red, green, blue = np.moveaxis(pixels_of(tmp_path / "saliency.png"), -1, 0)
+    draw_saliency([panel("one", lungs, salient), panel("two", None, salient * 0)], tmp_path / "saliency.png")
+    shot = pixels_of(tmp_path / "saliency.png")
+    shot[:, int(0.8 * shot.shape[1]) :] = 255  # the colour bar
+    red, green, blue = np.moveaxis(shot, -1, 0)
     outline, hot = (green > red + 40) & (green > blue + 20), (red > blue + 40) & (red > 100)
     (height, width), places = outline.shape, np.argwhere(outline)
     assert len(places) > 200 and places[:, 1].max() < 0.55 * width  # the second X-ray's lungs are not known
@@ -110,14 +144,14 @@ def test_saliency_stands_on_the_x_ray_with_the_lungs_outlined(tmp_path) -> None:
 
 
 @pytest.fixture
-def looks(monkeypatch) -> list[Look]:
+def panels(monkeypatch) -> list[SaliencyPanel]:
     """What is drawn while a test runs."""
     seen = []
-    monkeypatch.setattr(figures, "draw_saliency", lambda looks, path: seen.extend(looks))
+    monkeypatch.setattr(figures, "draw_saliency", lambda panels, path: seen.extend(panels))
     return seen
 
 
-def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_resnet, tmp_path, looks) -> None:
+def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_resnet, tmp_path, panels) -> None:
     torch.manual_seed(0)
     model = build("classification", str(tiny_resnet), True, TASKS["tb_classification"].labels, 32).eval()
     settings = Settings("tb_classification", 32)
@@ -138,20 +172,22 @@ def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_r
     draw = PICTURES["tb_classification"]["saliency.png"]
     draw(per_image, rows, lambda id: predictor, tmp_path / "saliency.png")
     known = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
-    assert [one.name for one in looks] == [row["id"] for row in worst_median_best(known, "saliency_in_lungs")]
+    chosen = ranks_and_ids(known, "saliency_in_lungs", SHARE_RANKS)
+    assert [(one.rank, one.name) for one in panels] == chosen
     by_id, found = {row["id"]: row for row in rows}, {row["id"]: row for row in per_image}
-    for one in looks:
+    for one in panels:
         row = by_id[one.name]
         np.testing.assert_array_equal(one.saliency, saliency(predictor, row["image"]))
         np.testing.assert_array_equal(one.lungs, to_mask(row["mask"]))
-        first, second = one.text.split("\n")
-        assert first == f"label {row['label']}, probability {found[one.name]['probability']:.3f}"
-        assert second == f"{found[one.name]['saliency_in_lungs']:.2f} in the lungs, 0.25 of what it sees"
-    looks.clear()
+        label, fraction = ("normal", "tuberculosis")[row["label"]], found[one.name]["saliency_in_lungs"]
+        assert one.text.startswith(f"{label}, probability {found[one.name]['probability']:.3f}\n{fraction:.0%} ")
+        assert " 25% " in one.text
+    panels.clear()
     bare = [row | {"saliency_in_lungs": np.nan} for row, known in zip(per_image, masked, strict=True) if not known]
     draw(bare, rows, lambda id: predictor, tmp_path / "saliency.png")  # no lungs are known: by probability
-    assert [one.name for one in looks] == [row["id"] for row in worst_median_best(bare, "probability")]
-    assert all(one.lungs is None and "lungs" not in one.text for one in looks)
+    chosen = ranks_and_ids(bare, "probability", PROBABILITY_RANKS)
+    assert [(one.rank, one.name) for one in panels] == chosen
+    assert all(one.lungs is None and "lungs" not in one.text for one in panels)
 
 
 def test_every_task_has_pictures(tmp_path) -> None:

@@ -110,8 +110,8 @@ def test_saliency_is_that_of_the_model_and_changes_no_row(reader, films, tmp_pat
     values = np.asarray(Image.open(films[0]).convert("L"), np.uint16) * 200 + 500
     Image.fromarray(values).save(deep)
     shown = []
-    heat = pipeline._heat
-    monkeypatch.setattr(pipeline, "_heat", lambda gray, looks: shown.append(looks) or heat(gray, looks))
+    heat = pipeline.heat
+    monkeypatch.setattr(pipeline, "heat", lambda gray, looks: shown.append(looks) or heat(gray, looks))
     paths = [*films[:3], deep]
     plain = list(read_stream(Desk(reader, tmp_path / "plain"), items_of(paths), CPU, 1))
     desk = Desk(reader, tmp_path / "asked", asked=Asked(reader.classifier))
