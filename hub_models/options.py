@@ -16,11 +16,6 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_ty
 OPTION_OF_FIELD = {"data_dir": "data", "output_dir": "output"}  # one name for one thing, in every command
 OLD_NAMES = {field: option for option, field in OPTION_OF_FIELD.items()}
 RECORDED = ("version", "device", "duration", "duration_seconds")  # in a saved config, and no option asks for them
-    "version",
-    "device",
-    "duration",
-    "duration_seconds",
-)  # what a saved config tells of its run, and no option asks for
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 T = TypeVar("T")
 Options = argparse.Namespace

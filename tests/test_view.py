@@ -15,7 +15,6 @@ from hub_models.files import write_json
 from hub_models.flags import Flag
 from hub_models.limits import limits_of
 from hub_models.predict import Prediction
-from hub_models.report import evaluate_run
 from hub_models.tasks import TASKS
 from hub_models.view import (
     Model,
@@ -186,7 +185,7 @@ def test_files_are_the_mask_in_one_bit_and_the_report() -> None:
         ((100, 100), {"probability": 0.01, "threshold": 0.99}),
         ((300, 100), {"name": "a long name " * 20}),
         ((100, 300), {"probability": None, "threshold": None}),
-        ((300, 100), {"mask": None, "film_flags": (MIRRORED, *(f"flag {number} " * 12 for number in range(4)))}),
+        ((300, 100), {"mask": None, "film_flags": (Flag.MIRRORED.raised(), *4 * [Flag.OTHER_SEGMENTER.raised()])}),
     ],
 )
 def test_report_prints_to_one_page(size: tuple[int, int], values: dict[str, object], tmp_path: Path) -> None:
