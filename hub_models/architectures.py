@@ -91,12 +91,17 @@ def build(
         return AUTO_CLASSES[kind].from_config(config)
     # the encoder checkpoints have no head, and others may have one for other classes
     model = AUTO_CLASSES[kind].from_pretrained(source, config=config, ignore_mismatched_sizes=True, **ONLY_DATA)
-    side = getattr(config, "image_size", image_size)
+    check_side(model, source, image_size)
+    return model
+
+
+def check_side(model: PreTrainedModel, source: str, image_size: int) -> None:
+    """Raise ValueError where a model has a position for each patch of images of another size."""
+    side = getattr(model.config, "image_size", image_size)
     if side != image_size and any("position_embedding" in name for name, _ in model.named_parameters()):
         raise ValueError(
             f"{source} takes images of {side} pixels, got image_size {image_size}: pass --image_size {side}"
         )
-    return model
 
 
 def config_of(kind: str, source: str, from_scratch: bool) -> PretrainedConfig:

@@ -17,9 +17,10 @@ from hub_models.files import check_output, held, is_hidden, write_json
 from hub_models.ledger import close_ledger, done_before, drop_rows, file_of, is_whole, open_ledger
 from hub_models.pipeline import SCHEMA, Asked, Desk, read_stream
 from hub_models.predict import ChestXrayReader
-from hub_models.predictor import PREDICTION_VERSION, run_digest
+from hub_models.predictor import PREDICTION_VERSION
 from hub_models.report import make_accelerator
 from hub_models.rows import Sources
+from hub_models.run_folder import RunFolder
 from hub_models.sources import find_sources
 from hub_models.wording import counted
 
@@ -143,7 +144,7 @@ def _check_arguments(
 
 def _settings(sources: Sources, runs: list[Path | None]) -> dict[str, Any]:
     """Return what decides on the rows: the X-rays, the models and the version of what is made of them."""
-    digests = [None if run is None else run_digest(run) for run in runs]
+    digests = [None if run is None else RunFolder.read(run).digest for run in runs]
     models = dict(zip(("segmenter", "classifier"), digests, strict=True))
     return {"X-rays": sources.digest} | models | {"version": PREDICTION_VERSION}
 

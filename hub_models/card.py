@@ -9,11 +9,11 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from chest_xray_masks import PARTS, SITES
-from hub_models.card_text import check_text, compare
-from hub_models.facts import PROTOCOL_TEXTS, Run, commands, emissions, kept, site_of, start
+from hub_models.facts import PROTOCOL_TEXTS, training_facts
 from hub_models.limits import limits_of, only_synthetic
 from hub_models.metrics import TEMPERATURES
-from hub_models.tables import COLUMNS, Column, headline, main_heading, tables, tested_groups
+from hub_models.run_folder import RunFolder, site_of
+from hub_models.tables import COLUMNS, Column, main_heading, tables
 from hub_models.tasks import TASKS
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -24,16 +24,14 @@ DATASETS = {
     False: ("chest_xray_masks", "Montgomery and Shenzhen"),
     True: ("synthetic_chest_xrays", "Synthetic X-rays"),
 }
-OF_RUN = "the run's files"  # as errors call them
 UNNAMED = "LUNGS"  # stands for a lung model of the owner's that is not named
 PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # settings as a pipeline uses a model
-FROM_FILES = ("library_name", "pipeline_tag", "base_model", "co2_eq_emissions", "inference")  # of the metadata
 
 
 def model_card(
-    run_folder: Path, repo_id: str, license: str, also: Sequence[Path] = (), segmenter: str | None = None
+    run: RunFolder, repo_id: str, license: str | None, also: Sequence[Path] = (), segmenter: str | None = None
 ) -> ModelCard:
-    """README.md of a run, to stand in the Hub repository `repo_id`.
+    """Return the card of a run, to stand in the Hub repository `repo_id`; the user's notes are not in it yet.
 
     `also` are folders of further evaluations of the model, or of other runs (of other protocols, trained alike), whose
     figures stand in the table across sites. `segmenter` is the Hub id of the lung model that a model of the lung
@@ -41,23 +39,22 @@ def model_card(
 
     Raises:
         FileNotFoundError: a folder is not that of a finished run or evaluation.
-        ValueError: the folder holds all folds, one of `also` is of another task or model, or a segmenter is named for
-            a model that needs none.
+        ValueError: one of `also` is of another task or model, or a segmenter is named for a model that needs none.
     """
-    run = Run.read(run_folder)
-    if segmenter and run.settings["region"] == "image":
-        raise ValueError(f"the model in {run_folder} sees whole X-rays, got segmenter {segmenter}: leave it out")
+    if segmenter and run.settings.region == "image":
+        raise ValueError(f"the model in {run.path} sees whole X-rays, got segmenter {segmenter}: leave it out")
     # a line that holds a tag only leaves no line behind
     template = re.sub(r"^({%.*%})\n", r"\1", TEMPLATE.read_text(), flags=re.M)
-    facts = _names(run, repo_id, segmenter) | _data(run) | _training(run) | {"pictures": card_pictures(run_folder)}
-    facts |= {"tables": tables(run, also), "headline": headline(run)}
+    facts = _names(run, repo_id, segmenter) | _data(run) | _minimum(run) | {"pictures": card_pictures(run)}
+    heading, shown = main_heading(run), tables(run, also)
+    facts |= {"tables": shown} | training_facts(run, heading)
     facts["limits"] = limits_of(TASKS[run.config.task].kind, run.data)
     card = ModelCard.from_template(_metadata(run, repo_id, license), template_str=template, **facts)
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)
     return card
 
 
-def _names(run: Run, repo_id: str, segmenter: str | None) -> dict[str, Any]:
+def _names(run: RunFolder, repo_id: str, segmenter: str | None) -> dict[str, Any]:
     """What the template says of the model and of its use."""
     settings = run.settings
     owner, _, name = repo_id.rpartition("/")
@@ -68,18 +65,18 @@ def _names(run: Run, repo_id: str, segmenter: str | None) -> dict[str, Any]:
         "lungs_named": segmenter is not None,
         "kind": TASKS[run.config.task].kind,
         "architecture": run.model["architectures"][0],
-        "size": settings["image_size"],
-        "region": settings["region"],
+        "size": settings.image_size,
+        "region": settings.region,
         # whether a pipeline does all that was done here
-        "plain": all(settings[name] == value for name, value in PLAIN.items()),
+        "plain": _is_plain(run),
         "segmenter": run.data.get("segmenter", "")[:16],
-        "threshold": f"{settings['threshold']:.3f}",
-        "temperature": f"{settings['temperature']:.3f}",
-        "is_flat": settings["temperature"] > 0.9 * TEMPERATURES[1],
+        "threshold": f"{settings.threshold:.3f}",
+        "temperature": f"{settings.temperature:.3f}",
+        "is_flat": settings.temperature > 0.9 * TEMPERATURES[1],
     }
 
 
-def _data(run: Run) -> dict[str, Any]:
+def _data(run: RunFolder) -> dict[str, Any]:
     """What the template says of the X-rays."""
     data, tested = run.data, run.results["figures"]["all"]
     images, synthetic = sum(len(data[part]) for part in PARTS), data.get("synthetic", 0)
@@ -95,24 +92,22 @@ def _data(run: Run) -> dict[str, Any]:
     }
 
 
-def _training(run: Run) -> dict[str, str]:
-    """What the template says of the training, and of the threshold that it chose."""
+def _minimum(run: RunFolder) -> dict[str, str]:
+    """What the template says of the sensitivity and specificity of the WHO's minimum for a triage test."""
     minimum = run.results.get("who_triage_minimum", {})
-    shares = {f"who_{name}": f"{100 * minimum[name]:.0f} %" for name in ("sensitivity", "specificity") if minimum}
-    return {"start": start(run), "kept": kept(run, main_heading(run)), "commands": commands(run)} | shares
+    return {f"who_{name}": f"{100 * minimum[name]:.0f} %" for name in ("sensitivity", "specificity") if minimum}
 
 
-def card_pictures(run_folder: Path) -> list[str]:
-    """Names of the pictures of a run folder that its card shows: those without X-rays, and those of phantoms."""
-    run = Run.read(run_folder)
+def card_pictures(run: RunFolder) -> list[str]:
+    """Return the names of a run's pictures that its card shows: those without X-rays, and those of phantoms."""
     phantoms = run.results.get("synthetic") == run.results["images"]
     names = PICTURES_SHOWN + OF_PHANTOMS if phantoms else PICTURES_SHOWN
-    return [name for name in names if (run.folder / name).is_file()]
+    return [name for name in names if (run.path / name).is_file()]
 
 
-def _metadata(run: Run, repo_id: str, license: str) -> ModelCardData:
+def _metadata(run: RunFolder, repo_id: str, license: str | None) -> ModelCardData:
     columns = COLUMNS[run.config.task]
-    tracked, synthetic = emissions(run), ["synthetic"] if "synthetic" in run.data else []
+    tracked, synthetic = run.emissions, ["synthetic"] if "synthetic" in run.data else []
     carbon = (
         {"co2_eq_emissions": {"emissions": 1000 * tracked["emissions"], "source": "CodeCarbon"}} if tracked else {}
     )
@@ -144,20 +139,19 @@ def _metadata(run: Run, repo_id: str, license: str) -> ModelCardData:
     )
 
 
-def _is_plain(run: Run) -> bool:
+def _is_plain(run: RunFolder) -> bool:
     """Whether a pipeline alone does what was tested."""
-    ways = tuple(run.settings[name] for name in ("region", "fit", "views", "two_lungs"))
-    return ways == ("image", "squash", 1, False)
+    return all(getattr(run.settings, name) == value for name, value in PLAIN.items())
 
 
-def _dataset(run: Run) -> tuple[str, str]:
+def _dataset(run: RunFolder) -> tuple[str, str]:
     return DATASETS["synthetic" in run.data]
 
 
-def _stated(run: Run) -> Iterator[tuple[str, str, Column, float]]:
+def _stated(run: RunFolder) -> Iterator[tuple[str, str, Column, float]]:
     """Each defined figure of the results: key of its group, config of the data, column, rounded value."""
     columns, configs = COLUMNS[run.config.task], {site: config for config, site in SITES.items()}
-    keys = tested_groups(run.results)
+    keys = run.groups
     for key in keys:
         for name in ("results", "operating", "calibration"):
             for column in columns.get(name, ()):
@@ -168,19 +162,18 @@ def _stated(run: Run) -> Iterator[tuple[str, str, Column, float]]:
                     yield key, configs.get(key.removeprefix("site: "), "all"), column, round(value, column.digits)
 
 
-def _reliability(run: Run, key: str, column: Column) -> str:
+def _reliability(run: RunFolder, key: str, column: Column) -> str:
     group = run.results["figures"][key]
     low, high = group[column.figure]["low"], group[column.figure]["high"]
     interval = "" if low is None else f"95 % interval {low:.{column.digits}f} to {high:.{column.digits}f}, "
     return f"{interval}n {group['n']}"
 
 
-def eval_results(run_folder: Path, repo_id: str) -> dict[str, str]:
-    """The same figures in the Hub's newer format: path in the repository, `.eval_results/<name>.yaml`, to YAML.
+def eval_results(run: RunFolder, repo_id: str) -> dict[str, str]:
+    """Return the same figures in the Hub's newer format: path in the repository, `.eval_results/<name>.yaml`, to YAML.
 
     Their dataset is taken to stand beside the model, in the repository `<owner>/chest_xray_masks`.
     """
-    run = Run.read(run_folder)
     (name, _), place = _dataset(run), DATASETS[False][0]
     owner = repo_id.rpartition("/")[0]
     made_up = ", synthetic X-rays" if "synthetic" in run.data else ""
@@ -196,51 +189,3 @@ def eval_results(run_folder: Path, repo_id: str) -> dict[str, str]:
     ]
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=200)
     return {f".eval_results/{name}.yaml": text}
-
-
-def lung_models(card: str) -> set[tuple[str, str | None]]:
-    """Hub id and revision of each lung model that a card's lines of use read with; None is its main branch."""
-    found = set()
-    for arguments in re.findall(r"ChestXrayReader\(([^)]*)", card):
-        revision = re.search(r"""revision\s*=\s*["']([^"']+)""", arguments)
-        for id in re.findall(r"""(?:^|segmenter\s*=)\s*["']([^"']+)""", arguments):
-            if id.rpartition("/")[2] != UNNAMED:
-                found.add((id, revision and revision[1]))
-    return found
-
-
-def check_card(card: str | ModelCard, run_folder: Path, also: Sequence[Path] = ()) -> None:
-    """Nothing, if a card says what the run folder holds; words may be changed, figures may not.
-
-    Raises:
-        ValueError: metadata are missing, invalid or of other figures, a section is missing, a number differs from that
-            of results.json or stands nowhere in it, or a picture is shown that does not go with the card.
-    """
-    try:
-        card = ModelCard(str(card))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the card's metadata are invalid ({error}): write the card anew") from error
-    for name in ("license", "library_name", "pipeline_tag", "model_name", "eval_results"):
-        if not getattr(card.data, name):
-            raise ValueError(f"the card's metadata lack {name.replace('eval_results', 'model-index')}: write it anew")
-    true = model_card(run_folder, f"owner/{card.data.model_name}", card.data.license, also)
-    for name in FROM_FILES:
-        if (stated := card.data.get(name)) != (known := true.data.get(name)):
-            raise ValueError(f"the card's metadata say {name} {stated}, the run {known}")
-    if untagged := [tag for tag in true.data.tags if tag not in (card.data.tags or [])]:
-        raise ValueError(f"the card's metadata lack the tag {untagged[0]}: put it back")
-    compare("metadata", _indexed(card), _indexed(true), OF_RUN)
-    shown = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", card.text)
-    if other := sorted(set(shown) - set(card_pictures(run_folder))):
-        raise ValueError(f"the card shows {other[0]}, which does not go with it: take the picture out")
-    check_text(card.text, true.text, OF_RUN)
-
-
-def _indexed(card: ModelCard) -> dict[str, Any]:
-    """Figures of the model-index, by what they are of; one that stands there again is another."""
-    indexed: dict[str, Any] = {}
-    for one in card.data.eval_results:
-        data = f"{one.dataset_config}, {one.dataset_split} ({one.dataset_type}, {one.dataset_name})"
-        name = f"{one.metric_type} of {data}, {one.task_type}"
-        indexed[name + " again" * (name in indexed)] = one.metric_value, one.metric_name
-    return indexed

@@ -13,11 +13,10 @@ from hub_models.augment import STRENGTHS
 from hub_models.config import LEARNING_RATES, TrainConfig
 from hub_models.data import Arrays, load_splits, prepare
 from hub_models.pixels import is_synthetic
-from hub_models.predictor import find_lungs, run_digest
+from hub_models.predictor import find_lungs
 from hub_models.protocols import PATIENT_SHARING, divide, leaks
+from hub_models.run_folder import DATA_NAME, RunFolder
 from hub_models.tasks import TASKS
-
-DATA_NAME = "data.json"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str
             seen = trained_ids(Path(source))
             refuse_leaks(source, seen, rows["test"], config.protocol)
             earlier |= seen
-            digests[name] = run_digest(source)
+            digests[name] = RunFolder.read(source).digest
     fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
     ids = {part: list(share["id"]) for part, share in rows.items()}
     synthetic = sum(count_synthetic(share) for share in rows.values())

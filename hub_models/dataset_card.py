@@ -13,9 +13,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 import chest_xray_masks as cxm
 from hub_models.audit_report import KINDS, PUBLISHED, Audit
 from hub_models.dataset_figures import by_site, draw_overview, draw_samples
+from hub_models.notes import CARD_NAME
 from hub_models.parquet import Facts, data_files, read_facts
 
-CARD_NAME, TERMS_NAME = "README.md", "LICENSE.md"
+TERMS_NAME = "LICENSE.md"
 TEMPLATE = Path(__file__).with_name("dataset_card.md")
 TAG = "chest-xray-masks"  # by which a repository is known as one of these
 PICTURES = ("overview.png", "samples.png")

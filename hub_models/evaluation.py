@@ -18,11 +18,11 @@ from hub_models.data import Arrays
 from hub_models.files import new_file
 from hub_models.intervals import paired_difference, with_intervals
 from hub_models.predictor import Predictor, logits_of, look
+from hub_models.run_folder import PER_IMAGE_NAME
 from hub_models.saliency import measure_saliency
 from hub_models.tasks import Task
 
 CHUNK = 16  # images in a forward pass without gradients
-PER_IMAGE_NAME = "per_image.parquet"
 AGE_BANDS = ((0, 15), (15, 35), (35, 55), (55, np.inf))  # years, the upper end left out
 KNOWN = ("id", "patient_id", "site", "label", "sex", "age_years")
 REPEATS = 1000  # of the bootstrap
@@ -162,16 +162,3 @@ def write_per_image(per_image: list[dict[str, Any]], folder: Path) -> None:
     """Write `per_image.parquet`, whole or not at all."""
     with new_file(folder / PER_IMAGE_NAME) as aside:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(per_image), aside)
-
-
-def read_per_image(folder: Path) -> list[dict[str, Any]]:
-    """Rows of a folder's `per_image.parquet`.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if not (folder / PER_IMAGE_NAME).is_file():
-        raise FileNotFoundError(
-            f"no {PER_IMAGE_NAME} in {folder}: pass a folder of scripts/train.py or scripts/evaluate.py"
-        )
-    return pyarrow.parquet.read_table(folder / PER_IMAGE_NAME).to_pylist()

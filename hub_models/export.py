@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -12,24 +13,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import DatasetCard, HfApi
-from yaml import YAMLError
 
 import chest_xray_masks as cxm
 from hub_models.audit import audit
-from hub_models.card_text import check_text
-from hub_models.dataset_card import CARD_NAME, PICTURES, TAG, TERMS_NAME, terms, write_card
+from hub_models.dataset_card import PICTURES, TAG, TERMS_NAME, terms, write_card
 from hub_models.export_config import SHARD_SIZE, ExportConfig
-from hub_models.files import check_output, new_folder, write_json
+from hub_models.files import check_output, new_folder, write_bytes, write_json
+from hub_models.notes import CARD_NAME, NOTES_NAME, finished, read_notes, refuse_edited
 from hub_models.parquet import write_parquet
-from hub_models.remote import plain_errors, retried, whoami_writer
+from hub_models.remote import check_metadata, plain_errors, retried, whoami_writer
 from hub_models.repository import KEPT, Head, Repository, differences, digests_of, folder_files
 
 RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
 EXPORT_VERSION = 1  # raise when the folder that is built changes: Parquet, card, pictures
-WORDS = ("language", "pretty_name", "tags", "task_categories")  # of a card's metadata, free to be changed
-ANEW = "delete it to have it written anew"
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.PARTS)})-\d{{5}}-of-\d{{5}}\.parquet")
-OWN = {KEPT, CARD_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
+OWN = {KEPT, CARD_NAME, NOTES_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
 logger = logging.getLogger(__name__)
 
 
@@ -54,7 +52,8 @@ def export(config: ExportConfig) -> str:
         for path, file in files.items():
             logger.info("%12d bytes  %s", file.stat().st_size, path)
         if repository is None:
-            return f"nothing was sent; this would go to {repo_id}, {'public' if config.public else 'private'}"
+            shown = "public" if config.public else "private"
+            return f"nothing was sent, the card's metadata were not checked; this would go to {repo_id}, {shown}"
         return push(repository, files, config.public, config.version or str(cxm.ChestXrayMasksConfig.version))
 
 
@@ -71,30 +70,34 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
     """Make the folder `output` of the set under `data_dir` (folder or zip), as `load_dataset(output, "MC")` reads it.
 
     It is written beside itself and renamed, so it is whole or absent. Of the same files and versions it is left as it
-    is; else it is replaced. `repo_id` is where it is to stand on the Hub, for the card's lines of use.
+    is; else it is replaced. A NOTES.md there stays, and stands in the card. `repo_id` is where the set is to stand on
+    the Hub, for the card's lines of use.
 
     Raises:
         FileNotFoundError: nothing of the set under `data_dir`.
         FileExistsError: `output` holds something else.
-        ValueError: a damaged or mismatched file, no size, another launch is building the same, or the card was
-            changed to say something else, or would be lost.
+        ValueError: a damaged or mismatched file, no size, another launch is building the same, or README.md was
+            edited.
     """
     output = output.absolute()
     record = {"made_from": _fingerprint(data_dir), "repo_id": repo_id, "max_shard_size": max_shard_size}
     built = (output / RECORD_NAME).is_file()
-    own = OWN | {RECORD_NAME}
-    check_output(output, "set built here", lambda name: built and bool(name in own or SHARD.fullmatch(name)))
+    own = OWN | {RECORD_NAME} if built else {NOTES_NAME}
+    check_output(output, "set built here", lambda name: name in own or bool(built and SHARD.fullmatch(name)))
+    refuse_edited(output)
     known = json.loads((output / RECORD_NAME).read_text()) if built else {}
     if _is_built(output, record, known):
-        _check_card(output / CARD_NAME, known["card"])
+        _write_readme(output, known["card"])
         logger.info("%s is there already, made from the same files", output)
         return
-    _keep_edited(output / CARD_NAME, known.get("card"))
     with new_folder(output) as new:
         infos = write_parquet(data_dir, new, max_shard_size)
         write_card(new, infos, audit(data_dir), repo_id or output.name)
         made = {"files": _sizes(new), "card": (new / CARD_NAME).read_text()}
         write_json(record | made, new / RECORD_NAME)
+        if (output / NOTES_NAME).is_file():
+            shutil.copy2(output / NOTES_NAME, new)
+        _write_readme(new, made["card"])
 
 
 def _fingerprint(data_dir: Path) -> str:
@@ -105,35 +108,15 @@ def _fingerprint(data_dir: Path) -> str:
 
 
 def _is_built(output: Path, record: dict[str, str | None], known: dict[str, Any]) -> bool:
-    """Whether a folder whose record is `known` is what `record` asks for, card and pictures perhaps edited since."""
-    if "card" not in known or not (output / CARD_NAME).is_file():
-        return False
-    return known["files"] == _sizes(output) and known | record == known
+    """Whether a folder whose record is `known` is what `record` asks for, README.md and pictures aside."""
+    return "card" in known and known["files"] == _sizes(output) and known | record == known
 
 
-def _keep_edited(path: Path, text: str | None) -> None:
-    """Raise ValueError where the card of a set that is to be replaced is no longer the `text` that was made."""
-    if text is not None and path.is_file() and path.read_text() != text:
-        raise ValueError(f"{path} was edited, and the set is to be made anew: move it elsewhere, or delete it")
-
-
-def _check_card(path: Path, text: str) -> None:
-    """Raise ValueError where a set's card has other figures, sections or metadata than the `text` that was made."""
-    made = DatasetCard(text)
-    try:
-        card = DatasetCard(path.read_text())
-    except (ValueError, YAMLError) as error:
-        raise ValueError(f"the metadata of {path} are invalid ({error}): {ANEW}") from error
-    stated, known = card.data.to_dict(), made.data.to_dict()
-    for name in known:
-        if name not in WORDS and stated.get(name) != known[name]:
-            raise ValueError(f"the metadata of {path} have another {name}: {ANEW}")
-    if untagged := [tag for tag in made.data.tags if tag not in (card.data.tags or [])]:
-        raise ValueError(f"the metadata of {path} lack the tag {untagged[0]}: put it back, or {ANEW}")
-    try:
-        check_text(card.text, made.text, "the set's files")
-    except ValueError as error:
-        raise ValueError(f"{error} ({path}; {ANEW})") from error
+def _write_readme(folder: Path, card: str) -> None:
+    """Write README.md of a set's `card` and the folder's notes, unless it is there."""
+    text, path = finished(card, read_notes(folder)).encode(), folder / CARD_NAME
+    if not path.is_file() or path.read_bytes() != text:
+        write_bytes(text, path)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -150,6 +133,7 @@ def push(repository: Repository, files: dict[str, Path], public: bool, version: 
             at other files, or somebody else pushed meanwhile.
         ConnectionError: no answer, or none but that something is wrong there.
     """
+    check_metadata(DatasetCard.load(files[CARD_NAME]), repository.api.token)
     head = repository.create(not public)  # one that exists stays as it is
     _check_place(repository, head, public)  # somebody else may have been quicker
     tagged = repository.head(version)

@@ -1,21 +1,15 @@
-"""What a run folder says of itself: its files, how its training began and went, and the commands that made it."""
+"""What a card says of a run's training: what it started from, which epoch was kept, the commands that made it."""
 
-import csv
-import json
 import shlex
 import textwrap
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from chest_xray_masks import SITE_OF_PREFIX
 from hub_models.architectures import ARCHITECTURES
-from hub_models.cohort import DATA_NAME
-from hub_models.config import CONFIG_NAME, TrainConfig
-from hub_models.report import RESULTS_NAME
-from hub_models.tasks import SETTINGS_KEY, TASKS
+from hub_models.config import CONFIG_NAME
+from hub_models.run_folder import RunFolder
+from hub_models.tasks import TASKS
 
-EMISSIONS_NAME = "emissions.csv"  # CodeCarbon's
 PROTOCOL_TEXTS = {
     "default": "The parts are the project's own, a function of the patient",
     "idiap": "The parts are Idiap's published split, which parts the films of some patients",
@@ -26,79 +20,12 @@ PROTOCOL_TEXTS = {
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its folder and what train_config.json, results.json, data.json and config.json hold."""
-
-    folder: Path
-    config: TrainConfig
-    results: dict[str, Any]
-    data: dict[str, Any]
-    model: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: str | Path) -> "Run":
-        """Run of a folder.
-
-        Raises:
-            FileNotFoundError: it is no run, or not finished.
-            ValueError: it holds all folds.
-        """
-        folder = Path(folder)
-        if (folder / "fold-0").is_dir():
-            raise ValueError(
-                f"{folder} holds all folds and no model of its own: pass one fold's folder, {folder}/fold-0"
-            )
-        config = TrainConfig.load(folder)
-        return cls(folder, config, *(read_json(folder / name) for name in (RESULTS_NAME, DATA_NAME, "config.json")))
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """How the model is to be used, as its config.json says."""
-        return self.model[SETTINGS_KEY]
-
-    @property
-    def sites(self) -> list[str]:
-        """Sites of the training part."""
-        return sorted({site_of(id) for id in self.data["train"]})
-
-    @property
-    def base_model(self) -> str | None:
-        """Hub id of the checkpoint that training started from; None from random weights or another run."""
-        name = self.config.model or TASKS[self.config.task].model
-        # a run that it began with, told by its digest and, in older runs, by its X-rays alone
-        known = "model" in self.data or (self.data["earlier"] and self.config.segmenter is None)
-        local = known or Path(name).exists() or name.startswith((".", "~")) or name.count("/") != 1
-        return None if self.config.from_scratch or local else name
+def training_facts(run: RunFolder, heading: str) -> dict[str, str]:
+    """Return what a card says of the training; `heading` names the run's main metric."""
+    return {"start": start(run), "kept": kept(run, heading), "commands": commands(run)}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Values of a JSON file of a run.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}: pass the folder of a finished run")
-    return json.loads(path.read_text())
-
-
-def site_of(id: str) -> str:
-    """Site of an X-ray, by its id."""
-    return SITE_OF_PREFIX[id[:6]]
-
-
-def emissions(run: Run) -> dict[str, float]:
-    """Kilograms of CO2 equivalent and kWh of all lines of CodeCarbon's file in the run folder; empty without one."""
-    path = run.folder / EMISSIONS_NAME
-    if not path.is_file():
-        return {}
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    return {name: sum(float(line[name]) for line in lines) for name in ("emissions", "energy_consumed")}
-
-
-def start(run: Run) -> str:
+def start(run: RunFolder) -> str:
     """Sentence that says what training started from."""
     if run.config.from_scratch:
         name = run.config.model or TASKS[run.config.task].model
@@ -109,7 +36,7 @@ def start(run: Run) -> str:
     return "Went on from another run, whose X-rays are none of the test part's patients."
 
 
-def kept(run: Run, heading: str) -> str:
+def kept(run: RunFolder, heading: str) -> str:
     """Sentence that says which epoch was kept, and its figure `heading` on validation; empty where nothing says."""
     if not (training := run.results.get("training")):
         return ""
@@ -119,29 +46,16 @@ def kept(run: Run, heading: str) -> str:
     return f"Of {len(training['epochs'])} epochs, epoch {epoch} was kept, {which} ({heading} there: {value:.3f})."
 
 
-def places(run: Run, output: str = "RUN", depth: int = 1) -> dict[str, str]:
-    """Names that stand for places of the trainer's machine, by the field of the config that holds one."""
-    config, named = run.config, {"data_dir": "DATA", "output_dir": output}
-    if config.segmenter:
-        named["segmenter"] = "LUNGS"
-    if not config.from_scratch and run.base_model is None:
-        named["model"] = f"START{depth if depth > 1 else ''}"
-    elif config.model and config.model not in ARCHITECTURES and run.base_model is None:
-        named["model"] = "ARCHITECTURE"
-    return named
-
-
-def commands(run: Run, output: str = "RUN", depth: int = 1) -> str:
+def commands(run: RunFolder, output: str = "RUN", depth: int = 1) -> str:
     """Command lines that made the run, and before them those of the run it started from where that is at hand.
 
-    Places of the trainer's machine are named as `places` has them.
+    Places of the trainer's machine are named as `RunFolder.places` has them.
     """
-    config, before = run.config, ""
-    named = places(run, output, depth)
-    if named.get("model", "").startswith("START") and all(
-        (Path(config.model) / name).is_file() for name in (CONFIG_NAME, RESULTS_NAME, DATA_NAME, "config.json")
-    ):
-        before = commands(Run.read(config.model), named["model"], depth + 1) + "\n"
+    config, before, named = run.config, "", run.places | {"output_dir": output}
+    if named.get("model") == "START":
+        named["model"] += f"{depth}" if depth > 1 else ""
+        if (Path(config.model) / CONFIG_NAME).is_file() and (earlier := RunFolder.read(config.model)).is_finished:
+            before = commands(earlier, named["model"], depth + 1) + "\n"
     words = ["accelerate launch"] + [
         f"--{name} {value}" for name, value in run.results["launch"].items() if name != "processes"
     ]

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
-from hub_models.card import lung_models
 from hub_models.downloads import local_run, pull_model
-from hub_models.facts import Run
-from hub_models.predictor import run_digest
-from hub_models.release import CARD_NAME, NAMES, release
-from hub_models.remote import plain_errors, retried, whoami_writer
+from hub_models.notes import CARD_NAME
+from hub_models.release import NAMES, release
+from hub_models.remote import check_metadata, plain_errors, retried, whoami_writer
 from hub_models.repository import KEPT, Head, Repository, Source, differences, digests_of
+from hub_models.run_folder import RunFolder
 from hub_models.tasks import SETTINGS_KEY
 
 __all__ = ["Push", "local_run", "pull_model", "push_model"]
@@ -42,7 +41,7 @@ class Push:
         tag = f", version {self.version}" if self.version else ""
         if self.commit is None:
             head = f"would go to {where}{tag}, {sum(sizes.values()) / 1e6:.1f} MB, as {self.message!r}:"
-            return "\n".join([head, *lines])
+            return "\n".join([head, *lines, "the card's metadata were not checked: the Hub does that before a push"])
         done = f"pushed to {where}{tag}" if self.is_new else f"nothing has changed, no commit was made: {where}{tag}"
         return f"{done}, commit {self.commit[:7]}"
 
@@ -70,38 +69,42 @@ def push_model(
     All checks come before anything goes out. Then the branch `revision` (main by default), made where there is none,
     holds the run's files and nothing else, by one commit, and the tag `version`, where given, stands there. Called
     again after a failure it goes on; an unchanged run makes no commit. `replace` lets another model, or other files,
-    in the repository go. With `dry_run` nothing goes out. For `license`, `also` and `segmenter` see `release.release`.
+    in the repository go. With `dry_run` nothing goes out, and the card's metadata are
+    not checked. For `license`, `also` and `segmenter` see `release.release`.
 
     Raises:
         FileNotFoundError: the run has not ended.
         PermissionError: not logged in, or without the right to write there.
         ConnectionError: no answer, after some tries.
-        ValueError: the run's files contradict each other, the card names another lung model than the run was trained
-            with, a name is none that the Hub takes, the repository holds something else or is of the other visibility,
-            the version stands for other files, or somebody else pushed meanwhile.
+        ValueError: the run's files contradict each other, its README.md was edited, `segmenter` is another lung model
+            than the run was trained with, the Hub does not take the card's metadata (such as the licence), a name is
+            none that the Hub takes, the repository holds something else or is of the other visibility, the version
+            stands for other files, or somebody else pushed meanwhile.
     """
     api = HfApi(token=token)
     owner, _, name = repo_id.rpartition("/")
     if dry_run and not owner:
         with plain_errors("looking up", "your name", token):
             owner = retried(api.whoami, secret=token)["name"]
-    run = Run.read(run_folder)
+    run = RunFolder.read(run_folder)
     if not owner:
         owner = whoami_writer(api)
     repository = Repository(api, f"{owner}/{name}", branch=revision or "main")
     validate_repo_id(repository.id)
     _check_name(version, repository)
-    files = release(run_folder, repository.id, license, also, segmenter)  # what is wrong here, before a login
+    files = release(run, repository.id, license, also, segmenter)  # what is wrong here, before a login
     if not dry_run:
         whoami_writer(api, owner)
     push = Push(repository, files, _message(run), private, version)
     if dry_run:
         return push
-    _check_lungs(run, files[CARD_NAME].decode(), token)
+    if segmenter:
+        _check_lungs(run, segmenter, token)
+    check_metadata(ModelCard(files[CARD_NAME].decode()), token)
     return _send(push, replace)
 
 
-def _message(run: Run) -> str:
+def _message(run: RunFolder) -> str:
     """Title of the commit: what the model does, and how well, over all of its test part."""
     name, group = run.results["main_figure"], run.results["figures"]["all"]
     value = group[name]["value"]
@@ -109,14 +112,12 @@ def _message(run: Run) -> str:
     return f"{run.config.task}, {name} {figure} on {group['n']} X-rays of the {run.results['split']} part"
 
 
-def _check_lungs(run: Run, card: str, token: str | None) -> None:
-    """Raise ValueError where a lung model that a card names is not the one that the run was trained with."""
-    digest = run.data.get("segmenter", "")
-    for name, revision in lung_models(card) if digest else ():
-        if run_digest(pull_model(name, revision, token)) != digest:
-            known = f"trained and tested with the lungs that model {digest[:16]} finds"
-            other = f"{name} at {revision or 'main'}"
-            raise ValueError(f"{run.folder} was {known}, which is not {other}: name that one, and its revision")
+def _check_lungs(run: RunFolder, segmenter: str, token: str | None) -> None:
+    """Raise ValueError where the lung model on the Hub is not the one that the run was trained with."""
+    digest = run.data.get("segmenter")
+    if digest and RunFolder.read(pull_model(segmenter, token=token)).digest != digest:
+        known = f"trained and tested with the lungs that model {digest[:16]} finds"
+        raise ValueError(f"{run.path} was {known}, which is not {segmenter}: push that one there, or name its id")
 
 
 def _check_name(version: str | None, repository: Repository) -> None:

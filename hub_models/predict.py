@@ -1,6 +1,5 @@
 """What models say of an X-ray: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +17,10 @@ from hub_models.familiarity import unfamiliar
 from hub_models.flags import Flag, RaisedFlag
 from hub_models.masks import keep_two_lungs
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, read_xray, resize_gray
-from hub_models.predictor import Predictor, look, or_whole, run_digest
+from hub_models.predictor import Predictor, look, or_whole
 from hub_models.published import pixel_spacing_mm
 from hub_models.quality import Lungs, film_flags, flags_of, lungs_of
+from hub_models.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -268,8 +268,8 @@ def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor |
 
 def _other_segmenter(run: Path, segmenter_run: Path) -> str | None:
     """Return the digest of the segmenter that a TB model was trained with; None where this is it, or none is named."""
-    digest = json.loads((run / "data.json").read_text()).get("segmenter")
-    return digest if digest != run_digest(segmenter_run) else None
+    digest = RunFolder.read(run).data.get("segmenter")
+    return digest if digest != RunFolder.read(segmenter_run).digest else None
 
 
 @torch.inference_mode()

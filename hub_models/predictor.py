@@ -14,10 +14,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.architectures import ONLY_DATA, build, normalize, quiet_weights
 from hub_models.augment import shift_scale_turn
-from hub_models.config import TrainConfig
 from hub_models.downloads import RUN_PARTS
 from hub_models.familiarity import Familiarity, features_of
 from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
+from hub_models.run_folder import RunFolder
 from hub_models.tasks import TASKS, VIEWS, Settings, Task
 
 PREDICTION_VERSION = 1  # raise when what a model says of an X-ray changes: masks, probabilities, flags
@@ -34,19 +34,18 @@ class Predictor:
     familiarity: Familiarity | None = None
 
     @classmethod
-    def from_run(cls, folder: str | Path, task: str | None = None) -> "Predictor":
-        """Model of a folder that scripts/train.py made, for `task` where that matters.
+    def from_run(cls, source: str | Path | RunFolder, task: str | None = None) -> "Predictor":
+        """Return the model of a run, or of a folder that scripts/train.py made, for `task` where that matters.
 
         Raises:
             FileNotFoundError: the folder is no run, or lacks a part: its training has not ended.
             ValueError: the model is for another task, or its familiarity.safetensors is damaged.
         """
-        folder = Path(folder)
-        found = TrainConfig.load(folder).task
+        run = RunFolder.read(source)
+        folder, found = run.path, run.config.task
         if task not in (None, found):
             raise ValueError(f"{folder} holds a model for {found}, not for {task}: pass another run folder")
-        if missing := [name for name in RUN_PARTS if not (folder / name).is_file()]:
-            raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let scripts/train.py finish")
+        run.require(*RUN_PARTS)
         kind = TASKS[found].kind
         options = {"local_files_only": True, "backend": "pil"} | ONLY_DATA
         image_processor = AutoImageProcessor.from_pretrained(folder, **options)
@@ -115,15 +114,16 @@ def look(
     return total / weight, features
 
 
-def find_lungs(rows: datasets.Dataset, run_folder: str | Path) -> datasets.Dataset:
-    """Return `rows` with the lungs that the segmenter of `run_folder` finds as their `mask`, in `datasets`' cache.
+def find_lungs(rows: datasets.Dataset, run: str | Path | RunFolder) -> datasets.Dataset:
+    """Return `rows` with the lungs that the segmenter of `run` finds as their `mask`, in `datasets`' cache.
 
     An X-ray in which none are found is taken whole.
 
     Raises:
-        FileNotFoundError, ValueError: `run_folder` is no finished run of lung_segmentation.
+        FileNotFoundError, ValueError: `run` is no finished run of lung_segmentation.
     """
-    predictor = Predictor.from_run(run_folder, "lung_segmentation")
+    run = RunFolder.read(run)
+    predictor = Predictor.from_run(run, "lung_segmentation")
     predictor = replace(predictor, settings=replace(predictor.settings, two_lungs=True))
     if torch.accelerator.is_available():
         predictor.model.to(torch.accelerator.current_accelerator())
@@ -132,7 +132,7 @@ def find_lungs(rows: datasets.Dataset, run_folder: str | Path) -> datasets.Datas
         """Return the lungs found in an X-ray."""
         return {"mask": Image.fromarray(np.uint8(or_whole(predictor(image))) * 255)}
 
-    made_of = f"{rows._fingerprint} {run_digest(run_folder)} {PREDICTION_VERSION}"  # not the folder's name
+    made_of = f"{rows._fingerprint} {run.digest} {PREDICTION_VERSION}"  # not the folder's name
     key = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     found = rows.map(
         find,
@@ -148,9 +148,3 @@ def find_lungs(rows: datasets.Dataset, run_folder: str | Path) -> datasets.Datas
 def or_whole(lungs: np.ndarray) -> np.ndarray:
     """The mask, or one of the whole X-ray where it is empty: better seen whole than not at all."""
     return lungs if lungs.any() else np.ones_like(lungs)
-
-
-def run_digest(run_folder: str | Path) -> str:
-    """Digest of what a run's model says: its weights, its config and its image processor."""
-    names = ("model.safetensors", "config.json", "preprocessor_config.json")
-    return hashlib.sha256(b"".join((Path(run_folder) / name).read_bytes() for name in names)).hexdigest()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi, RepoCard, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -179,6 +179,34 @@ def _plain(error: BaseException, doing: str, where: str, token: str | bool | Non
         return ValueError(f"{doing} {where} was refused ({said})")
     kind = ValueError if isinstance(error, ValueError) else OSError
     return kind(f"{doing} {where} failed: {said}")
+
+
+def check_metadata(card: RepoCard, token: str | bool | None = None) -> None:
+    """Let the Hub check the metadata of a card, of which it takes no commit with a fault.
+
+    Raises:
+        ValueError: it finds a fault, such as a licence that it does not know.
+        ConnectionError: no answer.
+    """
+
+    def once() -> str:
+        """Return the Hub's refusal; empty if there is none."""
+        try:
+            card.validate()
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:  # its answer to what is wrong, as JSON or plain
+            return str(error)
+        return ""
+
+    with plain_errors("checking", "the card's metadata", token):
+        said = retried(once, secret=token)
+    if said:
+        try:
+            said = "; ".join(one["message"] for one in json.loads(said)["errors"])
+        except (ValueError, KeyError, TypeError):
+            said = scrub(said, token)
+        raise ValueError(f"the Hub does not take the card's metadata: {said}")
 
 
 def whoami_writer(api: HfApi, owner: str | None = None) -> str:

@@ -1,7 +1,6 @@
 """What is kept of an evaluation: `results.json`, `per_image.parquet`, pictures; and evaluate_run(), which makes it."""
 
 import dataclasses
-import json
 import logging
 import subprocess
 from collections.abc import Callable
@@ -20,16 +19,16 @@ from hub_models.charts import WORST, confidently_wrong
 from hub_models.cohort import count_synthetic, load_cohort, refuse_leaks, trained_ids
 from hub_models.config import CONFIG_NAME, TrainConfig
 from hub_models.downloads import local_run
-from hub_models.evaluation import compare, measure, read_per_image, summarize, write_per_image
+from hub_models.evaluation import compare, measure, summarize, write_per_image
 from hub_models.figures import PICTURES
 from hub_models.files import held, write_json
 from hub_models.folds import FOLDS
 from hub_models.predictor import Predictor
+from hub_models.run_folder import RESULTS_NAME, RunFolder
 from hub_models.tasks import SENSITIVITY, TASKS
 
 logger = logging.getLogger(__name__)
 
-RESULTS_NAME = "results.json"
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate")
 WHO_SPECIFICITY = 0.7  # Source: WHO 2014, target product profile of a TB triage test, at sensitivity 0.9
 
@@ -223,11 +222,12 @@ def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated
             )
         members = (dataclasses.replace(asked, fold=fold) for fold in range(FOLDS))
         return pool([_evaluate(folder / f"fold-{one.fold}", one, accelerator) for one in members])
-    predictor = Predictor.from_run(folder)
+    run = RunFolder.read(folder)
+    predictor = Predictor.from_run(run)
     if "two_lungs" in asked.use and not predictor.task.learns_masks:
         raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
     predictor = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, **asked.use))
-    trained = TrainConfig.load(folder)
+    trained = run.config
     protocol = asked.protocol or trained.protocol
     config = dataclasses.replace(
         trained,
@@ -258,14 +258,3 @@ def pool(folds: list[Evaluated]) -> Evaluated:
     rows = datasets.concatenate_datasets([one.rows for one in folds])
     config = dataclasses.replace(folds[0].config, fold=None)
     return Evaluated(config, folds[0].part, per_image, rows, lambda id: predictors[id](id))
-
-
-def read_results(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`results.json` and the per-image rows of a folder.
-
-    Raises:
-        FileNotFoundError: there is none: the run or the evaluation has not ended.
-    """
-    if not (folder / RESULTS_NAME).is_file():
-        raise FileNotFoundError(f"no {RESULTS_NAME} in {folder}: let it finish")
-    return json.loads((folder / RESULTS_NAME).read_text()), read_per_image(folder)

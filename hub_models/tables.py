@@ -7,8 +7,7 @@ from typing import Any
 
 from chest_xray_masks import PARTS, SITE_OF_PREFIX
 from hub_models.config import CONFIG_NAME, PLACES, renamed
-from hub_models.facts import Run, emissions, read_json, site_of
-from hub_models.report import RESULTS_NAME
+from hub_models.run_folder import RESULTS_NAME, RunFolder, read_json, site_of, tested_groups
 from hub_models.tasks import TASKS
 
 UNDEFINED = "–"
@@ -64,10 +63,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(["| " + " | ".join(headings) + " |", ruler, *lines]) if lines else ""
 
 
-def tables(run: Run, also: Sequence[Path]) -> dict[str, str]:
+def tables(run: RunFolder, also: Sequence[Path]) -> dict[str, str]:
     """Every table of a card by name, those without rows empty."""
     figures, columns = run.results["figures"], COLUMNS[run.config.task]
-    sites = tested_groups(run.results)
+    sites = run.groups
     others = [key for key in figures if key.startswith(("sex: ", "age: "))]
     made = {name: _of_groups(figures, sites, columns.get(name, ())) for name in ("results", "calibration", "saliency")}
     made |= {"subgroups": _of_groups(figures, others, columns["subgroups"]), "operating": _operating(run, sites)}
@@ -75,13 +74,8 @@ def tables(run: Run, also: Sequence[Path]) -> dict[str, str]:
     held = [[f"{value:.3f}" if isinstance(value, float) else value for value in row.values()] for row in worst if row]
     names = {"id": "X-ray", "dice": "Dice", "label": "label (1 is tuberculosis)", "probability": "probability"}
     made |= {"worst": table([names[name] for name in worst[0]], held)}
+    made |= {"headline": headline(run)}
     return made | {"data": _data(run), "across": _across(run, also), "environment": _environment(run)} | _carbon(run)
-
-
-def tested_groups(results: dict[str, Any]) -> list[str]:
-    """Keys of the figures of each site, and of all where there are two."""
-    sites = [key for key in results["figures"] if key.startswith("site: ")]
-    return sites if len(sites) == 1 else [*sites, "all"]
 
 
 def _label(key: str) -> str:
@@ -98,7 +92,7 @@ def _of_groups(figures: dict[str, Any], keys: list[str], columns: tuple[Column, 
     return table(["group", "X-rays", "patients", *(column.heading for column in known)], rows if known else [])
 
 
-def _operating(run: Run, keys: list[str]) -> str:
+def _operating(run: RunFolder, keys: list[str]) -> str:
     if "who_triage_minimum" not in run.results:
         return ""
     figures, reached = run.results["figures"], run.results["who_triage_minimum"]["groups"]
@@ -112,7 +106,7 @@ def _operating(run: Run, keys: list[str]) -> str:
     return table([*headings, "WHO minimum at the stored threshold", "at the best one"], rows)
 
 
-def _data(run: Run) -> str:
+def _data(run: RunFolder) -> str:
     labels, rows = TASKS["tb_classification"].labels, []
     for part in PARTS:
         ids = run.data[part]
@@ -121,18 +115,18 @@ def _data(run: Run) -> str:
     return table(["part", "X-rays", *SITE_OF_PREFIX.values(), *labels], rows)
 
 
-def _across(run: Run, also: Sequence[Path]) -> str:
+def _across(run: RunFolder, also: Sequence[Path]) -> str:
     """Figures of other evaluations and of other runs; of the run itself beside them, and where it is across sites."""
     columns, rows = COLUMNS[run.config.task]["across"], []
-    tested = {_label(key) for key in tested_groups(run.results)} - {"all"}
-    own = [(run.results, run, "this one")] if also or not tested <= set(run.sites) else []
+    tested = {_label(key) for key in run.groups} - {"all"}
+    own = [(run.results, run, "this one")] if also or not tested <= set(run.train_sites) else []
     for results, trained, model in [*own, *(_other(run, Path(folder)) for folder in also)]:
         for key in tested_groups(results):
             where = [_label(key), *([] if results["split"] == "test" else [results["split"]])]
             where += [f"{name} {value}" for name, value in results.get("use", {}).items()]
             figures = results["figures"][key]
             shown = [cell(figures[column.figure], column.digits) for column in columns]
-            on = f"{' and '.join(trained.sites)} ({len(trained.data['train'])})"
+            on = f"{' and '.join(trained.train_sites)} ({len(trained.data['train'])})"
             rows.append([model, on, ", ".join(where), figures["n"], *shown, commit_of(results)])
     headings = [
         "model",
@@ -145,7 +139,7 @@ def _across(run: Run, also: Sequence[Path]) -> str:
     return table(headings, rows)
 
 
-def _other(run: Run, folder: Path) -> tuple[dict[str, Any], Run, str]:
+def _other(run: RunFolder, folder: Path) -> tuple[dict[str, Any], RunFolder, str]:
     """Results in a folder, the run that made the model, and how that model stands to this one.
 
     Raises:
@@ -153,16 +147,18 @@ def _other(run: Run, folder: Path) -> tuple[dict[str, Any], Run, str]:
     """
     results, is_run = read_json(folder / RESULTS_NAME), (folder / CONFIG_NAME).is_file()
     if results["task"] != run.config.task:
-        raise ValueError(f"{folder} is of {results['task']}, {run.folder} of {run.config.task}: leave it out")
+        raise ValueError(f"{folder} is of {results['task']}, {run.path} of {run.config.task}: leave it out")
     mine, theirs = asdict(run.config), renamed(results["config"])
     allowed = SIBLING if is_run else ELSEWHERE
     differing = [name for name in mine if name not in allowed and mine[name] != theirs.get(name, mine[name])]
     if is_run:
-        return results, Run.read(folder), "another" + (f" (differs in {', '.join(differing)})" if differing else "")
-    if differing:
-        raise ValueError(
-            f"{folder} is the evaluation of another model than {run.folder}: pass that model's run folder"
+        return (
+            results,
+            RunFolder.read(folder),
+            "another" + (f" (differs in {', '.join(differing)})" if differing else ""),
         )
+    if differing:
+        raise ValueError(f"{folder} is the evaluation of another model than {run.path}: pass that model's run folder")
     return results, run, "this one"
 
 
@@ -172,31 +168,30 @@ def commit_of(results: dict[str, Any]) -> str:
     return commit if len(commit) < 40 else f"{commit[:7]}{commit[40:]}"
 
 
-def _environment(run: Run) -> str:
+def _environment(run: RunFolder) -> str:
     launch, versions = run.results["launch"], run.results["versions"]
     rows = [["commit of chest-xray-masks", run.results["commit"] or "not known"], ["processes", launch["processes"]]]
     return table(["of", "value"], [*rows, ["mixed precision", launch["mixed_precision"]], *versions.items()])
 
 
-def _carbon(run: Run) -> dict[str, str]:
-    tracked = emissions(run)
+def _carbon(run: RunFolder) -> dict[str, str]:
     names = {"emissions": "CO2 equivalent, kg", "energy_consumed": "energy, kWh"}
     return {
         "carbon": table(
-            ["of the training", "value"], [[names[name], f"{value:.3g}"] for name, value in tracked.items()]
+            ["of the training", "value"], [[names[name], f"{value:.3g}"] for name, value in run.emissions.items()]
         )
     }
 
 
-def main_heading(run: Run) -> str:
+def main_heading(run: RunFolder) -> str:
     """Heading of the figure that the run is judged by."""
     columns = COLUMNS[run.config.task]["results"]
     return next(column.heading for column in columns if column.figure == run.results["main_figure"])
 
 
-def headline(run: Run) -> str:
+def headline(run: RunFolder) -> str:
     """The main figure with its interval, per site."""
     name, figures = run.results["main_figure"], run.results["figures"]
-    keys = tested_groups(run.results)
+    keys = run.groups
     texts = [f"{cell(figures[key][name], 3)} on {_label(key)} (n {figures[key]['n']})" for key in keys]
     return f"{main_heading(run)} on X-rays that it was neither trained nor chosen on: {', '.join(texts)}"

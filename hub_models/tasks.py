@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -75,11 +76,17 @@ class Settings:
         Raises:
             ValueError: the model was not made by this project.
         """
-        values = getattr(model.config, SETTINGS_KEY, None)
+        return cls.parse(getattr(model.config, SETTINGS_KEY, None), model.name_or_path)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any] | None, source: str | Path) -> "Settings":
+        """Return the settings that the config.json of `source` holds.
+
+        Raises:
+            ValueError: the model was not made by this project.
+        """
         if values is None or set(values) != {field.name for field in fields(cls)}:
-            raise ValueError(
-                f"config.json of {model.name_or_path} has no {SETTINGS_KEY}: pass a model of scripts/train.py"
-            )
+            raise ValueError(f"config.json of {source} has no {SETTINGS_KEY}: pass a model of scripts/train.py")
         region = "lungs" if values["region"] == "found_lungs" else values["region"]  # as models before 0.2 say it
         return cls(**values | {"region": region})
 

@@ -17,18 +17,21 @@ from accelerate.utils import DataLoaderConfiguration, DistributedType, LoggerTyp
 from transformers import PreTrainedModel
 
 from hub_models.architectures import build, config_of, processor_for, quiet_weights
+from hub_models.card import model_card
 from hub_models.checkpoints import CHECKPOINTS
-from hub_models.cohort import DATA_NAME, Part, describe, load_cohort, resolve
+from hub_models.cohort import Part, describe, load_cohort, resolve
 from hub_models.config import CONFIG_NAME, TrainConfig
-from hub_models.evaluation import PER_IMAGE_NAME, measure, measure_features, validate
+from hub_models.evaluation import measure, measure_features, validate
 from hub_models.familiarity import FAMILIARITY_NAME, LEAST, Familiarity
 from hub_models.figures import PICTURES
 from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
 from hub_models.folds import FOLDS
 from hub_models.loop import TRACKING, Run, learn
+from hub_models.notes import CARD_NAME, finished, refuse_edited
 from hub_models.optimization import divide_logits
 from hub_models.predictor import Predictor
-from hub_models.report import RESULTS_NAME, Evaluated, make_accelerator, pool, read_results, shown, write_report
+from hub_models.report import Evaluated, make_accelerator, pool, shown, write_report
+from hub_models.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunFolder
 from hub_models.tasks import TASKS, Settings, Task
 from hub_models.wording import counted
 
@@ -43,12 +46,12 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     """Results of the run that `config` asks for, leaving a run folder in `config.output_dir`.
 
     The folder holds the weights (safetensors), the image processor, `train_config.json`, `data.json` (which X-rays are
-    in which part), per-image figures, pictures, and `results.json`, which is written last: a folder without it is not
-    done, and the same call goes on from its newest checkpoint, with the same final weights as a run never stopped. A
-    lung model's folder also tells X-rays like those of its training from others (`familiarity.safetensors`). A
-    finished run of the same config is not trained again; where it is of before that file, it gets it. Protocol folds
-    without a fold trains all, each in a folder `fold-K`, and pools the rows of their test parts; a `model` or
-    `segmenter` of all folds gives each its own.
+    in which part), per-image figures, pictures, `results.json`, and the card made of them (`README.md`). A folder
+    without `results.json` is not done, and the same call goes on from its newest checkpoint, with the same final
+    weights as a run never stopped. A lung model's folder also tells X-rays like those of its training from others
+    (`familiarity.safetensors`). A finished run of the same config is not trained again; what it lacks of the last two
+    files, it gets. Protocol folds without a fold trains all, each in a folder `fold-K`, and pools the rows of their
+    test parts; a `model` or `segmenter` of all folds gives each its own.
 
     Raises:
         ValueError: the folder holds a run of another config, launch or other X-rays, or is another launch's at this
@@ -196,6 +199,8 @@ def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
         way = f"; to train its model for longer, pass --model {folder} too" if "epochs" in differences[0] else ""
         changed = f"holds a run of another config ({'; '.join(differences)})"
         raise ValueError(f"output_dir {folder} {changed}: delete it, or pass another{way}")
+    elif not (folder / RESULTS_NAME).exists():
+        refuse_edited(folder)  # the card is written at the end
     if config.ema and accelerator.distributed_type in SHARDED:
         raise ValueError(f"ema {config.ema} needs whole weights on each process: leave it out with sharded ones")
     if config.batch_size % accelerator.num_processes:
@@ -266,14 +271,25 @@ def _result(run: Run, folder: Path, training: dict[str, Any] | None) -> tuple[di
     predictor = Predictor.from_run(folder)
     evaluated = Evaluated(run.config, "test", [], part.rows, lambda id: predictor)
     if (folder / RESULTS_NAME).exists():
-        results, evaluated.per_image = read_results(folder)
+        known = RunFolder.read(folder)
+        results, evaluated.per_image = known.results, known.per_image
         logger.info("%s is finished: delete it, or pass another output_dir, to train anew", folder)
         logger.info("test %s", shown(results))
+        if accelerator.is_main_process and not (folder / CARD_NAME).exists():
+            write_card(folder)
         return results, evaluated
     evaluated.per_image = measure(predictor, part, accelerator)
     counts = {name: len(one.rows) for name, one in run.parts.items()}
     results = write_report(folder, evaluated, accelerator, {"parts": counts, "training": training})
     if accelerator.is_main_process:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
+        write_card(folder)
     accelerator.wait_for_everyone()
     return results, evaluated
+
+
+def write_card(folder: Path) -> None:
+    """Write README.md, the card of a finished run under its folder's name, without a licence; a push names one."""
+    run = RunFolder.read(folder)
+    card = finished(str(model_card(run, folder.resolve().name, None)), run.notes)
+    write_bytes(card.encode(), folder / CARD_NAME)

@@ -12,13 +12,12 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from hub_models.config import TrainConfig
-from hub_models.facts import read_json
 from hub_models.limits import limits_of
 from hub_models.masks import mask_png
 from hub_models.overlays import heat, outline, scaled_gray
 from hub_models.predict import Prediction
-from hub_models.predictor import PREDICTION_VERSION, run_digest
+from hub_models.predictor import PREDICTION_VERSION
+from hub_models.run_folder import RunFolder
 from hub_models.tasks import TASKS
 
 # the templates escape what a file's name or an error says
@@ -75,10 +74,10 @@ class Model:
     def of(cls, source: str | Path, folder: Path) -> "Model":
         """Of a run folder that came from `source`, a Hub id or the folder itself."""
         name = folder.resolve().name if Path(source).is_dir() else str(source)
-        data = read_json(folder / "data.json")
-        scope, known = limits_of(TASKS[TrainConfig.load(folder).task].kind, data)
+        run = RunFolder.read(folder)
+        scope, known = limits_of(TASKS[run.config.task].kind, run.data)
         limits = (*(f"Not for: {one}" for one in scope), *known)
-        return cls(name, run_digest(folder)[:16], bool(data.get("synthetic")), limits)
+        return cls(name, run.digest[:16], bool(run.data.get("synthetic")), limits)
 
 
 def limits_text(models: Mapping[str, Model]) -> str:

@@ -128,12 +128,13 @@ def finish() -> Callable[..., Path]:
     """What makes of a run of `make_run` a finished one: tested on its X-rays, as training ends."""
     from accelerate import Accelerator
 
-    from hub_models.cohort import DATA_NAME, describe, load_cohort
+    from hub_models.cohort import describe, load_cohort
     from hub_models.config import TrainConfig
     from hub_models.evaluation import measure
     from hub_models.files import write_json
     from hub_models.predictor import Predictor
     from hub_models.report import Evaluated, write_report
+    from hub_models.run_folder import DATA_NAME
 
     def finish(folder: Path) -> Path:
         config, accelerator, predictor = TrainConfig.load(folder), Accelerator(), Predictor.from_run(folder)

@@ -15,12 +15,13 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from launch import config_of
 from PIL import Image
 
-from hub_models.card import card_pictures, check_card, eval_results, model_card
+from hub_models import card as cards
 from hub_models.config import TrainConfig
 from hub_models.figures import PICTURES
 from hub_models.limits import limits_of
 from hub_models.predictor import Predictor
 from hub_models.report import evaluate_run
+from hub_models.run_folder import RunFolder
 from hub_models.tasks import TASKS
 from hub_models.train import fit
 
@@ -92,6 +93,18 @@ def of_patients(copy) -> Callable[[str], Path]:
         return folder
 
     return make
+
+
+def model_card(folder: Path, *arguments: object, **options: object) -> ModelCard:
+    return cards.model_card(RunFolder.read(folder), *arguments, **options)
+
+
+def card_pictures(folder: Path) -> list[str]:
+    return cards.card_pictures(RunFolder.read(folder))
+
+
+def eval_results(folder: Path, repo_id: str) -> dict[str, str]:
+    return cards.eval_results(RunFolder.read(folder), repo_id)
 
 
 def edit(path: Path, change: Callable[[dict], object]) -> None:
@@ -409,7 +422,6 @@ def test_no_picture_of_a_patient_goes_with_a_card(runs, of_patients) -> None:
     assert re.findall(r"!\[.*?\]\((.*?)\)", model_card(folder, REPO, "mit").text) == ["dice.png", "outlines.png"]
     (folder / "outlines.png").unlink()  # as in a run from before there were any
     assert "outlines.png" not in model_card(folder, REPO, "mit").text
-    check_card(model_card(folder, REPO, "mit"), folder)
 
 
 def test_older_tb_run_without_worst_gets_a_card(copy) -> None:
@@ -439,7 +451,6 @@ def test_where_a_model_looks_is_told_where_it_was_measured(copy) -> None:
         ["0.520 [0.250, 0.750]", "–"],
         ["0.500 [0.250, 0.750]", "0.300"],
     ]
-    check_card(card, folder)
 
 
 def test_older_tb_run_says_nothing_of_where_it_looks(copy) -> None:
@@ -454,7 +465,6 @@ def test_older_tb_run_says_nothing_of_where_it_looks(copy) -> None:
     (folder / "saliency.png").unlink()
     card = model_card(folder, REPO, "mit")
     assert "Where it looks" not in card.text and "saliency" not in card.text
-    check_card(card, folder)
 
 
 def test_who_minimum_is_told_for_both_thresholds(copy) -> None:
@@ -577,71 +587,6 @@ def test_carbon_is_told_where_it_was_tracked(copy) -> None:
     assert rows == [["CO2 equivalent, kg", "0.00223"], ["energy, kWh", "0.004"]]
     said = ModelCard(str(card)).data.co2_eq_emissions
     assert said["emissions"] == pytest.approx(2.2345) and said["source"] == "CodeCarbon"  # the Hub wants grams
-    check_card(card, folder)
-
-
-@pytest.mark.parametrize(("name", "also"), CASES)
-def test_card_as_written_passes(name: str, also: tuple[str, ...], runs) -> None:
-    others = [runs[other] for other in also]
-    card = model_card(runs[name], REPO, "mit", others)
-    check_card(card, runs[name], others)
-    check_card(str(card), runs[name], others)
-    words = str(card).replace("## Limits\n", "## Limits\n\nSeen by 3 readers in 2026, who liked `0.5` of it.\n")
-    check_card(words + "\n## Thanks\n\nTo all 12 of you.\n", runs[name], others)
-
-
-CHANGES = [  # pattern, replacement, what is said
-    (
-        r"^(\| all \| \d+ \| \d+ \| )\S+ ",
-        r"\g<1>0.999 ",
-        r"says 0.999 .* for .* of all .* in 'Results', the run's files",
-    ),
-    (r"^(\| test \| )\d+", r"\g<1>999", r"says 999 for X-rays of test .* in 'Data'"),
-    (r"^\| Shenzhen .*\n", "", r"says nothing for .* of Shenzhen .* in 'Results'"),
-    (r"^(# some-model)$", r"\1\n\nDice 0.999!", r"says 0.999 in 'the first lines', which stands in none"),
-    (r"^(# some-model)$", r"\1\n\nDice .999 everywhere.", r"says .999 in 'the first lines', which stands in none"),
-    (r"^(# some-model)$", r"\1\n\nRight in 99 percent.", r"says 99 percent in 'the first lines'"),
-    (r" epoch (\d+) was kept", r" epoch 77 was kept", r"lacks \d+ in 'Training'"),
-    (r"^## Subgroups\n", "", r"no section 'Subgroups'"),
-    (r"\Z", "\n## Acclaim\n\nDice 0.99.\n", r"says 0.99 in 'Acclaim'"),
-    (r"\Z", "\n![all](overlay.png)\n", r"shows overlay.png, which does not go with it"),
-    (r"\Z", "\nRight in 99 % of cases.\n", r"says 99 % in 'Environment'"),
-    (r"^license: mit\n", "", r"metadata lack license"),
-    (r"^pipeline_tag: .*$", "pipeline_tag: image-to-text", r"metadata say pipeline_tag image-to-text"),
-    (r"^library_name: .*$", "library_name: timm", r"metadata say library_name timm"),
-    (r"^      value: .*$", "      value: 0.999", r"says \(0.999, .* for \S+ of MC, test .* in 'metadata'"),
-    (
-        r"^  - task:\n(?:    .*\n)+",
-        lambda one: one[0].replace("synthetic_chest_xrays", "nih_chestxray14") + one[0],
-        r"of MC, test \(nih_chestxray14, .* in 'metadata', the run's files nothing",
-    ),
-    (r"^  - task:\n(?:    .*\n)+", r"\g<0>\g<0>", r"again in 'metadata', the run's files nothing"),
-    (r"^license: mit\n", "license: mit\nbase_model: nvidia/mit-b5\n", r"say base_model nvidia/mit-b5, the run None"),
-    (r"^- synthetic\n", "", r"metadata lack the tag synthetic"),
-    (r"^model-index:(.*\n)+?---", "---", r"metadata lack model"),
-    (r"^  - task:\n", "  - tsk:\n", r"metadata are invalid"),
-    (r"^license: mit", "license: [mit", r"metadata are invalid"),
-    (r"\A---(.*\n)+?---", "", r"metadata lack license"),
-]
-
-
-@pytest.mark.parametrize(("pattern", "replacement", "said"), CHANGES, ids=[change[2] for change in CHANGES])
-def test_changed_card_is_refused(pattern: str, replacement: str | Callable, said: str, runs) -> None:
-    card = str(model_card(runs["lungs"], REPO, "mit"))
-    changed, count = re.subn(pattern, replacement, card, count=1, flags=re.M)
-    assert count == 1 and changed != card
-    with pytest.raises(ValueError, match=said):
-        check_card(changed, runs["lungs"])
-
-
-def test_card_of_other_results_is_refused(runs, copy) -> None:
-    folder = copy("tb")
-    card = model_card(folder, REPO, "mit")
-    edit(folder / "results.json", lambda results: results["figures"]["sex: male"]["auroc"].update(value=0.123))
-    with pytest.raises(ValueError, match=r"for AUROC of male .* in 'Subgroups', the run's files 0.123"):
-        check_card(card, folder)
-    with pytest.raises(ValueError, match="no section|for .* in|lacks"):
-        check_card(model_card(runs["lungs"], REPO, "mit", [runs["sz"]]), runs["lungs"])  # without the other run
 
 
 def test_folders_that_have_no_card_are_refused(runs, copy, tmp_path) -> None:

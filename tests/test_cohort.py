@@ -16,8 +16,8 @@ from hub_models.cohort import describe, load_cohort, load_rows, refuse_leaks, tr
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
 from hub_models.pixels import resize_gray, to_gray
-from hub_models.predictor import run_digest
 from hub_models.protocols import divide
+from hub_models.run_folder import RunFolder
 from hub_models.tasks import TASKS
 
 TB = {"task": "tb_classification"}
@@ -142,7 +142,9 @@ def test_earlier_model_must_not_know_test_patients(option: str, phantoms, make_r
     make_run(lungs, train=[safe], validation=["CHNCXR_9999_0"], test=[test], earlier=["CHNCXR_9998_1"])
     data = describe(config, rows)
     assert data["earlier"] == sorted([safe, "CHNCXR_9999_0", "CHNCXR_9998_1"])
-    assert {name: data[name] for name in ("model", "segmenter") if name in data} == {option: run_digest(tmp_path)}
+    assert {name: data[name] for name in ("model", "segmenter") if name in data} == {
+        option: RunFolder.read(tmp_path).digest
+    }
     for part in ("train", "validation", "earlier"):
         make_run(lungs, **{part: [test]})
         said = (

@@ -14,7 +14,6 @@ from hub_models.evaluation import (
     compare,
     groups_of,
     measure,
-    read_per_image,
     summarize,
     validate,
     write_per_image,
@@ -22,6 +21,7 @@ from hub_models.evaluation import (
 from hub_models.metrics import count_overlap, dice
 from hub_models.pixels import to_gray, to_mask
 from hub_models.predictor import Predictor
+from hub_models.run_folder import read_per_image
 from hub_models.saliency import METHODS, saliency, share_in
 from hub_models.tasks import DISTANCES, TASKS, Settings
 

@@ -20,7 +20,8 @@ from hub_models.flags import Flag
 from hub_models.metrics import count_overlap
 from hub_models.pixels import resize_gray, to_mask
 from hub_models.predict import LEAST_SIDE, ChestXrayReader
-from hub_models.predictor import Predictor, run_digest
+from hub_models.predictor import Predictor
+from hub_models.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def found_folder(make_run, lungs_folder, tiny_resnet, tmp_path_factory) -> Path:
     folder = str(tmp_path_factory.mktemp("found"))
     options = {"region": "lungs", "fit": "pad", "model": str(tiny_resnet), "image_size": 64}
     config = TrainConfig("data", folder, "tb_classification", **options)
-    return make_run(config, segmenter=run_digest(lungs_folder))
+    return make_run(config, segmenter=RunFolder.read(lungs_folder).digest)
 
 
 def test_lungs_and_probability_are_those_of_the_evaluation(lungs_folder, tb_folder, phantoms) -> None:
@@ -106,7 +107,7 @@ def test_lungs_of_another_model_than_the_classifier_was_trained_on_are_warned_of
     (other / "config.json").write_text(json.dumps(config))
     (found,) = ChestXrayReader(other, found_folder).read(Image.effect_noise((90, 90), 60))
     (record,) = caplog.records
-    known = f"trained with the lungs that model {run_digest(lungs_folder)[:16]} finds, not {other}"
+    known = f"trained with the lungs that model {RunFolder.read(lungs_folder).digest[:16]} finds, not {other}"
     assert record.getMessage() == f"warning: {found_folder} was {known}: {Flag.OTHER_SEGMENTER.message}"
     assert Flag.OTHER_SEGMENTER in found.flag_codes
     (known,) = ChestXrayReader(lungs_folder, found_folder).read(Image.effect_noise((90, 90), 60))

@@ -13,10 +13,10 @@ from hub_models import report
 from hub_models.cohort import describe, load_rows
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
-from hub_models.evaluation import read_per_image
 from hub_models.figures import PICTURES
 from hub_models.hub import push_model
-from hub_models.report import Evaluated, evaluate_run, launch_of, make_accelerator, read_results, shown, write_report
+from hub_models.report import Evaluated, evaluate_run, launch_of, make_accelerator, shown, write_report
+from hub_models.run_folder import RESULTS_NAME, read_json, read_per_image
 from hub_models.tasks import DISTANCES, TASKS
 
 KEYS = [
@@ -89,7 +89,7 @@ def test_evaluation_leaves_results_rows_and_pictures(run, config) -> None:
     results = evaluate_run(run, config.data_dir)
     folder = run / "evaluation" / "default-test"
     assert list(results) == KEYS
-    assert plain(folder / "results.json") == results == read_results(folder)[0]
+    assert plain(folder / "results.json") == results
     names = {"results.json", "per_image.parquet", *PICTURES["lung_segmentation"]}
     assert {path.name for path in folder.iterdir()} == names
     for name in PICTURES["lung_segmentation"]:
@@ -115,7 +115,7 @@ def test_results_of_a_run_are_not_overwritten(untrained, config) -> None:
 
 
 def test_model_of_the_hub_is_tested_as_its_run(hub, as_user, finished_run, phantoms, tmp_path, no_pictures) -> None:
-    expected = read_results(finished_run)[0]["figures"]
+    expected = read_json(finished_run / RESULTS_NAME)["figures"]
     with as_user():
         push_model(finished_run, "alice/m", license="mit", version="v1")
         with pytest.raises(ValueError, match="alice/m comes from the Hub: pass an output, the folder to write to"):
@@ -288,16 +288,7 @@ def test_old_results_do_not_stand_for_new_rows(tmp_path, monkeypatch, no_picture
     monkeypatch.setitem(report.PICTURES, config.task, {"dice.png": fail})
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path, Evaluated(config, "test", [of_lungs("b", 0.5)], NO_ROWS, None), Accelerator(), {})
-    with pytest.raises(FileNotFoundError, match="no results.json in .*: let it finish"):
-        read_results(tmp_path)
-
-
-def test_missing_results_name_the_way_out(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="no results.json in .*: let it finish"):
-        read_results(tmp_path)
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match="no per_image.parquet"):
-        read_results(tmp_path)
+    assert not (tmp_path / RESULTS_NAME).exists()
 
 
 def test_one_line_shows_sites_and_all() -> None:

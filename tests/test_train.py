@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from launch import accelerate, interrupt_when, kill_when
 from PIL import Image
 from safetensors.torch import load_file
@@ -22,11 +23,12 @@ from chest_xray_masks import split_of
 from hub_models import loop, train
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
-from hub_models.evaluation import read_per_image
 from hub_models.familiarity import FAMILIARITY_NAME, Familiarity
 from hub_models.files import held
 from hub_models.flags import Flag
+from hub_models.notes import CARD_NAME, refuse_edited
 from hub_models.predict import ChestXrayReader
+from hub_models.run_folder import read_per_image
 from hub_models.tasks import TASKS
 from hub_models.train import fit
 
@@ -75,11 +77,14 @@ def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> 
         "dice.png",
         "outlines.png",
     }
-    names |= {"tracking", "familiarity.safetensors"}
+    names |= {"tracking", "familiarity.safetensors", "README.md"}
     assert {path.name for path in folder.iterdir()} == names
     assert TrainConfig.load(folder) == config
     assert results["training"]["device"] == "cpu" and results["training"]["duration_seconds"] > 0
     assert json.loads((folder / "results.json").read_text()) == results
+    card = ModelCard.load(folder / "README.md")  # under the folder's name, of which no licence is known
+    assert f"\n# {folder.name}\n" in card.text and "## Limits" in card.text and card.data.license is None
+    refuse_edited(folder)
     model = AutoModelForSemanticSegmentation.from_pretrained(folder)
     assert model.config.id2label == {0: "background", 1: "lung"}
     assert AutoImageProcessor.from_pretrained(folder).size == {"height": 32, "width": 32}
@@ -226,15 +231,25 @@ def test_a_line_is_logged_within_an_epoch_off_the_terminal(config, tmp_path, mon
     assert caplog.messages[0] == "no GPU found: training on the CPU"
 
 
-def test_run_of_before_gets_its_familiarity_and_nothing_else(config, results) -> None:
-    folder = Path(config.output_dir)
-    written = (folder / FAMILIARITY_NAME).read_bytes()
-    (folder / FAMILIARITY_NAME).unlink()
+def test_run_of_before_gets_its_familiarity_and_card_and_nothing_else(config, results) -> None:
+    folder, lacking = Path(config.output_dir), (FAMILIARITY_NAME, CARD_NAME)
+    written = [(folder / name).read_bytes() for name in lacking]
+    for name in lacking:
+        (folder / name).unlink()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert fit(config) == results
-    assert (folder / FAMILIARITY_NAME).read_bytes() == written
-    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != FAMILIARITY_NAME}
+    assert [(folder / name).read_bytes() for name in lacking] == written
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in lacking}
     assert after == before
+
+
+def test_edited_card_stops_a_run_before_it_is_written_over(config, results, tmp_path) -> None:
+    folder = Path(shutil.copytree(config.output_dir, tmp_path / "run"))
+    (folder / CARD_NAME).write_text("# My words\n")
+    (folder / "results.json").unlink()
+    with pytest.raises(ValueError, match="README.md was edited"):
+        fit(dataclasses.replace(config, output_dir=str(folder)))
+    assert (folder / CARD_NAME).read_text() == "# My words\n"
 
 
 def test_familiarity_tells_the_x_rays_of_the_training_from_others(config, results) -> None:
