@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -17,7 +18,7 @@ from hub_models.notes import CARD_NAME
 from hub_models.parquet import Facts, data_files, read_facts
 
 TERMS_NAME = "LICENSE.md"
-TEMPLATE = Path(__file__).with_name("dataset_card.md")
+TEMPLATE, TERMS_TEMPLATE = (Path(__file__).with_name(name) for name in ("dataset_card.md", "dataset_terms.md"))
 TAG = "chest-xray-masks"  # by which a repository is known as one of these
 PICTURES = ("overview.png", "samples.png")
 TITLES = {
@@ -41,34 +42,39 @@ FIELDS = {
 }
 
 
-def write_card(folder: Path, infos: DatasetInfosDict, found: Audit, repo_id: str) -> None:
+def write_card(folder: Path, infos: DatasetInfosDict, found: Audit, repo_id: str) -> str:
     """Put README.md, its pictures and, for X-rays of patients, LICENSE.md beside the files of `write_parquet`.
 
-    `infos` are what that gave, `found` is the audit of the X-rays it took, and `repo_id` where the folder is to stand.
+    Return the terms. `infos` are what that gave, `found` is the audit of the X-rays, and `repo_id` where the folder is
+    to stand.
     """
     facts = read_facts(folder)
     draw_overview(facts, folder / PICTURES[0])
     if _synthetic(facts) == len(facts) and any(fact.lungs is not None for fact in facts):
         draw_samples(facts, folder, folder / PICTURES[1])
-    card = dataset_card(facts, infos, found, repo_id)
+    terms = terms_of(facts, infos)
     if _synthetic(facts) < len(facts):
-        (folder / TERMS_NAME).write_text(f"# Terms\n\n{terms(card)}\n")
-    card.save(folder / CARD_NAME)
+        (folder / TERMS_NAME).write_text(f"# Terms\n\n{terms}\n")
+    dataset_card(facts, infos, found, repo_id, terms).save(folder / CARD_NAME)
+    return terms
 
 
-def dataset_card(facts: list[Facts], infos: DatasetInfosDict, found: Audit, repo_id: str) -> DatasetCard:
-    """The card of the rows that `facts` are of."""
-    # a line that holds a tag only leaves no line behind
-    template = re.sub(r"^({%.*%})\n", r"\1", TEMPLATE.read_text(), flags=re.M)
-    names = _counts(facts) | _use(infos, repo_id) | {"tables": tables(facts, found), "named": NAMED}
-    card = DatasetCard.from_template(_metadata(facts, infos), template_str=template, **names)
+def dataset_card(facts: list[Facts], infos: DatasetInfosDict, found: Audit, repo_id: str, terms: str) -> DatasetCard:
+    """Return the card of the rows that `facts` are of."""
+    names = _counts(facts) | _use(infos, repo_id) | {"tables": tables(facts, found), "named": NAMED, "terms": terms}
+    card = DatasetCard.from_template(_metadata(facts, infos), template_str=_template(TEMPLATE), **names)
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)
     return card
 
 
-def terms(card: DatasetCard) -> str:
-    """What a card says under Terms."""
-    return re.search(r"^## Terms\n+(.*?)\n+(?=^## |\Z)", card.text, re.M | re.S)[1]
+def terms_of(facts: list[Facts], infos: DatasetInfosDict) -> str:
+    """Return the terms of the X-rays and masks, in Markdown."""
+    return jinja2.Template(_template(TERMS_TEMPLATE)).render(_counts(facts) | _configs(infos)).strip()
+
+
+def _template(path: Path) -> str:
+    """Return the text of a template, of which a line that holds a tag only leaves no line behind."""
+    return re.sub(r"^({%.*%})\n", r"\1", path.read_text(), flags=re.M)
 
 
 def _synthetic(facts: list[Facts]) -> int:
@@ -92,12 +98,15 @@ def _metadata(facts: list[Facts], infos: DatasetInfosDict) -> DatasetCardData:
     return data
 
 
+def _configs(infos: DatasetInfosDict) -> dict[str, dict[str, str]]:
+    return {"configs": {name: cxm.SITES[name] for name in infos if name in cxm.SITES}}
+
+
 def _use(infos: DatasetInfosDict, repo_id: str) -> dict[str, Any]:
     """What the template says of loading."""
     config = next(iter(infos))
-    return {
+    return _configs(infos) | {
         "repo_id": repo_id,
-        "configs": {name: cxm.SITES[name] for name in infos if name in cxm.SITES},
         "config": config,
         "split": next(iter(infos[config].splits)),
     }

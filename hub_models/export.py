@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCard, HfApi
 
 import chest_xray_masks as cxm
 from hub_models.audit import audit
-from hub_models.dataset_card import PICTURES, TAG, TERMS_NAME, terms, write_card
+from hub_models.dataset_card import PICTURES, TAG, TERMS_NAME, write_card
 from hub_models.export_config import SHARD_SIZE, ExportConfig
 from hub_models.files import check_output, new_folder, write_bytes, write_json
 from hub_models.notes import CARD_NAME, NOTES_NAME, finished, read_notes, refuse_edited
@@ -44,11 +44,11 @@ def export(config: ExportConfig) -> str:
         _check_place(repository, repository.head(), config.public)  # before the long work
     repo_id = repository.id if repository else config.repo_id
     with _folder(config.output) as output:
-        build(config.data_dir, output, repo_id, config.max_shard_size)
+        terms = build(config.data_dir, output, repo_id, config.max_shard_size)
         if repo_id is None:
             return str(output)
         files = {path: file for path, file in folder_files(output).items() if path in OWN or SHARD.fullmatch(path)}
-        logger.info("The terms of these X-rays:\n%s", terms(DatasetCard.load(output / CARD_NAME)))
+        logger.info("The terms of these X-rays:\n%s", terms)
         for path, file in files.items():
             logger.info("%12d bytes  %s", file.stat().st_size, path)
         if repository is None:
@@ -66,12 +66,12 @@ def _folder(output: Path | None) -> Iterator[Path]:
             yield Path(scratch, "set")
 
 
-def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_size: str = SHARD_SIZE) -> None:
+def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_size: str = SHARD_SIZE) -> str:
     """Make the folder `output` of the set under `data_dir` (folder or zip), as `load_dataset(output, "MC")` reads it.
 
     It is written beside itself and renamed, so it is whole or absent. Of the same files and versions it is left as it
     is; else it is replaced. A NOTES.md there stays, and stands in the card. `repo_id` is where the set is to stand on
-    the Hub, for the card's lines of use.
+    the Hub, for the card's lines of use. Return the terms of the X-rays, in Markdown.
 
     Raises:
         FileNotFoundError: nothing of the set under `data_dir`.
@@ -89,15 +89,16 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
     if _is_built(output, record, known):
         _write_readme(output, known["card"])
         logger.info("%s is there already, made from the same files", output)
-        return
+        return str(known["terms"])
     with new_folder(output) as new:
         infos = write_parquet(data_dir, new, max_shard_size)
-        write_card(new, infos, audit(data_dir), repo_id or output.name)
-        made = {"files": _sizes(new), "card": (new / CARD_NAME).read_text()}
+        terms = write_card(new, infos, audit(data_dir), repo_id or output.name)
+        made = {"files": _sizes(new), "card": (new / CARD_NAME).read_text(), "terms": terms}
         write_json(record | made, new / RECORD_NAME)
         if (output / NOTES_NAME).is_file():
             shutil.copy2(output / NOTES_NAME, new)
         _write_readme(new, made["card"])
+    return terms
 
 
 def _fingerprint(data_dir: Path) -> str:
@@ -109,7 +110,7 @@ def _fingerprint(data_dir: Path) -> str:
 
 def _is_built(output: Path, record: dict[str, str | None], known: dict[str, Any]) -> bool:
     """Whether a folder whose record is `known` is what `record` asks for, README.md and pictures aside."""
-    return "card" in known and known["files"] == _sizes(output) and known | record == known
+    return "terms" in known and known["files"] == _sizes(output) and known | record == known
 
 
 def _write_readme(folder: Path, card: str) -> None:

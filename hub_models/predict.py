@@ -161,7 +161,8 @@ class ChestXrayReader:
         """
         if segmenter is None and classifier is None:
             raise ValueError("nothing to read with: pass segmenter=<run folder or Hub id>, classifier=<...>, or both")
-        runs = [None if source is None else local_run(source, revision) for source in (segmenter, classifier)]
+        named = (segmenter, classifier)
+        runs = [None if source is None else RunFolder.read(local_run(source, revision)) for source in named]
         self.segmenter = _load(segmenter, runs[0], "lung_segmentation")
         self.classifier = _load(classifier, runs[1], "tb_classification")
         self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
@@ -255,7 +256,7 @@ class ChestXrayReader:
         return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags + self.model_flags)
 
 
-def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor | None:
+def _load(source: str | Path | None, run: RunFolder | None, task: str) -> Predictor | None:
     if run is None:
         return None
     predictor = Predictor.from_run(run, task)
@@ -266,10 +267,10 @@ def _load(source: str | Path | None, run: Path | None, task: str) -> Predictor |
     return replace(predictor, model=predictor.model.to(device))
 
 
-def _other_segmenter(run: Path, segmenter_run: Path) -> str | None:
+def _other_segmenter(run: RunFolder, segmenter_run: RunFolder) -> str | None:
     """Return the digest of the segmenter that a TB model was trained with; None where this is it, or none is named."""
-    digest = RunFolder.read(run).data.get("segmenter")
-    return digest if digest != RunFolder.read(segmenter_run).digest else None
+    digest = run.data.get("segmenter")
+    return digest if digest != segmenter_run.digest else None
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from loopback_hub.cards import faults_of
 import chest_xray_masks as cxm
 from hub_models.audit import audit
 from hub_models.audit_report import KINDS, PUBLISHED
-from hub_models.dataset_card import TAG, terms, write_card
+from hub_models.dataset_card import TAG, write_card
 from hub_models.export import ExportConfig, export
 from hub_models.parquet import write_parquet
 
@@ -31,7 +31,7 @@ class Set:
     def __init__(self, source: Path, folder: Path) -> None:
         self.source, self.folder, self.audit = source, folder, audit(source, progress=False)
         folder.mkdir()
-        write_card(folder, write_parquet(source, folder), self.audit, REPO)
+        self.terms = write_card(folder, write_parquet(source, folder), self.audit, REPO)
         self.card = DatasetCard.load(folder / "README.md")
         self.rows = []
         for split, rows in datasets.load_dataset("chest_xray_masks", "all", data_dir=str(source)).items():
@@ -277,7 +277,7 @@ def test_every_number_in_the_words_is_counted(name: str, sets) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_terms_are_of_what_is_there(name: str, sets) -> None:
     one = sets[name]
-    text = terms(one.card)
+    text = one.terms
     assert text == sections(one.card)["Terms"].strip()
     if name == "phantoms":
         assert "No pixel comes from a patient" in text and "NLM asks" not in text
@@ -301,8 +301,7 @@ def test_some_phantoms_among_patients_are_told(tmp_path, phantoms) -> None:
         del files[f"masks/{id}.png"]
     one = Set(tiny.write_tree(files, tmp_path / "files"), tmp_path / "set")
     assert "> **Holds synthetic X-rays.** 2 of the 6 X-rays were drawn by a program." in one.card.text
-    assert "synthetic" in one.card.data.tags and one.card.data.license == "other" and "NLM asks" in terms(one.card)
-    assert terms(DatasetCard("---\ntags: []\n---\n## Terms\n\nAsk.\n")) == "Ask."  # the last section
+    assert "synthetic" in one.card.data.tags and one.card.data.license == "other" and "NLM asks" in one.terms
     assert not (one.folder / "samples.png").exists()  # a patient's may be among them
     assert not one.card.data.pretty_name.startswith("Synthetic")
 

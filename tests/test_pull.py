@@ -17,6 +17,7 @@ from hub_models.downloads import RUN_PARTS, local_run, pull_model
 from hub_models.predictor import Predictor
 from hub_models.release import release
 from hub_models.repository import Repository, folder_files
+from hub_models.run_folder import RunFolder
 
 AsUser = Callable[..., Any]
 Publish = Callable[..., str]
@@ -46,7 +47,7 @@ EVERY_STEP = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def files(finished_run: Path) -> dict[str, bytes]:
     """Content of what a push of the run sends, by path."""
-    sent = release(finished_run, "alice/tb", "mit")
+    sent = release(RunFolder.read(finished_run), "alice/tb", "mit")
     return {name: one if isinstance(one, bytes) else one.read_bytes() for name, one in sent.items()}
 
 
