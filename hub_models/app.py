@@ -19,8 +19,8 @@ from weakref import WeakValueDictionary
 from PIL import Image, UnidentifiedImageError
 
 from hub_models.downloads import local_run
+from hub_models.gray import synthetic_mark
 from hub_models.phantom import render_phantom
-from hub_models.pixels import synthetic_mark
 from hub_models.predict import ChestXrayReader
 from hub_models.saliency import METHODS, saliency
 from hub_models.tasks import keep_two_lungs

@@ -22,7 +22,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from hub_models.pixels import BOX
+from hub_models.resizing import BOX
 
 AUTO_CLASSES = {"segmentation": AutoModelForSemanticSegmentation, "classification": AutoModelForImageClassification}
 PROCESSORS = {"segmentation": SegformerImageProcessorPil, "classification": ViTImageProcessorPil}

@@ -12,7 +12,7 @@ from chest_xray_masks import PARTS, SITES, scan
 from hub_models.augment import STRENGTHS
 from hub_models.config import LEARNING_RATES, TrainConfig
 from hub_models.data import Arrays, load_splits, prepare
-from hub_models.pixels import is_synthetic
+from hub_models.gray import is_synthetic
 from hub_models.predictor import find_lungs
 from hub_models.protocols import PATIENT_SHARING, divide, leaks
 from hub_models.run_folder import DATA_NAME, RunFolder

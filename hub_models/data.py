@@ -12,8 +12,11 @@ import torch
 
 import chest_xray_masks
 from hub_models.augment import Ranges, draw
-from hub_models.pixels import FITS, MARGIN, Fit, crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
+from hub_models.gray import to_gray
+from hub_models.lung_crop import MARGIN, crop_to_lungs, lungs_box
+from hub_models.masks import to_mask
 from hub_models.published import pixel_spacing_mm
+from hub_models.resizing import FITS, Fit, resize_gray, resize_mask
 
 Region = Literal["image", "lungs"]
 REGIONS = ("image", "lungs")  # what of an X-ray a model sees
@@ -45,8 +48,8 @@ def prepare(
     `spacing_row_mm` and `spacing_column_mm` of its pixels or None (see `published.pixel_spacing_mm`).
 
     `fit` squash fills the square whatever the aspect; pad keeps the aspect, centred between black bars
-    (`pixels.content_box`). `region` lungs cuts image and mask to the lungs of the row's mask with MARGIN around
-    them and evens out what is left (`pixels.crop_to_lungs`) before that.
+    (`resizing.content_box`). `region` lungs cuts image and mask to the lungs of the row's mask with MARGIN around
+    them and evens out what is left (`lung_crop.crop_to_lungs`) before that.
 
     The cache's key is made of the rows, size, rule and PREPARED_VERSION. `datasets` writes aside and renames, so the
     cache is whole or absent, whoever else prepares the same at that time.

@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import chest_xray_masks as cxm
+from hub_models.gray import to_gray
+from hub_models.masks import to_mask
 from hub_models.parquet import Facts
-from hub_models.pixels import resize_gray, resize_mask, to_gray, to_mask
+from hub_models.resizing import resize_gray, resize_mask
 
 COLORS = {"normal": "#1b6ca8", "tuberculosis": "#d1495b"}
 AGES = np.arange(0, 125, 5)  # years, edges of the bins

@@ -21,8 +21,9 @@ from hub_models.charts import (
     draw_roc,
     save_picture,
 )
+from hub_models.gray import to_gray
+from hub_models.masks import to_mask
 from hub_models.overlays import HEAT, PREDICTED, TRUE, heat, outline, scaled_gray, tint
-from hub_models.pixels import to_gray, to_mask
 from hub_models.predictor import Predictor
 from hub_models.saliency import lungs_of, saliency
 from hub_models.tasks import TASKS

@@ -13,7 +13,9 @@ from scipy.fft import dctn
 from scipy.ndimage import label
 
 import chest_xray_masks as cxm
-from hub_models.pixels import BOX, is_synthetic, open_image, to_gray
+from hub_models.gray import is_synthetic, to_gray
+from hub_models.images import open_image
+from hub_models.resizing import BOX
 
 BLANK_SPREAD = 1.0  # standard deviation in gray levels of 255, at 64x64 pixels; the flattest of 525 films has 40
 SPECK_AREA = 0.002  # share of the image: lungs of 449 real masks take 0.018 to 0.258, specks at most 0.00025

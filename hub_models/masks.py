@@ -9,8 +9,9 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+
+from chest_xray_masks import binarize
+from hub_models.images import Source, open_image
 
 
 class Runs(NamedTuple):
@@ -22,6 +23,11 @@ class Runs(NamedTuple):
     starts: np.ndarray
     lengths: np.ndarray
     values: np.ndarray
+
+
+def to_mask(source: Source) -> np.ndarray:
+    """(H, W) bool of a mask in any mode: above 127 of 255, of other ranges (0/1, 16 bits) above half of its top."""
+    return binarize(open_image(source))
 
 
 def runs_of(mask: np.ndarray) -> Runs:
@@ -61,6 +67,9 @@ def _are_in(chosen: np.ndarray, regions: np.ndarray) -> np.ndarray:
 
 def _regions(runs: Runs, width: int) -> np.ndarray:
     """Number (N,) of the region of each run, counted from the upper left; runs of one value that touch share it."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     starts, lengths, values = runs
     cuts = np.sort(np.concatenate([starts, starts + width]), kind="stable")  # some twice, which joins nothing more
     cuts = cuts[(cuts >= width) & (cuts < starts[-1] + lengths[-1])]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from hub_models.pixels import lungs_box
+from hub_models.lung_crop import lungs_box
 
 MODULES = ("lung_overlap", "screening")  # of `evaluate`
 LOOKS = ("saliency_in_lungs", "lungs_share")

@@ -18,7 +18,9 @@ from PIL import Image
 
 import chest_xray_masks as cxm
 from hub_models.export_config import SHARD_SIZE
-from hub_models.pixels import is_synthetic, resize_mask, to_mask
+from hub_models.gray import is_synthetic
+from hub_models.masks import to_mask
+from hub_models.resizing import resize_mask
 
 ROWS_PER_GROUP = 8  # what a stream reads for its first row: originals take up to 10 MB each
 MAP_SIDE = 64  # pixels of a lung mask in the facts

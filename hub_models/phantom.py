@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter, label, map_coordinates
 from scipy.special import expit
 
 from hub_models.files import check_output, new_folder
-from hub_models.pixels import synthetic_mark
+from hub_models.gray import synthetic_mark
 
 Array = np.ndarray
 Site = Literal["Montgomery", "Shenzhen"]

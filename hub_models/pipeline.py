@@ -22,11 +22,10 @@ from PIL import Image
 from chest_xray_masks import reason
 from hub_models.dicom_seg import segmentation
 from hub_models.flags import Flag, RaisedFlag
-from hub_models.images import is_dicom_source
+from hub_models.images import Source, is_dicom_source
 from hub_models.ledger import NUMBER
 from hub_models.masks import keep_two_lungs, mask_png
 from hub_models.overlays import heat, outline, scaled_gray
-from hub_models.pixels import Source
 from hub_models.predict import ChestXrayReader, Film, Prediction
 from hub_models.predictor import Predictor
 from hub_models.quality import LEFT, RIGHT, sides_of

@@ -15,11 +15,14 @@ from PIL import Image
 from hub_models.downloads import local_run
 from hub_models.familiarity import unfamiliar
 from hub_models.flags import Flag, RaisedFlag
+from hub_models.gray import read_xray
+from hub_models.images import Source
+from hub_models.lung_crop import MARGIN, crop_to_lungs
 from hub_models.masks import keep_two_lungs
-from hub_models.pixels import MARGIN, Source, crop_to_lungs, read_xray, resize_gray
 from hub_models.predictor import Predictor, look, or_whole
 from hub_models.published import pixel_spacing_mm
 from hub_models.quality import Lungs, film_flags, flags_of, lungs_of
+from hub_models.resizing import resize_gray
 from hub_models.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)

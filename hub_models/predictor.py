@@ -16,7 +16,10 @@ from hub_models.architectures import ONLY_DATA, build, normalize, quiet_weights
 from hub_models.augment import shift_scale_turn
 from hub_models.downloads import RUN_PARTS
 from hub_models.familiarity import Familiarity, features_of
-from hub_models.pixels import MARGIN, Source, crop_to_lungs, resize_gray, to_gray
+from hub_models.gray import to_gray
+from hub_models.images import Source
+from hub_models.lung_crop import MARGIN, crop_to_lungs
+from hub_models.resizing import resize_gray
 from hub_models.run_folder import RunFolder
 from hub_models.tasks import TASKS, VIEWS, Settings, Task
 

@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt, label
 from hub_models.flags import Flag, RaisedFlag
 from hub_models.inspection import BLANK_SPREAD
 from hub_models.masks import runs_of
-from hub_models.pixels import BOX
+from hub_models.resizing import BOX
 
 SMALL = 512  # pixels of the longer side at which regions are told apart; areas are counted on the X-ray's own pixels
 BACKGROUND, RIGHT, LEFT = 0, 1, 2

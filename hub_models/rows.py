@@ -17,7 +17,7 @@ import pyarrow.parquet
 from fsspec.implementations.local import LocalFileSystem
 
 import chest_xray_masks  # makes its name known to load_dataset
-from hub_models.pixels import Source
+from hub_models.images import Source
 
 LONGEST_PART = 200  # bytes of a folder's or file's name; file systems take 255
 OUTPUT_DOT = re.compile(r"\.(?=(png|dcm)$)", re.IGNORECASE)  # before a suffix of what is written

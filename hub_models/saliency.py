@@ -19,9 +19,13 @@ from torch.nn.functional import interpolate
 from transformers import PreTrainedModel
 
 from hub_models.architectures import normalize
+from hub_models.gray import to_gray
+from hub_models.images import Source
+from hub_models.lung_crop import MARGIN, crop_to_lungs, lungs_box
+from hub_models.masks import to_mask
 from hub_models.metrics import LOOKS
-from hub_models.pixels import MARGIN, Source, content_box, crop_to_lungs, lungs_box, resize_gray, to_gray, to_mask
 from hub_models.predictor import Predictor, or_whole
+from hub_models.resizing import content_box, resize_gray
 from hub_models.tasks import Row, Settings
 
 CELLS = 7  # a side of the grid, at the least: that of a ResNet or a Swin at 224 pixels

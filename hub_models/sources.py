@@ -15,7 +15,7 @@ import fsspec
 import pyarrow
 from fsspec.implementations.local import LocalFileSystem
 
-from hub_models.pixels import Source
+from hub_models.images import Source
 from hub_models.rows import BLOCK, Entry, Open, Sources, index_of, of_dataset, of_parquet, open_file, open_url
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm", ".dcm", ".dicom"}

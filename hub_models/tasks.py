@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import PreTrainedModel
 
-from hub_models.masks import keep_two_lungs
+from hub_models.masks import keep_two_lungs, to_mask
 from hub_models.metrics import (
     DISTANCES,
     Overlap,
@@ -26,8 +26,8 @@ from hub_models.metrics import (
     surface_distances,
     threshold_for_sensitivity,
 )
-from hub_models.pixels import content_box, to_mask
 from hub_models.published import pixel_spacing_mm
+from hub_models.resizing import content_box
 from hub_models.tracing import is_above_zero
 
 SETTINGS_KEY = "chest_xray_masks"

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hub_models.architectures import ARCHITECTURES, build, normalize, processor_for
-from hub_models.pixels import resize_gray
+from hub_models.resizing import resize_gray
 from hub_models.tasks import TASKS
 
 LUNGS, TB = (TASKS[name].labels for name in ("lung_segmentation", "tb_classification"))

@@ -14,7 +14,8 @@ from hub_models.augment import STRENGTHS
 from hub_models.benchmark import COPIES, _link_copies, dataset_ratios, measure_alone
 from hub_models.cohort import Part
 from hub_models.data import Arrays, load_splits, prepare
-from hub_models.pixels import resize_mask, to_mask
+from hub_models.masks import to_mask
+from hub_models.resizing import resize_mask
 from hub_models.tasks import TASKS
 from hub_models.training_benchmark import (
     DRAWN,

@@ -15,8 +15,9 @@ from hub_models.augment import STRENGTHS
 from hub_models.cohort import describe, load_cohort, load_rows, refuse_leaks, trained_ids
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
-from hub_models.pixels import resize_gray, to_gray
+from hub_models.gray import to_gray
 from hub_models.protocols import divide
+from hub_models.resizing import resize_gray
 from hub_models.run_folder import RunFolder
 from hub_models.tasks import TASKS
 

@@ -9,7 +9,7 @@ from hub_models.config import TrainConfig
 from hub_models.data import REGIONS
 from hub_models.files import write_json
 from hub_models.folds import FOLDS
-from hub_models.pixels import FITS
+from hub_models.resizing import FITS
 from hub_models.tasks import TASKS
 
 TB = {"task": "tb_classification"}

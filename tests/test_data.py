@@ -20,8 +20,11 @@ import chest_xray_masks
 from hub_models import data
 from hub_models.augment import STRENGTHS, draw
 from hub_models.data import Arrays, EpochOrder, example_seed, load_splits, prepare, training_loader
-from hub_models.pixels import MARGIN, crop_to_lungs, lungs_box, resize_gray, resize_mask, to_gray, to_mask
+from hub_models.gray import to_gray
+from hub_models.lung_crop import MARGIN, crop_to_lungs, lungs_box
+from hub_models.masks import to_mask
 from hub_models.published import pixel_spacing_mm
+from hub_models.resizing import resize_gray, resize_mask
 
 PREPARE = """
 import json, sys

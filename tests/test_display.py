@@ -12,7 +12,7 @@ from chest_xray_masks import dicom_png
 from hub_models.dicom import read_dicom
 from hub_models.display import full_scale, luminance
 from hub_models.flags import Flag
-from hub_models.pixels import to_gray
+from hub_models.gray import to_gray
 
 
 def gray_of(stored: object, *args: object, signed: bool = False, **fields: object) -> np.ndarray:

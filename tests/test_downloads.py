@@ -29,9 +29,12 @@ from transformers.utils import is_torchvision_available
 from hub_models.cohort import Part, load_cohort
 from hub_models.config import TrainConfig
 from hub_models.evaluation import measure
+from hub_models.gray import to_gray
+from hub_models.lung_crop import MARGIN, crop_to_lungs
+from hub_models.masks import to_mask
 from hub_models.metrics import count_overlap, dice
-from hub_models.pixels import MARGIN, crop_to_lungs, resize_gray, to_gray, to_mask
 from hub_models.predictor import Predictor, logits_of
+from hub_models.resizing import resize_gray
 from hub_models.tasks import keep_two_lungs
 
 CLASSES = {

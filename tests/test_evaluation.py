@@ -18,8 +18,9 @@ from hub_models.evaluation import (
     validate,
     write_per_image,
 )
+from hub_models.gray import to_gray
+from hub_models.masks import to_mask
 from hub_models.metrics import count_overlap, dice
-from hub_models.pixels import to_gray, to_mask
 from hub_models.predictor import Predictor
 from hub_models.run_folder import read_per_image
 from hub_models.saliency import METHODS, saliency, share_in

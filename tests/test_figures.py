@@ -22,7 +22,7 @@ from hub_models.figures import (
     worst_and_median,
     worst_median_best,
 )
-from hub_models.pixels import to_mask
+from hub_models.masks import to_mask
 from hub_models.predictor import Predictor
 from hub_models.saliency import saliency
 from hub_models.tasks import TASKS, Settings

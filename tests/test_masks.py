@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import binary_fill_holes, label, maximum_filter1d
 
-from hub_models.masks import keep_two_lungs, mask_png, runs_of, widen
+from hub_models.masks import keep_two_lungs, mask_png, runs_of, to_mask, widen
 
 
 @st.composite
 def masks(draw) -> np.ndarray:
     """(H, W) bool of up to 30 pixels a side, from empty to full."""
     height, width, seed = draw(st.integers(1, 30)), draw(st.integers(1, 30)), draw(st.integers(0, 2**32 - 1))
-    share = draw(st.sampled_from((0, 0.02, 0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 0.98, 1)))
-    return np.random.default_rng(seed).random((height, width)) < share
+    fraction = draw(st.sampled_from((0, 0.02, 0.1, 0.3, 0.5, 0.6, 0.7, 0.9, 0.98, 1)))
+    return np.random.default_rng(seed).random((height, width)) < fraction
 
 
 def test_runs_end_with_their_rows() -> None:
@@ -36,7 +36,7 @@ def test_two_lungs_are_those_of_scipy(mask: np.ndarray) -> None:
     np.testing.assert_array_equal(found, binary_fill_holes(np.isin(regions, largest) & mask))
 
 
-def test_two_lungs_of_a_film() -> None:
+def test_two_lungs_of_an_x_ray() -> None:
     rows, columns = np.mgrid[:490, :402]
     lungs = [((rows - 240) / 160) ** 2 + ((columns - middle) / 60) ** 2 < 1 for middle in (120, 280)]
     mask = lungs[0] | lungs[1]
@@ -60,3 +60,29 @@ def test_png_has_a_bit_a_pixel_and_reads_back(shape: tuple[int, int]) -> None:
     image = Image.open(io.BytesIO(mask_png(mask)))
     assert image.mode == "1" and image.format == "PNG"
     np.testing.assert_array_equal(np.asarray(image), mask)
+
+
+def test_masks_of_any_mode_become_the_same_bool() -> None:
+    lungs = np.zeros((6, 8), bool)
+    lungs[1:5, 1:3] = lungs[1:5, 5:7] = True
+    hard = lungs.astype(np.uint8) * 255
+    soft = np.where(lungs, 128, 127).astype(np.uint8)  # the threshold is above 127
+    palette = Image.fromarray(255 - hard)
+    palette.putpalette([255 - index for index in range(256) for _ in "rgb"])  # its indices are the negative
+    modes = [
+        Image.fromarray(lungs),
+        Image.fromarray(hard),
+        Image.fromarray(soft),
+        Image.fromarray(lungs.astype(np.uint8)),  # 0 and 1
+        palette,
+        Image.fromarray(np.stack([hard] * 3, -1)),
+        Image.fromarray(lungs.astype(np.uint16) * 65535),
+        Image.fromarray(lungs.astype(np.uint16) * 4095),
+        Image.fromarray(lungs.astype(np.uint8) * np.array([[1] * 4 + [2] * 4], np.uint8)),  # left 1, right 2
+        Image.fromarray(lungs.astype(np.uint8) * 100),
+    ]
+    for image in modes:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        np.testing.assert_array_equal(to_mask(buffer.getvalue()), lungs)
+    assert not to_mask(Image.new("L", (4, 4), 0)).any()

@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, label
 
 from hub_models import phantom
+from hub_models.gray import is_synthetic
 from hub_models.phantom import render_phantom, write_phantoms
-from hub_models.pixels import is_synthetic
 
 MONTGOMERY, SHENZHEN = 20, 60
 

@@ -17,8 +17,8 @@ from hub_models.config import TrainConfig
 from hub_models.evaluation import measure
 from hub_models.familiarity import Familiarity
 from hub_models.flags import Flag
+from hub_models.masks import to_mask
 from hub_models.metrics import count_overlap
-from hub_models.pixels import resize_gray, to_mask
 from hub_models.predict import LEAST_SIDE, ChestXrayReader
 from hub_models.predictor import Predictor
 from hub_models.run_folder import RunFolder

@@ -16,8 +16,11 @@ from hub_models.architectures import build, normalize, processor_for
 from hub_models.augment import shift_scale_turn
 from hub_models.config import TrainConfig
 from hub_models.data import load_splits
-from hub_models.pixels import MARGIN, crop_to_lungs, resize_gray, to_gray, to_mask
+from hub_models.gray import to_gray
+from hub_models.lung_crop import MARGIN, crop_to_lungs
+from hub_models.masks import to_mask
 from hub_models.predictor import RUN_PARTS, VIEWS, Predictor, find_lungs, logits_of
+from hub_models.resizing import resize_gray
 
 
 @pytest.fixture(scope="module")

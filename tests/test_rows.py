@@ -10,7 +10,7 @@ import pytest
 from tiny import image_png
 
 from hub_models.data import load_splits
-from hub_models.pixels import open_image
+from hub_models.images import open_image
 from hub_models.rows import Sources
 from hub_models.sources import find_sources
 

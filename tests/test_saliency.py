@@ -15,8 +15,9 @@ from transformers.models.vit import modeling_vit
 
 from hub_models import saliency as room
 from hub_models.architectures import AUTO_CLASSES, normalize, processor_for
-from hub_models.pixels import MARGIN, crop_to_lungs, lungs_box, resize_gray
+from hub_models.lung_crop import MARGIN, crop_to_lungs, lungs_box
 from hub_models.predictor import Predictor
+from hub_models.resizing import resize_gray
 from hub_models.saliency import METHODS, lungs_of, measure_saliency, saliency, saliency_maps, share_in
 from hub_models.tasks import TASKS, Settings
 

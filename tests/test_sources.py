@@ -12,7 +12,7 @@ from tiny import image_png, write_tree, write_zip
 
 from hub_models import rows
 from hub_models import sources as sources_room
-from hub_models.pixels import open_image
+from hub_models.images import open_image
 from hub_models.rows import Sources
 from hub_models.sources import find_sources
 

@@ -1,0 +1,46 @@
+"""X-rays and masks on the square of a model's input, squashed or padded."""
+
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+BOX = Image.Resampling.BOX  # plain area average; the saved image processors use it too, so both see the same pixels
+FITS = ("squash", "pad")  # how an X-ray fills the square: its aspect squashed, or kept between black bars
+
+Fit = Literal["squash", "pad"]
+
+
+def content_box(height: int, width: int, size: int, fit: Fit = "squash") -> tuple[int, int, int, int]:
+    """(top, left, bottom, right), the last two excluded, in pixels of the square of what an X-ray fills there.
+
+    `squash` fills it all. `pad` keeps the aspect: the longer side fills the square, the shorter is centred, rounded
+    to whole pixels, at least one; an odd bar is the wider one below or to the right.
+
+    Raises:
+        ValueError: a side below 1 pixel, or an unknown fit.
+    """
+    if fit not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+    if min(height, width, size) < 1:
+        raise ValueError(f"an X-ray of {height}x{width} pixels has no place in a square of {size}: pass sides above 0")
+    if fit == "squash":
+        return 0, 0, size, size
+    rows, columns = (max(1, round(size * side / max(height, width))) for side in (height, width))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return top, left, top + rows, left + columns
+
+
+def resize_gray(gray: Image.Image, size: int, fit: Fit = "squash") -> np.ndarray:
+    """(size, size) uint8 by area average, in its `content_box`, black around it; `gray` as `to_gray` gives it."""
+    top, left, bottom, right = content_box(gray.height, gray.width, size, fit)
+    small = gray.resize((right - left, bottom - top), BOX)
+    values = np.asarray(small) if small.mode == "L" else np.asarray(small).round().clip(0, 255).astype(np.uint8)
+    return np.pad(values, ((top, size - bottom), (left, size - right)))
+
+
+def resize_mask(mask: np.ndarray, size: int, fit: Fit = "squash") -> np.ndarray:
+    """(size, size) bool by nearest neighbour of an (H, W) bool mask, in its `content_box`, no lung around it."""
+    top, left, bottom, right = content_box(*mask.shape, size, fit)
+    small = np.asarray(Image.fromarray(mask).resize((right - left, bottom - top), Image.Resampling.NEAREST))
+    return np.pad(small, ((top, size - bottom), (left, size - right)))
