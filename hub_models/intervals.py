@@ -1,4 +1,4 @@
-"""Bootstrap intervals of the figures of a set, by resampling its patients.
+"""Bootstrap intervals of the metrics of a set, by resampling its patients.
 
 Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3 (percentile intervals); Field and
 Welsh 2007, doi 10.1111/j.1467-9868.2007.00593.x (whole clusters drawn, here patients).
@@ -9,16 +9,25 @@ as long for the same functions, and 93 times as long for AUROC alone with scikit
 """
 
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import numpy as np
 
-Columns = dict[str, np.ndarray]
-Figures = Callable[[Columns, np.ndarray], dict[str, np.ndarray]]  # columns (n,), weights (R, n) to figures (R,)
-Interval = dict[str, float | int | None]
+from hub_models.metrics.weighted import Columns
+
+SetMetrics = Callable[[Columns, np.ndarray], dict[str, np.ndarray]]  # columns (n,), weights (R, n) to metrics (R,)
+
+
+class Interval(TypedDict):
+    """A metric of a set and its 95 % interval; None where undefined, so that it is plain JSON without nan."""
+
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 def resample(patients: Sequence[str], repeats: int = 1000, seed: int = 0) -> np.ndarray:
-    """How often each image counts in each resample, (repeats, n) float of whole numbers.
+    """Return how often each image counts in each resample, (repeats, n) float of whole numbers.
 
     As many patients as there are, drawn with replacement; all images of a patient count as often as the patient was
     drawn. The same seed and patients give the same draws, in whatever order the images come.
@@ -41,17 +50,17 @@ def resample(patients: Sequence[str], repeats: int = 1000, seed: int = 0) -> np.
 
 
 def with_intervals(
-    figures: Figures, columns: Columns, patients: Sequence[str], repeats: int = 1000, seed: int = 0
+    metrics: SetMetrics, columns: Columns, patients: Sequence[str], repeats: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Each figure as {"value", "low", "high"}: of the set itself, and its 95 % interval over resampled patients.
+    """Return each metric of the set with its 95 % interval over resampled patients.
 
-    low and high are the 2.5th and 97.5th percentiles of the resamples where the figure is defined. value is None where
-    the figure is undefined; low and high are None there, with fewer than two patients, and where fewer than half of
-    the resamples define the figure. So the whole is plain JSON, without nan.
+    low and high are the 2.5th and 97.5th percentiles of the resamples where the metric is defined. value is None where
+    the metric is undefined. low and high are None there, with fewer than two patients, and where fewer than half of
+    the resamples define the metric.
 
     Args:
-        figures: such as `lung_figures`; called with weights (1, n) and (repeats, n).
-        columns: (n,) each, what `figures` takes.
+        metrics: such as `lung_metrics`; called with weights (1, n) and (repeats, n).
+        columns: (n,) each, what `metrics` takes.
         patients: (n,) patient of each image.
         repeats: number of resamples.
         seed: of the draws.
@@ -61,21 +70,22 @@ def with_intervals(
     """
     _check_lengths(patients, columns)
     weights = resample(patients, repeats, seed)
-    values, resampled = figures(columns, np.ones((1, len(patients)))), figures(columns, weights)
+    values, resampled = metrics(columns, np.ones((1, len(patients)))), metrics(columns, weights)
     enough = len(set(patients)) > 1
     return {name: _interval(value[0], resampled[name], enough) for name, value in values.items()}
 
 
 def paired_difference(
-    figures: Figures, columns: Columns, other: Columns, patients: Sequence[str], repeats: int = 1000, seed: int = 0
+    metrics: SetMetrics, columns: Columns, other: Columns, patients: Sequence[str], repeats: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Each figure of `columns` less that of `other`, of the same images, in the form of `with_intervals`.
+    """Return each metric of `columns` less that of `other`, of the same images, with its 95 % interval.
 
-    Both are taken on the same resamples, so what is hard for both does not widen the interval. A figure over the
-    images where it is defined (distances) takes each model's own such images; one that only one model has is left out.
+    Both models are measured on the same resamples, so images that are hard for both do not widen the interval.
+    A metric over the images where it is defined (distances) takes each model's own such images.
+    A metric that only one model has is left out.
 
     Args:
-        figures: such as `lung_figures`.
+        metrics: such as `lung_metrics`.
         columns: (n,) each, of the first model.
         other: (n,) each, of the second model, images in the same order.
         patients: (n,) patient of each image.
@@ -88,14 +98,15 @@ def paired_difference(
     _check_lengths(patients, columns, other)
 
     def difference(both: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """The first model's figures less the other's."""
-        first, second = figures(columns, weights), figures(other, weights)
+        """Return the first model's metrics less the other's."""
+        first, second = metrics(columns, weights), metrics(other, weights)
         return {name: first[name] - second[name] for name in first if name in second}
 
     return with_intervals(difference, columns, patients, repeats, seed)
 
 
 def _check_lengths(patients: Sequence[str], *tables: Columns) -> None:
+    """Raise ValueError where a column has another length than the patients."""
     lengths = [{name: len(column) for name, column in table.items()} for table in tables]
     if any(length != len(patients) for table in lengths for length in table.values()):
         raise ValueError(
@@ -104,6 +115,7 @@ def _check_lengths(patients: Sequence[str], *tables: Columns) -> None:
 
 
 def _interval(value: float, resampled: np.ndarray, enough: bool) -> Interval:
+    """Return one metric with its interval; `enough` says whether there are two patients."""
     defined = resampled[~np.isnan(resampled)]
     if np.isnan(value):
         return {"value": None, "low": None, "high": None}

@@ -23,7 +23,7 @@ from hub_models.gray import to_gray
 from hub_models.images import Source
 from hub_models.lung_crop import MARGIN, crop_to_lungs, lungs_box
 from hub_models.masks import to_mask
-from hub_models.metrics import LOOKS
+from hub_models.metrics import SALIENCY_COLUMNS
 from hub_models.predictor import Predictor, or_whole
 from hub_models.resizing import content_box, resize_gray
 from hub_models.tasks import Row, Settings
@@ -115,7 +115,7 @@ def measure_saliency(predictor: Predictor, pixels: torch.Tensor, rows: Sequence[
         return [{} for _ in rows]
     settings, found = predictor.settings, []
     for row, grid in zip(rows, saliency_maps(predictor, pixels), strict=True):
-        found.append(dict.fromkeys(LOOKS, nan))
+        found.append(dict.fromkeys(SALIENCY_COLUMNS, nan))
         if (lungs := lungs_of(row)) is not None:
             mask = to_mask(row["mask"]) if "reference" in row else lungs
             top, left, bottom, right = _seen_box(*lungs.shape, mask, settings)
@@ -123,7 +123,7 @@ def measure_saliency(predictor: Predictor, pixels: torch.Tensor, rows: Sequence[
             covered = resize_gray(Image.fromarray(np.uint8(seen) * 255), settings.image_size, settings.fit) / 255
             content = _content(seen.shape, settings)
             inside = share_in(grid[content], covered[content])
-            found[-1] = dict(zip(LOOKS, (inside, float(seen.mean())), strict=True))
+            found[-1] = dict(zip(SALIENCY_COLUMNS, (inside, float(seen.mean())), strict=True))
     return found
 
 

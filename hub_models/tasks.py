@@ -20,9 +20,9 @@ from hub_models.metrics import (
     dice,
     fit_temperature,
     iou,
-    lung_figures,
-    saliency_figures,
-    screening_figures,
+    lung_metrics,
+    saliency_metrics,
+    screening_metrics,
     surface_distances,
     threshold_for_sensitivity,
 )
@@ -228,7 +228,7 @@ def _decide_tb(settings: Settings, columns: dict[str, np.ndarray]) -> Settings:
 
 
 def _screening_and_saliency(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    return screening_figures(columns, weights, columns["threshold"]) | saliency_figures(columns, weights)
+    return screening_metrics(columns, weights, columns["threshold"]) | saliency_metrics(columns, weights)
 
 
 TASKS = {
@@ -245,7 +245,7 @@ TASKS = {
         validate=_validate_lungs,
         measure=_measure_lungs,
         predict=_lungs_from_logits,
-        figures=lung_figures,
+        figures=lung_metrics,
         decide=lambda settings, columns: settings,
         main_figure="dice",
     ),

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from hub_models.lung_overlap.lung_overlap import LungOverlap
-from hub_models.metrics import screening_figures
-from hub_models.screening.screening import Screening
+from hub_models.metrics import screening_metrics
+from hub_models.metrics.lung_overlap.lung_overlap import LungOverlap
+from hub_models.metrics.screening.screening import Screening
 
 ROOT = Path(__file__).parents[1]
 FULL = np.ones((4, 4), bool)
 HALF = FULL & (np.arange(4) < 2)
 WIDE = np.pad(HALF, ((0, 0), (0, 3)))  # another size
 PROBABILITIES, LABELS = [0.9, 0.6, 0.2, 0.4, 0.1], [1, 1, 1, 0, 0]
+LUNGS = "hub_models/metrics/lung_overlap"
 
 # Two images, (HALF, FULL) and (WIDE, WIDE). dice: 2*8 / (8 + 16) = 2/3 and 1; iou 8/16 and 1; pooled: 16 pixels in
 # both and 8 in the reference only, so 32/40 and 16/24. Sample sd of 2/3 and 1: (1/3) / sqrt(2).
@@ -24,7 +25,9 @@ OVERLAP = {"dice": 5 / 6, "dice_sd": 2**-0.5 / 3, "dice_median": 5 / 6, "iou": 0
 OVERLAP |= {"dice_pooled": 0.8, "iou_pooled": 2 / 3}
 
 
-@pytest.mark.parametrize("path", ["hub_models/lung_overlap", "hub_models/lung_overlap/lung_overlap.py"])
+@pytest.mark.parametrize(
+    "path", ["hub_models/metrics/lung_overlap", "hub_models/metrics/lung_overlap/lung_overlap.py"]
+)
 def test_lung_overlap_loads_by_path_without_network(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError(f"network: {args}")
@@ -37,10 +40,10 @@ def test_lung_overlap_loads_by_path_without_network(path: str, monkeypatch: pyte
     assert evaluate.load(path, spacing=(1.0, 1.0)).compute(predictions=[FULL], references=[FULL])["assd"] == 0
 
 
-@pytest.mark.parametrize("path", ["hub_models/screening", "hub_models/screening/screening.py"])
+@pytest.mark.parametrize("path", ["hub_models/metrics/screening", "hub_models/metrics/screening/screening.py"])
 def test_screening_loads_by_path(path: str) -> None:
-    figures = evaluate.load(str(ROOT / path)).compute(predictions=PROBABILITIES, references=LABELS)
-    assert figures["auroc"] == pytest.approx(5 / 6)  # of 6 pairs, .2 against .4 is lost
+    metrics = evaluate.load(str(ROOT / path)).compute(predictions=PROBABILITIES, references=LABELS)
+    assert metrics["auroc"] == pytest.approx(5 / 6)  # of 6 pairs, .2 against .4 is lost
 
 
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.int64])
@@ -75,9 +78,9 @@ def test_distances_in_the_unit_of_the_spacing() -> None:
     predicted[5, 4:8] = reference[8, 4:8] = True  # two lines of 4 pixels, 3 rows apart
     empty = np.zeros_like(predicted)
     pairs = {"predictions": [predicted, empty], "references": [reference, reference]}  # the second is left out
-    figures = LungOverlap(spacing=(0.5, 2.0)).compute(**pairs)
-    assert list(figures) == [*OVERLAP, "hd95", "assd"]
-    assert (figures["hd95"], figures["assd"]) == (1.5, 1.5)
+    metrics = LungOverlap(spacing=(0.5, 2.0)).compute(**pairs)
+    assert list(metrics) == [*OVERLAP, "hd95", "assd"]
+    assert (metrics["hd95"], metrics["assd"]) == (1.5, 1.5)
     assert list(LungOverlap().compute(**pairs)) == list(OVERLAP)
     with pytest.raises(ValueError, match="spacing must be two positive numbers"):
         LungOverlap(spacing=(0.0, 1.0)).compute(**pairs)
@@ -112,7 +115,7 @@ def test_memory_does_not_grow_with_the_images() -> None:
     code = """
 import tracemalloc  # what the system calls a process' peak is also that of the one which started it
 import numpy as np
-from hub_models.lung_overlap.lung_overlap import LungOverlap
+from hub_models.metrics.lung_overlap.lung_overlap import LungOverlap
 metric = LungOverlap()
 tracemalloc.start()
 for index in range(200):
@@ -126,29 +129,29 @@ print(tracemalloc.get_traced_memory()[1])
     assert int(done.stdout.split()[-1]) < 3e8  # bytes; the masks are 200 * 2 * 9 MB = 3.6 GB
 
 
-def test_screening_agrees_with_the_figures() -> None:
+def test_screening_agrees_with_the_metrics() -> None:
     metric = Screening()
     metric.add_batch(predictions=PROBABILITIES[:3], references=torch.tensor(LABELS[:3]))
     metric.add(prediction=PROBABILITIES[3], reference=LABELS[3])
     metric.add(predictions=PROBABILITIES[4], references=False)
     assert len(metric) == 5
-    figures = metric.compute(threshold=0.2)
+    metrics = metric.compute(threshold=0.2)
     columns = {"label": np.array(LABELS), "probability": np.array(PROBABILITIES)}
-    expected = {name: value[0] for name, value in screening_figures(columns, np.ones((1, 5)), 0.2).items()}
-    assert list(figures) == list(expected)
-    assert figures == pytest.approx(expected)
+    expected = {name: value[0] for name, value in screening_metrics(columns, np.ones((1, 5)), 0.2).items()}
+    assert list(metrics) == list(expected)
+    assert metrics == pytest.approx(expected)
     # From .2 up: all positives, and one of two negatives. From .5 up: two of three, and none.
-    assert (figures["sensitivity"], figures["specificity"]) == (1.0, 0.5)
-    assert (figures["sensitivity_at_half"], figures["specificity_at_half"]) == (pytest.approx(2 / 3), 1.0)
+    assert (metrics["sensitivity"], metrics["specificity"]) == (1.0, 0.5)
+    assert (metrics["sensitivity_at_half"], metrics["specificity_at_half"]) == (pytest.approx(2 / 3), 1.0)
     assert len(metric) == 0
     with pytest.raises(ValueError, match="nothing was added"):
         metric.compute()
 
 
 def test_screening_of_one_class_is_nan_where_undefined() -> None:
-    figures = Screening().compute(predictions=[0.9, 0.2], references=[1, 1])
-    assert np.isnan([figures["auroc"], figures["average_precision"], figures["specificity"]]).all()
-    assert figures["sensitivity"] == 0.5
+    metrics = Screening().compute(predictions=[0.9, 0.2], references=[1, 1])
+    assert np.isnan([metrics["auroc"], metrics["average_precision"], metrics["specificity"]]).all()
+    assert metrics["sensitivity"] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from hub_models.intervals import paired_difference, resample, with_intervals
-from hub_models.metrics import screening_figures
+from hub_models.metrics import screening_metrics
 
 PATIENTS = ["a", "b", "b", "c"]
 
 
 def mean(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The mean of x, and one figure that only the resamples with an image of x > 2 define."""
+    """The mean of x, and one metric that only the resamples with an image of x > 2 define."""
     with np.errstate(invalid="ignore"):
         large = columns["x"] > 2
         return {
@@ -67,12 +67,12 @@ def test_none_for_what_is_undefined() -> None:
     assert with_intervals(mean, x, PATIENTS)["large"] == {"value": 3.0, "low": 3.0, "high": 3.0}
 
 
-def test_no_interval_where_under_half_of_the_resamples_define_the_figure() -> None:
+def test_no_interval_where_under_half_of_the_resamples_define_the_metric() -> None:
     def defined_in_the_first(count: int) -> dict[str, float | int | None]:
-        def figures(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
+        def metrics(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
             return {"one": np.where(np.arange(len(weights)) < count, 1.0, np.nan)}
 
-        return with_intervals(figures, {"x": np.ones(4)}, PATIENTS, repeats=10)["one"]
+        return with_intervals(metrics, {"x": np.ones(4)}, PATIENTS, repeats=10)["one"]
 
     assert defined_in_the_first(4) == {"value": 1.0, "low": None, "high": None}
     assert defined_in_the_first(5) == {"value": 1.0, "low": 1.0, "high": 1.0}
@@ -80,7 +80,7 @@ def test_no_interval_where_under_half_of_the_resamples_define_the_figure() -> No
 
 def test_no_image_is_none_everywhere() -> None:
     columns = {"label": np.array([]), "probability": np.array([])}
-    intervals = with_intervals(lambda c, w: screening_figures(c, w, 0.5), columns, [])
+    intervals = with_intervals(lambda c, w: screening_metrics(c, w, 0.5), columns, [])
     assert all(one == {"value": None, "low": None, "high": None} for one in intervals.values())
 
 

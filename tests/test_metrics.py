@@ -12,9 +12,9 @@ from hub_models.metrics import (
     dice,
     fit_temperature,
     iou,
-    lung_figures,
-    saliency_figures,
-    screening_figures,
+    lung_metrics,
+    saliency_metrics,
+    screening_metrics,
     surface_distances,
     threshold_for_sensitivity,
 )
@@ -23,7 +23,7 @@ LEFT = np.array([[1, 1, 0, 0], [1, 1, 0, 0]], bool)
 TOP = np.array([[1, 1, 1, 1], [0, 0, 0, 0]], bool)
 
 
-def test_counts_and_figures_by_hand() -> None:
+def test_counts_and_metrics_by_hand() -> None:
     counts = count_overlap(LEFT, TOP)
     assert counts == Overlap(both=2, predicted_only=2, reference_only=2)
     assert dice(counts) == 0.5  # 2*2 / (4 + 4)
@@ -114,8 +114,8 @@ def lung_columns() -> dict[str, np.ndarray]:
     return columns | {name: np.array(values, float) for name, values in distances.items()}
 
 
-def test_lung_figures_by_hand() -> None:
-    figures = lung_figures(lung_columns(), np.ones((1, 4)))
+def test_lung_metrics_by_hand() -> None:
+    metrics = lung_metrics(lung_columns(), np.ones((1, 4)))
     # dice: 18/20 = 0.9, 4/10 = 0.4, 1, 60/70 = 6/7; iou: 9/11, 2/8, 1, 30/40. Sums: 41 both, 13 + 5 in one only.
     values = np.array([0.9, 0.4, 1, 6 / 7])
     expected = {
@@ -131,9 +131,9 @@ def test_lung_figures_by_hand() -> None:
         "assd_percent": np.nan,
         "undefined_distances": 0.25,  # one of four has no hd95_percent
     }
-    assert list(figures) == list(expected)
-    assert all(figure.shape == (1,) and figure.dtype == float for figure in figures.values())
-    assert {name: figure[0] for name, figure in figures.items()} == pytest.approx(expected, nan_ok=True)
+    assert list(metrics) == list(expected)
+    assert all(metric.shape == (1,) and metric.dtype == float for metric in metrics.values())
+    assert {name: metric[0] for name, metric in metrics.items()} == pytest.approx(expected, nan_ok=True)
 
 
 def test_weights_are_repeats_of_images() -> None:
@@ -142,33 +142,33 @@ def test_weights_are_repeats_of_images() -> None:
     lungs["hd95_mm"][::2] = np.nan
     screening = {"label": rng.integers(0, 2, 9), "probability": rng.random(9).round(1)}
     weights = rng.integers(0, 4, (20, 9))
-    for columns, figures in ((lungs, lung_figures), (screening, lambda c, w: screening_figures(c, w, 0.4))):
-        together = figures(columns, weights)
+    for columns, metrics in ((lungs, lung_metrics), (screening, lambda c, w: screening_metrics(c, w, 0.4))):
+        together = metrics(columns, weights)
         for index, row in enumerate(weights):
             repeated = {name: column.repeat(row) for name, column in columns.items()}
-            alone = figures(repeated, np.ones((1, row.sum())))
-            for name, figure in alone.items():
-                np.testing.assert_allclose(together[name][index], figure[0], rtol=1e-12, err_msg=name)
-    assert lung_figures(lungs, weights)["dice_median"][0] == pytest.approx(np.median(lungs["dice"].repeat(weights[0])))
+            alone = metrics(repeated, np.ones((1, row.sum())))
+            for name, metric in alone.items():
+                np.testing.assert_allclose(together[name][index], metric[0], rtol=1e-12, err_msg=name)
+    assert lung_metrics(lungs, weights)["dice_median"][0] == pytest.approx(np.median(lungs["dice"].repeat(weights[0])))
 
 
-def test_lung_figures_where_undefined() -> None:
+def test_lung_metrics_where_undefined() -> None:
     columns = lung_columns()
     nothing, one, empty_masks = (
-        {name: figure[0] for name, figure in lung_figures(columns, np.array([weights])).items()}
+        {name: metric[0] for name, metric in lung_metrics(columns, np.array([weights])).items()}
         for weights in ([0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0])
     )
     assert all(np.isnan(value) for value in nothing.values())
     assert one["dice"] == one["dice_median"] == one["dice_pooled"] == 0.4
     assert np.isnan(one["dice_sd"]) and np.isnan(one["hd95_mm"]) and one["hd95_percent"] == 4
     assert empty_masks["dice_pooled"] == empty_masks["iou_pooled"] == 1.0
-    no_images = lung_figures({name: column[:0] for name, column in columns.items()}, np.ones((1, 0)))
-    assert all(np.isnan(figure).all() and figure.shape == (1,) for figure in no_images.values())
+    no_images = lung_metrics({name: column[:0] for name, column in columns.items()}, np.ones((1, 0)))
+    assert all(np.isnan(metric).all() and metric.shape == (1,) for metric in no_images.values())
 
 
-def test_screening_figures_by_hand() -> None:
+def test_screening_metrics_by_hand() -> None:
     columns = {"label": np.array([1, 1, 1, 0, 0]), "probability": np.array([0.9, 0.65, 0.2, 0.65, 0.1])}
-    figures = screening_figures(columns, np.ones((1, 5)), threshold=0.7)
+    metrics = screening_metrics(columns, np.ones((1, 5)), threshold=0.7)
     expected = {
         "auroc": 4.5 / 6,  # of 6 pairs .9 wins 2, .65 wins 1 and ties 1, .2 wins 1
         "average_precision": (1 + 2 / 3 + 3 / 4) / 3,  # precision at .9, at .65 (2 of 3), at .2 (3 of 4)
@@ -180,15 +180,15 @@ def test_screening_figures_by_hand() -> None:
         "brier": (0.1**2 + 0.35**2 + 0.8**2 + 0.65**2 + 0.1**2) / 5,
         "ece": (0.1 + 0.3 + 0.8 + 0.1) / 5,  # bins: .9 alone, both .65 (1.3 for 1 positive), .2 alone, .1 alone
     }
-    assert list(figures) == list(expected)
-    assert {name: figure[0] for name, figure in figures.items()} == pytest.approx(expected)
+    assert list(metrics) == list(expected)
+    assert {name: metric[0] for name, metric in metrics.items()} == pytest.approx(expected)
 
 
 def test_each_image_may_have_a_threshold_of_its_own() -> None:
     columns = {"label": np.array([1, 1, 0, 0]), "probability": np.array([0.6, 0.6, 0.6, 0.6])}
-    figures = screening_figures(columns, np.array([[1, 1, 1, 1], [1, 3, 2, 0]]), np.array([0.6, 0.7, 0.1, 0.9]))
-    np.testing.assert_array_equal(figures["sensitivity"], [0.5, 0.25])  # 1 of 2, 1 of 4
-    np.testing.assert_array_equal(figures["specificity"], [0.5, 0.0])  # 1 of 2, 0 of 2
+    metrics = screening_metrics(columns, np.array([[1, 1, 1, 1], [1, 3, 2, 0]]), np.array([0.6, 0.7, 0.1, 0.9]))
+    np.testing.assert_array_equal(metrics["sensitivity"], [0.5, 0.25])  # 1 of 2, 1 of 4
+    np.testing.assert_array_equal(metrics["specificity"], [0.5, 0.0])  # 1 of 2, 0 of 2
 
 
 def test_scikit_learn_agrees_on_each_resample() -> None:
@@ -196,7 +196,7 @@ def test_scikit_learn_agrees_on_each_resample() -> None:
     label = rng.integers(0, 2, 60)
     probability = np.clip(0.3 * label + 0.7 * rng.random(60), 0, 1).round(2)  # with ties
     weights = rng.integers(0, 3, (25, 60))
-    figures = screening_figures({"label": label, "probability": probability}, weights, 0.5)
+    metrics = screening_metrics({"label": label, "probability": probability}, weights, 0.5)
     for index, row in enumerate(weights):
         given = {"sample_weight": row}
         fall_out, sensitivity, _ = roc_curve(label, probability, **given, drop_intermediate=False)
@@ -206,46 +206,46 @@ def test_scikit_learn_agrees_on_each_resample() -> None:
             "brier": brier_score_loss(label, probability, **given),
             "specificity_at_90_sensitivity": 1 - fall_out[sensitivity >= 0.9].min(),
         }
-        assert {name: figures[name][index] for name in expected} == pytest.approx(expected)
+        assert {name: metrics[name][index] for name in expected} == pytest.approx(expected)
 
 
 def test_a_bin_of_the_calibration_error_holds_its_upper_edge() -> None:
     columns = {"label": np.array([1, 0]), "probability": np.array([0.3, 0.25])}
-    assert screening_figures(columns, np.ones((1, 2)), 0.5)["ece"][0] == pytest.approx((1 - 0.55) / 2)  # one bin
+    assert screening_metrics(columns, np.ones((1, 2)), 0.5)["ece"][0] == pytest.approx((1 - 0.55) / 2)  # one bin
     columns["probability"] = np.array([0.3, 0.35])
-    assert screening_figures(columns, np.ones((1, 2)), 0.5)["ece"][0] == pytest.approx((0.7 + 0.35) / 2)  # two
+    assert screening_metrics(columns, np.ones((1, 2)), 0.5)["ece"][0] == pytest.approx((0.7 + 0.35) / 2)  # two
 
 
-def test_screening_figures_where_undefined() -> None:
+def test_screening_metrics_where_undefined() -> None:
     columns = {"label": np.array([1, 0]), "probability": np.array([0.8, 0.4])}
-    figures = screening_figures(columns, np.array([[1, 0], [0, 1], [0, 0]]), 0.5)  # positives, negatives, nothing
+    metrics = screening_metrics(columns, np.array([[1, 0], [0, 1], [0, 0]]), 0.5)  # positives, negatives, nothing
     for name in ("auroc", "average_precision", "specificity_at_90_sensitivity"):
-        assert np.isnan(figures[name]).all()
-    np.testing.assert_array_equal(figures["sensitivity"], [1, np.nan, np.nan])
-    np.testing.assert_array_equal(figures["specificity"], [np.nan, 1, np.nan])
-    np.testing.assert_allclose(figures["brier"], [0.2**2, 0.4**2, np.nan])
-    np.testing.assert_allclose(figures["ece"], [0.2, 0.4, np.nan])
-    no_images = screening_figures({name: column[:0] for name, column in columns.items()}, np.ones((1, 0)), 0.5)
-    assert all(np.isnan(figure).all() and figure.shape == (1,) for figure in no_images.values())
+        assert np.isnan(metrics[name]).all()
+    np.testing.assert_array_equal(metrics["sensitivity"], [1, np.nan, np.nan])
+    np.testing.assert_array_equal(metrics["specificity"], [np.nan, 1, np.nan])
+    np.testing.assert_allclose(metrics["brier"], [0.2**2, 0.4**2, np.nan])
+    np.testing.assert_allclose(metrics["ece"], [0.2, 0.4, np.nan])
+    no_images = screening_metrics({name: column[:0] for name, column in columns.items()}, np.ones((1, 0)), 0.5)
+    assert all(np.isnan(metric).all() and metric.shape == (1,) for metric in no_images.values())
 
 
-def test_saliency_figures_by_hand() -> None:
+def test_saliency_metrics_by_hand() -> None:
     columns = {"saliency_in_lungs": [0.2, np.nan, 0.6, 0.9], "lungs_share": [0.1, 0.5, 0.3, np.nan]}
     columns = {name: np.array(values) for name, values in columns.items()}
-    figures = saliency_figures(columns | {"label": np.zeros(4)}, np.array([[1, 1, 1, 1], [3, 0, 1, 2], [0, 5, 0, 1]]))
+    metrics = saliency_metrics(columns | {"label": np.zeros(4)}, np.array([[1, 1, 1, 1], [3, 0, 1, 2], [0, 5, 0, 1]]))
     # the first and the third image have both; then the first three times; then none
-    assert figures["saliency_in_lungs"] == pytest.approx([0.4, 0.3, np.nan], nan_ok=True)
-    assert figures["lungs_share"] == pytest.approx([0.2, 0.15, np.nan], nan_ok=True)
-    assert saliency_figures({"label": np.zeros(4)}, np.ones((1, 4))) == {}
+    assert metrics["saliency_in_lungs"] == pytest.approx([0.4, 0.3, np.nan], nan_ok=True)
+    assert metrics["lungs_share"] == pytest.approx([0.2, 0.15, np.nan], nan_ok=True)
+    assert saliency_metrics({"label": np.zeros(4)}, np.ones((1, 4))) == {}
     with pytest.raises(ValueError, match=r"weights must be \(R, n\) and each column \(n,\)"):
-        saliency_figures(columns, np.ones((1, 3)))
+        saliency_metrics(columns, np.ones((1, 3)))
 
 
 def test_columns_and_weights_must_be_of_the_same_images() -> None:
     with pytest.raises(ValueError, match=r"weights must be \(R, n\) .* got weights \(1, 3\)"):
-        lung_figures(lung_columns(), np.ones((1, 3)))
+        lung_metrics(lung_columns(), np.ones((1, 3)))
     with pytest.raises(ValueError, match=r"got weights \(2,\) and {'label': \(2,\)"):
-        screening_figures({"label": np.ones(2), "probability": np.ones(2)}, np.ones(2), 0.5)
+        screening_metrics({"label": np.ones(2), "probability": np.ones(2)}, np.ones(2), 0.5)
 
 
 def test_threshold_for_sensitivity_by_hand() -> None:
@@ -255,9 +255,9 @@ def test_threshold_for_sensitivity_by_hand() -> None:
     assert threshold_for_sensitivity(labels, probabilities, 0.91) == 0.1
     assert threshold_for_sensitivity(labels, probabilities, 0.2) == 0.8
     assert threshold_for_sensitivity(labels, probabilities, 1.0) == 0.1
-    figures = screening_figures({"label": labels, "probability": probabilities}, np.ones((1, 12)), 0.2)
-    assert figures["sensitivity"][0] == 0.9 and figures["specificity"][0] == 0.5
-    assert figures["specificity_at_90_sensitivity"][0] == 0.5
+    metrics = screening_metrics({"label": labels, "probability": probabilities}, np.ones((1, 12)), 0.2)
+    assert metrics["sensitivity"][0] == 0.9 and metrics["specificity"][0] == 0.5
+    assert metrics["specificity_at_90_sensitivity"][0] == 0.5
 
 
 def test_threshold_needs_positives() -> None:

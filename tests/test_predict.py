@@ -21,6 +21,7 @@ from hub_models.masks import to_mask
 from hub_models.metrics import count_overlap
 from hub_models.predict import LEAST_SIDE, ChestXrayReader
 from hub_models.predictor import Predictor
+from hub_models.resizing import resize_gray
 from hub_models.run_folder import RunFolder
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, interpolate
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
 from hub_models.architectures import build
-from hub_models.metrics import screening_figures
+from hub_models.metrics import screening_metrics
 from hub_models.tasks import DISTANCES, TASKS, Settings, keep_two_lungs
 
 LUNGS, TB = TASKS["lung_segmentation"], TASKS["tb_classification"]
@@ -115,7 +115,7 @@ def test_lung_validation_by_hand() -> None:
     ("fit", "height", "width"),
     [("squash", 24, 24), ("pad", 24, 16), ("pad", 16, 24), ("squash", 24, 16)],
 )
-def test_lung_figures_by_hand(fit: str, height: int, width: int) -> None:
+def test_lung_metrics_by_hand(fit: str, height: int, width: int) -> None:
     # A bar of 2 rows x 8 columns is found one row too high: 8 pixels in both masks, 8 in each alone. Each outline is
     # the bar; the far row is one row off, the near one is shared: 95th percentile 1 row, mean half a row.
     predicted, reference = np.zeros((2, height, width), bool)
@@ -212,7 +212,7 @@ def test_decision_by_hand(right: int, threshold: float) -> None:
     assert after.threshold == pytest.approx(threshold, abs=1e-3)
     assert (after.task, after.image_size, after.fit, after.region) == ("tb_classification", 32, "pad", "lungs")
     calibrated = {"label": columns["label"], "probability": expit(columns["log_odds"] / after.temperature)}
-    figures = screening_figures(calibrated, np.ones((1, 20)), after.threshold)
+    figures = screening_metrics(calibrated, np.ones((1, 20)), after.threshold)
     assert figures["sensitivity"] >= 0.9
     assert LUNGS.decide(before, columns) == before
 

@@ -10,20 +10,20 @@ import datasets
 import evaluate
 import numpy as np
 
-from hub_models.metrics import screening_figures
+from hub_models.metrics import screening_metrics
 
-_INPUTS = """
+_SCREENING_INPUTS = """
 Args:
     predictions: (n,) probabilities of the positive class in [0, 1].
     references: (n,) labels, 0 or 1.
     threshold: of compute; a probability >= it counts as positive. In [0, 1], 0.5 unless given.
-Returns, as floats in [0, 1] (nan where a class that the figure needs is absent):
+Returns, as floats in [0, 1] (nan where a class that the metric needs is absent):
     auroc, average_precision: as scikit-learn's.
     sensitivity, specificity: at threshold. sensitivity_at_half, specificity_at_half: at 0.5.
     specificity_at_90_sensitivity: the largest over the thresholds that find at least 90 % of the positives.
     brier: mean squared difference of probability and label. ece: expected calibration error, ten bins.
 """
-_CITATION = """
+_SCREENING_CITATION = """
 @inproceedings{guo2017calibration, title={On Calibration of Modern Neural Networks},
   author={Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.}, booktitle={ICML}, year={2017}}
 """
@@ -33,10 +33,11 @@ class Screening(evaluate.Metric):
     """AUROC, average precision, sensitivity, specificity and calibration of probabilities of one class."""
 
     def _info(self) -> evaluate.MetricInfo:
+        """Return what `evaluate` shows of the metric."""
         return evaluate.MetricInfo(
             description="How well probabilities tell positives from negatives, at a threshold and over all.",
-            citation=_CITATION,
-            inputs_description=_INPUTS,
+            citation=_SCREENING_CITATION,
+            inputs_description=_SCREENING_INPUTS,
             features=datasets.Features(
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
             ),
@@ -45,7 +46,7 @@ class Screening(evaluate.Metric):
     def add(
         self, *, prediction: Any = None, reference: Any = None, predictions: Any = None, references: Any = None
     ) -> None:
-        """Adds one probability and its label; evaluate's own examples use the plural names too.
+        """Add one probability and its label; evaluate's own examples use the plural names too.
 
         Raises:
             ValueError: as `add_batch`.
@@ -54,7 +55,7 @@ class Screening(evaluate.Metric):
         self.add_batch(predictions=[pair[0]], references=[pair[1]])
 
     def add_batch(self, *, predictions: Any = None, references: Any = None) -> None:
-        """Adds probabilities and their labels; nothing is added where one is wrong.
+        """Add probabilities and their labels; where one is wrong, nothing is added.
 
         Raises:
             ValueError: not (n,) each, a probability outside [0, 1] or nan, or a label other than 0 and 1.
@@ -66,7 +67,7 @@ class Screening(evaluate.Metric):
     def compute(
         self, *, predictions: Any = None, references: Any = None, threshold: float = 0.5
     ) -> dict[str, float] | None:
-        """Figures of all that was added, and of what is given here; forgets them. None but on the main process.
+        """Return the metrics of all that was added and is given here, then forget it; None off the main process.
 
         Raises:
             ValueError: as `add_batch`, `threshold` is outside [0, 1], or nothing was added.
@@ -80,12 +81,14 @@ class Screening(evaluate.Metric):
         return super().compute(threshold=threshold)
 
     def _compute(self, *, predictions: list[float], references: list[int], threshold: float) -> dict[str, float]:
+        """Return the metrics of all that was added."""
         columns = {"probability": np.array(predictions, float), "label": np.array(references, float)}
-        figures = screening_figures(columns, np.ones((1, len(references))), threshold)
-        return {name: float(value[0]) for name, value in figures.items()}
+        metrics = screening_metrics(columns, np.ones((1, len(references))), threshold)
+        return {name: float(value[0]) for name, value in metrics.items()}
 
 
 def _checked(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and labels as arrays (n,)."""
     if predictions is None or references is None:
         absent = "predictions" if predictions is None else "references"
         raise ValueError(f"no {absent}: Screening takes both predictions and references")

@@ -1,0 +1,72 @@
+"""Metrics of lung masks and of TB probabilities: of one image first, then of a set of images."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hub_models.metrics.classification import (
+    SALIENCY_COLUMNS,
+    TEMPERATURES,
+    fit_temperature,
+    saliency_metrics,
+    screening_metrics,
+    threshold_for_sensitivity,
+)
+from hub_models.metrics.segmentation import (
+    DISTANCES,
+    Overlap,
+    count_overlap,
+    dice,
+    iou,
+    lung_metrics,
+    surface_distances,
+)
+
+if TYPE_CHECKING:
+    from hub_models.metrics.lung_overlap.lung_overlap import LungOverlap
+    from hub_models.metrics.screening.screening import Screening
+
+__all__ = [
+    "DISTANCES",
+    "LungOverlap",
+    "Overlap",
+    "SALIENCY_COLUMNS",
+    "Screening",
+    "TEMPERATURES",
+    "count_overlap",
+    "dice",
+    "evaluate_module",
+    "fit_temperature",
+    "iou",
+    "lung_figures",
+    "lung_metrics",
+    "saliency_figures",
+    "saliency_metrics",
+    "screening_figures",
+    "screening_metrics",
+    "surface_distances",
+    "threshold_for_sensitivity",
+]
+
+# The names up to version 0.1.
+lung_figures, screening_figures, saliency_figures = lung_metrics, screening_metrics, saliency_metrics
+
+_MODULES = {"LungOverlap": "lung_overlap", "Screening": "screening"}
+
+
+def evaluate_module(name: str) -> str:
+    """Return the path by which `evaluate.load` finds the module `name`, lung_overlap or screening, wherever installed.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    if name not in _MODULES.values():
+        raise ValueError(f"no module {name!r}: choose one of {', '.join(_MODULES.values())}")
+    return str(Path(__file__).with_name(name))
+
+
+def __getattr__(name: str) -> type:
+    """Import the two modules of the `evaluate` library where they are used: `evaluate` takes seconds to import."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"hub_models.metrics.{_MODULES[name]}.{_MODULES[name]}"), name)

@@ -1,0 +1,117 @@
+"""Metrics of lung masks: overlap and surface distances of one image, and their summary over a set.
+
+Source: Taha and Hanbury 2015, doi 10.1186/s12880-015-0068-x.
+"""
+
+from math import nan
+from typing import NamedTuple
+
+import numpy as np
+
+from hub_models.metrics.weighted import Columns, as_floats, mean, median, pooled, standard_deviation
+
+DISTANCES = ("hd95_mm", "assd_mm", "hd95_percent", "assd_percent")  # % of the image's diagonal
+
+
+class Overlap(NamedTuple):
+    """Pixels of one image: in both masks, in the predicted one only, in the reference only."""
+
+    both: int
+    predicted_only: int
+    reference_only: int
+
+
+def count_overlap(predicted: np.ndarray, reference: np.ndarray) -> Overlap:
+    """Count the pixels of two (H, W) bool masks.
+
+    Raises:
+        ValueError: their shapes differ.
+    """
+    _check_shapes(predicted, reference)
+    both = int(np.count_nonzero(predicted & reference))
+    return Overlap(both, int(np.count_nonzero(predicted)) - both, int(np.count_nonzero(reference)) - both)
+
+
+def dice(counts: Overlap) -> float:
+    """Return the Dice of one image, in [0, 1]; 1.0 where both masks are empty."""
+    size = 2 * counts.both + counts.predicted_only + counts.reference_only
+    return 2 * counts.both / size if size else 1.0
+
+
+def iou(counts: Overlap) -> float:
+    """Return the intersection over union of one image, in [0, 1]; 1.0 where both masks are empty."""
+    size = sum(counts)
+    return counts.both / size if size else 1.0
+
+
+def surface_distances(
+    predicted: np.ndarray, reference: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)
+) -> tuple[float, float]:
+    """Return (hd95, assd) of two (H, W) bool masks in the unit of `spacing`; both nan where a mask is empty.
+
+    hd95 is the larger of the two directed 95th percentiles, assd the mean over the outlines' pixels of both masks.
+
+    Args:
+        predicted: (H, W) bool.
+        reference: (H, W) bool.
+        spacing: height and width of a pixel; (1, 1) measures in pixels.
+
+    Raises:
+        ValueError: the shapes differ, or `spacing` is not two positive numbers.
+
+    Source: as MONAI's compute_hausdorff_distance(percentile=95) and compute_average_surface_distance(symmetric=True).
+    """
+    from monai.metrics.utils import get_mask_edges, get_surface_distance
+
+    from hub_models.lung_crop import lungs_box
+
+    _check_shapes(predicted, reference)
+    if np.shape(spacing) != (2,) or not (np.isfinite(spacing).all() and min(spacing) > 0):
+        raise ValueError(f"spacing must be two positive numbers, the height and width of a pixel, got {spacing!r}")
+    if not (predicted.any() and reference.any()):
+        return nan, nan
+    top, left, bottom, right = lungs_box(predicted | reference, 0)  # there is no outline outside
+    box = slice(top, bottom), slice(left, right)
+    outlines = get_mask_edges(predicted[box], reference[box], crop=False)
+    directed = [
+        np.asarray(get_surface_distance(one, other, spacing=spacing)) for one, other in (outlines, outlines[::-1])
+    ]
+    hd95 = max(np.percentile(distances, 95) for distances in directed)
+    return float(hd95), float(np.concatenate(directed).mean(dtype=float))
+
+
+def lung_metrics(columns: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return each metric of a set of lung masks, (R,) float; nan where no image counts, or none has the value.
+
+    dice, dice_sd, dice_median, iou: mean, sample sd (nan below two images), median and mean over images, in [0, 1].
+    dice_pooled, iou_pooled: one ratio over all pixels, in [0, 1]; 1 where all masks are empty, as for one image.
+    hd95_mm, assd_mm, hd95_percent, assd_percent: means over the images where they are defined. hd95_percent and
+    assd_percent are defined where neither mask is empty.
+    undefined_distances: the fraction of the images without hd95_percent, in [0, 1].
+
+    Args:
+        columns: (n,) each: dice, iou, both, predicted_only, reference_only (see `Overlap`), hd95_percent,
+            assd_percent, hd95_mm, assd_mm (see `surface_distances`; nan where undefined).
+        weights: (R, n) whole counts >= 0.
+
+    Raises:
+        ValueError: a column or the weights are not of n images.
+    """
+    columns, weights = as_floats(columns, weights)
+    both, errors = 2 * columns["both"], columns["predicted_only"] + columns["reference_only"]
+    metrics = {
+        "dice": mean(columns["dice"], weights),
+        "dice_sd": standard_deviation(columns["dice"], weights),
+        "dice_median": median(columns["dice"], weights),
+        "iou": mean(columns["iou"], weights),
+        "dice_pooled": pooled(both, both + errors, weights),
+        "iou_pooled": pooled(columns["both"], columns["both"] + errors, weights),
+    }
+    metrics |= {name: mean(columns[name], weights) for name in DISTANCES}
+    return metrics | {"undefined_distances": mean(np.isnan(columns["hd95_percent"]).astype(float), weights)}
+
+
+def _check_shapes(predicted: np.ndarray, reference: np.ndarray) -> None:
+    """Raise ValueError where two masks differ in shape."""
+    if predicted.shape != reference.shape:
+        raise ValueError(f"predicted mask {predicted.shape} and reference mask {reference.shape} must have one shape")
