@@ -1,10 +1,11 @@
-"""Models from the Hub or from this machine, as run folders: only data, never code, every byte as the Hub has it."""
+"""Models from the Hub or from this machine as run folders: data only, never code, each file checked by its digest."""
 
 import json
 import logging
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +14,62 @@ from huggingface_hub.errors import RevisionResolutionError
 
 from hub_models.remote import plain_errors, retried
 from hub_models.repository import digests_of
-from hub_models.tasks import SETTINGS_KEY
 
 logger = logging.getLogger(__name__)
 
+SETTINGS_KEY = "chest_xray_masks"  # in config.json: how the model is to be used, and that it is of this project
 CONFIGS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json")
 RUN_PARTS = (*CONFIGS, "model.safetensors")
-SMALL = ("*.json", "*.md", "*.yaml", "*.csv", "*.png")
-WANTED = (*SMALL, "*.safetensors")  # no pickle and no program among them
+SMALL_FILES = ("*.json", "*.md", "*.yaml", "*.csv", "*.png")
+WANTED = (*SMALL_FILES, "*.safetensors")  # no pickle and no program among them
 NESTED = "processor_config.json"  # from which transformers takes an image processor, where it is there
-CODE = ("auto_map", "custom_pipelines")  # fields by which a config names code to be run
+CODE_FIELDS = ("auto_map", "custom_pipelines")  # fields by which a config names code to be run
 
 
 def pull_model(
     repo_id: str, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
 ) -> Path:
-    """Run folder of a model on the Hub, in the Hub's cache or another: each file has the digest that the Hub gives.
+    """Download a model from the Hub and return its run folder in the cache; each file has the digest of the Hub.
 
     `revision` is a branch (main by default), a tag or a commit; it is looked up once, all files are of that commit.
-    Without network, or with the Hub down, what the cache holds of it is taken, and checked all the same.
+    Without network, or with the Hub down, the copy in the cache is used, and checked all the same.
 
     Raises:
         FileNotFoundError: no such repository or revision, or it is private.
-        PermissionError: it is gated, or the token is not good.
-        ConnectionError: no answer, and not all of it in the cache.
+        PermissionError: the model is gated, or the token is not valid.
+        ConnectionError: no answer, and the cache does not hold all files.
         OSError: the disk is full.
-        ValueError: it is no model of this project, it wants code to be run, or a file came damaged; such a file is
-            taken out of the cache, so that the next call fetches it anew.
+        ValueError: it is no model of this project, it names code to be run, or a file came damaged. A damaged file is
+            removed from the cache, so the next call downloads it again.
     """
-    api, doing, secret = HfApi(token=token), ("downloading", f"model {repo_id}", token), {"secret": token}
-    with plain_errors(*doing):
-        commit = retried(_resolved, api, repo_id, revision, cache_dir, **secret)
-        place = {"revision": commit, "cache_dir": cache_dir} | secret
-        folder = Path(retried(api.snapshot_download, repo_id, allow_patterns=list(SMALL), **place))
-        digests = retried(_digests, api, repo_id, folder, **secret)
+    api, subject = HfApi(token=token), f"model {repo_id}"
+    with plain_errors("downloading", subject, token):
+        commit = retried(_resolved, api, repo_id, revision, cache_dir, secret=token)
+        download = partial(api.snapshot_download, repo_id, revision=commit, cache_dir=cache_dir)
+        folder = Path(retried(download, allow_patterns=list(SMALL_FILES), secret=token))
+        digests = retried(_digests, api, repo_id, folder, secret=token)
     _check(folder, digests, repo_id)
     _refuse(folder, repo_id, [name for name in CONFIGS if name not in digests])
-    with plain_errors(*doing):
-        retried(api.snapshot_download, repo_id, allow_patterns=list(WANTED), **place)
-        digests = retried(_digests, api, repo_id, folder, **secret)
+    with plain_errors("downloading", subject, token):
+        retried(download, allow_patterns=list(WANTED), secret=token)
+        digests = retried(_digests, api, repo_id, folder, secret=token)
     _refuse(folder, repo_id, [name for name in RUN_PARTS if name not in digests])
     _check(folder, digests, repo_id)
     return folder
 
 
 def _resolved(api: HfApi, repo_id: str, revision: str | None, cache_dir: str | Path | None) -> str:
-    """Id of the commit that a revision stands for, as the Hub says or, where it cannot be asked, as it said last."""
+    """Return the commit that a revision stands for, by the Hub or, without it, by its last answer in the cache."""
     try:
         return api.resolve_revision(repo_id, revision=revision, cache_dir=cache_dir).resolved
-    except RevisionResolutionError as error:  # which is none of the Hub's other errors, though one of them caused it
+    except RevisionResolutionError as error:  # not one of the Hub's other errors, though one of them caused it
         raise error.__cause__ or error from None
 
 
 def _digests(api: HfApi, repo_id: str, folder: Path) -> dict[str, str]:
-    """The Hub's digest of each file of a snapshot, SHA-256 or git's own: in its cache, links lead to blobs named so.
+    """Return the Hub's digest, SHA-256 or git's own, of each file of a snapshot.
+
+    In the cache, links lead to blobs that are named by their digest. Without links the Hub gives the digests.
 
     Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     """
@@ -74,23 +77,22 @@ def _digests(api: HfApi, repo_id: str, folder: Path) -> dict[str, str]:
     names = {path: path.relative_to(folder).as_posix() for path in files}
     if linked := {names[path]: path.readlink().name for path in files if path.is_symlink()}:
         return linked  # any other file there is not the Hub's
-    # a system without links
     tree = api.list_repo_tree(repo_id, recursive=True, revision=folder.name)
     there = {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in tree if isinstance(one, RepoFile)}
     return {name: there[name] for name in names.values() if name in there}
 
 
 def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
-    """Raise ValueError where a file is not what the Hub says, and take it out of the cache."""
+    """Raise ValueError where a file has another digest than the Hub's, and remove it from the cache."""
     for name, digest in digests.items():
         if digest not in digests_of(folder / name):
             for path in list(_links(folder / name)):
                 path.unlink()
-            raise ValueError(f"{name} of {repo_id} came damaged and was removed: run the same again to fetch it anew")
+            raise ValueError(f"{name} of {repo_id} came damaged and was removed: run the same again to download it")
 
 
 def _links(path: Path) -> Iterator[Path]:
-    """A file of the cache, from the name that it is known by to where its bytes are."""
+    """Yield a file of the cache: each link, then the file that holds the bytes."""
     while path.is_symlink():
         yield path
         path = path.parent / path.readlink()
@@ -98,7 +100,7 @@ def _links(path: Path) -> Iterator[Path]:
 
 
 def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
-    """Raise ValueError for what is no model of this project, or would run code of its own."""
+    """Raise ValueError where the folder is no model of this project, or names code to be run."""
     if missing:
         raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that scripts/push.py sent")
     if (folder / NESTED).is_file():
@@ -108,14 +110,14 @@ def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
             values = json.loads((folder / name).read_bytes())
         except ValueError as error:
             raise ValueError(f"{name} of {repo_id} is no JSON ({error}): pass another model") from error
-        if named := [key for key in CODE if key in _keys(values)]:
+        if named := [key for key in CODE_FIELDS if key in _keys(values)]:
             raise ValueError(f"{name} of {repo_id} wants code of its own to be run ({named[0]}): it is not used")
         if name == "config.json" and not (isinstance(values, dict) and SETTINGS_KEY in values):
             raise ValueError(f"{name} of {repo_id} has no {SETTINGS_KEY}: pass a model that scripts/push.py sent")
 
 
 def _keys(value: Any) -> Iterator[str]:
-    """Keys of a JSON value's objects, at any depth."""
+    """Yield the keys of a JSON value's objects, at any depth."""
     if isinstance(value, dict):
         yield from value
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -123,10 +125,10 @@ def _keys(value: Any) -> Iterator[str]:
 
 
 def local_run(source: str | Path, revision: str | None = None) -> Path:
-    """Run folder of a model: an existing folder stays itself, and a Hub id is downloaded (`pull_model`).
+    """Return the run folder of a model: an existing folder itself, or the download of a Hub id (`pull_model`).
 
     Raises:
-        FileNotFoundError, ConnectionError: it is neither, or cannot be had.
+        FileNotFoundError, ConnectionError: `source` is neither, or cannot be downloaded.
         PermissionError, OSError, ValueError: as `pull_model`.
     """
     if Path(source).is_dir():

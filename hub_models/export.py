@@ -22,12 +22,12 @@ from hub_models.files import check_output, new_folder, write_bytes, write_json
 from hub_models.notes import CARD_NAME, NOTES_NAME, finished, read_notes, refuse_edited
 from hub_models.parquet import write_parquet
 from hub_models.remote import check_metadata, plain_errors, retried, whoami_writer
-from hub_models.repository import KEPT, Head, Repository, differences, digests_of, folder_files
+from hub_models.repository import HUB_FILE, Head, Repository, differences, digests_of, folder_files
 
 RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
 EXPORT_VERSION = 1  # raise when the folder that is built changes: Parquet, card, pictures
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.PARTS)})-\d{{5}}-of-\d{{5}}\.parquet")
-OWN = {KEPT, CARD_NAME, NOTES_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
+OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
 logger = logging.getLogger(__name__)
 
 

@@ -13,7 +13,7 @@ from hub_models.downloads import local_run, pull_model
 from hub_models.notes import CARD_NAME
 from hub_models.release import NAMES, release
 from hub_models.remote import check_metadata, plain_errors, retried, whoami_writer
-from hub_models.repository import KEPT, Head, Repository, Source, differences, digests_of
+from hub_models.repository import HUB_FILE, FileContent, Head, Repository, differences, digests_of
 from hub_models.run_folder import RunFolder
 from hub_models.tasks import SETTINGS_KEY
 
@@ -25,7 +25,7 @@ class Push:
     """What goes to a repository; with `commit`, what went, `is_new` if it was not there already."""
 
     repository: Repository
-    files: dict[str, Source]
+    files: dict[str, FileContent]
     message: str
     private: bool
     version: str | None = None
@@ -46,7 +46,7 @@ class Push:
         return f"{done}, commit {self.commit[:7]}"
 
 
-def _size(source: Source) -> int:
+def _size(source: FileContent) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
@@ -153,7 +153,7 @@ def _check_head(push: Push, head: Head, replace_others: bool) -> None:
     if replace_others:
         return
     way = "pass another --repo_id, or --replace to take its place"
-    held = {path for path in head.digests if path != KEPT and not path.startswith(".eval_results/")}
+    held = {path for path in head.digests if path != HUB_FILE and not path.startswith(".eval_results/")}
     if others := sorted(held - NAMES):
         raise ValueError(f"{repository.url} holds {others[0]}, which no push of a model sent: {way}")
     if "config.json" in held:

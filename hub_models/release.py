@@ -16,7 +16,7 @@ from hub_models.config import CONFIG_NAME
 from hub_models.downloads import RUN_PARTS
 from hub_models.familiarity import FAMILIARITY_NAME, Familiarity
 from hub_models.notes import CARD_NAME, NOTES_NAME, finished, refuse_edited
-from hub_models.repository import Source
+from hub_models.repository import FileContent
 from hub_models.run_folder import EMISSIONS_NAME, RESULTS_NAME, RunFolder
 from hub_models.tasks import TASKS, Settings
 
@@ -34,7 +34,7 @@ TEXTS = (".json", ".md", ".yaml", ".csv")
 
 def release(
     run: RunFolder, repo_id: str, license: str | None, also: Sequence[Path] = (), segmenter: str | None = None
-) -> dict[str, Source]:
+) -> dict[str, FileContent]:
     """Return the files of a finished run by their path in the repository `repo_id`: a path here, or the content.
 
     The card is generated, under `license`, with the metrics of the folders `also` and the lung model `segmenter` (see
@@ -54,7 +54,7 @@ def release(
     card = finished(str(model_card(run, repo_id, license.lower(), also, segmenter)), run.notes)
     config, results = run.public
     optional = [name for name in (FAMILIARITY_NAME, NOTES_NAME) if (run.path / name).is_file()]
-    files: dict[str, Source] = {name: run.path / name for name in (*RUN_PARTS, *optional, *card_pictures(run))}
+    files: dict[str, FileContent] = {name: run.path / name for name in (*RUN_PARTS, *optional, *card_pictures(run))}
     files |= {CONFIG_NAME: _json(config), RESULTS_NAME: _json(results), CARD_NAME: card.encode()}
     files |= {path: text.encode() for path, text in eval_results(run, repo_id).items()}
     if tracked := run.emissions:  # CodeCarbon's own file tells of the machine and where it stands
@@ -134,7 +134,7 @@ def _refuse(run: RunFolder, rules: dict[str, bool]) -> None:
             raise ValueError(f"{fault} ({run.path}): train anew, or put back the files that belong together")
 
 
-def _refuse_places(run: RunFolder, files: dict[str, Source]) -> None:
+def _refuse_places(run: RunFolder, files: dict[str, FileContent]) -> None:
     """Raise ValueError where a text that would go out names a place of this machine."""
     values = [getattr(run.config, name) for name in run.places]
     known = [Path.home(), run.path.resolve(), *(Path(value) for value in values if Path(value).is_absolute())]

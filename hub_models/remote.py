@@ -1,7 +1,4 @@
-"""Calls to the Hub that outlast its bad moments, one sentence where they cannot, and who is logged in there.
-
-Files go to a repository through `hub_models.repository`, which is built on these.
-"""
+"""Calls to the Hub: repeated after failures that pass, one-sentence errors after others, and who is logged in."""
 
 import errno
 import json
@@ -26,11 +23,11 @@ from huggingface_hub.utils import parse_ratelimit_headers
 
 logger = logging.getLogger(__name__)
 
-WAITS = (1, 2, 4, 8, 8)  # seconds between tries, as the client has them where it tries again by itself
-LONGEST = 301  # seconds that we let the Hub ask us to wait: one more than its windows of counting requests
-MOMENTARY = frozenset({408, 429, 500, 502, 503, 504})
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError)  # an answer is not what the Hub gives
+WAITS = (1, 2, 4, 8, 8)  # seconds between tries, as in the client's own retries
+LONGEST_WAIT = 301  # seconds that the Hub may ask for: one more than its window of counting requests
+PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError)  # raised by an answer that is not the Hub's
 CLIENT_ERRORS = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError, *GARBLED)
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 T = TypeVar("T")
@@ -39,35 +36,35 @@ T = TypeVar("T")
 def retried(
     call: Callable[..., T], *args: Any, also: Collection[int] = (), secret: str | bool | None = None, **kwargs: Any
 ) -> T:
-    """What `call` gives, called again after failures that pass: 408, 429, 5xx, lost connections and statuses `also`.
+    """Return what `call` returns; repeat it after 408, 429, 5xx, lost connections and the statuses `also`.
 
-    Where the answer may be lost and the deed done, `call` must look first whether there is anything left to do.
-    `secret` is the token that `call` uses, for the log to leave it out.
+    An answer may be lost after the Hub has done its work, so `call` must first check what is left to do.
+    `secret` is the token that `call` uses; the log leaves it out.
 
     Raises:
-        What `call` raises at last, or at once where it would be the same again.
+        The error of the last try, or the first one that a repetition would not change.
     """
     for wait in WAITS:
         try:
             return call(*args, **kwargs)
         except CLIENT_ERRORS as error:
-            asked = _asked_wait(error)
-            if not (passes(error) or status_of(error) in also) or asked > LONGEST:
+            requested = _requested_wait(error)
+            if not (passes(error) or status_of(error) in also) or requested > LONGEST_WAIT:
                 raise
-            seconds = max(wait, asked)
+            seconds = max(wait, requested)
             logger.warning("%s; again in %d s", reason_of(error, secret), seconds)
         time.sleep(seconds)
     return call(*args, **kwargs)
 
 
 def passes(error: BaseException) -> bool:
-    """Whether what raised `error` may go well a moment later."""
+    """Return whether the same call may succeed a moment later."""
     if is_full(error):
         return False
     status = status_of(error)
-    wrapped = isinstance(error, RuntimeError)  # an upload by LFS, or a download by Xet
+    wrapped = isinstance(error, RuntimeError)  # an upload by LFS or a download by Xet
     if status is not None:
-        return status in MOMENTARY or (status == 403 and wrapped)  # an address of the storage is good for some time
+        return status in PASSING_STATUSES or (status == 403 and wrapped)  # an address of the storage expires
     lost = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, ConnectionError, *GARBLED)
     return wrapped or any(
         (isinstance(one, lost) and not isinstance(one, OfflineModeIsEnabled)) or "Consistency check failed" in str(one)
@@ -76,43 +73,44 @@ def passes(error: BaseException) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full, or the user's share of it."""
+    """Return whether an error says that the disk, or the user's quota, is full."""
     return any(
-        (isinstance(one, OSError) and one.errno in FULL) or re.search(r"os error (27|28|122)\b", str(one))
+        (isinstance(one, OSError) and one.errno in DISK_FULL) or re.search(r"os error (27|28|122)\b", str(one))
         for one in _chain(error)
     )
 
 
 def status_of(error: BaseException) -> int | None:
-    """Status of the Hub's or the storage's answer that an error of the clients stands for; None without one."""
+    """Return the HTTP status behind an error of the clients, from the Hub or its storage; None without one."""
     for one in _chain(error):
         if isinstance(one, HfHubHTTPError):
             return one.response.status_code
-        if found := re.search(r"HTTP status \w+ error \((\d{3})", str(one)):  # of Xet, which gives only a text
+        if found := re.search(r"HTTP status \w+ error \((\d{3})", str(one)):  # Xet gives only a text
             return int(found[1])
     return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
-def _asked_wait(error: BaseException) -> int:
-    """Seconds that the Hub asks to wait, or until it counts requests anew where they are used up; 0 if unsaid."""
+def _requested_wait(error: BaseException) -> int:
+    """Return the seconds that the Hub asks to wait, or until its next window of requests; 0 if it says neither."""
     for one in _chain(error):
         if isinstance(one, HfHubHTTPError):
-            asked = one.response.headers.get("Retry-After", "").strip()
+            requested = one.response.headers.get("Retry-After", "").strip()
             counted = parse_ratelimit_headers(one.response.headers)
-            if asked.isdigit():
-                return int(asked)
+            if requested.isdigit():
+                return int(requested)
             return counted.reset_in_seconds + 1 if counted and not counted.remaining else 0
     return 0
 
 
 def reason_of(error: BaseException, token: str | bool | None = None) -> str:
-    """What an error of the clients says, as one line without tokens and signatures."""
+    """Return the message of an error of the clients, as one line without tokens and signatures."""
     if isinstance(error, GARBLED):
         return "its answer cannot be read"
     chain = [*_chain(error)]
@@ -125,7 +123,7 @@ def reason_of(error: BaseException, token: str | bool | None = None) -> str:
 
 
 def scrub(text: str, token: str | bool | None = None) -> str:
-    """`text` on one line, without `token`, this user's own or any other, and without the queries of addresses."""
+    """Return `text` on one line, without `token` or any other token, and without the queries of addresses."""
     for secret in (token, get_token()):
         if isinstance(secret, str) and secret:
             text = text.replace(secret, "<token>")
@@ -135,14 +133,14 @@ def scrub(text: str, token: str | bool | None = None) -> str:
 
 @contextmanager
 def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Iterator[None]:
-    """Run a block whose errors of the Hub's clients become one sentence: `doing` (a verb's -ing form) `where`.
+    """Turn the errors that the Hub's clients raise in a block into one sentence: `doing` (an -ing form) `where`.
 
     Raises:
         FileNotFoundError: no such repository or revision.
         PermissionError: not logged in, or without the right.
-        ConnectionError: no answer, or none but that something is wrong there.
-        ValueError: what was sent is refused, or the block's own.
-        OSError: the disk is full, or what else the system says.
+        ConnectionError: no answer, or an error of the Hub itself.
+        ValueError: the Hub refuses what was sent, or the block raises one.
+        OSError: the disk is full, or another error of the system.
     """
     try:
         yield
@@ -152,6 +150,7 @@ def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Ite
 
 
 def _plain(error: BaseException, doing: str, where: str, token: str | bool | None) -> OSError | ValueError:
+    """Return the built-in error, with its sentence, for an error of the clients."""
     status, said = status_of(error), reason_of(error, token)
     known: dict[type, OSError] = {
         OfflineModeIsEnabled: ConnectionError(f"{doing} {where} needs the network: unset HF_HUB_OFFLINE"),
@@ -173,8 +172,8 @@ def _plain(error: BaseException, doing: str, where: str, token: str | bool | Non
     if status == 403:
         return PermissionError(f"{doing} {where} is not allowed ({said}): with a token that may do so, {LOGIN}")
     if passes(error):
-        asked = f"; it asks to wait {seconds} s" if (seconds := _asked_wait(error)) else ""
-        return ConnectionError(f"{doing} {where} failed ({said}{asked}): run the same again, it goes on from there")
+        wait = f"; it asks to wait {seconds} s" if (seconds := _requested_wait(error)) else ""
+        return ConnectionError(f"{doing} {where} failed ({said}{wait}): run the same again, it resumes")
     if status is not None:
         return ValueError(f"{doing} {where} was refused ({said})")
     kind = ValueError if isinstance(error, ValueError) else OSError
@@ -210,9 +209,9 @@ def check_metadata(card: RepoCard, token: str | bool | None = None) -> None:
 
 
 def whoami_writer(api: HfApi, owner: str | None = None) -> str:
-    """Name under which a repository is to stand: `owner`, or the logged-in user's; the token may write there.
+    """Return the owner of a new repository: `owner`, or the logged-in user; the token may write there.
 
-    Of a fine-grained token only the Hub knows what it may do.
+    The rights of a fine-grained token are known to the Hub alone and not checked here.
 
     Raises:
         PermissionError: not logged in, the token is unknown or for reading, or `owner` is somebody else.

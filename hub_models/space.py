@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from hub_models.files import check_output, new_folder
 from hub_models.hub import Push, push_model
 from hub_models.remote import whoami_writer
-from hub_models.repository import KEPT, Repository, folder_files
+from hub_models.repository import HUB_FILE, Repository, folder_files
 
 ROOT = Path(__file__).parents[1]
 BUILDER = "chest_xray_masks.py"
@@ -138,7 +138,7 @@ def push_space(folder: str | Path, repo_id: str, private: bool = True) -> str:
     head = repository.create(private)
     if head.private != private:
         raise ValueError(f"{repository.url} is {'not ' if private else ''}private: change it on its settings page")
-    if MARK not in head.digests and (others := set(head.digests) - {KEPT, "README.md"}):
+    if MARK not in head.digests and (others := set(head.digests) - {HUB_FILE, "README.md"}):
         raise ValueError(f"{repository.url} holds {min(others)} and not this page: pass another repo_id")
     repository.commit(files, "Read chest X-rays on a page", head)
     return repository.url

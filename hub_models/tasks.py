@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import PreTrainedModel
 
+from hub_models.downloads import SETTINGS_KEY
 from hub_models.masks import keep_two_lungs, to_mask
 from hub_models.metrics import (
     DISTANCES,
@@ -30,7 +31,6 @@ from hub_models.published import pixel_spacing_mm
 from hub_models.resizing import content_box
 from hub_models.tracing import is_above_zero
 
-SETTINGS_KEY = "chest_xray_masks"
 SENSITIVITY = 0.9  # at which the threshold is chosen. Source: WHO 2014, target product profile of a TB triage test
 VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
 Row = Mapping[str, Any]

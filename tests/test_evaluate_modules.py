@@ -25,9 +25,7 @@ OVERLAP = {"dice": 5 / 6, "dice_sd": 2**-0.5 / 3, "dice_median": 5 / 6, "iou": 0
 OVERLAP |= {"dice_pooled": 0.8, "iou_pooled": 2 / 3}
 
 
-@pytest.mark.parametrize(
-    "path", ["hub_models/metrics/lung_overlap", "hub_models/metrics/lung_overlap/lung_overlap.py"]
-)
+@pytest.mark.parametrize("path", [LUNGS, f"{LUNGS}/lung_overlap.py"])
 def test_lung_overlap_loads_by_path_without_network(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError(f"network: {args}")

@@ -241,12 +241,12 @@ def test_step_that_keeps_failing(
         said = said_by(kind, lambda: pull_model("alice/tb"), hub)
         assert str(fault.get("status", "")) in said
         hub.clear_faults()
-        assert content(pull_model("alice/tb")) == files  # goes on
+        assert content(pull_model("alice/tb")) == files  # resumes
 
 
 @BOTH
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_damaged_file_is_found_and_fetched_anew(
+def test_damaged_file_is_found_and_downloaded_again(
     hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], xet: bool, name: str
 ) -> None:
     """The size is right, so the client itself does not notice."""
@@ -257,7 +257,7 @@ def test_damaged_file_is_found_and_fetched_anew(
         where = ("GET /xorbs/" if xet else "GET /cdn/") if name == "model.safetensors" else f"GET .*/{name}"
         hub.fail(where, corrupt=True, times=None)
         said = said_by(ValueError, lambda: pull_model("alice/tb"), hub)
-        assert said == f"{name} of alice/tb came damaged and was removed: run the same again to fetch it anew"
+        assert said == f"{name} of alice/tb came damaged and was removed: run the same again to download it"
         assert not [path for path in home.rglob(name) if path.exists()]
         hub.clear_faults()
         assert content(pull_model("alice/tb"))[name] == sent[name]
@@ -282,7 +282,7 @@ def test_file_damaged_in_the_cache_is_found(hub: LoopbackHub, as_user: AsUser, p
         assert (pull_model("alice/tb") / "model.safetensors").read_bytes() == data
 
 
-def test_cut_download_goes_on_where_it_stood(hub: LoopbackHub, as_user: AsUser, publish: Publish) -> None:
+def test_cut_download_is_resumed(hub: LoopbackHub, as_user: AsUser, publish: Publish) -> None:
     publish({"large.safetensors": random.Random(1).randbytes(21 << 20)})
     hub.fail("GET /cdn/", cut_after=15 << 20)
     hub.fail("GET /cdn/", cut_after=15 << 20)

@@ -21,7 +21,7 @@ from hub_models.config import TrainConfig
 from hub_models.notes import CARD_NAME, NOTES_NAME
 from hub_models.predictor import Predictor
 from hub_models.release import NAMES
-from hub_models.repository import Source
+from hub_models.repository import FileContent
 from hub_models.run_folder import RunFolder
 
 REPO = "alice/tb"
@@ -33,7 +33,7 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "tb"))
 
 
-def release(folder: Path, *arguments: object, **options: object) -> dict[str, Source]:
+def release(folder: Path, *arguments: object, **options: object) -> dict[str, FileContent]:
     return releases.release(RunFolder.read(folder), *arguments, **options)
 
 

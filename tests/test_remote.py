@@ -14,7 +14,7 @@ from loopback_hub import LoopbackHub
 
 from hub_models import remote
 from hub_models.remote import (
-    LONGEST,
+    LONGEST_WAIT,
     WAITS,
     is_full,
     passes,
@@ -110,9 +110,9 @@ def test_waits_grow_and_follow_what_the_hub_asks_for(naps: list[float], caplog: 
     assert retried(raising(used_up, answered(429, ratelimit='"api";r=3;t=12'))) == "done"
     assert naps == [13, 2]
     naps.clear()
-    too_long = answered(429, "slow", **{"Retry-After": str(LONGEST + 1)})
+    too_long = answered(429, "slow", **{"Retry-After": str(LONGEST_WAIT + 1)})
     with (
-        pytest.raises(ConnectionError, match=f"429: slow; it asks to wait {LONGEST + 1} s"),
+        pytest.raises(ConnectionError, match=f"429: slow; it asks to wait {LONGEST_WAIT + 1} s"),
         plain_errors("doing", "it"),
     ):
         retried(raising(too_long))
@@ -178,7 +178,7 @@ def test_nothing_secret_is_said(
     assert "secret" not in reason_of(answered(500)) + reason_of(caused(RuntimeError("x"), answered(500)))
     with pytest.raises(ConnectionError) as error, plain_errors("doing", "it"):
         raise answered(500, "hf_abcdefghij is wrong")
-    assert str(error.value) == "doing it failed (500: <token> is wrong): run the same again, it goes on from there"
+    assert str(error.value) == "doing it failed (500: <token> is wrong): run the same again, it resumes"
     assert retried(raising(answered(500, "api_org_other is wrong")), secret="api_org_other") == "done"
     assert caplog.messages == ["500: <token> is wrong; again in 1 s"] and naps == [1]
     assert error.value.__cause__ is None and error.value.__suppress_context__  # no traceback shows the client's error

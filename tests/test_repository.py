@@ -17,15 +17,15 @@ AsUser = Callable[..., Any]
 CARD = b"---\nlicense: mit\n---\n# A model\n"
 FILES = {"README.md": CARD, "a/b.json": b"{}", "w.safetensors": random.Random(0).randbytes(50_000)}
 BOTH = pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
-# What a push asks of the Hub, in turn; the storage's part differs between the two routes.
+# The requests of a push in turn; those to the storage differ between the two routes.
 STEPS = {
-    "look": "GET /api/models/alice/m/revision/main",
+    "head": "GET /api/models/alice/m/revision/main",
     "create": "POST /api/repos/create",
     "card": "POST /api/validate-yaml",
     "preupload": "POST .*/preupload/",
     "commit": "POST .*/commit/",
     "tag": "POST .*/tag/",
-    "look at the tag": "GET .*/revision/v1",
+    "head of the tag": "GET .*/revision/v1",
 }
 STORAGE = {
     True: {"token": "GET .*/xet-write-token/", "xorb": "POST .*/xorbs/", "shard": "POST .*/shards"},
@@ -55,7 +55,7 @@ def titles(hub: LoopbackHub) -> list[str]:
     return [commit.title for commit in hub.repo("alice/m").commits]
 
 
-def asked(hub: LoopbackHub, method: str, part: str) -> int:
+def requests_of(hub: LoopbackHub, method: str, part: str) -> int:
     return sum(request.method == method and part in request.path for request in hub.requests)
 
 
@@ -83,7 +83,7 @@ def test_files_become_the_head(hub: LoopbackHub, as_user: AsUser, repo_type: str
     repo = hub.repo("alice/m", repo_type)
     assert (repo.private, repo.files(), is_new, repo.tags) == (True, FILES, True, {"v1": head.commit})
     assert [made.title for made in repo.commits] == ["One", "initial commit"]
-    sent = {"POST": asked(hub, "POST", "/v1/xorbs/"), "PUT": asked(hub, "PUT", "/lfs/")}
+    sent = {"POST": requests_of(hub, "POST", "/v1/xorbs/"), "PUT": requests_of(hub, "PUT", "/lfs/")}
     assert sent == ({"POST": 1, "PUT": 0} if xet else {"POST": 0, "PUT": 1})
     # `printf '{}' | git hash-object --stdin`
     assert head.digests["a/b.json"] == "9e26dfeeb6e641a33dae4961196235bdb965b21b"
@@ -100,11 +100,11 @@ def test_only_what_changed_goes(hub: LoopbackHub, as_user: AsUser, xet: bool) ->
         first, _ = push()
         hub.requests.clear()
         assert push() == (first, False)
-        assert not asked(hub, "POST", "/")
+        assert not requests_of(hub, "POST", "/")
         changed = {"README.md": CARD + b"more", "w.safetensors": FILES["w.safetensors"]}
         second, is_new = push(changed, "v2")
         assert is_new
-    assert not asked(hub, "PUT", "/lfs/") and not asked(hub, "POST", "/v1/xorbs/")
+    assert not requests_of(hub, "PUT", "/lfs/") and not requests_of(hub, "POST", "/v1/xorbs/")
     assert (hub.repo("alice/m").files(), hub.repo("alice/m").files("v1")) == (changed, FILES)
     assert hub.repo("alice/m").tags == {"v1": first, "v2": second}
 
@@ -130,10 +130,10 @@ def test_differences() -> None:
 def test_repository_that_shows_late(hub: LoopbackHub, as_user: AsUser) -> None:
     missing = {"status": 404, "headers": {"X-Error-Code": "RepoNotFound"}}
     with as_user(xet=False):
-        hub.fail(STEPS["look"], times=3, **missing)  # before it is made, and twice after that
+        hub.fail(STEPS["head"], times=3, **missing)  # before it is made, and twice after that
         push()
         assert check_state(hub)
-        hub.fail(STEPS["look"], times=None, **missing)
+        hub.fail(STEPS["head"], times=None, **missing)
         with pytest.raises(ValueError, match=r"^making model alice/m was refused \(409: You already created this"):
             Repository(HfApi(), "alice/m").create()
 
@@ -146,7 +146,7 @@ def test_branches(hub: LoopbackHub, as_user: AsUser) -> None:
         start = repository.create()
         assert start.commit == first  # a new branch begins where main stands
         repository.commit({"README.md": CARD}, "Less", start)
-        with pytest.raises(ValueError, match="^pushing to model alice/m failed: 'v1' is none of its branches"):
+        with pytest.raises(ValueError, match="^pushing to model alice/m failed: 'v1' is no branch of it"):
             Repository(HfApi(), "alice/m", branch="v1").commit({"README.md": CARD}, "Less", start)
     assert (hub.repo("alice/m").files("try"), hub.repo("alice/m").files()) == ({"README.md": CARD}, FILES)
 
@@ -187,7 +187,7 @@ def test_deed_whose_answer_is_lost_is_not_done_twice(
         hub.fail(STEPS[step], after=True, **fault)
         push()
     assert check_state(hub)
-    assert asked(hub, *STEPS[step].replace(".*", "").split(" ")) == 1
+    assert requests_of(hub, *STEPS[step].replace(".*", "").split(" ")) == 1
     assert list(hub.repo("alice/m").tags) == ["v1"]
 
 
@@ -221,12 +221,12 @@ def test_step_that_keeps_failing(
         assert str(fault.get("status", "")) in said and "\n" not in said and "signature=" not in said
         assert not any(token in said + caplog.text for token in hub.users)
         hub.clear_faults()
-        push()  # goes on
+        push()  # resumes
     assert check_state(hub)
 
 
 @BOTH
-def test_cut_upload_goes_on(hub: LoopbackHub, as_user: AsUser, xet: bool) -> None:
+def test_cut_upload_is_resumed(hub: LoopbackHub, as_user: AsUser, xet: bool) -> None:
     files = FILES | {f"{n}.safetensors": random.Random(n).randbytes(50_000) for n in range(3)}
     last = hashlib.sha256(files["2.safetensors"]).hexdigest()
     with as_user(xet=xet):
@@ -239,7 +239,7 @@ def test_cut_upload_goes_on(hub: LoopbackHub, as_user: AsUser, xet: bool) -> Non
         hub.requests.clear()
         push(files)
     assert hub.repo("alice/m").files() == files
-    assert (asked(hub, "POST", "/v1/xorbs/"), asked(hub, "PUT", "/lfs/")) == ((0, 0) if xet else (0, 1))
+    assert (requests_of(hub, "POST", "/v1/xorbs/"), requests_of(hub, "PUT", "/lfs/")) == ((0, 0) if xet else (0, 1))
 
 
 def test_two_at_once_have_one_winner(hub: LoopbackHub, as_user: AsUser) -> None:
@@ -255,7 +255,7 @@ def test_two_at_once_have_one_winner(hub: LoopbackHub, as_user: AsUser) -> None:
     assert check_state(hub)
 
 
-def test_somebody_pushes_between_the_look_and_the_commit(
+def test_somebody_pushes_between_the_head_and_the_commit(
     hub: LoopbackHub, as_user: AsUser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with as_user():
@@ -279,4 +279,4 @@ def test_gitignore_is_refused_before_anything_goes(hub: LoopbackHub, as_user: As
     with as_user(), pytest.raises(ValueError, match=f"delete it at {hub.endpoint}/alice/m first"):
         push()
     assert hub.repo("alice/m").files() == before
-    assert not asked(hub, "POST", "/preupload/")
+    assert not requests_of(hub, "POST", "/preupload/")
