@@ -1,4 +1,4 @@
-"""Stored pixels of a DICOM file, by pydicom and its plug-ins; what cannot be decoded ends in one sentence."""
+"""Stored pixels of a DICOM file, decoded by pydicom and its plug-ins."""
 
 import re
 import struct
@@ -14,11 +14,11 @@ FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def stored_pixels(header: "Dataset", name: str) -> np.ndarray:
-    """(H, W) integers, or (H, W, 3) red, green and blue, of the one frame of a file that sentences call `name`.
+    """Decode the one frame of a file, called `name` in errors, to (H, W) integers or (H, W, 3) red, green, blue.
 
     Raises:
-        ImportError: no plug-in is installed for its kind of compression.
-        ValueError: it is cut off or damaged, or no plug-in is known.
+        ImportError: the plug-in for its compression is not installed.
+        ValueError: the file is cut off or damaged, or no plug-in is known.
     """
     from pydicom.pixels import get_decoder
 
@@ -35,28 +35,28 @@ def stored_pixels(header: "Dataset", name: str) -> np.ndarray:
         raise ImportError(f"{name} has transfer syntax {kind}, which needs a plug-in of pydicom: {way_out}")
     try:
         return _decoded(header)
-    except Exception:  # each plug-in has its own, some quote what they met
+    except Exception:  # each plug-in raises its own, and some quote the file
         kind = f"{kind}, {header.BitsStored} bits"
         ways = "get a sound copy, or save it uncompressed" if syntax.is_compressed else "get a sound copy"
         raise ValueError(f"the pixels of {name} cannot be decoded ({kind}): {ways}") from None
 
 
 def _decoded(header: "Dataset") -> np.ndarray:
-    """As `stored_pixels`; it may raise anything that decoders raise."""
+    """Decode the frame as `stored_pixels`, with whatever error the decoder raises."""
     from pydicom.encaps import get_frame
     from pydicom.pixels import pixel_array
     from pydicom.uid import RLELossless
 
     syntax = header.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated and syntax != RLELossless:  # which packs to a 64th at most
+    if syntax.is_encapsulated and syntax != RLELossless:  # RLE packs to a 64th at most
         claimed = _claimed_sizes(get_frame(header.PixelData, 0, number_of_frames=1))
-        if claimed != {(header.Rows, header.Columns)}:  # decoders would take the memory that the frame asks for
+        if claimed != {(header.Rows, header.Columns)}:  # decoders allocate what the frame asks for
             raise ValueError("the compressed frame is of another size than its header says")
     return pixel_array(header, index=0)
 
 
 def _claimed_sizes(frame: bytes) -> set[tuple[int, int]]:
-    """(height, width) that a frame of JPEG, JPEG-LS or JPEG 2000 says of itself; more than one where it is ambiguous.
+    """Return the (height, width) that a frame of JPEG, JPEG-LS or JPEG 2000 claims; several where it is ambiguous.
 
     Source: ISO/IEC 10918-1 B.2.2 (frame header), 14495-1 C.2.2 (the same in JPEG-LS), 15444-1 A.5.1 (SIZ).
     """

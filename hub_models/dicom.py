@@ -1,6 +1,6 @@
-"""A DICOM X-ray as a radiologist's screen would show it, its pixel spacing, and what to know of it; nothing else.
+"""A DICOM X-ray as a radiologist's screen shows it, with its pixel spacing and flags.
 
-Only the elements of `TAGS` are read: name, birth date, identifiers and remarks of the patient stay in the file.
+Only the elements of `DICOM_TAGS` are read: the patient's name, birth date, identifiers and remarks stay in the file.
 """
 
 import io
@@ -21,8 +21,8 @@ from hub_models.flags import Flag, RaisedFlag
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-SUFFIXES = {".dcm", ".dicom"}
-TAGS = [
+DICOM_SUFFIXES = {".dcm", ".dicom"}
+DICOM_TAGS = [
     "Modality",
     "Rows",
     "Columns",
@@ -55,7 +55,7 @@ TAGS = [
     "NominalScannedPixelSpacing",
     "EstimatedRadiographicMagnificationFactor",
 ]
-MODALITIES = ("", "CR", "DX", "RG", "SC", "OT")  # computed, digital, on film; secondary capture, other, unsaid
+MODALITIES = ("", "CR", "DX", "RG", "SC", "OT")  # computed, digital, radiographic; secondary capture, other; unknown
 OTHER_MODALITIES = {
     "CT": "a CT slice",
     "MR": "an MR slice",
@@ -71,18 +71,18 @@ OTHER_MODALITIES = {
 }
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 LATERAL = ("LATERAL", "LAT", "LL", "RL")
-COLOUR_SPREAD = 16  # of 255, between the channels of a pixel: less is what JPEG does to gray
+COLOUR_SPREAD = 16  # of 255, between the channels of a pixel: JPEG alone makes less out of gray
 CHEST = ("", "CHEST", "THORAX", "LUNG", "LUNGS")
 
 
 @dataclass(frozen=True, eq=False)
 class DicomImage:
-    """An X-ray as displayed.
+    """A DICOM X-ray as a screen shows it.
 
     Attributes:
         gray: (H, W) float32 in [0, 255], white is dense.
         spacing_mm: (row, column) distance of the pixels' centres; None where the file gives none.
-        flags: what speaks against trusting a model on it; no text of the header.
+        flags: reasons not to trust a model on it; without any text of the header.
     """
 
     gray: np.ndarray
@@ -91,18 +91,18 @@ class DicomImage:
 
 
 def is_dicom(head: bytes, name: str = "") -> bool:
-    """Whether a file is DICOM, by its first 132 bytes or, where these do not say so, by the suffix of its name."""
-    return head[128:132] == b"DICM" or Path(name).suffix.lower() in SUFFIXES
+    """Return whether a file is DICOM, by its first 132 bytes or else by the suffix of its name."""
+    return head[128:132] == b"DICM" or Path(name).suffix.lower() in DICOM_SUFFIXES
 
 
 def read_dicom(source: bytes | str | Path) -> DicomImage:
-    """The one frame of a DICOM file, or of its bytes, with its spacing and flags; `displayed` has the rules of gray.
+    """Read the one frame of a DICOM file, or of its bytes, as `displayed` shows it, with its spacing and flags.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ImportError: pydicom is missing, or its plug-in for the file's compression.
-        ValueError: it is cut, no DICOM, no X-ray, of several frames or more than `MAX_PIXELS`, or compressed in a way
-            that no plug-in reads.
+        ValueError: the file is cut, no DICOM, no X-ray, has several frames or more than `MAX_PIXELS`, or no plug-in
+            reads its compression.
     """
     name = name_of(source)
     header = read_header(source)
@@ -116,10 +116,10 @@ def read_dicom(source: bytes | str | Path) -> DicomImage:
 
 
 def read_spacing(source: bytes | str | Path) -> tuple[float, float] | None:
-    """(row, column) spacing in mm of a DICOM file's pixels, which are not decoded; None where the file gives none.
+    """Return the (row, column) pixel spacing of a DICOM file in mm, without decoding pixels; None where it has none.
 
-    Pixel Spacing; else Imager Pixel Spacing, of the detector's plane, divided by the magnification where the file
-    estimates it; else Nominal Scanned Pixel Spacing, of digitized film.
+    Pixel Spacing goes first. Imager Pixel Spacing, of the detector's plane, is divided by the estimated magnification,
+    if any. Nominal Scanned Pixel Spacing, of a digitized X-ray, goes last.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `read_dicom`, but for the pixels.
@@ -132,26 +132,26 @@ def read_spacing(source: bytes | str | Path) -> tuple[float, float] | None:
 
 
 def name_of(source: bytes | str | Path) -> str:
-    """What a sentence calls a file, or its bytes."""
+    """Return the name of a file, or of bytes, in errors."""
     return "DICOM bytes" if isinstance(source, bytes) else str(source)
 
 
 @contextmanager
 def said(sentence: str) -> Iterator[None]:
-    """Let a block that reads a header fail with `sentence` alone: what pydicom says may quote the header."""
+    """Raise ValueError with `sentence` alone where a block fails: pydicom's own errors may quote the header."""
     try:
         yield
     except Exception:  # pydicom reads lazily and raises whatever its many parsers raise
         raise ValueError(sentence) from None
 
 
-def read_header(source: bytes | str | Path, tags: list[str] = TAGS, pixels: bool = False) -> "Dataset":
-    """The elements `tags` of a DICOM file or of its bytes, undecoded; the pixels too where asked for.
+def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels: bool = False) -> "Dataset":
+    """Read the elements `tags` of a DICOM file or of its bytes; with `pixels`, the undecoded pixels too.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ImportError: pydicom is missing.
-        ValueError: it is no DICOM, or cut off.
+        ValueError: the source is no DICOM file, or is cut off.
     """
     name = name_of(source)
     try:
@@ -159,14 +159,14 @@ def read_header(source: bytes | str | Path, tags: list[str] = TAGS, pixels: bool
     except ImportError as error:
         way_out = "pip install 'chest-xray-masks[dicom]'"
         raise ImportError(f"{name} is DICOM, which needs pydicom: {way_out}") from error
-    # else its warnings and its log quote what they find wrong in a header; its own way to switch is not thread-safe
+    # pydicom's warnings and log would quote the header; its context manager for this is not thread-safe
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         with said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
             pydicom.filereader.read_preamble(file, force=False)
             meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group != 2)
             syntax = meta.TransferSyntaxUID
-        if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:  # it could unpack to any size
+        if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:  # which could unpack to any size
             raise ValueError(f"{name} is deflated as a whole: save it with another transfer syntax")
         file.seek(0)
         with said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
@@ -174,7 +174,7 @@ def read_header(source: bytes | str | Path, tags: list[str] = TAGS, pixels: bool
 
 
 def _objection(header: "Dataset") -> str | None:
-    """What keeps a file from being read as an X-ray, as the end of a sentence; None where nothing does."""
+    """Return why a file is not read as an X-ray, as the end of a sentence; None where it is."""
     modality = word(header, "Modality")
     if modality not in MODALITIES:
         what = OTHER_MODALITIES.get(modality, "of another modality")
@@ -198,7 +198,7 @@ def _objection(header: "Dataset") -> str | None:
 
 
 def _spacing(header: "Dataset") -> tuple[float, float] | None:
-    """As `read_spacing`."""
+    """Return the spacing of a header, as `read_spacing`."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         spacing = numbers(header, keyword)
         if len(spacing) == 2 and min(spacing) > 0:
@@ -210,10 +210,10 @@ def _spacing(header: "Dataset") -> tuple[float, float] | None:
 
 
 def _orientation(header: "Dataset") -> str:
-    """Where the rows and the columns of pixels lead, a letter each; empty where the header does not say.
+    """Return the direction of rows and of columns, a letter each; empty where the header does not say.
 
-    LF, to the patient's left and foot, is a frontal X-ray as a screen shows it, RF its mirror image. Of a direction
-    between two the first letter counts.
+    LF, to the patient's left and foot, is a frontal X-ray as a screen shows it; RF is its mirror image. An oblique
+    direction counts by its first letter.
 
     Source: DICOM PS3.3 C.7.6.1.1.1 (patient orientation).
     """

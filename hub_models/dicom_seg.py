@@ -1,4 +1,4 @@
-"""Lung masks as DICOM Segmentations that refer to the X-ray they were found in and hold nothing else of its header."""
+"""Lung masks as DICOM Segmentations that refer to their X-ray and hold nothing else of its header."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # Labels of segments and their codes in SNOMED CT.
 SEGMENTS = {"Lung": "39607008", "Left lung": "44029006", "Right lung": "3341006"}
 UIDS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
-TAGS = [*UIDS, "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "LossyImageCompression"]
-# What the standard demands to be there, if only empty.
+REFERENCE_TAGS = [*UIDS, "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "LossyImageCompression"]
+# Elements that the standard demands, if only empty.
 BLANK = [
     "PatientName",
     "PatientID",
@@ -35,19 +35,18 @@ BLANK = [
 def segmentation(
     source: bytes | str | Path, masks: np.ndarray | Mapping[str, np.ndarray], model: str, version: str
 ) -> bytes:
-    """The file of a binary DICOM Segmentation that holds the lungs.
+    """Return the bytes of a binary DICOM Segmentation that holds the lungs.
 
-    Of the X-ray it keeps what refers to it: the unique identifiers (UIDs) of its study, series, class, instance and
-    frame of reference, its height and width, and whether it was ever compressed with loss. Names, dates, numbers and
-    all else of the patient, the visit and the hospital are left blank, so an archive that files by patient must be
-    told whose it is. A UID is no name, but whoever holds the X-ray finds it by its UID. The time of writing is in the
-    file.
+    The file keeps what refers to the X-ray: the unique identifiers (UIDs) of its study, series, class, instance and
+    frame of reference, its height and width, and whether it was compressed with loss. Names, dates, numbers and all
+    else of the patient, the visit and the hospital stay blank, so an archive that files by patient must be told the
+    patient. A UID is no name, but whoever holds the X-ray finds it by its UID. The time of writing is in the file.
 
     Args:
         source: the DICOM file of the X-ray, or its bytes.
         masks: (H, W) bool lungs on its pixels, or some by their label in `SEGMENTS`; left and right are the patient's.
         model: name of the model that found them.
-        version: its version, such as a commit.
+        version: version of the model, such as a commit.
 
     Raises:
         FileNotFoundError: the X-ray does not exist.
@@ -58,7 +57,7 @@ def segmentation(
     Source: DICOM PS3.3 A.51 (segmentation), PS3.16 CID 7151 (segmented property types).
     """
     name = name_of(source)
-    reference = _reference(read_header(source, TAGS), name)
+    reference = _reference(read_header(source, REFERENCE_TAGS), name)
     masks = dict(masks) if isinstance(masks, Mapping) else {"Lung": masks}
     if unknown := [label for label in masks if label not in SEGMENTS]:
         raise ValueError(f"no segment {unknown[0]!r}: choose of {', '.join(SEGMENTS)}")
@@ -73,22 +72,22 @@ def segmentation(
         _segmentation(reference, masks, descriptions).save_as(buffer, enforce_file_format=True)
     except KeyError as error:  # highdicom knows the classes of the standard
         raise ValueError(f"{name} is of a class that is not of the standard: save it as CR or DX") from error
-    except Exception as error:  # it raises whatever a class needs that the X-ray lacks
+    except Exception as error:  # raised where the X-ray lacks what its class needs
         raise ValueError(f"no segmentation can refer to {name} ({reason(error)}): save it as CR or DX") from error
     return buffer.getvalue()
 
 
 def _reference(header: "Dataset", name: str) -> "Dataset":
-    """A header made anew that refers to the X-ray and is blank elsewhere; so nothing can come along unnoticed.
+    """Return a new header that refers to the X-ray and is blank elsewhere, so nothing else is copied unnoticed.
 
     Raises:
-        ValueError: the X-ray lacks what is needed to refer to it.
+        ValueError: the X-ray lacks an identifier.
     """
     from pydicom import Dataset
     from pydicom.uid import UID
 
     reference, shared = Dataset(), Dataset()
-    # highdicom asks for these, and the number of frames, of a class that may have several
+    # highdicom needs these, and the number of frames, for a class that may have several
     shared.PixelMeasuresSequence, reference.SharedFunctionalGroupsSequence = [Dataset()], [shared]
     for keyword in BLANK:
         setattr(reference, keyword, "")
@@ -99,7 +98,7 @@ def _reference(header: "Dataset", name: str) -> "Dataset":
         if header.get("LossyImageCompression") == "01":
             reference.LossyImageCompression = "01"
     for keyword, uid in uids.items():
-        if uid.is_valid:  # one that is not could be anything
+        if uid.is_valid:  # an invalid one could be any text
             setattr(reference, keyword, uid)
         elif keyword in UIDS:
             raise ValueError(f"no valid {keyword} in {name}: a segmentation cannot refer to it, get the original file")
@@ -107,7 +106,7 @@ def _reference(header: "Dataset", name: str) -> "Dataset":
 
 
 def _described(labels: Iterable[str], model: str, version: str) -> "list[SegmentDescription]":
-    """What each segment is, and which model found it.
+    """Return the description of each segment: what it is, and which model found it.
 
     Raises:
         ImportError: highdicom is missing.
@@ -133,11 +132,12 @@ def _described(labels: Iterable[str], model: str, version: str) -> "list[Segment
 def _segmentation(
     reference: "Dataset", masks: dict[str, np.ndarray], descriptions: "list[SegmentDescription]"
 ) -> "Segmentation":
-    """One frame for each mask that is not empty."""
+    """Return the Segmentation, with one frame for each mask that is not empty."""
     from highdicom import UID
     from highdicom.seg import Segmentation
 
     algorithm = descriptions[0].algorithm_identification
+    assert algorithm is not None, "_described sets it"
     found = Segmentation(
         [reference],
         np.stack([mask.astype(bool).astype(np.uint8) for mask in masks.values()], -1)[None],  # (1, H, W, segments)

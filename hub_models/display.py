@@ -1,7 +1,4 @@
-"""Stored values of a DICOM X-ray to the gray that a screen shows: modality, then values of interest, then polarity.
-
-The headers here are pydicom's, which itself is imported only where there is one.
-"""
+"""Stored values of a DICOM X-ray to the gray that a screen shows: modality, then values of interest, then polarity."""
 
 import math
 from typing import TYPE_CHECKING
@@ -16,11 +13,11 @@ LEAST_WIDTHS = {"LINEAR": 1, "LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}  # of a wind
 
 
 def displayed(header: "Dataset", stored: np.ndarray) -> np.ndarray:
-    """(H, W) float32 in [0, 255] of (H, W) integers as stored, or of (H, W, 3) uint8; white is dense.
+    """Return the gray (H, W), float32 in [0, 255], of (H, W) stored integers or (H, W, 3) uint8; white is dense.
 
-    The first window is taken (LINEAR, LINEAR_EXACT or SIGMOID), a VOI LUT before it. An image without either, or with
-    a window that cannot be used, goes over its full range, as one of the dataset builder: from 0 to the top of the
-    smallest of `BIT_DEPTHS` that holds the stored values, signed ones shifted to start at 0. MONOCHROME1 and the
+    A VOI LUT goes before the first window (LINEAR, LINEAR_EXACT or SIGMOID). An image with neither, or with an
+    unusable window, keeps its full range, as in the dataset builder: from 0 to the top of the smallest of
+    `BIT_DEPTHS` that holds the stored values. Signed values are shifted to start at 0. MONOCHROME1 and the
     presentation shape INVERSE are inverted. Padding becomes as dark as the darkest real pixel. Colour becomes
     luminance.
 
@@ -38,7 +35,7 @@ def displayed(header: "Dataset", stored: np.ndarray) -> np.ndarray:
 
 
 def _shown(header: "Dataset", levels: np.ndarray) -> np.ndarray:
-    """As `displayed`, of the (N,) values that a gray image holds."""
+    """Return the gray of the (N,) values that a gray image holds, as `displayed`."""
     real = _real(header, levels)
     shown = _of_interest(header, levels, real)
     if word(header, "PhotometricInterpretation") == "MONOCHROME1" or word(header, "PresentationLUTShape") == "INVERSE":
@@ -49,18 +46,18 @@ def _shown(header: "Dataset", levels: np.ndarray) -> np.ndarray:
 
 
 def _real(header: "Dataset", levels: np.ndarray) -> np.ndarray:
-    """(N,) bool of the values that are no padding; all of them where none would be left."""
+    """Return which values are not padding, (N,) bool; all of them where none would be left."""
     padding, limit = header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")
     if padding is None:
         return np.ones(levels.shape, bool)
-    # some files write that of signed pixels as unsigned: as their own type both are the same
+    # some files write the padding of signed pixels as unsigned: in their own type both are equal
     ends = np.array([padding, padding if limit is None else limit]).astype(levels.dtype)
     real = (levels < ends.min()) | (levels > ends.max())
     return real if real.any() else np.ones(levels.shape, bool)
 
 
 def _of_interest(header: "Dataset", levels: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """(N,) float, in [0, 255] but for padding, before the polarity; `real` is what is no padding."""
+    """Return the gray (N,) before the polarity, in [0, 255] except for padding; `real` are the values without it."""
     slope, intercept = float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
     values, top = levels * slope + intercept, 0
     if table := header.get("ModalityLUTSequence"):
@@ -74,14 +71,14 @@ def _of_interest(header: "Dataset", levels: np.ndarray, real: np.ndarray) -> np.
     if top:
         return values * (255 / top)
     raised = levels.astype(np.int32) + (2 ** (int(header.BitsStored) - 1) if header.PixelRepresentation else 0)
-    share = raised / full_scale(raised[real].max())
-    return 255 * (share if slope > 0 else 1 - share)
+    fraction = raised / full_scale(raised[real].max())
+    return 255 * (fraction if slope > 0 else 1 - fraction)
 
 
 def _looked_up(values: np.ndarray, table: "Dataset", header: "Dataset") -> tuple[np.ndarray, int]:
-    """A lookup table's entry for each value, and the top of the smallest of `BIT_DEPTHS` that holds all its entries.
+    """Return a lookup table's entry for each value, and the top of the smallest of `BIT_DEPTHS` that holds them all.
 
-    Values before the table get its first entry, values behind it its last. A table may claim more bits than it uses.
+    Values below the table get its first entry, values above it its last. A table may claim more bits than it uses.
     pydicom's own `apply_voi` wraps the values of 8-bit tables of more than 256 entries.
     """
     count, first = int(table.LUTDescriptor[0]) or 2**16, int(table.LUTDescriptor[1])
@@ -95,12 +92,15 @@ def _looked_up(values: np.ndarray, table: "Dataset", header: "Dataset") -> tuple
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """(H, W) float32 of (H, W, 3) red, green and blue, in their own range; source: ITU-R BT.601, as PIL's mode `L`."""
-    return colours.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    """Return the luminance (H, W), float32, of (H, W, 3) red, green and blue in any range.
+
+    Source: ITU-R BT.601, as PIL's mode `L`.
+    """
+    return colours.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def full_scale(highest: float) -> int:
-    """Top of the smallest of `BIT_DEPTHS` that holds a value: 255 for 200, 4095 for 4000.
+    """Return the top of the smallest of `BIT_DEPTHS` that holds a value: 255 for 200, 4095 for 4000.
 
     Raises:
         ValueError: a value of more than 16 bits.
@@ -108,11 +108,11 @@ def full_scale(highest: float) -> int:
     for bits in BIT_DEPTHS:
         if highest < 2**bits:
             return 2**bits - 1
-    raise ValueError(f"a value of {highest} needs more than {BIT_DEPTHS[-1]} bits: pass gray of at most so many")
+    raise ValueError(f"a value of {highest} needs more than {BIT_DEPTHS[-1]} bits: scale the gray down to them")
 
 
 def usable_window(header: "Dataset") -> "Dataset | None":
-    """The first window, for an output of 8 bits: from 0 to 255; None where there is none that can be used."""
+    """Return the first window, for an output from 0 to 255; None where no window can be used."""
     from pydicom import Dataset
 
     centers, widths = numbers(header, "WindowCenter"), numbers(header, "WindowWidth")
@@ -126,12 +126,12 @@ def usable_window(header: "Dataset") -> "Dataset | None":
 
 
 def word(header: "Dataset", keyword: str) -> str:
-    """One code of a header in capitals, empty where there is none."""
+    """Return one code of a header in capitals, empty where it is absent."""
     return str(header.get(keyword) or "").strip().upper()
 
 
 def numbers(header: "Dataset", keyword: str) -> list[float]:
-    """The values of an element; none where it is absent or empty, or one is not finite."""
+    """Return the values of an element; [] where it is absent or empty, or one is not finite."""
     value = header.get(keyword)
     values = [] if value is None else [float(one) for one in np.atleast_1d(np.asarray(value, dtype=object))]
     return values if all(map(math.isfinite, values)) else []

@@ -18,13 +18,13 @@ SYNTHETIC = ("Warning", "synthetic, not an X-ray of a patient")  # keyword and t
 
 
 class DecodedXray(NamedTuple):
-    """An X-ray as decoded once.
+    """An X-ray, decoded once.
 
     Attributes:
-        gray: as `to_gray` gives it.
+        gray: the image that `to_gray` returns.
         spacing_mm: (row, column) distance of the pixels' centres, of DICOM only; None where it is not known.
-        flags: what speaks against trusting a model on it, as a DICOM header says.
-        chroma: as `chroma` gives it; 0 of DICOM, whose flags tell of colour.
+        flags: reasons not to trust a model on it, from a DICOM header.
+        chroma: the value of `chroma`; 0 of DICOM, which has a flag for colour.
     """
 
     gray: Image.Image
@@ -34,7 +34,7 @@ class DecodedXray(NamedTuple):
 
 
 def read_xray(source: Source) -> DecodedXray:
-    """An X-ray in any form: a file, its bytes, a PIL image or an array; see `to_gray`.
+    """Read an X-ray in any form: a file, its bytes, a PIL image or an array; see `to_gray`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `open_image`, or its values are not finite.
@@ -47,9 +47,9 @@ def read_xray(source: Source) -> DecodedXray:
 
 
 def spacing_mm(source: Source) -> tuple[float, float] | None:
-    """(row, column) spacing in mm of a DICOM file's pixels, which are not decoded; else None.
+    """Return the (row, column) pixel spacing of a DICOM file in mm, without decoding its pixels; else None.
 
-    What a PNG or a JPEG says of its resolution is of a print or a screen, and not believed.
+    The resolution in a PNG or a JPEG is that of a print or a screen, and ignored.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `read_xray`, but for the pixels.
@@ -58,9 +58,9 @@ def spacing_mm(source: Source) -> tuple[float, float] | None:
 
 
 def to_gray(source: Source) -> Image.Image:
-    """Gray image with its full range kept: mode `L` from 8-bit sources, else mode `F` in [0, 255].
+    """Return the gray image with its full range kept: mode `L` from 8-bit sources, else mode `F` in [0, 255].
 
-    Palette and colour images become luminance (R=G=B stays what it is); alpha is dropped. Integers deeper than 8 bits
+    Palette and colour images become luminance (R=G=B keeps its value); alpha is dropped. Integers deeper than 8 bits
     are scaled by the smallest of 8, 10, 12, 14 or 16 bits that holds their maximum (12-bit values in a 16-bit file by
     4095), floats from their minimum to their maximum. A constant float image is 0 everywhere. DICOM comes in mode `F`,
     as `hub_models.display` shows it: by its own window, never scaled by its maximum too.
@@ -72,7 +72,7 @@ def to_gray(source: Source) -> Image.Image:
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """As `to_gray`, of a PIL image.
+    """Return the gray of a PIL image, as `to_gray`.
 
     Raises:
         ValueError: a value is not finite, or the mode has no gray.
@@ -94,27 +94,27 @@ def _gray(image: Image.Image) -> Image.Image:
 
 
 def synthetic_mark() -> PngInfo:
-    """What a PNG of a synthetic X-ray is saved with, so that it says so itself wherever it goes."""
+    """Return the PNG text that marks an image as synthetic wherever the file goes."""
     mark = PngInfo()
     mark.add_text(*SYNTHETIC)
     return mark
 
 
 def is_synthetic(png: bytes) -> bool:
-    """Whether an image says of itself that it is synthetic; its pixels are not decoded."""
+    """Return whether an image carries the mark of `synthetic_mark`; its pixels are not decoded."""
     with Image.open(io.BytesIO(png)) as image:
         return image.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
 
 
 def chroma(source: Source) -> float:
-    """Mean over the image of the largest less the smallest of red, green and blue, in [0, 255]; 0 of a gray image.
+    """Return the mean over the image of the largest less the smallest of red, green and blue, in [0, 255]; 0 of gray.
 
-    Colours are averaged over a 64th of the sides first: the noise of a gray image saved as colour JPEG is gone then.
+    Colours are first averaged over a 64th of the sides, which removes the noise of gray saved as colour JPEG.
     """
     image = open_image(source)
     if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
         return 0.0
-    if image.mode == "P" and not np.ptp(np.reshape(image.getpalette(), (-1, 3)), axis=1).any():
+    if image.mode == "P" and not np.ptp(np.reshape(image.getpalette() or [], (-1, 3)), axis=1).any():
         return 0.0
     colours = np.asarray(image.convert("RGB").resize((64, 64), BOX), np.int16)  # (64, 64, 3)
     return float(np.ptp(colours, axis=2).mean())

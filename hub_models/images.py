@@ -1,9 +1,9 @@
-"""Files, bytes and arrays to PIL images, and what is none refused in one sentence; DICOM by way of `dicom`."""
+"""Files, bytes and arrays to PIL images; anything else is refused in one sentence."""
 
 import io
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,23 +12,23 @@ from chest_xray_masks import MAX_PIXELS, TooManyPixelsError, reason
 from hub_models.dicom import is_dicom, read_dicom
 from hub_models.display import BIT_DEPTHS, luminance
 
-# What X-rays come in. Pillow reads more, but starts other programs for some of them (EPS).
+# Of X-rays. Pillow reads more formats, but starts other programs for some of them (EPS).
 FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
-CAMERA_FORMATS = ("JPEG", "MPO")  # a phone's photograph of a film: upright only by its EXIF, in MPO beside previews
+CAMERA_FORMATS = ("JPEG", "MPO")  # a phone's photograph of an X-ray: upright by its EXIF, in MPO beside previews
 
 Source = Image.Image | str | Path | bytes | np.ndarray
 
 
 def open_image(source: Source) -> Image.Image:
-    """PIL image of a file, its bytes, an array or an image; DICOM comes as 16-bit gray, as displayed.
+    """Return the PIL image of a file, its bytes, an array or an image; DICOM as 16-bit gray, as displayed.
 
-    A JPEG file is turned as its EXIF says, being perhaps a phone's photograph of a film; an image that is handed over
-    decoded stays as it is. Arrays are (H, W), or (H, W, 3) in colour: bool, integers or floats.
+    A JPEG file, perhaps a phone's photograph, is turned by its EXIF. A decoded image stays as it is.
+    Arrays are (H, W), or (H, W, 3) in colour: bool, integers or floats.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ImportError: it is DICOM, and pydicom or its plug-in for the file's compression is missing.
-        ValueError: it cannot be decoded, or holds more than `MAX_PIXELS` or several pictures.
+        ImportError: the file is DICOM, and pydicom or the plug-in for its compression is missing.
+        ValueError: the source cannot be decoded, or holds more than `MAX_PIXELS` or several pictures.
     """
     if isinstance(source, np.ndarray):
         return _of_array(source)
@@ -42,12 +42,12 @@ def open_image(source: Source) -> Image.Image:
         return _decoded(file, str(source))
 
 
-def is_dicom_source(source: Source) -> bool:
-    """Whether a file or its bytes are DICOM.
+def is_dicom_source(source: Source) -> TypeGuard[str | Path | bytes]:
+    """Return whether a file or its bytes are DICOM.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: it is a folder, or empty.
+        ValueError: the source is a folder, or empty.
     """
     if isinstance(source, Image.Image | np.ndarray):
         return False
@@ -65,26 +65,26 @@ def is_dicom_source(source: Source) -> bool:
 
 
 def _decoded(file: BinaryIO, name: str) -> Image.Image:
-    """PIL image of an open file, upright; refused by its header alone where it is too large or holds several."""
+    """Decode an open file, upright; one that is too large or holds several pictures is refused by its header."""
     try:
-        image = Image.open(file, formats=FORMATS)
-        is_several = image.format not in CAMERA_FORMATS and getattr(image, "is_animated", False)
+        opened = Image.open(file, formats=FORMATS)
+        is_several = opened.format not in CAMERA_FORMATS and getattr(opened, "is_animated", False)
     except Image.DecompressionBombError as error:
         raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels: scale it down") from error
     except Exception as error:  # PIL raises whatever its many decoders raise
         ways = "pass a sound PNG, JPEG, TIFF or DICOM file"
         raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): {ways}") from error
     if is_several:
-        raise ValueError(f"{name} is a {image.format} of several pictures: save the one to be read on its own")
-    kind, image = image.format, _loaded(image, name)
-    if kind in CAMERA_FORMATS:
-        with suppress(Exception):  # EXIF that cannot be read says nothing
+        raise ValueError(f"{name} is a {opened.format} of several pictures: save the one to be read on its own")
+    image = _loaded(opened, name)
+    if opened.format in CAMERA_FORMATS:
+        with suppress(Exception):  # unreadable EXIF turns nothing
             ImageOps.exif_transpose(image, in_place=True)
     return image
 
 
 def _loaded(image: Image.Image, name: str) -> Image.Image:
-    """A PIL image with its pixels decoded, if they are not too many."""
+    """Decode the pixels of a PIL image, unless they are too many."""
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
         raise TooManyPixelsError(f"{name} has {size} pixels, more than {MAX_PIXELS}: scale it down")
@@ -96,7 +96,7 @@ def _loaded(image: Image.Image, name: str) -> Image.Image:
 
 
 def _of_array(values: np.ndarray) -> Image.Image:
-    """PIL image of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) values, the fourth, alpha, dropped.
+    """Return the PIL image of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) values; the fourth, alpha, is dropped.
 
     Raises:
         ValueError: another shape, no pixels or more than `MAX_PIXELS`, no numbers, or not all finite.

@@ -10,12 +10,12 @@ LUNG_MEAN, LUNG_SD = 128, 42.5  # of the cut image, so that three standard devia
 
 
 def lungs_box(mask: np.ndarray, margin: float) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right), the last two excluded, of an (H, W) bool mask, widened and clipped to its image.
+    """Return (top, left, bottom, right), the last two excluded, of an (H, W) bool mask, widened within its image.
 
-    `margin`: the share of the box's own height and width, rounded to pixels, that is added on each side.
+    `margin`: the fraction of the box's own height and width, rounded to pixels, that is added on each side.
 
     Raises:
-        ValueError: a mask without any lung, or a negative margin.
+        ValueError: the mask holds no lung, or the margin is negative.
     """
     if not margin >= 0:
         raise ValueError(f"margin must not be negative, got {margin}")
@@ -29,11 +29,11 @@ def lungs_box(mask: np.ndarray, margin: float) -> tuple[int, int, int, int]:
 
 
 def crop_to_lungs(gray: Image.Image, mask: np.ndarray, margin: float) -> Image.Image:
-    """The gray image cut to the `lungs_box` of its (H, W) bool mask, as mode `L`: the lungs alone, at one brightness.
+    """Return the gray image cut to the `lungs_box` of its (H, W) bool mask, as mode `L`, at one brightness.
 
-    The lungs' mean and standard deviation become LUNG_MEAN and LUNG_SD, clipped to [0, 255], and all else LUNG_MEAN:
-    what an exposure, a detector or a marker beside the lungs tells of the site is gone. Of the lungs is what lies
-    within half the margin of the mask, of the longer side of its box, along rows and columns (a square, no disc).
+    The lungs' mean and standard deviation become LUNG_MEAN and LUNG_SD, clipped to [0, 255], and all else LUNG_MEAN.
+    This removes what exposure, detector and markers beside the lungs tell of the site. The lungs reach beyond the mask
+    by half the margin, of the longer side of the box, along rows and columns (a square, no disc).
 
     Raises:
         ValueError: the mask is not as large as the image or holds no lung, or the margin is negative.
@@ -58,5 +58,5 @@ def crop_to_lungs(gray: Image.Image, mask: np.ndarray, margin: float) -> Image.I
 
 
 def _evened(values: np.ndarray, mean: float, spread: float) -> np.ndarray:
-    """Values as uint8, their mean and spread those of the lungs; a constant image has no spread."""
+    """Return values as uint8, scaled so that `mean` and `spread` become LUNG_MEAN and LUNG_SD; a spread of 0 stays."""
     return (LUNG_MEAN + LUNG_SD * (values - mean) / (spread or 1.0)).round().clip(0, 255).astype(np.uint8)

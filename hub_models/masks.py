@@ -1,7 +1,7 @@
-"""Masks as large as X-rays, taken as runs of equal pixels: some ten thousand runs stand for 20 million pixels.
+"""Masks at full size, as runs of equal pixels: some ten thousand runs stand for 20 million pixels.
 
-It is written here because libraries label every pixel: what takes 8 ms by runs on a mask of 20 million pixels takes
-151 ms with OpenCV and 606 ms with scipy.
+Libraries label every pixel: what takes 8 ms by runs on a mask of 20 million pixels takes 151 ms with OpenCV and
+606 ms with scipy.
 """
 
 import struct
@@ -26,12 +26,12 @@ class Runs(NamedTuple):
 
 
 def to_mask(source: Source) -> np.ndarray:
-    """(H, W) bool of a mask in any mode: above 127 of 255, of other ranges (0/1, 16 bits) above half of its top."""
+    """Return (H, W) bool of a mask in any mode: above 127 of 255, of another top (1, 65535) above half of it."""
     return binarize(open_image(source))
 
 
 def runs_of(mask: np.ndarray) -> Runs:
-    """Runs of an (H, W) bool mask."""
+    """Return the runs of an (H, W) bool mask."""
     pixels = mask.ravel()
     is_start = np.empty(pixels.size, bool)
     np.not_equal(pixels[1:], pixels[:-1], out=is_start[1:])
@@ -41,10 +41,10 @@ def runs_of(mask: np.ndarray) -> Runs:
 
 
 def keep_two_lungs(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool: the two largest regions of a mask, their holes filled; an empty mask stays empty.
+    """Return the two largest regions of an (H, W) bool mask, their holes filled; an empty mask stays empty.
 
-    Pixels of a region touch along their sides; of regions of one size the upper one is the larger. What of the
-    background does not reach the border through its sides is a hole.
+    Pixels of a region touch along their sides; of two regions of one size the upper one goes first. A hole is
+    background that does not reach the border along its sides. Takes 8 ms for 20 megapixels (OpenCV 151, scipy 606).
     """
     height, width = mask.shape
     starts, lengths, values = runs = runs_of(mask)
@@ -59,14 +59,14 @@ def keep_two_lungs(mask: np.ndarray) -> np.ndarray:
 
 
 def _are_in(chosen: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """(N,) bool: which numbers of regions are among the chosen; quicker than np.isin, which sorts."""
+    """Return which region numbers (N,) are among the chosen; quicker than np.isin, which sorts."""
     is_chosen = np.zeros(regions.max() + 1, bool)
     is_chosen[chosen] = True
     return is_chosen[regions]
 
 
 def _regions(runs: Runs, width: int) -> np.ndarray:
-    """Number (N,) of the region of each run, counted from the upper left; runs of one value that touch share it."""
+    """Return the region number (N,) of each run, from the upper left; touching runs of one value have one number."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -83,7 +83,7 @@ def _regions(runs: Runs, width: int) -> np.ndarray:
 
 
 def widen(mask: np.ndarray, reach: int) -> np.ndarray:
-    """(H, W) bool: all within `reach` pixels of a mask, along rows and columns (a square, no disc)."""
+    """Return (H, W) bool: all within `reach` pixels of a mask, along rows and columns (a square, no disc)."""
     height, width = mask.shape
     starts, lengths, values = runs_of(mask)
     first, last = starts[values], (starts + lengths)[values]  # (N,), the last excluded
@@ -102,13 +102,13 @@ def widen(mask: np.ndarray, reach: int) -> np.ndarray:
 
 
 def mask_png(mask: np.ndarray) -> bytes:
-    """PNG of 1 bit a pixel of an (H, W) bool mask; a quarter of the time of PIL, which takes each bit for a byte."""
+    """Return the 1-bit PNG of an (H, W) bool mask, in a quarter of PIL's time, which spends a byte on each bit."""
     height, width = mask.shape
     rows = np.pad(np.packbits(mask, axis=1), ((0, 0), (1, 0)))  # each row behind its filter, 0
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b""))
-    parts = (
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 1)), (b"IEND", b""))
+    packed = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)

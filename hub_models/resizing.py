@@ -12,10 +12,10 @@ Fit = Literal["squash", "pad"]
 
 
 def content_box(height: int, width: int, size: int, fit: Fit = "squash") -> tuple[int, int, int, int]:
-    """(top, left, bottom, right), the last two excluded, in pixels of the square of what an X-ray fills there.
+    """Return (top, left, bottom, right), the last two excluded, of what an X-ray fills in the square, in its pixels.
 
-    `squash` fills it all. `pad` keeps the aspect: the longer side fills the square, the shorter is centred, rounded
-    to whole pixels, at least one; an odd bar is the wider one below or to the right.
+    `squash` fills all of it. `pad` keeps the aspect: the longer side fills the square, the shorter one is centred and
+    rounded to at least one whole pixel. Of two uneven bars the wider one lies below or to the right.
 
     Raises:
         ValueError: a side below 1 pixel, or an unknown fit.
@@ -23,7 +23,7 @@ def content_box(height: int, width: int, size: int, fit: Fit = "squash") -> tupl
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
     if min(height, width, size) < 1:
-        raise ValueError(f"an X-ray of {height}x{width} pixels has no place in a square of {size}: pass sides above 0")
+        raise ValueError(f"an X-ray of {height}x{width} pixels does not fit a square of {size}: pass sides above 0")
     if fit == "squash":
         return 0, 0, size, size
     rows, columns = (max(1, round(size * side / max(height, width))) for side in (height, width))
@@ -32,7 +32,7 @@ def content_box(height: int, width: int, size: int, fit: Fit = "squash") -> tupl
 
 
 def resize_gray(gray: Image.Image, size: int, fit: Fit = "squash") -> np.ndarray:
-    """(size, size) uint8 by area average, in its `content_box`, black around it; `gray` as `to_gray` gives it."""
+    """Return the image of `to_gray` as (size, size) uint8: area averages in its `content_box`, black around it."""
     top, left, bottom, right = content_box(gray.height, gray.width, size, fit)
     small = gray.resize((right - left, bottom - top), BOX)
     values = np.asarray(small) if small.mode == "L" else np.asarray(small).round().clip(0, 255).astype(np.uint8)
@@ -40,7 +40,7 @@ def resize_gray(gray: Image.Image, size: int, fit: Fit = "squash") -> np.ndarray
 
 
 def resize_mask(mask: np.ndarray, size: int, fit: Fit = "squash") -> np.ndarray:
-    """(size, size) bool by nearest neighbour of an (H, W) bool mask, in its `content_box`, no lung around it."""
-    top, left, bottom, right = content_box(*mask.shape, size, fit)
+    """Return an (H, W) bool mask as (size, size) bool: nearest neighbours in its `content_box`, no lung around it."""
+    top, left, bottom, right = content_box(mask.shape[0], mask.shape[1], size, fit)
     small = np.asarray(Image.fromarray(mask).resize((right - left, bottom - top), Image.Resampling.NEAREST))
     return np.pad(small, ((top, size - bottom), (left, size - right)))

@@ -13,7 +13,7 @@ from tiny import dicom, dicom_bytes
 from hub_models.decoding import stored_pixels
 from hub_models.dicom import read_dicom, read_header
 
-FILM = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
+XRAY = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
 
 
 def compressed(data: bytes, syntax: str, **options: object) -> bytes:
@@ -66,14 +66,14 @@ LOSSLESS = {
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_lossless_compression_changes_nothing(kind: str, tmp_path: Path) -> None:
-    films = {
-        "12 bits": dicom(FILM),
-        "inverted": dicom(FILM, photometric="MONOCHROME1", WindowCenter=1000, WindowWidth=1500),
-        "16 bits": dicom(FILM * 16 + 7, 16),
-        "8 bits": dicom((FILM // 16).astype(np.uint8), 8),
-        "signed": dicom(FILM.astype(np.int16) - 2048, 12, signed=True),
+    xrays = {
+        "12 bits": dicom(XRAY),
+        "inverted": dicom(XRAY, photometric="MONOCHROME1", WindowCenter=1000, WindowWidth=1500),
+        "16 bits": dicom(XRAY * 16 + 7, 16),
+        "8 bits": dicom((XRAY // 16).astype(np.uint8), 8),
+        "signed": dicom(XRAY.astype(np.int16) - 2048, 12, signed=True),
     }
-    for name, data in films.items():
+    for name, data in xrays.items():
         packed = LOSSLESS[kind](data, tmp_path)
         assert pydicom.dcmread(io.BytesIO(packed)).file_meta.TransferSyntaxUID.is_compressed
         np.testing.assert_array_equal(read_dicom(packed).gray, read_dicom(data).gray, err_msg=name)
@@ -102,31 +102,31 @@ def test_colour_jpeg_is_the_gray_it_shows() -> None:
 
 
 def without(keyword: str) -> bytes:
-    header = pydicom.dcmread(io.BytesIO(dicom(FILM)))
+    header = pydicom.dcmread(io.BytesIO(dicom(XRAY)))
     del header[keyword]
     return dicom_bytes(header)
 
 
 WRONG = {
     "cut in the pixels": (
-        lambda: dicom(FILM)[:-5],
+        lambda: dicom(XRAY)[:-5],
         r"cannot be decoded \(Explicit VR Little Endian, 12 bits\): get a sound copy",
     ),
     "cut in the compressed pixels": (
-        lambda: compressed(dicom(FILM), uid.RLELossless)[:-300],
+        lambda: compressed(dicom(XRAY), uid.RLELossless)[:-300],
         "holds no pixels, or is cut off before them",
     ),
     "damaged compressed pixels": (
-        lambda: framed(b"\xff\x4f\xff\x51 and so on", uid.JPEG2000Lossless, FILM),
+        lambda: framed(b"\xff\x4f\xff\x51 and so on", uid.JPEG2000Lossless, XRAY),
         r"cannot be decoded \(JPEG 2000 .*, 12 bits\): get a sound copy, or save it uncompressed",
     ),
     "no pixels": (lambda: without("PixelData"), "holds no pixels, or is cut off before them"),
-    "film": (
-        lambda: framed(b"film", uid.MPEG2MPML, FILM),
+    "movie": (
+        lambda: framed(b"movie", uid.MPEG2MPML, XRAY),
         "has transfer syntax MPEG2 Main Profile / Main Level, not one of an X-ray: save it uncompressed",
     ),
     "private syntax": (
-        lambda: framed(b"any", "1.2.3.4", FILM),
+        lambda: framed(b"any", "1.2.3.4", XRAY),
         "has transfer syntax a private one, not one of an X-ray",
     ),
 }
@@ -137,12 +137,12 @@ WRONG = {
 def test_what_cannot_be_decoded_ends_in_one_sentence(name: str) -> None:
     make, message = WRONG[name]
     with pytest.raises(ValueError, match=message) as caught:
-        stored_pixels(read_header(make(), pixels=True), "film.dcm")
-    assert "film.dcm" in str(caught.value) and "\n" not in str(caught.value)
+        stored_pixels(read_header(make(), pixels=True), "xray.dcm")
+    assert "xray.dcm" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_missing_plug_in_names_the_syntax_and_the_extra(tmp_path: Path) -> None:
-    data = transcoded(dicom(FILM), gdcm.TransferSyntax.JPEGLosslessProcess14_1, tmp_path)
+    data = transcoded(dicom(XRAY), gdcm.TransferSyntax.JPEGLosslessProcess14_1, tmp_path)
     decoder = pydicom.pixels.get_decoder(uid.JPEGLosslessSV1)
     decoder.remove_plugin("gdcm")
     try:
@@ -150,11 +150,11 @@ def test_missing_plug_in_names_the_syntax_and_the_extra(tmp_path: Path) -> None:
             read_dicom(data)
     finally:
         decoder.add_plugin("gdcm", ("pydicom.pixels.decoders.gdcm", "_decode_frame"))
-    assert read_dicom(data).gray.shape == FILM.shape
+    assert read_dicom(data).gray.shape == XRAY.shape
 
 
 def test_12_bit_jpeg_has_no_free_plug_in(tmp_path: Path) -> None:
-    data = transcoded(dicom(FILM), gdcm.TransferSyntax.JPEGExtendedProcess2_4, tmp_path)
+    data = transcoded(dicom(XRAY), gdcm.TransferSyntax.JPEGExtendedProcess2_4, tmp_path)
     with pytest.raises(ValueError, match=r"cannot be decoded \(JPEG Extended .*, 12 bits\): .* save it uncompressed"):
         read_dicom(data)
 
@@ -182,9 +182,9 @@ def test_frame_of_another_size_than_the_header_says_is_not_decoded(make, syntax:
         read_dicom(framed(make(TALL)[:2] + make(WIDE), syntax, TALL, 8))
 
 
-def test_size_is_judged_before_the_pixels_are_touched() -> None:
+def test_size_is_checked_before_the_pixels_are_touched() -> None:
     """A file that says 4 billion pixels and holds none is refused as too large, not as damaged."""
-    header = pydicom.dcmread(io.BytesIO(framed(b"any", uid.JPEG2000Lossless, FILM)))
+    header = pydicom.dcmread(io.BytesIO(framed(b"any", uid.JPEG2000Lossless, XRAY)))
     header.Rows = header.Columns = 65535
     with pytest.raises(ValueError, match="65535x65535 pixels, more than"):
         read_dicom(dicom_bytes(header))

@@ -11,24 +11,24 @@ from pydicom import uid
 from tiny import SECRET, dicom, dicom_bytes, dicom_with_patient
 
 from chest_xray_masks import MAX_PIXELS
-from hub_models.dicom import TAGS, DicomImage, is_dicom, read_dicom, read_spacing
+from hub_models.dicom import DICOM_TAGS, DicomImage, is_dicom, read_dicom, read_spacing
 from hub_models.flags import Flag
 
-FILM = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
+XRAY = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
 
 
 def test_file_and_bytes_give_the_same_x_ray(tmp_path: Path) -> None:
-    data = dicom(FILM)
-    (tmp_path / "film").write_bytes(data)
-    images = [read_dicom(source) for source in (data, tmp_path / "film", str(tmp_path / "film"))]
+    data = dicom(XRAY)
+    (tmp_path / "xray").write_bytes(data)
+    images = [read_dicom(source) for source in (data, tmp_path / "xray", str(tmp_path / "xray"))]
     for image in images:
         assert isinstance(image, DicomImage) and image.gray.dtype == np.float32
-        np.testing.assert_allclose(image.gray, FILM * (255 / 4095), rtol=1e-5)
+        np.testing.assert_allclose(image.gray, XRAY * (255 / 4095), rtol=1e-5)
         assert image.spacing_mm is None and image.flags == ()
 
 
 def test_dicom_is_known_without_a_suffix() -> None:
-    assert is_dicom(dicom(FILM)[:132])
+    assert is_dicom(dicom(XRAY)[:132])
     assert is_dicom(b"", "a.DCM") and is_dicom(b"x", "b.dicom")
     assert not is_dicom(b"\x89PNG", "a.png") and not is_dicom(b"")
 
@@ -50,13 +50,13 @@ def test_dicom_is_known_without_a_suffix() -> None:
     ],
 )
 def test_spacing(fields: dict[str, object], spacing: tuple[float, float] | None) -> None:
-    data = dicom(FILM, **fields)
+    data = dicom(XRAY, **fields)
     assert read_dicom(data).spacing_mm == read_spacing(data)
     assert read_spacing(data) == (pytest.approx(spacing) if spacing else None)
 
 
 def test_spacing_needs_no_pixels() -> None:
-    assert read_spacing(dicom(FILM, PixelSpacing=[0.2, 0.1])[:-500]) == (0.2, 0.1)
+    assert read_spacing(dicom(XRAY, PixelSpacing=[0.2, 0.1])[:-500]) == (0.2, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_spacing_needs_no_pixels() -> None:
     ],
 )
 def test_flags(fields: dict[str, str], flag: Flag) -> None:
-    assert read_dicom(dicom(FILM, **fields)).flags == (flag.raised(),)
+    assert read_dicom(dicom(XRAY, **fields)).flags == (flag.raised(),)
 
 
 def test_colour_is_flagged_but_not_what_jpeg_does_to_gray() -> None:
@@ -91,36 +91,36 @@ def test_colour_is_flagged_but_not_what_jpeg_does_to_gray() -> None:
 def test_frontal_chest_has_no_flags() -> None:
     fields = {"BodyPartExamined": "CHEST", "ViewPosition": "PA", "PresentationIntentType": "FOR PRESENTATION"}
     for modality in ("CR", "DX", "RG", "SC", "OT", ""):
-        assert read_dicom(dicom(FILM, Modality=modality, BurnedInAnnotation="NO", **fields)).flags == ()
+        assert read_dicom(dicom(XRAY, Modality=modality, BurnedInAnnotation="NO", **fields)).flags == ()
 
 
 @pytest.mark.parametrize("said", [["L", "F"], ["l ", "FR"], None, "", "L", ["", ""], ["R", SECRET], ["R", "F", "F"]])
 @pytest.mark.filterwarnings("ignore:.*Invalid value for VR CS", "ignore:.*value for VR CS")
 def test_usual_orientation_has_no_flags_and_one_that_is_none_neither(said: object) -> None:
-    assert read_dicom(dicom(FILM, PatientOrientation=said)).flags == ()
+    assert read_dicom(dicom(XRAY, PatientOrientation=said)).flags == ()
 
 
 def test_big_endian() -> None:
     header = pydicom.Dataset()
-    header.update(pydicom.dcmread(io.BytesIO(dicom(FILM))))
+    header.update(pydicom.dcmread(io.BytesIO(dicom(XRAY))))
     header.file_meta = pydicom.dataset.FileMetaDataset()
     header.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
-    header.PixelData = FILM.astype(">u2").tobytes()
+    header.PixelData = XRAY.astype(">u2").tobytes()
     table = pydicom.Dataset()
     table.LUTDescriptor = [4096, 0, 16]
     table.add_new("LUTData", "OW", np.arange(4095, -1, -1, dtype=">u2").tobytes())
     header.VOILUTSequence = [table]
-    np.testing.assert_allclose(read_dicom(dicom_bytes(header)).gray, (4095 - FILM) * np.float32(255 / 4095), rtol=1e-5)
+    np.testing.assert_allclose(read_dicom(dicom_bytes(header)).gray, (4095 - XRAY) * np.float32(255 / 4095), rtol=1e-5)
 
 
 def deflated() -> bytes:
-    header = pydicom.dcmread(io.BytesIO(dicom(FILM)))
+    header = pydicom.dcmread(io.BytesIO(dicom(XRAY)))
     header.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
     return dicom_bytes(header)
 
 
 def without(keyword: str) -> bytes:
-    header = pydicom.dcmread(io.BytesIO(dicom(FILM)))
+    header = pydicom.dcmread(io.BytesIO(dicom(XRAY)))
     del header[keyword]
     return dicom_bytes(header)
 
@@ -128,27 +128,27 @@ def without(keyword: str) -> bytes:
 WRONG = {
     "empty": (lambda: b"", "is no DICOM file, or is cut off"),
     "text": (lambda: b"no DICOM" * 100, "is no DICOM file, or is cut off"),
-    "cut in the meta header": (lambda: dicom(FILM)[:200], "is no DICOM file, or is cut off"),
-    "cut in the header": (lambda: dicom(FILM)[:400], "cannot be read|holds no image|is cut off"),
+    "cut in the meta header": (lambda: dicom(XRAY)[:200], "is no DICOM file, or is cut off"),
+    "cut in the header": (lambda: dicom(XRAY)[:400], "cannot be read|holds no image|is cut off"),
     "no rows": (lambda: without("Rows"), "holds no image: pass the file of the X-ray itself"),
     "no bits": (lambda: without("BitsStored"), "the header of .* cannot be read: get a sound copy"),
     "deflated": (deflated, "is deflated as a whole: save it with another transfer syntax"),
-    "CT": (lambda: dicom(FILM, Modality="CT"), "is a CT slice, not a chest X-ray: pass a file of modality CR, DX"),
-    "mammogram": (lambda: dicom(FILM, Modality="MG"), "is a mammogram, not a chest X-ray"),
-    "unknown modality": (lambda: dicom(FILM, Modality="DOE"), "is of another modality, not a chest X-ray"),
-    "palette": (lambda: dicom(FILM, photometric="PALETTE COLOR"), "neither gray, RGB nor YBR .*: save it as MONO"),
-    "two frames": (lambda: dicom(FILM, NumberOfFrames=2, Rows=24), "has 2 frames, an X-ray has one: save the frame"),
+    "CT": (lambda: dicom(XRAY, Modality="CT"), "is a CT slice, not a chest X-ray: pass a file of modality CR, DX"),
+    "mammogram": (lambda: dicom(XRAY, Modality="MG"), "is a mammogram, not a chest X-ray"),
+    "unknown modality": (lambda: dicom(XRAY, Modality="DOE"), "is of another modality, not a chest X-ray"),
+    "palette": (lambda: dicom(XRAY, photometric="PALETTE COLOR"), "neither gray, RGB nor YBR .*: save it as MONO"),
+    "two frames": (lambda: dicom(XRAY, NumberOfFrames=2, Rows=24), "has 2 frames, an X-ray has one: save the frame"),
     "1 bit": (
-        lambda: dicom(FILM, BitsAllocated=1, BitsStored=1),
+        lambda: dicom(XRAY, BitsAllocated=1, BitsStored=1),
         "has values of 1 bits, 1 of them in use",
     ),
-    "32 bits": (lambda: dicom(FILM.astype(np.uint32), 32), "has values of 32 bits, 32 of them in use"),
+    "32 bits": (lambda: dicom(XRAY.astype(np.uint32), 32), "has values of 32 bits, 32 of them in use"),
     "deep colour": (
         lambda: dicom(np.zeros((2, 2, 3), np.uint16), 16, "RGB"),
         "has values of 16 bits, 16 of them in use: save it with 8",
     ),
     "too large": (
-        lambda: dicom(FILM, Rows=20_000, Columns=20_000),
+        lambda: dicom(XRAY, Rows=20_000, Columns=20_000),
         f"has 20000x20000 pixels, more than {MAX_PIXELS}: scale it down",
     ),
 }
@@ -157,8 +157,8 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_read_ends_in_one_sentence(name: str, tmp_path: Path) -> None:
     make, message = WRONG[name]
-    (tmp_path / "film.dcm").write_bytes(make())
-    for source, called in ((make(), "DICOM bytes"), (tmp_path / "film.dcm", "film.dcm")):
+    (tmp_path / "xray.dcm").write_bytes(make())
+    for source, called in ((make(), "DICOM bytes"), (tmp_path / "xray.dcm", "xray.dcm")):
         with pytest.raises(ValueError, match=message) as caught:
             read_dicom(source)
         assert called in str(caught.value) and "\n" not in str(caught.value)
@@ -182,7 +182,7 @@ def test_missing_pydicom_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nothing_of_the_patient_comes_out(edit: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pydicom, which writes the file
-        header = dicom_with_patient(TAGS)
+        header = dicom_with_patient(DICOM_TAGS)
         for keyword, value in edit.items():
             setattr(header, keyword, value)
         data = dicom_bytes(header)
@@ -201,7 +201,7 @@ def test_nothing_of_the_patient_comes_out(edit: dict[str, object], caplog: pytes
 
 def test_damage_never_quotes_the_header(caplog: pytest.LogCaptureFixture) -> None:
     """Lengths that lead into the next element: what reads the wrong bytes must not repeat them."""
-    sound = dicom(FILM, PatientName=SECRET, WindowCenter=100, WindowWidth=50, PixelSpacing=[0.1, 0.1])
+    sound = dicom(XRAY, PatientName=SECRET, WindowCenter=100, WindowWidth=50, PixelSpacing=[0.1, 0.1])
     random, refused = np.random.default_rng(0), 0
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.DEBUG):
         warnings.simplefilter("always")

@@ -9,9 +9,9 @@ import pydicom
 import pytest
 from tiny import SECRET, dicom, dicom_bytes, dicom_with_patient
 
-from hub_models.dicom_seg import TAGS, segmentation
+from hub_models.dicom_seg import REFERENCE_TAGS, segmentation
 
-FILM = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
+XRAY = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
 UIDS = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
 CT, CAPTURE = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7"
 RIGHT, LEFT = np.zeros((2, 48, 36), bool)
@@ -19,9 +19,9 @@ RIGHT[5:40, 3:15] = LEFT[5:40, 20:33] = True  # the patient's right lung is at t
 
 
 def test_lungs_come_back_by_the_side_with_what_they_refer_to(tmp_path: Path) -> None:
-    (tmp_path / "film.dcm").write_bytes(dicom(FILM, **UIDS, FrameOfReferenceUID="1.2.6"))
+    (tmp_path / "xray.dcm").write_bytes(dicom(XRAY, **UIDS, FrameOfReferenceUID="1.2.6"))
     masks = {"Right lung": RIGHT, "Left lung": LEFT}
-    (tmp_path / "lungs.dcm").write_bytes(segmentation(tmp_path / "film.dcm", masks, "segformer-light", "cb90f45"))
+    (tmp_path / "lungs.dcm").write_bytes(segmentation(tmp_path / "xray.dcm", masks, "segformer-light", "cb90f45"))
     found = highdicom.seg.segread(tmp_path / "lungs.dcm")
     assert found.segmentation_type.value == "BINARY"
     assert found.get_source_image_uids() == [("1.2.4", "1.2.5", "1.2.3")]  # study, series, instance
@@ -41,7 +41,7 @@ def test_lungs_come_back_by_the_side_with_what_they_refer_to(tmp_path: Path) -> 
 
 
 def test_one_mask_is_one_lung_segment(tmp_path: Path) -> None:
-    (tmp_path / "lungs.dcm").write_bytes(segmentation(dicom(FILM, **UIDS), RIGHT | LEFT, "m", "1"))
+    (tmp_path / "lungs.dcm").write_bytes(segmentation(dicom(XRAY, **UIDS), RIGHT | LEFT, "m", "1"))
     found = highdicom.seg.segread(tmp_path / "lungs.dcm")
     assert (
         found.number_of_segments == 1 and found.get_segment_description(1).segmented_property_type.value == "39607008"
@@ -53,7 +53,7 @@ def test_one_mask_is_one_lung_segment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", ["7.2", "7.3", "12.1", "12.2"])  # two secondary captures, angiogram, fluoroscopy
 @pytest.mark.parametrize("frames", [{}, {"NumberOfFrames": 1}])
 def test_class_that_may_have_several_frames_is_referred_to(tmp_path: Path, end: str, frames: dict[str, int]) -> None:
-    source = dicom(FILM, **UIDS, **frames, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{end}", FrameOfReferenceUID="1.2.6")
+    source = dicom(XRAY, **UIDS, **frames, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{end}", FrameOfReferenceUID="1.2.6")
     (tmp_path / "lungs.dcm").write_bytes(segmentation(source, RIGHT, "m", "1"))
     found = highdicom.seg.segread(tmp_path / "lungs.dcm")
     (source_image,) = found.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence
@@ -66,13 +66,13 @@ def test_class_that_may_have_several_frames_is_referred_to(tmp_path: Path, end: 
 
 def test_lung_that_was_not_found_takes_no_frame(tmp_path: Path) -> None:
     masks = {"Right lung": RIGHT, "Left lung": np.zeros_like(LEFT)}
-    (tmp_path / "lungs.dcm").write_bytes(segmentation(dicom(FILM, **UIDS), masks, "m", "1"))
+    (tmp_path / "lungs.dcm").write_bytes(segmentation(dicom(XRAY, **UIDS), masks, "m", "1"))
     found = highdicom.seg.segread(tmp_path / "lungs.dcm")
     assert found.number_of_segments == 2 and found.NumberOfFrames == 1
 
 
 def test_loss_of_the_source_is_told(tmp_path: Path) -> None:
-    source = dicom(FILM, **UIDS, LossyImageCompression="01")
+    source = dicom(XRAY, **UIDS, LossyImageCompression="01")
     (tmp_path / "lungs.dcm").write_bytes(segmentation(source, RIGHT, "m", "1"))
     assert pydicom.dcmread(tmp_path / "lungs.dcm").LossyImageCompression == "01"
 
@@ -80,7 +80,7 @@ def test_loss_of_the_source_is_told(tmp_path: Path) -> None:
 def test_nothing_of_the_patient_is_in_it() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pydicom, which writes the file
-        header = dicom_with_patient(TAGS)
+        header = dicom_with_patient(REFERENCE_TAGS)
         header.StudyInstanceUID, header.SeriesInstanceUID = UIDS.values()
         header.FrameOfReferenceUID = SECRET  # no UID: left out
         data = dicom_bytes(header)
@@ -96,12 +96,12 @@ def test_nothing_of_the_patient_is_in_it() -> None:
 
 def test_numbers_of_the_patient_are_not_in_it_either() -> None:
     visit = {"PatientID": "7340211", "PatientBirthDate": "19510317", "StudyDate": "20190228", "PatientAge": "067Y"}
-    written = segmentation(dicom(FILM, **UIDS, **visit), RIGHT, "m", "1")
+    written = segmentation(dicom(XRAY, **UIDS, **visit), RIGHT, "m", "1")
     assert not [value for value in visit.values() if value.encode() in written]
 
 
 def without(keyword: str) -> bytes:
-    header = pydicom.dcmread(io.BytesIO(dicom(FILM, **UIDS)))
+    header = pydicom.dcmread(io.BytesIO(dicom(XRAY, **UIDS)))
     del header[keyword]
     return dicom_bytes(header)
 
@@ -111,16 +111,16 @@ def without(keyword: str) -> bytes:
     [
         (lambda: b"no DICOM" * 100, RIGHT, "DICOM bytes is no DICOM file"),
         (lambda: without("StudyInstanceUID"), RIGHT, "no valid StudyInstanceUID in DICOM bytes: .* get the original"),
-        (lambda: dicom(FILM, **UIDS | {"StudyInstanceUID": SECRET}), RIGHT, "no valid StudyInstanceUID in DICOM byt"),
-        (lambda: dicom(FILM, **UIDS | {"StudyInstanceUID": ["1.2", "1.3"]}), RIGHT, "no valid StudyInstanceUID in D"),
-        (lambda: dicom(FILM, **UIDS, SOPClassUID=CT), RIGHT, "no segmentation can refer to DICOM bytes .*: save"),
-        (lambda: dicom(FILM, **UIDS, SOPClassUID=f"{CAPTURE}.2", NumberOfFrames=2), RIGHT, "Only a single frame"),
+        (lambda: dicom(XRAY, **UIDS | {"StudyInstanceUID": SECRET}), RIGHT, "no valid StudyInstanceUID in DICOM byt"),
+        (lambda: dicom(XRAY, **UIDS | {"StudyInstanceUID": ["1.2", "1.3"]}), RIGHT, "no valid StudyInstanceUID in D"),
+        (lambda: dicom(XRAY, **UIDS, SOPClassUID=CT), RIGHT, "no segmentation can refer to DICOM bytes .*: save"),
+        (lambda: dicom(XRAY, **UIDS, SOPClassUID=f"{CAPTURE}.2", NumberOfFrames=2), RIGHT, "Only a single frame"),
         (lambda: without("Rows"), RIGHT, "the header of DICOM bytes cannot be read"),
-        (lambda: dicom(FILM, **UIDS, SOPClassUID="1.2.3.4"), RIGHT, "is of a class that is not of the standard"),
-        (lambda: dicom(FILM, **UIDS), RIGHT[:9], "Lung is a mask of 9x36 pixels, DICOM bytes 48x36: pass the mask on"),
-        (lambda: dicom(FILM, **UIDS), {"Heart": RIGHT}, "no segment 'Heart': choose of Lung, Left lung, Right lung"),
-        (lambda: dicom(FILM, **UIDS), np.zeros_like(RIGHT), "no lung in the masks of DICOM bytes: there is nothing"),
-        (lambda: dicom(FILM, **UIDS), {}, "no lung in the masks of DICOM bytes"),
+        (lambda: dicom(XRAY, **UIDS, SOPClassUID="1.2.3.4"), RIGHT, "is of a class that is not of the standard"),
+        (lambda: dicom(XRAY, **UIDS), RIGHT[:9], "Lung is a mask of 9x36 pixels, DICOM bytes 48x36: pass the mask on"),
+        (lambda: dicom(XRAY, **UIDS), {"Heart": RIGHT}, "no segment 'Heart': choose of Lung, Left lung, Right lung"),
+        (lambda: dicom(XRAY, **UIDS), np.zeros_like(RIGHT), "no lung in the masks of DICOM bytes: there is nothing"),
+        (lambda: dicom(XRAY, **UIDS), {}, "no lung in the masks of DICOM bytes"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*Invalid value for VR UI")
@@ -131,7 +131,7 @@ def test_what_cannot_be_written(source, masks: object, message: str) -> None:
 
 
 def test_missing_highdicom_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = dicom(FILM, **UIDS)
+    data = dicom(XRAY, **UIDS)
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(ImportError, match=r"DICOM-SEG needs highdicom: pip .*\[dicom\]"):
         segmentation(data, RIGHT, "m", "1")

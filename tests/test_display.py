@@ -175,8 +175,8 @@ def test_padding_is_as_dark_as_the_darkest_real_pixel(fields: dict, is_padding: 
     real = ~np.array(is_padding)
     fields = window(2048, 4096, "LINEAR_EXACT") | fields
     grays = gray_of([0, 1000, 3000, 4095], 12, photometric, **fields)
-    share = np.array([0, 1000, 3000, 4095]) / 4096
-    expected = 255 * (share if photometric == "MONOCHROME2" else 1 - share)
+    fraction = np.array([0, 1000, 3000, 4095]) / 4096
+    expected = 255 * (fraction if photometric == "MONOCHROME2" else 1 - fraction)
     expected[~real] = expected[real].min()
     np.testing.assert_allclose(grays, expected, rtol=1e-5, atol=1e-5)
 

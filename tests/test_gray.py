@@ -244,7 +244,7 @@ def test_damaged_files_raise_nothing_else() -> None:
     assert 100 < refused < 600
 
 
-def test_photograph_of_a_film_is_turned_upright(tmp_path) -> None:
+def test_photograph_of_an_x_ray_is_turned_upright(tmp_path) -> None:
     upright = Image.fromarray(np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[:, None], 16, 1))  # brighter downwards
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()

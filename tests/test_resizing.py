@@ -69,5 +69,5 @@ def test_squash_stays_the_default() -> None:
 def test_unknown_fits_and_sides_are_refused() -> None:
     with pytest.raises(ValueError, match="fit must be one of squash, pad, got 'crop'"):
         resize_gray(Image.new("L", (4, 4)), 2, "crop")
-    with pytest.raises(ValueError, match="0x5 pixels has no place in a square of 8"):
+    with pytest.raises(ValueError, match="0x5 pixels does not fit a square of 8"):
         content_box(0, 5, 8, "pad")

@@ -34,13 +34,13 @@ def test_signs_are_those_of_interpolate(name: str, size: tuple[int, int]) -> Non
     np.testing.assert_array_equal(found, expected.numpy())
 
 
-def test_rounding_is_asked_of_interpolate(monkeypatch) -> None:
+def test_interpolate_decides_where_rounding_could(monkeypatch) -> None:
     # 1 above -1 on 257 rows: at the middle one, number 128, the mix is 0
     small = torch.tensor([[1.0, 1, 1], [-1, -1, -1]])
-    asked = []
-    enlarge = tracing._enlarge
-    monkeypatch.setattr(tracing, "_enlarge", lambda *one: asked.append(one) or enlarge(*one))
+    calls = []
+    upsample = tracing._upsample
+    monkeypatch.setattr(tracing, "_upsample", lambda *one: calls.append(one) or upsample(*one))
     found = is_above_zero(small, 257, PLAIN_SIDE)
-    assert len(asked) > 2  # the rows and the weights are two
+    assert len(calls) > 2  # the rows and the weights are two
     expected = interpolate(small[None, None], (257, PLAIN_SIDE), mode="bilinear")[0, 0] > 0
     np.testing.assert_array_equal(found, expected.numpy())
