@@ -67,7 +67,18 @@ def segmentation(
             raise ValueError(f"{label} is a mask of {shapes}: pass the mask on the X-ray's own pixels")
     if not any(mask.any() for mask in masks.values()):
         raise ValueError(f"no lung in the masks of {name}: there is nothing to write")
-    descriptions, buffer = _described(masks, model, version), io.BytesIO()
+    return _written(reference, masks, _described(masks, model, version), name)
+
+
+def _written(
+    reference: "Dataset", masks: dict[str, np.ndarray], descriptions: "list[SegmentDescription]", name: str
+) -> bytes:
+    """Return the file of a Segmentation.
+
+    Raises:
+        ValueError: no segmentation can refer to the X-ray called `name`.
+    """
+    buffer = io.BytesIO()
     try:
         _segmentation(reference, masks, descriptions).save_as(buffer, enforce_file_format=True)
     except KeyError as error:  # highdicom knows the classes of the standard

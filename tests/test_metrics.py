@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -6,6 +8,7 @@ import torch
 from monai.metrics import DiceMetric, HausdorffDistanceMetric, MeanIoU, SurfaceDistanceMetric
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
+from hub_models import metrics as metrics_package
 from hub_models.metrics import (
     Overlap,
     count_overlap,
@@ -289,3 +292,12 @@ def test_temperature_needs_both_classes() -> None:
     for labels in (np.zeros(3), np.ones(3)):
         with pytest.raises(ValueError, match=r"[03] of 3 labels are 1: fitting a temperature needs both classes"):
             fit_temperature(np.arange(3), labels)
+
+
+def test_import_is_cheap_and_the_old_names_stay() -> None:
+    heavy = "{'datasets', 'evaluate', 'monai', 'scipy', 'sklearn', 'torch', 'PIL'}"
+    code = f"import sys, hub_models.metrics; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    for name in ("lung", "screening", "saliency"):
+        assert getattr(metrics_package, f"{name}_figures") is getattr(metrics_package, f"{name}_metrics")

@@ -1,4 +1,5 @@
 """Metrics of lung masks and of TB probabilities: of one image first, then of a set of images."""
+# ruff: noqa: F401  (the imports are the public names)
 
 from importlib import import_module
 from pathlib import Path
@@ -25,28 +26,6 @@ from hub_models.metrics.segmentation import (
 if TYPE_CHECKING:
     from hub_models.metrics.lung_overlap.lung_overlap import LungOverlap
     from hub_models.metrics.screening.screening import Screening
-
-__all__ = [
-    "DISTANCES",
-    "LungOverlap",
-    "Overlap",
-    "SALIENCY_COLUMNS",
-    "Screening",
-    "TEMPERATURES",
-    "count_overlap",
-    "dice",
-    "evaluate_module",
-    "fit_temperature",
-    "iou",
-    "lung_figures",
-    "lung_metrics",
-    "saliency_figures",
-    "saliency_metrics",
-    "screening_figures",
-    "screening_metrics",
-    "surface_distances",
-    "threshold_for_sensitivity",
-]
 
 # The names up to version 0.1.
 lung_figures, screening_figures, saliency_figures = lung_metrics, screening_metrics, saliency_metrics
