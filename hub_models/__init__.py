@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chest_xray_masks import __version__ as __version__
     from hub_models.config import TrainConfig
+    from hub_models.gray import to_gray
     from hub_models.hub import pull_model, push_model
-    from hub_models.pixels import to_gray, to_mask
+    from hub_models.masks import to_mask
     from hub_models.predict import ChestXrayReader, Prediction
     from hub_models.report import evaluate_run
 
@@ -28,8 +29,8 @@ _MODULES = {
     "evaluate_run": "hub_models.report",
     "pull_model": "hub_models.hub",
     "push_model": "hub_models.hub",
-    "to_gray": "hub_models.pixels",
-    "to_mask": "hub_models.pixels",
+    "to_gray": "hub_models.gray",
+    "to_mask": "hub_models.masks",
     "__version__": "chest_xray_masks",
 }
 
