@@ -38,7 +38,7 @@ SCREEN := --task tb_classification --model resnet-light --from_scratch --batch_s
 # A Hub of the tests, on the loopback address: gone at the end, what was pushed is kept in demo/hub
 HUB := PYTHONPATH=tests $(BIN)/python -m loopback_hub --keep demo/hub --
 
-.PHONY: install demo hub figures test coverage test-slow test-legacy lint types clean
+.PHONY: install demo hub figures docs test coverage test-slow test-legacy lint types clean
 
 install: $(VENV)/.installed
 
@@ -46,7 +46,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[models,app,dicom,tracking,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[models,app,dicom,tracking,docs,test]"
 	touch $@
 
 demo: install
@@ -72,7 +72,7 @@ hub:
 	$(BIN)/python scripts/predict.py --images $(OWNER)/chest_xray_masks --split test --output $(RUNS)/predictions \
 		--segmenter $(OWNER)/chest-xray-lungs --classifier $(OWNER)/chest-xray-tb --overlays
 
-# Every figure of the README but the ratios, with DATA=<folder>: about two hours of one CPU core
+# Every figure of docs/results.md, and not the ratios, with DATA=<folder>: about two hours of one CPU core
 F := demo/figures
 figures: install
 	$(if $(strip $(DATA)),,$(error pass DATA=<folder or zip of the set>))
@@ -98,6 +98,10 @@ figures: install
 	for run in lungs mc-lungs sz-lungs; do for way in "--views 5" --two_lungs; do \
 		$(BIN)/python scripts/evaluate.py --model $(F)/$$run --data_dir "$(SOURCE)" $$way || exit 1; done; done
 	$(BIN)/python scripts/evaluate.py --model $(F)/tb-folds --data_dir "$(SOURCE)" --compare $(F)/tb-folds-image
+
+# The pages of docs/ to build/docs; --strict ends at a broken link, and nothing is fetched
+docs: install
+	$(BIN)/properdocs build --strict --config-file mkdocs.yml
 
 # Two files of tests at a time, each test's programs on a core of their own: threads of two would wait for each other
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

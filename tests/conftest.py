@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
     from playwright.sync_api import Browser
 
-LONGEST = ("test_app.py", "test_readme.py", "test_train.py")
+LONGEST = ("test_app.py", "test_docs.py", "test_train.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from launch import ROOT
 
+import chest_xray_masks as cxm
+
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -25,6 +27,13 @@ def tracked() -> list[str]:
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_citation_is_of_this_version_and_the_papers() -> None:
+    citation = read_yaml("CITATION.cff")
+    assert citation["cff-version"] == "1.2.0" and citation["version"] == cxm.__version__
+    cited = {one["doi"] if "doi" in one else one["url"].rpartition("/")[2] for one in citation["references"]}
+    assert cited == set(re.findall(r"(?:doi|arXiv) (\S+?),?$", cxm.CITATION, re.M)) and len(cited) == 4
 
 
 @pytest.mark.parametrize("path", FORMS, ids=[path.stem for path in FORMS])

@@ -1,8 +1,6 @@
 """The rooms of the project and who may call whom, as the README draws them."""
 
 import ast
-import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -132,20 +130,3 @@ def test_scripts_hold_no_logic() -> None:
         tree = ast.parse(path.read_text())
         assert ast.get_docstring(tree), path
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)], path
-
-
-def test_file_tree_of_the_readme_is_the_files() -> None:
-    tree = re.search(r"```\n(chest_xray_masks\.py .*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    shown, folder = set(), ""
-    for line in tree.splitlines():
-        if match := re.match(r"( *)(\S+)", line):
-            name = match[2]
-            folder = name if name.endswith("/") and not match[1] else folder if match[1] else ""
-            shown.add(name if not match[1] else folder + name)
-    tracked = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
-    )
-    files = {path for path in tracked.stdout.splitlines() if path.endswith(".py") and not path.startswith("tests/")}
-    files = {path for path in files if not path.endswith("__init__.py")}
-    assert files == {path for path in shown if path.endswith(".py")}
-    assert all((ROOT / path).exists() for path in shown)
