@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chest_xray_masks import __version__ as __version__
-    from hub_models.config import TrainConfig
-    from hub_models.gray import to_gray
-    from hub_models.hub import pull_model, push_model
-    from hub_models.masks import to_mask
-    from hub_models.predict import ChestXrayReader, Prediction
-    from hub_models.report import evaluate_run
+    from hub_models.evaluation.evaluate import evaluate_run
+    from hub_models.hub.push import pull_model, push_model
+    from hub_models.imaging.gray import to_gray
+    from hub_models.imaging.masks import to_mask
+    from hub_models.predict.reader import ChestXrayReader, Prediction
+    from hub_models.runs.config import TrainConfig
 
 __all__ = [
     "ChestXrayReader",
@@ -23,14 +23,14 @@ __all__ = [
     "to_mask",
 ]
 _MODULES = {
-    "ChestXrayReader": "hub_models.predict",
-    "Prediction": "hub_models.predict",
-    "TrainConfig": "hub_models.config",
-    "evaluate_run": "hub_models.report",
-    "pull_model": "hub_models.hub",
-    "push_model": "hub_models.hub",
-    "to_gray": "hub_models.gray",
-    "to_mask": "hub_models.masks",
+    "ChestXrayReader": "hub_models.predict.reader",
+    "Prediction": "hub_models.predict.reader",
+    "TrainConfig": "hub_models.runs.config",
+    "evaluate_run": "hub_models.evaluation.evaluate",
+    "pull_model": "hub_models.hub.push",
+    "push_model": "hub_models.hub.push",
+    "to_gray": "hub_models.imaging.gray",
+    "to_mask": "hub_models.imaging.masks",
     "__version__": "chest_xray_masks",
 }
 

@@ -41,7 +41,7 @@ def real_data_dir() -> Path:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of 60 small synthetic X-rays."""
-    from hub_models.phantom import write_phantoms  # the legacy environment lacks scipy
+    from hub_models.dataset.phantoms import write_phantoms  # the legacy environment lacks scipy
 
     return write_phantoms(tmp_path_factory.mktemp("set") / "phantoms", 24, 36, image_size=80, seed=1)
 
@@ -102,10 +102,10 @@ def make_run() -> Callable[..., Path]:
     """What makes a run folder as training leaves it, its weights random: (config, seed, ids of each part) to it."""
     import torch
 
-    from hub_models.architectures import build, processor_for
-    from hub_models.config import TrainConfig
     from hub_models.files import write_json
-    from hub_models.tasks import TASKS, Settings
+    from hub_models.models.architectures import build, processor_for
+    from hub_models.models.tasks import TASKS, Settings
+    from hub_models.runs.config import TrainConfig
 
     def make(config: TrainConfig, seed: int = 3, **ids: Any) -> Path:
         folder, task = Path(config.output_dir), TASKS[config.task]
@@ -128,13 +128,13 @@ def finish() -> Callable[..., Path]:
     """What makes of a run of `make_run` a finished one: tested on its X-rays, as training ends."""
     from accelerate import Accelerator
 
-    from hub_models.cohort import describe, load_cohort
-    from hub_models.config import TrainConfig
-    from hub_models.evaluation import measure
+    from hub_models.evaluation.evaluate import Evaluated, write_report
+    from hub_models.evaluation.measure import measure
     from hub_models.files import write_json
-    from hub_models.predictor import Predictor
-    from hub_models.report import Evaluated, write_report
-    from hub_models.run_folder import DATA_NAME
+    from hub_models.models.trained_model import Predictor
+    from hub_models.runs.config import TrainConfig
+    from hub_models.runs.data import describe, load_cohort
+    from hub_models.runs.run_folder import DATA_NAME
 
     def finish(folder: Path) -> Path:
         config, accelerator, predictor = TrainConfig.load(folder), Accelerator(), Predictor.from_run(folder)
@@ -158,7 +158,7 @@ def finished_run(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Folder of a finished run of a TB model on phantoms, its weights random; copy it to change it."""
-    from hub_models.config import TrainConfig
+    from hub_models.runs.config import TrainConfig
 
     folder = tmp_path_factory.mktemp("trainers_machine") / "tb"
     options = {"model": str(tiny_resnet), "from_scratch": True, "image_size": 32, "keep": "last"}

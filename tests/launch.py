@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from hub_models.config import TrainConfig
-from hub_models.model_commands import COMMANDS, train_config
+from hub_models.cli.model_commands import COMMANDS, train_config
+from hub_models.runs.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 

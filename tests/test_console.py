@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from launch import ROOT, python
 
-from hub_models.console import plain_terminal
+from hub_models.console import counted, plain_terminal
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,11 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, script
     code = caught.value.code
     said = capsys.readouterr().err.strip().splitlines()
     return code if isinstance(code, str) else said[-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [(1, "image", "1 image"), (0, "image", "0 images"), (2, "process", "2 processes"), (1, "process", "1 process")],
+)
+def test_counted(number: int, noun: str, said: str) -> None:
+    assert counted(number, noun) == said

@@ -123,9 +123,9 @@ def test_links_and_pictures_lead_to_files() -> None:
 def test_tables_of_the_docs_say_what_the_code_has() -> None:
     from chest_xray_masks import FEATURES
     from hub_models.cli import COMMANDS
-    from hub_models.config import TrainConfig
-    from hub_models.flags import Flag
-    from hub_models.pipeline import COLUMNS
+    from hub_models.imaging.flags import Flag
+    from hub_models.predict.stream import COLUMNS
+    from hub_models.runs.config import TrainConfig
 
     assert [row[0] for row in rows_of("docs/load.md", "column")] == list(FEATURES)
     assert [tuple(row[:2]) for row in rows_of("docs/predict.md", "column")] == list(COLUMNS.items())

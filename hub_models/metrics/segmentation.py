@@ -63,7 +63,7 @@ def surface_distances(
     """
     from monai.metrics.utils import get_mask_edges, get_surface_distance
 
-    from hub_models.lung_crop import lungs_box
+    from hub_models.imaging.lung_crop import lungs_box
 
     _check_shapes(predicted, reference)
     if np.shape(spacing) != (2,) or not (np.isfinite(spacing).all() and min(spacing) > 0):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loopback_hub.hub import LoopbackHub
 
 PACKAGES = ("huggingface_hub", "datasets", "transformers")
-SLEEPERS = {"huggingface_hub.utils._http", "huggingface_hub.file_download", "hub_models.remote"}
+SLEEPERS = {"huggingface_hub.utils._http", "huggingface_hub.file_download", "hub_models.hub_client.requests"}
 PATIENCE = 0.01  # seconds of a retry's sleep where they are to be short
 
 

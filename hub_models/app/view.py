@@ -1,0 +1,190 @@
+"""What was found on one X-ray, as HTML: on the page and as a report to print; downloads; the models' limits."""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
+
+from hub_models.hub.limits import limits_of
+from hub_models.imaging.masks import mask_png
+from hub_models.imaging.overlays import heat, outline, scaled_gray
+from hub_models.models.tasks import TASKS
+from hub_models.models.trained_model import PREDICTION_VERSION
+from hub_models.predict.reader import Prediction
+from hub_models.runs.run_folder import RunFolder
+
+# the templates escape what a file's name or an error says
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+READING, REPORT = TEMPLATES.get_template("reading.html"), TEMPLATES.get_template("report.html")
+FILES = TEMPLATES.from_string(
+    "<p>Download"
+    '{% for title, name, url in files %} <a href="{{ url }}" download="{{ name }}">{{ title }}</a>{% endfor %}</p>'
+)
+SHARED = "Both models"
+SHOWN = 1024  # pixels of a picture's longer side
+NO_DEVICE = "Research use, not a medical device. No decision about a patient may rest on this page."
+SALIENCY = "What speaks for tuberculosis to the model"
+MEANING = (
+    "The probability is that a radiologist labels the X-ray tuberculosis. The model knows normal X-rays and "
+    "tuberculosis only: any other disease gets a probability of tuberculosis all the same."
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One X-ray with what was found on it.
+
+    Attributes:
+        gray: as `to_gray` gives it; nothing else of a file's header is shown.
+        found: what the models say.
+        saliency: (H, W) float in [0, 1], what speaks for tuberculosis to the TB model; None without one.
+        models: a line for each model, with its name and digest.
+    """
+
+    gray: Image.Image
+    found: Prediction
+    saliency: np.ndarray | None = None
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the page says of a model.
+
+    Attributes:
+        name: the Hub id that it was pulled by, or its folder's name; never a path of the server.
+        digest: of its weights and configs.
+        is_synthetic: whether it was trained on phantoms.
+        limits: sentences in Markdown, as its card holds them.
+    """
+
+    name: str
+    digest: str
+    is_synthetic: bool
+    limits: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: str | Path, folder: Path) -> "Model":
+        """Of a run folder that came from `source`, a Hub id or the folder itself."""
+        name = folder.resolve().name if Path(source).is_dir() else str(source)
+        run = RunFolder.read(folder)
+        scope, known = limits_of(TASKS[run.config.task].kind, run.data)
+        limits = (*(f"Not for: {one}" for one in scope), *known)
+        return cls(name, run.digest[:16], bool(run.data.get("synthetic")), limits)
+
+
+def limits_text(models: Mapping[str, Model]) -> str:
+    """Markdown of the limits of models by their role, what two of them share first."""
+    said = {f"{role}: {model.name}": model.limits for role, model in models.items()}
+    first, *others = said.values()
+    if shared := [limit for limit in first if others and all(limit in other for other in others)]:
+        rest = {name: [one for one in limits if one not in shared] for name, limits in said.items()}
+        said = {SHARED: shared} | rest
+    return "\n\n".join("\n".join([f"#### {name}", *(f"* {one}" for one in limits)]) for name, limits in said.items())
+
+
+def reading_html(reading: Reading) -> str:
+    """Return HTML of a reading: verdict, pictures, flags, measures."""
+    return READING.render(_shown_of(reading))
+
+
+def report_html(reading: Reading, day: date | None = None) -> str:
+    """Return a reading as an HTML document that needs no other file, and prints to one page; `day`: today if None."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    program = f"Read with chest-xray-masks (version {PREDICTION_VERSION} of its predictions), {libraries}."
+    frame = {"day": day or date.today(), "warning": NO_DEVICE, "made_by": (*reading.models, program)}
+    return REPORT.render(_shown_of(reading) | frame)
+
+
+def _shown_of(reading: Reading) -> dict[str, object]:
+    """Return what reading.html shows of a reading."""
+    found = reading.found
+    probability, threshold = _told_apart(found.probability, found.threshold)
+    return {
+        "name": found.name,
+        "found": found,
+        "probability": probability,
+        "threshold": threshold,
+        "pictures": pictures_of(reading),
+        "facts": facts_of(found),
+        "remarks": remarks_on(found),
+        "meaning": () if found.probability is None else (MEANING,),
+    }
+
+
+def _told_apart(probability: float | None, threshold: float | None) -> tuple[str, str]:
+    """Return both with two digits, or with as many more, up to four, as tell them apart; empty where there is none."""
+    if probability is None or threshold is None:
+        return "", ""
+    pairs = [(f"{probability:.{digits}f}", f"{threshold:.{digits}f}") for digits in (2, 3, 4)]
+    return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
+
+
+def facts_of(found: Prediction) -> dict[str, str]:
+    """Return what there is to say of an X-ray and its lungs, by name; sides are the patient's."""
+    facts = {"X-ray": f"{found.width} x {found.height} pixels"}
+    if lungs := found.lungs:
+        for side in ("right", "left"):
+            fraction, area = getattr(lungs, f"{side}_share"), getattr(lungs, f"{side}_mm2")
+            in_cm2 = "" if area is None else f", {area / 100:.0f} cm² on the X-ray"
+            facts[f"{side.capitalize()} lung"] = f"{fraction:.1%} of the image{in_cm2}"
+    return facts
+
+
+def remarks_on(found: Prediction) -> tuple[str, ...]:
+    """Return the flags as sentences, or that there are none; empty without a lung model, which most flags need."""
+    flags = tuple(f"{flag.message[0].upper()}{flag.message[1:]}." for flag in found.flags)
+    return flags or (() if found.mask is None else ("Nothing odd about the lungs was found.",))
+
+
+def problem_html(name: str, problem: str) -> str:
+    """Return HTML that says why a file could not be read."""
+    return READING.render(name=name, problem=problem)
+
+
+def waiting_html(waiting: str = "The reading appears here.") -> str:
+    """Return HTML of the place where a reading will be, with what it waits for."""
+    return READING.render(waiting=waiting)
+
+
+def pictures_of(reading: Reading) -> list[tuple[str, str, str]]:
+    """Return title, data URL and description of each picture of a reading, the first to be shown first."""
+    gray = scaled_gray(reading.gray, SHOWN)
+    pictures = [("X-ray", jpeg(gray), "The X-ray as it came, scaled")]
+    if reading.found.mask is not None:
+        edge = "right" if reading.found.is_mirrored else "left"
+        words = f"The lungs as the model finds them; the patient's right is at the {edge}"
+        pictures.insert(0, ("Lungs", jpeg(outline(gray, reading.found.mask)), words))
+    if reading.saliency is not None:
+        words = f"{SALIENCY}: the brighter, the more; a hint, no proof that it looks at disease"
+        pictures.insert(-1, ("Saliency", jpeg(heat(gray, reading.saliency)), words))
+    return pictures
+
+
+def files_html(reading: Reading) -> str:
+    """Return HTML of links that hold the mask, 1 bit a pixel at the X-ray's own size, and the report."""
+    stem, files = Path(reading.found.name).stem, []
+    if reading.found.mask is not None:
+        files.append(("Mask (PNG)", f"{stem}-lungs.png", data_url(mask_png(reading.found.mask), "image/png")))
+    report = data_url(report_html(reading).encode(), "text/html")
+    files.append(("Report (HTML), printable", f"{stem}-report.html", report))
+    return FILES.render(files=files)
+
+
+def jpeg(picture: Image.Image) -> str:
+    """Data URL of a picture; its colors are kept at full resolution, as an outline is thin."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90, subsampling=0)
+    return data_url(buffer.getvalue(), "image/jpeg")
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """Address that holds the data itself, so that no file has to lie on the server for the browser to fetch."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

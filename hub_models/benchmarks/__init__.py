@@ -1,0 +1,1 @@
+"""Ratios that tell whether the data, training, prediction and start-up are fast."""

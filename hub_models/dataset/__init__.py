@@ -1,0 +1,1 @@
+"""The rows of the set: splits, audit, synthetic X-rays, preprocessing and augmentation."""

@@ -1,0 +1,192 @@
+"""The report of an audit: what can be odd and what to do about it, what is known as odd, and how it is shown."""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+import chest_xray_masks as cxm
+from hub_models.console import counted
+
+PUBLISHED = {  # doi 10.3978/j.issn.2223-4292.2014.11.20; the Shenzhen masks: arXiv 1803.01199
+    "MC": {"images": 138, "normal": 80, "tuberculosis": 58, "masks": 138, "readings": 138},
+    "Shenzhen": {"images": 662, "normal": 326, "tuberculosis": 336, "masks": 566, "readings": 662},
+}
+
+
+class Kind(NamedTuple):
+    """Whether findings of a kind make a copy off, unless they are `KNOWN`, and what to do about them."""
+
+    is_off: bool
+    advice: str
+
+
+KINDS = {
+    "synthetic X-ray": Kind(True, "for trials only: a program drew it"),
+    "X-ray missing": Kind(True, "download the set again, or go on with fewer: results are not those of the whole set"),
+    "not of the published set": Kind(True, "leave out, unless you added it: none of the 800 has this name"),
+    "unreadable file": Kind(True, "download again: the builder refuses it"),
+    "too many pixels": Kind(True, "download again, or scale it down: the builder refuses it"),
+    "blank image": Kind(True, "download again, or leave out"),
+    "image without reading": Kind(True, "download the reading again, or go on: its sex, age and findings are None"),
+    "reading without image": Kind(True, "download the X-ray again, or go on: the reading is not used"),
+    "mask without image": Kind(True, "download the X-ray again, or go on: the mask is not used"),
+    "mask missing": Kind(True, "download the masks again, or go on: such a mask is None"),
+    "one lung of two": Kind(True, "download the mask of the other lung: half a pair is not used"),
+    "mask of another size": Kind(True, "download both again: the builder refuses them"),
+    "mask of gray values": Kind(True, "download again: an X-ray may stand in the mask's place"),
+    "empty mask": Kind(True, "download again, or leave out"),
+    "mask of one part": Kind(True, "view it: harmless where the lungs touch, leave out where one lacks"),
+    "mask of more than two parts": Kind(True, "view it: harmless where a lung is cut in two, else leave out"),
+    "label against reading": Kind(True, "view it: the label is that of the name; leave out if in doubt"),
+    "two labels": Kind(True, "leave out the one that is not of the published set"),
+    "same pixels": Kind(True, "leave out all but one, or download again"),
+    "near-duplicate": Kind(True, "view both: leave out one if they are one X-ray"),
+    "copies differ": Kind(True, "keep one copy: the builder takes the one named last"),
+    "test/ copy of no image": Kind(True, "download again: the X-ray that it repeats lacks"),
+    "test/ copy of another image": Kind(True, "download again: one of two files has a wrong name"),
+    "site absent": Kind(False, "harmless: the two sets are offered apart"),
+    "image without mask": Kind(False, "harmless: its mask is None; 96 of the 800 were published without one"),
+    "lung of odd area": Kind(False, "view it: harmless where the lung is sick; leave out where it is drawn wrong"),
+    "specks in mask": Kind(False, "harmless: stray pixels, each speck below 0.2 % of the image"),
+    "reading lacks a value": Kind(False, "harmless: that value is None"),
+    "may be one patient": Kind(False, "harmless within one split; across two, leave out one"),
+}
+
+# Findings that the published set itself has, by kind and ids, with the reason. Of the 800; the areas of 525 of them.
+KNOWN = {
+    ("mask of more than two parts", ("CHNCXR_0361_1",)): "the edges of its polygon cross",
+    ("lung of odd area", ("CHNCXR_0339_1",)): "drawn large",
+    ("lung of odd area", ("CHNCXR_0513_1",)): "drawn large",
+    ("lung of odd area", ("CHNCXR_0603_1",)): "bilateral tuberculosis",
+    ("lung of odd area", ("CHNCXR_0606_1",)): "bilateral tuberculosis",
+    ("may be one patient", ("MCUCXR_0254_1", "MCUCXR_0255_1")): "readings alike",
+    ("may be one patient", ("MCUCXR_0367_1", "MCUCXR_0369_1")): "readings alike",
+    ("may be one patient", ("MCUCXR_0372_1", "MCUCXR_0375_1")): "readings alike",
+}
+LEGEND = {
+    "off": "not as published: do what its line says before you rely on the copy",
+    "info": "worth knowing; the copy is sound",
+    "known": "so in the published set, too; the copy is sound",
+}
+
+
+class Finding(NamedTuple):
+    """One odd thing: a key of `KINDS`, the ids (config, path) that it is about, and what was seen."""
+
+    kind: str
+    ids: tuple[str, ...]
+    message: str = ""
+
+    @property
+    def known(self) -> str | None:
+        """Why the published set itself has it; None where it has not."""
+        return KNOWN.get((self.kind, self.ids))
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it makes the copy off: neither mere information nor known."""
+        return KINDS[self.kind].is_off and self.known is None
+
+    @property
+    def mark(self) -> str:
+        """Its key in `LEGEND`."""
+        return "off" if self.is_off else "known" if self.known else "info"
+
+
+@dataclass
+class Audit:
+    """What `audit` found; `counts` as in `PUBLISHED`, `modes` and `mask_values` as numbers of files.
+
+    `missing` holds the published ids that lack an image, a mask, a reading, of the sites that the copy has.
+    """
+
+    data_dir: str
+    counts: dict[str, dict[str, int]]
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    synthetic: int = 0  # images that a program drew
+    modes: dict[str, int] = field(default_factory=dict)
+    mask_values: dict[str, int] = field(default_factory=dict)
+    test_copies: int = 0  # those with the pixels of their image
+    second_copies: int = 0  # files beyond the first of their role and id
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether any finding is more than information and not known."""
+        return any(finding.is_off for finding in self.findings)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the copy holds no image at all."""
+        return not self._total("images")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing published of the copy's sites lacks; synthetic X-rays are none of it."""
+        return not (self.is_empty or self.synthetic or any(self.missing.values()))
+
+    def _total(self, what: str) -> int:
+        return sum(row[what] for row in self.counts.values())
+
+    def headline(self) -> str:
+        """Return how much of the published set the copy holds, in one line."""
+        if self.synthetic and self.synthetic == self._total("images"):
+            parts = (counted(self._total(what), what[:-1]) for what in ("masks", "readings"))
+            return ", ".join((counted(self.synthetic, "synthetic X-ray") + " (phantoms)", *parts))
+        configs = [config for config, row in self.counts.items() if any(row.values())]
+        said = []
+        for what, name in (("images", "X-rays"), ("masks", "masks"), ("readings", "readings")):
+            published = sum(PUBLISHED[config][what] for config in configs)
+            present = published - len(self.missing[what])
+            of_all = "" if self.is_complete and what == "readings" else f" of {published}"
+            said.append(f"{present}{of_all} {name}")
+        site = "" if len(configs) != 1 else f" ({cxm.SITES[configs[0]]} alone)"
+        drawn = f"; {counted(self.synthetic, 'synthetic X-ray')} (phantoms) among them" if self.synthetic else ""
+        return f"{'complete: ' if self.is_complete else ''}{', '.join(said)}{site}{drawn}"
+
+    def of_kind(self, kind: str) -> list[Finding]:
+        """Findings of one of `KINDS`."""
+        return [finding for finding in self.findings if finding.kind == kind]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON types, with the published counts, and `is_off` for the whole and per finding."""
+        findings = [
+            found._asdict() | {"ids": list(found.ids), "is_off": found.is_off, "known": found.known}
+            for found in self.findings
+        ]
+        advice = {kind: KINDS[kind].advice for kind in KINDS if self.of_kind(kind)}
+        whole = {"is_off": self.is_off, "is_complete": self.is_complete, "advice": advice, "findings": findings}
+        return vars(self) | {"published": PUBLISHED} | whole
+
+    def table(self) -> Table:
+        """What people read: the counts, then a row per kind of finding; `to_dict` has the whole lists."""
+        verdict = "something is off" if self.is_off else "nothing is off"
+        legend = "\n".join(f"{mark}: {text}" for mark, text in LEGEND.items())
+        title, caption = Text(f"{verdict}: {self.data_dir}"), Text(legend)
+        table = Table("", "what", "files", "details", title=title, caption=caption, caption_justify="left")
+        for config, counts in self.counts.items():
+            shares = [f"{what} {count} of {PUBLISHED[config][what]}" for what, count in counts.items()]
+            table.add_row("", f"{config}, of the published", "", ", ".join(shares))
+        for what, shares in (("modes", self.modes), ("mask values", self.mask_values)):
+            details = ", ".join(f"{name}: {count}" for name, count in shares.items())
+            soft = "\nharmless: of soft edges, above 127 is lung" if "soft edges" in shares else ""
+            table.add_row("", what, str(sum(shares.values())), details + soft)
+        table.add_row("", "test/ copies", str(self.test_copies), "harmless: the pixels of their image, not read")
+        table.add_row("", "second copies", str(self.second_copies), "harmless: not read", end_section=True)
+        for kind, (_, advice) in KINDS.items():
+            for mark in LEGEND:
+                if found := [one for one in self.of_kind(kind) if one.mark == mark]:
+                    style = "bold red" if mark == "off" else ""
+                    details = Text("\n").join([Text(advice, "bold"), Text(_listed(found))])
+                    table.add_row(Text(mark, style), kind, str(len(found)), details)
+        return table
+
+
+def _listed(findings: list[Finding]) -> str:
+    """Findings of one kind, a line each where they have something to say, the first ten."""
+    lines = [" ".join(filter(None, (*one.ids, one.message))) for one in findings]
+    lines = [f"{line} ({one.known})" if one.known else line for line, one in zip(lines, findings, strict=True)]
+    lines[10:] = [f"and {len(lines) - 10} more: see the JSON report"] if len(lines) > 10 else []
+    return ("\n" if any(one.message for one in findings) else ", ").join(lines)

@@ -1,0 +1,1 @@
+"""Test a model: metrics of each image, intervals, charts and pictures."""

@@ -1,0 +1,247 @@
+"""Pictures of X-rays and what a model does: lungs over them, as outlines, its saliency; and all pictures' table."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from hub_models.evaluation.charts import (
+    WORST,
+    draw_distribution,
+    draw_probabilities,
+    draw_reliability,
+    draw_roc,
+    save_picture,
+)
+from hub_models.imaging.gray import to_gray
+from hub_models.imaging.masks import to_mask
+from hub_models.imaging.overlays import HEAT, PREDICTED, TRUE, heat, outline, scaled_gray, tint
+from hub_models.models.saliency import lungs_of, saliency
+from hub_models.models.tasks import TASKS
+from hub_models.models.trained_model import Predictor
+
+SIDE = 480  # pixels of an X-ray's longer side
+HIGH = 2.4  # inches of an X-ray in the pictures
+SHARE = "saliency_in_lungs"
+DICE_RANKS, SHARE_RANKS = ("worst", "median", "best"), ("least in the lungs", "median", "most in the lungs")
+PROBABILITY_RANKS = ("lowest probability", "median", "highest probability")
+Predictors = Callable[[str], Predictor]  # by the id of an X-ray
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One X-ray with its true and predicted masks.
+
+    Attributes:
+        name: id of the X-ray.
+        gray: mode L, SIDE pixels long.
+        true, predicted: (H, W) bool.
+        dice: of the two.
+        rank: why it is shown, such as `Montgomery: worst`.
+    """
+
+    name: str
+    gray: Image.Image
+    true: np.ndarray
+    predicted: np.ndarray
+    dice: float
+    rank: str = ""
+
+
+@dataclass(frozen=True)
+class SaliencyPanel:
+    """One X-ray and its saliency.
+
+    Attributes:
+        name: id of the X-ray.
+        gray: mode L, SIDE pixels long.
+        saliency: (H, W) in [0, 1].
+        lungs: (H, W) bool, or None.
+        text: what stands below.
+        rank: why it is shown.
+    """
+
+    name: str
+    gray: Image.Image
+    saliency: np.ndarray
+    lungs: np.ndarray | None
+    text: str
+    rank: str = ""
+
+
+def draw_overlays(overlays: list[Overlay], path: Path) -> None:
+    """Save a PNG with a column per X-ray: the image, its true mask, the predicted mask, and its Dice below."""
+    columns = [
+        [one.gray.convert("RGB"), tint(one.gray, one.true, TRUE), tint(one.gray, one.predicted, PREDICTED)]
+        for one in overlays
+    ]
+    figure = _grid(columns, [f"{one.rank}\n{one.name}" for one in overlays], ("X-ray", "true mask", "predicted mask"))
+    for axis, one in zip(figure.axes[-len(overlays) :], overlays, strict=True):
+        axis.set_xlabel(f"Dice {one.dice:.3f}", fontsize=10)
+    figure.suptitle("Test X-rays of each site with the lowest, the median and the highest Dice", fontsize=11)
+    save_picture(figure, path)
+
+
+def _grid(columns: list[list[Image.Image]], titles: list[str], lines: tuple[str, ...]) -> Figure:
+    """Return a figure of pictures, as high as each other whatever their aspect, with names above and at the left."""
+    aspects = [column[0].width / column[0].height for column in columns]
+    size = (HIGH * sum(aspects) + 0.2 * len(columns) + 0.6, (HIGH + 0.1) * len(lines) + 1.2)
+    figure = Figure(figsize=size, layout="compressed")
+    axes = figure.subplots(len(lines), len(columns), squeeze=False, width_ratios=aspects)
+    for line, column, title in zip(axes.T, columns, titles, strict=True):
+        line[0].set_title(title, fontsize=8)
+        for axis, picture in zip(line, column, strict=True):
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+    for axis, text in zip(axes[:, 0], lines, strict=True):
+        axis.set_ylabel(text, fontsize=10)
+    return figure
+
+
+def worst_median_best(
+    per_image: Rows, metric: str, ranks: tuple[str, str, str] = DICE_RANKS
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return up to three images of each site, with their site and rank: lowest, middle and highest of a metric."""
+    chosen = []
+    for site, ranked in _ranked(per_image, metric).items():
+        last, (lowest, middle, highest) = len(ranked) - 1, ranks
+        places = {len(ranked) // 2: middle} | {last: highest} | {0: lowest} if last else {0: "only X-ray"}
+        chosen += [(f"{site}: {places[index]}", ranked[index]) for index in sorted(places)]
+    return chosen
+
+
+def worst_and_median(per_image: Rows, figure: str) -> dict[str, Rows]:
+    """Up to five images of each site: the four with the lowest figure, then the one with the middle."""
+    return {
+        site: [ranked[index] for index in sorted({*range(min(WORST - 1, len(ranked))), len(ranked) // 2})]
+        for site, ranked in _ranked(per_image, figure).items()
+    }
+
+
+def _ranked(per_image: Rows, metric: str) -> dict[str, Rows]:
+    """Return the images of each site, those with the lowest value of a metric first."""
+    ranked = sorted(per_image, key=lambda row: (row["site"], row[metric], row["id"]))
+    return {site: [row for row in ranked if row["site"] == site] for site in sorted({row["site"] for row in ranked})}
+
+
+def _rows_of(
+    chosen: list[tuple[str, dict[str, Any]]], rows: datasets.Dataset
+) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield the rank of each of the chosen per-image rows, the row, and its original row."""
+    index_of = {id: index for index, id in enumerate(rows["id"])}
+    for rank, result in chosen:
+        yield rank, result, rows[index_of[result["id"]]]
+
+
+def _compare(chosen: list[tuple[str, dict[str, Any]]], rows: datasets.Dataset, predictor: Predictors) -> list[Overlay]:
+    return [
+        Overlay(
+            result["id"],
+            scaled_gray(to_gray(row["image"]), SIDE),
+            to_mask(row["mask"]),
+            predictor(row["id"])(row["image"]),
+            result["dice"],
+            rank,
+        )
+        for rank, result, row in _rows_of(chosen, rows)
+    ]
+
+
+def _overlays(per_image: Rows, rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+    draw_overlays(_compare(worst_median_best(per_image, "dice"), rows, predictor), path)
+
+
+def _outlines(per_image: Rows, rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+    chosen = worst_and_median(per_image, "dice")
+    sites = {site: _compare([(site, one) for one in own], rows, predictor) for site, own in chosen.items()}
+    draw_outlines(sites, path)
+
+
+def _saliency(per_image: Rows, rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+    """Each site's X-rays with the lowest, middle and highest share in the lungs; none of a model without saliency."""
+    if SHARE not in per_image[0]:
+        return
+    known = [row for row in per_image if not np.isnan(row.get(SHARE, nan))]
+    by = (known, SHARE, SHARE_RANKS) if known else (per_image, "probability", PROBABILITY_RANKS)
+    labels, panels = TASKS["tb_classification"].labels, []
+    for rank, result, row in _rows_of(worst_median_best(*by), rows):
+        mask, lungs = None if row["mask"] is None else to_mask(row["mask"]), lungs_of(row)
+        salient = saliency(predictor(row["id"]), row["image"], mask)
+        text = f"{labels[row['label']]}, probability {result['probability']:.3f}"
+        if lungs is not None:
+            text += f"\n{result[SHARE]:.0%} of it in the lungs,\nwhich are {result['lungs_share']:.0%} of the input"
+        panels.append(
+            SaliencyPanel(result["id"], scaled_gray(to_gray(row["image"]), SIDE), salient, lungs, text, rank)
+        )
+    draw_saliency(panels, path)
+
+
+def draw_saliency(panels: list[SaliencyPanel], path: Path) -> None:
+    """Save a PNG with a column per X-ray: the image, and the image under its saliency; the lungs outlined on both."""
+    columns = []
+    for one in panels:
+        pictures = [one.gray.convert("RGB"), heat(one.gray, one.saliency)]
+        columns.append(pictures if one.lungs is None else [outline(two, one.lungs, TRUE) for two in pictures])
+    titles = [f"{one.rank}\n{one.name}" for one in panels]
+    figure = _grid(columns, titles, ("X-ray", "saliency"))
+    below = figure.axes[-len(panels) :]
+    for axis, one in zip(below, panels, strict=True):
+        axis.set_xlabel(one.text, fontsize=8)
+    figure.colorbar(ScalarMappable(cmap=HEAT), ax=below, pad=0.01, ticks=[0, 0.5, 1], label="speaks for tuberculosis")
+    title = "What speaks for tuberculosis to the model, on test X-rays of each site"
+    figure.suptitle(f"{title}; the lungs outlined" if any(one.lungs is not None for one in panels) else title)
+    save_picture(figure, path)
+
+
+def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
+    """Save a PNG with a row per site: the outlines of true and predicted masks on white, not a pixel of an X-ray.
+
+    What only one of the two masks holds is tinted in its color.
+    """
+    columns = max(len(overlays) for overlays in sites.values())
+    figure = Figure(figsize=(2.1 * columns + 0.4, 3 * len(sites) + 0.5), layout="constrained")
+    grid = figure.subplots(len(sites), columns, squeeze=False)
+    for line, (site, overlays) in zip(grid, sites.items(), strict=True):
+        line[0].set_ylabel(site, fontsize=10)
+        for axis in line[len(overlays) :]:
+            axis.axis("off")
+        for axis, one in zip(line, overlays, strict=False):
+            picture = Image.new("RGB", one.gray.size, "white")
+            for only, color in ((one.true & ~one.predicted, TRUE), (one.predicted & ~one.true, PREDICTED)):
+                picture = tint(picture, only, color)
+            for mask, color in ((one.true, TRUE), (one.predicted, PREDICTED)):
+                picture = outline(picture, mask, color)
+            axis.imshow(picture)
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(one.name, fontsize=8)
+            axis.set_xlabel(f"Dice {one.dice:.3f}", fontsize=9)
+    figure.suptitle("Each site's worst test images by Dice, and at the right its median", fontsize=11)
+    handles = [Patch(facecolor=np.divide(color, 255)) for color in (TRUE, PREDICTED)]
+    names = ("reference mask", "model's mask")
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    save_picture(figure, path)
+
+
+# The pictures of each task by file name: (per-image rows, original rows, what predicts a row by its id, path).
+PICTURES: dict[str, dict[str, Callable[[Rows, datasets.Dataset, Predictors, Path], None]]] = {
+    "lung_segmentation": {
+        "overlays.png": _overlays,
+        "outlines.png": _outlines,
+        "dice.png": lambda per_image, rows, predictor, path: draw_distribution(per_image, path),
+    },
+    "tb_classification": {
+        "roc.png": lambda per_image, rows, predictor, path: draw_roc(per_image, path),
+        "reliability.png": lambda per_image, rows, predictor, path: draw_reliability(per_image, path),
+        "probabilities.png": lambda per_image, rows, predictor, path: draw_probabilities(per_image, path),
+        "saliency.png": _saliency,
+    },
+}

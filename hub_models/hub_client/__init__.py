@@ -1,0 +1,1 @@
+"""Talk to the Hub: requests with retries, repositories, verified downloads of models."""

@@ -1,0 +1,145 @@
+"""Models from the Hub or from this machine as run folders: data only, never code, each file checked by its digest."""
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, RepoFile
+from huggingface_hub.errors import RevisionResolutionError
+
+from hub_models.hub_client.repository import digests_of
+from hub_models.hub_client.requests import plain_errors, retried
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_KEY = "chest_xray_masks"  # in config.json: how the model is to be used, and that it is of this project
+CONFIGS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json")
+RUN_PARTS = (*CONFIGS, "model.safetensors")
+SMALL_FILES = ("*.json", "*.md", "*.yaml", "*.csv", "*.png")
+WANTED = (*SMALL_FILES, "*.safetensors")  # no pickle and no program among them
+NESTED = "processor_config.json"  # from which transformers takes an image processor, where it is there
+CODE_FIELDS = ("auto_map", "custom_pipelines")  # fields by which a config names code to be run
+
+
+def pull_model(
+    repo_id: str, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """Download a model from the Hub and return its run folder in the cache; each file has the digest of the Hub.
+
+    `revision` is a branch (main by default), a tag or a commit; it is looked up once, all files are of that commit.
+    Without network, or with the Hub down, the copy in the cache is used, and checked all the same.
+
+    Raises:
+        FileNotFoundError: no such repository or revision, or it is private.
+        PermissionError: the model is gated, or the token is not valid.
+        ConnectionError: no answer, and the cache does not hold all files.
+        OSError: the disk is full.
+        ValueError: it is no model of this project, it names code to be run, or a file came damaged. A damaged file is
+            removed from the cache, so the next call downloads it again.
+    """
+    api, subject = HfApi(token=token), f"model {repo_id}"
+    with plain_errors("downloading", subject, token):
+        commit = retried(_resolved, api, repo_id, revision, cache_dir, secret=token)
+        download = partial(api.snapshot_download, repo_id, revision=commit, cache_dir=cache_dir)
+        folder = Path(retried(download, allow_patterns=list(SMALL_FILES), secret=token))
+        digests = retried(_digests, api, repo_id, folder, secret=token)
+    _check(folder, digests, repo_id)
+    _refuse(folder, repo_id, [name for name in CONFIGS if name not in digests])
+    with plain_errors("downloading", subject, token):
+        retried(download, allow_patterns=list(WANTED), secret=token)
+        digests = retried(_digests, api, repo_id, folder, secret=token)
+    _refuse(folder, repo_id, [name for name in RUN_PARTS if name not in digests])
+    _check(folder, digests, repo_id)
+    return folder
+
+
+def _resolved(api: HfApi, repo_id: str, revision: str | None, cache_dir: str | Path | None) -> str:
+    """Return the commit that a revision stands for, by the Hub or, without it, by its last answer in the cache."""
+    try:
+        return api.resolve_revision(repo_id, revision=revision, cache_dir=cache_dir).resolved
+    except RevisionResolutionError as error:  # not one of the Hub's other errors, though one of them caused it
+        raise error.__cause__ or error from None
+
+
+def _digests(api: HfApi, repo_id: str, folder: Path) -> dict[str, str]:
+    """Return the Hub's digest, SHA-256 or git's own, of each file of a snapshot.
+
+    In the cache, links lead to blobs that are named by their digest. Without links the Hub gives the digests.
+
+    Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    files = [path for path in folder.rglob("*") if path.is_file() and any(fnmatch(path.name, one) for one in WANTED)]
+    names = {path: path.relative_to(folder).as_posix() for path in files}
+    if linked := {names[path]: path.readlink().name for path in files if path.is_symlink()}:
+        return linked  # any other file there is not the Hub's
+    tree = api.list_repo_tree(repo_id, recursive=True, revision=folder.name)
+    there = {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in tree if isinstance(one, RepoFile)}
+    return {name: there[name] for name in names.values() if name in there}
+
+
+def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
+    """Raise ValueError where a file has another digest than the Hub's, and remove it from the cache."""
+    for name, digest in digests.items():
+        if digest not in digests_of(folder / name):
+            for path in list(_links(folder / name)):
+                path.unlink()
+            raise ValueError(f"{name} of {repo_id} came damaged and was removed: run the same again to download it")
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """Yield a file of the cache: each link, then the file that holds the bytes."""
+    while path.is_symlink():
+        yield path
+        path = path.parent / path.readlink()
+    yield path
+
+
+def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
+    """Raise ValueError where the folder is no model of this project, or names code to be run."""
+    if missing:
+        raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that scripts/push.py sent")
+    if (folder / NESTED).is_file():
+        raise ValueError(f"{NESTED} of {repo_id} would be read in place of {CONFIGS[-1]}: pass another model")
+    for name in ("config.json", "preprocessor_config.json"):
+        try:
+            values = json.loads((folder / name).read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{name} of {repo_id} is no JSON ({error}): pass another model") from error
+        if named := [key for key in CODE_FIELDS if key in _keys(values)]:
+            raise ValueError(f"{name} of {repo_id} wants code of its own to be run ({named[0]}): it is not used")
+        if name == "config.json" and not (isinstance(values, dict) and SETTINGS_KEY in values):
+            raise ValueError(f"{name} of {repo_id} has no {SETTINGS_KEY}: pass a model that scripts/push.py sent")
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Yield the keys of a JSON value's objects, at any depth."""
+    if isinstance(value, dict):
+        yield from value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys(one)
+
+
+def local_run(source: str | Path, revision: str | None = None) -> Path:
+    """Return the run folder of a model: an existing folder itself, or the download of a Hub id (`pull_model`).
+
+    Raises:
+        FileNotFoundError, ConnectionError: `source` is neither, or cannot be downloaded.
+        PermissionError, OSError, ValueError: as `pull_model`.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
+        raise FileNotFoundError(f"no folder {source}, and no Hub id: pass a run folder, or <owner>/<name> on the Hub")
+    logger.info("no folder %s here: looking for it on the Hub", source)
+    try:
+        if Path(source).parent.is_dir():  # more likely a typo than a Hub id: one question, without waits
+            with plain_errors("looking up", f"model {source}"):
+                _resolved(HfApi(), str(source), revision, None)
+        return pull_model(str(source), revision)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise type(error)(f"no folder {source} here, and {error}") from error

@@ -1,0 +1,170 @@
+"""Lung masks as DICOM Segmentations that refer to their X-ray and hold nothing else of its header."""
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chest_xray_masks import reason
+from hub_models.imaging.dicom import name_of, read_header, said
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom import Dataset
+
+# Labels of segments and their codes in SNOMED CT.
+SEGMENTS = {"Lung": "39607008", "Left lung": "44029006", "Right lung": "3341006"}
+UIDS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+REFERENCE_TAGS = [*UIDS, "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "LossyImageCompression"]
+# Elements that the standard demands, if only empty.
+BLANK = [
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+]
+
+
+def segmentation(
+    source: bytes | str | Path, masks: np.ndarray | Mapping[str, np.ndarray], model: str, version: str
+) -> bytes:
+    """Return the bytes of a binary DICOM Segmentation that holds the lungs.
+
+    The file keeps what refers to the X-ray: the unique identifiers (UIDs) of its study, series, class, instance and
+    frame of reference, its height and width, and whether it was compressed with loss. Names, dates, numbers and all
+    else of the patient, the visit and the hospital stay blank, so an archive that files by patient must be told the
+    patient. A UID is no name, but whoever holds the X-ray finds it by its UID. The time of writing is in the file.
+
+    Args:
+        source: the DICOM file of the X-ray, or its bytes.
+        masks: (H, W) bool lungs on its pixels, or some by their label in `SEGMENTS`; left and right are the patient's.
+        model: name of the model that found them.
+        version: version of the model, such as a commit.
+
+    Raises:
+        FileNotFoundError: the X-ray does not exist.
+        ImportError: highdicom is missing.
+        ValueError: the X-ray is no DICOM, lacks an identifier or is of a class that cannot be referred to, a mask is
+            not as large as it, a label is unknown, or there is no lung in any mask.
+
+    Source: DICOM PS3.3 A.51 (segmentation), PS3.16 CID 7151 (segmented property types).
+    """
+    name = name_of(source)
+    reference = _reference(read_header(source, REFERENCE_TAGS), name)
+    masks = dict(masks) if isinstance(masks, Mapping) else {"Lung": masks}
+    if unknown := [label for label in masks if label not in SEGMENTS]:
+        raise ValueError(f"no segment {unknown[0]!r}: choose of {', '.join(SEGMENTS)}")
+    for label, mask in masks.items():
+        if mask.shape != (reference.Rows, reference.Columns):
+            shapes = f"{'x'.join(map(str, mask.shape))} pixels, {name} {reference.Rows}x{reference.Columns}"
+            raise ValueError(f"{label} is a mask of {shapes}: pass the mask on the X-ray's own pixels")
+    if not any(mask.any() for mask in masks.values()):
+        raise ValueError(f"no lung in the masks of {name}: there is nothing to write")
+    return _written(reference, masks, _described(masks, model, version), name)
+
+
+def _written(
+    reference: "Dataset", masks: dict[str, np.ndarray], descriptions: "list[SegmentDescription]", name: str
+) -> bytes:
+    """Return the file of a Segmentation.
+
+    Raises:
+        ValueError: no segmentation can refer to the X-ray called `name`.
+    """
+    buffer = io.BytesIO()
+    try:
+        _segmentation(reference, masks, descriptions).save_as(buffer, enforce_file_format=True)
+    except KeyError as error:  # highdicom knows the classes of the standard
+        raise ValueError(f"{name} is of a class that is not of the standard: save it as CR or DX") from error
+    except Exception as error:  # raised where the X-ray lacks what its class needs
+        raise ValueError(f"no segmentation can refer to {name} ({reason(error)}): save it as CR or DX") from error
+    return buffer.getvalue()
+
+
+def _reference(header: "Dataset", name: str) -> "Dataset":
+    """Return a new header that refers to the X-ray and is blank elsewhere, so nothing else is copied unnoticed.
+
+    Raises:
+        ValueError: the X-ray lacks an identifier.
+    """
+    from pydicom import Dataset
+    from pydicom.uid import UID
+
+    reference, shared = Dataset(), Dataset()
+    # highdicom needs these, and the number of frames, for a class that may have several
+    shared.PixelMeasuresSequence, reference.SharedFunctionalGroupsSequence = [Dataset()], [shared]
+    for keyword in BLANK:
+        setattr(reference, keyword, "")
+    with said(f"the header of {name} cannot be read: get a sound copy"):
+        reference.Rows, reference.Columns = int(header.Rows), int(header.Columns)
+        reference.NumberOfFrames = int(header.get("NumberOfFrames") or 1)
+        uids = {keyword: UID(str(header.get(keyword))) for keyword in (*UIDS, "FrameOfReferenceUID")}
+        if header.get("LossyImageCompression") == "01":
+            reference.LossyImageCompression = "01"
+    for keyword, uid in uids.items():
+        if uid.is_valid:  # an invalid one could be any text
+            setattr(reference, keyword, uid)
+        elif keyword in UIDS:
+            raise ValueError(f"no valid {keyword} in {name}: a segmentation cannot refer to it, get the original file")
+    return reference
+
+
+def _described(labels: Iterable[str], model: str, version: str) -> "list[SegmentDescription]":
+    """Return the description of each segment: what it is, and which model found it.
+
+    Raises:
+        ImportError: highdicom is missing.
+    """
+    try:
+        from highdicom import AlgorithmIdentificationSequence
+    except ImportError as error:
+        raise ImportError("DICOM-SEG needs highdicom: pip install 'chest-xray-masks[dicom]'") from error
+    from highdicom.seg import SegmentDescription
+    from highdicom.sr import CodedConcept
+    from pydicom.sr.codedict import codes
+
+    algorithm = AlgorithmIdentificationSequence(model, codes.cid7162.ArtificialIntelligence, version)
+    structure = codes.cid7150.AnatomicalStructure
+    return [
+        SegmentDescription(
+            number, label, structure, CodedConcept(SEGMENTS[label], "SCT", label), "AUTOMATIC", algorithm
+        )
+        for number, label in enumerate(labels, 1)
+    ]
+
+
+def _segmentation(
+    reference: "Dataset", masks: dict[str, np.ndarray], descriptions: "list[SegmentDescription]"
+) -> "Segmentation":
+    """Return the Segmentation, with one frame for each mask that is not empty."""
+    from highdicom import UID
+    from highdicom.seg import Segmentation
+
+    algorithm = descriptions[0].algorithm_identification
+    assert algorithm is not None, "_described sets it"
+    found = Segmentation(
+        [reference],
+        np.stack([mask.astype(bool).astype(np.uint8) for mask in masks.values()], -1)[None],  # (1, H, W, segments)
+        "BINARY",
+        descriptions,
+        series_instance_uid=UID(),
+        series_number=1,
+        sop_instance_uid=UID(),
+        instance_number=1,
+        manufacturer="chest-xray-masks",
+        manufacturer_model_name=algorithm.name,
+        software_versions=algorithm.version,
+        device_serial_number="none",
+        content_label="LUNGS",
+        content_description="Research use, not a medical device",
+    )
+    found.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)  # empty, see `_reference`
+    found.PatientIdentityRemoved, found.DeidentificationMethod = "YES", "All but the UIDs of the X-ray left out"
+    return found

@@ -1,0 +1,120 @@
+"""Any X-ray to gray with its full range kept, and what an X-ray says of itself: spacing, flags, colour."""
+
+import io
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from hub_models.imaging.dicom import read_dicom, read_spacing
+from hub_models.imaging.flags import RaisedFlag
+from hub_models.imaging.resizing import BOX
+from hub_models.imaging.source import Source, is_dicom_source, open_image
+from hub_models.imaging.windowing import BIT_DEPTHS, full_scale
+
+SYNTHETIC = ("Warning", "synthetic, not an X-ray of a patient")  # keyword and text in the PNG of a phantom
+
+
+class DecodedXray(NamedTuple):
+    """An X-ray, decoded once.
+
+    Attributes:
+        gray: the image that `to_gray` returns.
+        spacing_mm: (row, column) distance of the pixels' centres, of DICOM only; None where it is not known.
+        flags: reasons not to trust a model on it, from a DICOM header.
+        chroma: the value of `chroma`; 0 of DICOM, which has a flag for colour.
+    """
+
+    gray: Image.Image
+    spacing_mm: tuple[float, float] | None = None
+    flags: tuple[RaisedFlag, ...] = ()
+    chroma: float = 0.0
+
+
+def read_xray(source: Source) -> DecodedXray:
+    """Read an X-ray in any form: a file, its bytes, a PIL image or an array; see `to_gray`.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `open_image`, or its values are not finite.
+    """
+    if not is_dicom_source(source):
+        image = open_image(source)
+        return DecodedXray(_gray(image), chroma=chroma(image))
+    found = read_dicom(source)
+    return DecodedXray(Image.fromarray(found.gray), found.spacing_mm, found.flags)
+
+
+def spacing_mm(source: Source) -> tuple[float, float] | None:
+    """Return the (row, column) pixel spacing of a DICOM file in mm, without decoding its pixels; else None.
+
+    The resolution in a PNG or a JPEG is that of a print or a screen, and ignored.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `read_xray`, but for the pixels.
+    """
+    return read_spacing(source) if is_dicom_source(source) else None
+
+
+def to_gray(source: Source) -> Image.Image:
+    """Return the gray image with its full range kept: mode `L` from 8-bit sources, else mode `F` in [0, 255].
+
+    Palette and colour images become luminance (R=G=B keeps its value); alpha is dropped. Integers deeper than 8 bits
+    are scaled by the smallest of 8, 10, 12, 14 or 16 bits that holds their maximum (12-bit values in a 16-bit file by
+    4095), floats from their minimum to their maximum. A constant float image is 0 everywhere. DICOM comes in mode `F`,
+    as `hub_models.imaging.windowing` shows it: by its own window, never scaled by its maximum too.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `read_xray`.
+    """
+    return Image.fromarray(read_dicom(source).gray) if is_dicom_source(source) else _gray(open_image(source))
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    """Return the gray of a PIL image, as `to_gray`.
+
+    Raises:
+        ValueError: a value is not finite, or the mode has no gray.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        try:
+            return image.convert("L")
+        except ValueError as error:
+            raise ValueError(f"an image of mode {image.mode} cannot be made gray: save it as RGB") from error
+    values = np.asarray(image).astype(np.float32)  # (H, W)
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(high - low):
+        raise ValueError("an image holds values that are not finite: replace them by numbers")
+    if image.mode == "F" or low < 0 or high >= 2 ** BIT_DEPTHS[-1]:
+        scale = (high - low) or 1.0
+    else:
+        low, scale = 0.0, full_scale(high)
+    return Image.fromarray((values - low) * np.float32(255 / scale))
+
+
+def synthetic_mark() -> PngInfo:
+    """Return the PNG text that marks an image as synthetic wherever the file goes."""
+    mark = PngInfo()
+    mark.add_text(*SYNTHETIC)
+    return mark
+
+
+def is_synthetic(png: bytes) -> bool:
+    """Return whether an image carries the mark of `synthetic_mark`; its pixels are not decoded."""
+    with Image.open(io.BytesIO(png)) as image:
+        return image.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
+
+
+def chroma(source: Source) -> float:
+    """Return the mean over the image of the largest less the smallest of red, green and blue, in [0, 255]; 0 of gray.
+
+    Colours are first averaged over a 64th of the sides, which removes the noise of gray saved as colour JPEG.
+    """
+    image = open_image(source)
+    if image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I"):
+        return 0.0
+    if image.mode == "P" and not np.ptp(np.reshape(image.getpalette() or [], (-1, 3)), axis=1).any():
+        return 0.0
+    colours = np.asarray(image.convert("RGB").resize((64, 64), BOX), np.int16)  # (64, 64, 3)
+    return float(np.ptp(colours, axis=2).mean())

@@ -1,0 +1,121 @@
+"""Files, bytes and arrays to PIL images; anything else is refused in one sentence."""
+
+import io
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, TypeGuard
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from chest_xray_masks import MAX_PIXELS, TooManyPixelsError, reason
+from hub_models.imaging.dicom import is_dicom, read_dicom
+from hub_models.imaging.windowing import BIT_DEPTHS, luminance
+
+# Of X-rays. Pillow reads more formats, but starts other programs for some of them (EPS).
+FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
+CAMERA_FORMATS = ("JPEG", "MPO")  # a phone's photograph of an X-ray: upright by its EXIF, in MPO beside previews
+
+Source = Image.Image | str | Path | bytes | np.ndarray
+
+
+def open_image(source: Source) -> Image.Image:
+    """Return the PIL image of a file, its bytes, an array or an image; DICOM as 16-bit gray, as displayed.
+
+    A JPEG file, perhaps a phone's photograph, is turned by its EXIF. A decoded image stays as it is.
+    Arrays are (H, W), or (H, W, 3) in colour: bool, integers or floats.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ImportError: the file is DICOM, and pydicom or the plug-in for its compression is missing.
+        ValueError: the source cannot be decoded, or holds more than `MAX_PIXELS` or several pictures.
+    """
+    if isinstance(source, np.ndarray):
+        return _of_array(source)
+    if is_dicom_source(source):
+        return Image.fromarray((read_dicom(source).gray * 257).round().astype(np.uint16))
+    if isinstance(source, Image.Image):
+        return _loaded(source, "the image")
+    if isinstance(source, bytes):
+        return _decoded(io.BytesIO(source), "image bytes")
+    with Path(source).open("rb") as file:
+        return _decoded(file, str(source))
+
+
+def is_dicom_source(source: Source) -> TypeGuard[str | Path | bytes]:
+    """Return whether a file or its bytes are DICOM.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the source is a folder, or empty.
+    """
+    if isinstance(source, Image.Image | np.ndarray):
+        return False
+    if isinstance(source, bytes):
+        head, name = source[:132], ""
+    else:
+        name = str(source)
+        if Path(source).is_dir():
+            raise ValueError(f"{source} is a folder: pass the file of one X-ray")
+        with Path(source).open("rb") as file:
+            head = file.read(132)
+    if not head:
+        raise ValueError(f"{name or 'image bytes'} cannot be decoded, being empty: pass a sound file")
+    return is_dicom(head, name)
+
+
+def _decoded(file: BinaryIO, name: str) -> Image.Image:
+    """Decode an open file, upright; one that is too large or holds several pictures is refused by its header."""
+    try:
+        opened = Image.open(file, formats=FORMATS)
+        is_several = opened.format not in CAMERA_FORMATS and getattr(opened, "is_animated", False)
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels: scale it down") from error
+    except Exception as error:  # PIL raises whatever its many decoders raise
+        ways = "pass a sound PNG, JPEG, TIFF or DICOM file"
+        raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): {ways}") from error
+    if is_several:
+        raise ValueError(f"{name} is a {opened.format} of several pictures: save the one to be read on its own")
+    image = _loaded(opened, name)
+    if opened.format in CAMERA_FORMATS:
+        with suppress(Exception):  # unreadable EXIF turns nothing
+            ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _loaded(image: Image.Image, name: str) -> Image.Image:
+    """Decode the pixels of a PIL image, unless they are too many."""
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise TooManyPixelsError(f"{name} has {size} pixels, more than {MAX_PIXELS}: scale it down")
+    try:
+        image.load()
+    except Exception as error:  # as above
+        raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): pass a sound file") from error
+    return image
+
+
+def _of_array(values: np.ndarray) -> Image.Image:
+    """Return the PIL image of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) values; the fourth, alpha, is dropped.
+
+    Raises:
+        ValueError: another shape, no pixels or more than `MAX_PIXELS`, no numbers, or not all finite.
+    """
+    if values.ndim == 3 and values.shape[2] in (1, 3, 4):
+        values = values[..., 0] if values.shape[2] == 1 else values[..., :3]
+    elif values.ndim != 2:
+        raise ValueError(f"an array of shape {values.shape} is no X-ray: pass (H, W), or (H, W, 3) in colour")
+    height, width = values.shape[:2]
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(f"an array has {width}x{height} pixels, not 1 to {MAX_PIXELS}: pass another size")
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"an array of {values.dtype} is no X-ray: pass bool, integers or floats")
+    if not np.isfinite(values).all():
+        raise ValueError("an array holds values that are not finite: replace them by numbers")
+    if values.dtype == bool:
+        values = values * np.uint8(255)
+    if values.dtype == np.uint8:
+        return Image.fromarray(values)
+    is_deep = values.dtype.kind == "f" or values.min() < 0 or values.max() >= 2 ** BIT_DEPTHS[-1]
+    values = luminance(values) if values.ndim == 3 else values
+    return Image.fromarray(values.astype(np.float32) if is_deep else values.round().astype(np.int32))

@@ -1,0 +1,169 @@
+"""Models of transformers by name, from a checkpoint or random weights, and the image processors saved with them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
+    PretrainedConfig,
+    PreTrainedModel,
+    SegformerImageProcessorPil,
+    ViTImageProcessorPil,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from hub_models.imaging.resizing import BOX
+
+AUTO_CLASSES = {"segmentation": AutoModelForSemanticSegmentation, "classification": AutoModelForImageClassification}
+PROCESSORS = {"segmentation": SegformerImageProcessorPil, "classification": ViTImageProcessorPil}
+ONLY_DATA = {"trust_remote_code": False}  # else transformers asks the user whether to run a repository's code
+FAMILIES = {"segmentation": ("segformer",), "classification": tuple(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)}
+
+
+def _segformer(hidden_sizes: tuple[int, ...], depths: tuple[int, ...], decoder: int) -> tuple[str, dict[str, Any]]:
+    return "segformer", {"hidden_sizes": [*hidden_sizes], "depths": [*depths], "decoder_hidden_size": decoder}
+
+
+def _vit(family: str, width: int, heads: int) -> tuple[str, dict[str, Any]]:
+    return family, {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+
+
+def _resnet(width: int, depth: int) -> tuple[str, dict[str, Any]]:
+    widths = [width * 2**stage for stage in range(4)]
+    return "resnet", {"layer_type": "basic", "embedding_size": width, "hidden_sizes": widths, "depths": [depth] * 4}
+
+
+# Architectures that can be made from random weights without a download, under the names of their checkpoints.
+# Sources: SegFormer, arXiv 2105.15203, table 6; ViT, 2010.11929, table 1; DeiT, 2012.12877, table 1; Swin, 2103.14030,
+# section 3.3; ResNet, 1512.03385, table 1. The "light" ones are this project's, for training on a CPU.
+_WIDE = (64, 128, 320, 512)
+ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "nvidia/mit-b0": _segformer((32, 64, 160, 256), (2, 2, 2, 2), 256),
+    "nvidia/mit-b1": _segformer(_WIDE, (2, 2, 2, 2), 256),
+    "nvidia/mit-b2": _segformer(_WIDE, (3, 4, 6, 3), 768),
+    "nvidia/mit-b3": _segformer(_WIDE, (3, 4, 18, 3), 768),
+    "nvidia/mit-b4": _segformer(_WIDE, (3, 8, 27, 3), 768),
+    "nvidia/mit-b5": _segformer(_WIDE, (3, 6, 40, 3), 768),
+    "segformer-light": _segformer((16, 32, 80, 128), (2, 2, 2, 2), 64),
+    "google/vit-base-patch16-224": _vit("vit", 768, 12),
+    "facebook/deit-tiny-patch16-224": _vit("deit", 192, 3),
+    "facebook/deit-small-patch16-224": _vit("deit", 384, 6),
+    "microsoft/swin-tiny-patch4-window7-224": ("swin", {}),
+    "microsoft/resnet-18": _resnet(64, 2),
+    "resnet-light": _resnet(16, 1),
+}
+
+
+def build(
+    kind: str, source: str, from_scratch: bool, labels: tuple[str, ...], image_size: int, dropout: float = 0.0
+) -> PreTrainedModel:
+    """Model of `kind` ("segmentation" or "classification") for `labels`, on images of `image_size` pixels.
+
+    `source` is a Hub id or a folder; a head for other labels, or for another kind, is made anew. From scratch it may
+    be any name of ARCHITECTURES or a folder with a config.json. `dropout` is that of the classifier and of whole
+    layers where the architecture has them, else of hidden values; other dropout is off.
+
+    Raises:
+        OSError: nothing at `source`.
+        ValueError: a model of another family, or one made for another image size.
+    """
+    config = config_of(kind, source, from_scratch)
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
+    paths = hasattr(config, "drop_path_rate")
+    shares = {"classifier_dropout_prob": dropout, "drop_path_rate": dropout, "attention_probs_dropout_prob": 0.0}
+    for name, value in (shares | {"hidden_dropout_prob": 0.0 if paths else dropout}).items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    if from_scratch:
+        if hasattr(config, "image_size"):
+            config.image_size = image_size
+        config.architectures = config.architectures or []  # None stops AutoModel for families of several, as DeiT
+        return AUTO_CLASSES[kind].from_config(config)
+    # the encoder checkpoints have no head, and others may have one for other classes
+    model = AUTO_CLASSES[kind].from_pretrained(source, config=config, ignore_mismatched_sizes=True, **ONLY_DATA)
+    check_side(model, source, image_size)
+    return model
+
+
+def check_side(model: PreTrainedModel, source: str, image_size: int) -> None:
+    """Raise ValueError where a model has a position for each patch of images of another size."""
+    side = getattr(model.config, "image_size", image_size)
+    if side != image_size and any("position_embedding" in name for name, _ in model.named_parameters()):
+        raise ValueError(
+            f"{source} takes images of {side} pixels, got image_size {image_size}: pass --image_size {side}"
+        )
+
+
+def config_of(kind: str, source: str, from_scratch: bool) -> PretrainedConfig:
+    """Config of a model as `build` takes it; of its weights nothing is needed.
+
+    Raises:
+        OSError: nothing at `source`.
+        ValueError: a model of another family.
+    """
+    config = _config(source, from_scratch)
+    if config.model_type not in FAMILIES[kind]:
+        known = ", ".join(FAMILIES[kind][:8])
+        raise ValueError(f"{source} is a {config.model_type} model, and this task takes {known}: pass another --model")
+    return config
+
+
+def _config(source: str, from_scratch: bool) -> PretrainedConfig:
+    if from_scratch and source in ARCHITECTURES:
+        family, sizes = ARCHITECTURES[source]
+        return AutoConfig.for_model(family, **sizes)
+    if from_scratch and not Path(source).is_dir():
+        raise ValueError(f"from_scratch knows the architectures {', '.join(ARCHITECTURES)} and folders, got {source}")
+    try:
+        return AutoConfig.from_pretrained(source, **ONLY_DATA)
+    except (OSError, ValueError) as error:
+        where = "no config.json in it" if Path(source).is_dir() else "no folder here, and not to be had from the Hub"
+        raise OSError(f"no model at {source!r}: {where}; pass another --model, or --from_scratch") from error
+
+
+def processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -> BaseImageProcessor:
+    """Image processor to save beside the weights: area average to `image_size`, then the checkpoint's mean and sd.
+
+    ImageNet's mean and sd where the checkpoint says none or there is none. PIL's form gives the same pixels with
+    torchvision and without.
+    """
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if not from_scratch:
+        try:
+            theirs = AutoImageProcessor.from_pretrained(source, backend="pil", **ONLY_DATA)
+            mean, std = theirs.image_mean, theirs.image_std
+        except OSError:  # a checkpoint without preprocessor_config.json
+            pass
+    extra = {"do_reduce_labels": False} if kind == "segmentation" else {}
+    size = {"height": image_size, "width": image_size}
+    return PROCESSORS[kind](size=size, resample=BOX, image_mean=list(mean), image_std=list(std), **extra)
+
+
+@contextmanager
+def quiet_weights() -> Iterator[None]:
+    """Hide transformers' bars of weights within a block, unless it is to be verbose or its bars are forced."""
+    is_verbose = transformers_logging.get_verbosity() <= transformers_logging.INFO
+    if is_verbose or HF_HUB_DISABLE_PROGRESS_BARS is False or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def normalize(pixels: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
+    """Model input (B, 3, S, S) from gray (B, S, S) float in [0, 1], as the saved image processor makes it."""
+    channels = zip(processor.image_mean, processor.image_std, strict=True)
+    return torch.stack([(pixels - mean) / std for mean, std in channels], 1)  # (B, 3, S, S)

@@ -1,0 +1,286 @@
+"""What models say of an X-ray: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hub_models.dataset.published import pixel_spacing_mm
+from hub_models.hub_client.downloads import local_run
+from hub_models.imaging.flags import Flag, RaisedFlag
+from hub_models.imaging.gray import read_xray
+from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
+from hub_models.imaging.masks import keep_two_lungs
+from hub_models.imaging.resizing import resize_gray
+from hub_models.imaging.source import Source
+from hub_models.models.out_of_distribution import unfamiliar
+from hub_models.models.trained_model import Predictor, look, or_whole
+from hub_models.predict.checks import Lungs, film_flags, flags_of, lungs_of
+from hub_models.runs.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 16  # X-rays in a forward pass
+LEAST_SIDE = 32  # pixels; below it nothing can be seen
+VERDICTS = {True: "tuberculosis suspected", False: "tuberculosis not suspected"}
+ADVICE = {
+    True: "at or above the threshold; a radiologist and a laboratory test must tell",
+    False: "below the threshold, which does not rule it out",
+}
+
+
+@dataclass(frozen=True)
+class Film:
+    """An X-ray as decoded.
+
+    Attributes:
+        name: of the file, or another.
+        gray: PIL image, mode L, or F in [0, 255].
+        spacing_mm: (row, column) of its pixels; None where it is not known.
+        flags: what is odd in the image, or said by its DICOM header, before any model has seen it.
+    """
+
+    name: str
+    gray: Image.Image
+    spacing_mm: tuple[float, float] | None = None
+    flags: tuple[RaisedFlag, ...] = ()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the segmenter sees in one X-ray: its logits (2, s, s), and the X-ray's distance from those it knows.
+
+    Both are None without a segmenter, the distance also where the run does not say what X-rays it knows.
+    """
+
+    logits: torch.Tensor | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the models say of one X-ray.
+
+    Attributes:
+        name: of the file, or `image N`, counted from 1.
+        height, width: of the X-ray in pixels.
+        spacing_mm: (row, column) of its pixels; None where it is not known.
+        mask: (H, W) bool lungs on the X-ray's own pixels; None without a segmenter.
+        probability: calibrated probability in [0, 1] that a radiologist labels it tuberculosis; None without a
+            classifier.
+        threshold: probability from which on tuberculosis is suspected, as stored with the classifier.
+        distance: from the X-rays that the segmenter learned from, in standard deviations; None where it is not known.
+        limit: distance beyond which one in fifty of those lie.
+        film_flags: what is odd in the image, or said by its DICOM header, before any model has seen it; or in the
+            choice of models.
+    """
+
+    name: str
+    height: int
+    width: int
+    spacing_mm: tuple[float, float] | None = None
+    mask: np.ndarray | None = None
+    probability: float | None = None
+    threshold: float | None = None
+    distance: float | None = None
+    limit: float | None = None
+    film_flags: tuple[RaisedFlag, ...] = ()
+
+    @cached_property
+    def lungs(self) -> Lungs | None:
+        """Areas of the right and the left lung; None without a segmenter."""
+        return None if self.mask is None else lungs_of(self.mask, self.spacing_mm, self.is_mirrored)
+
+    @cached_property
+    def flags(self) -> tuple[RaisedFlag, ...]:
+        """Return what speaks against trusting the prediction, each with its message; empty where nothing does."""
+        of_lungs = () if self.lungs is None else flags_of(self.lungs)
+        return self.film_flags + unfamiliar(self.distance, self.limit) + of_lungs
+
+    @property
+    def flag_codes(self) -> tuple[Flag, ...]:
+        """Return the codes of `flags`, to be asked for as in `Flag.NO_LUNGS in prediction.flag_codes`."""
+        return tuple(flag.code for flag in self.flags)
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether the patient's right is at the right of the image, as only a DICOM header can say."""
+        return any(flag.code == Flag.MIRRORED for flag in self.film_flags)
+
+    @property
+    def is_suspected(self) -> bool | None:
+        """Whether the probability reaches the threshold; None without a classifier."""
+        return None if self.probability is None else self.probability >= self.threshold
+
+    @property
+    def verdict(self) -> str | None:
+        """Return `is_suspected` in words, which name the flags where there are any; None without a classifier."""
+        if self.is_suspected is None:
+            return None
+        return f"{VERDICTS[self.is_suspected]}{', but see the flags' if self.flags else ''}"
+
+    @property
+    def advice(self) -> str | None:
+        """Return what the verdict rests on and what it leaves open; None without a classifier."""
+        return None if self.is_suspected is None else ADVICE[self.is_suspected]
+
+    @property
+    def decision(self) -> str | None:
+        """Return verdict and advice as a sentence for people; code reads `is_suspected` and `flag_codes`."""
+        return None if self.is_suspected is None else f"{self.verdict}: {self.advice}"
+
+
+class ChestXrayReader:
+    """Reads X-rays with a lung model, a TB model, or both: `reader.read(["a.png", "b.dcm"])`.
+
+    A TB model of the lung region was trained and tested with the lungs of one segmenter: with those of another the log
+    warns, and every prediction is flagged.
+
+    `read` is made of stages that a caller with many X-rays can run apart: `decode`, `trace` and `crop` are work of
+    the CPU that threads can share, `segment` and `classify` are forward passes over a batch on the device.
+    """
+
+    def __init__(
+        self,
+        segmenter: str | Path | None = None,
+        classifier: str | Path | None = None,
+        revision: str | None = None,
+    ) -> None:
+        """Load models from run folders or Hub ids, onto the accelerator where there is one.
+
+        `revision` is the branch, tag or commit of those that come from the Hub.
+
+        Raises:
+            FileNotFoundError: nothing there, or a run that has not ended.
+            ValueError: neither model given, a model of another task, weights that are not finite, or a classifier that
+                sees only the lungs, without a segmenter to find them.
+        """
+        if segmenter is None and classifier is None:
+            raise ValueError("nothing to read with: pass segmenter=<run folder or Hub id>, classifier=<...>, or both")
+        named = (segmenter, classifier)
+        runs = [None if source is None else RunFolder.read(local_run(source, revision)) for source in named]
+        self.segmenter = _load(segmenter, runs[0], "lung_segmentation")
+        self.classifier = _load(classifier, runs[1], "tb_classification")
+        self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
+        if self.sees_lungs and self.segmenter is None:
+            raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
+        self.model_flags: tuple[RaisedFlag, ...] = ()
+        if self.sees_lungs and (known := _other_segmenter(runs[1], runs[0])):
+            self.model_flags = (Flag.OTHER_SEGMENTER.raised(),)
+            known, message = f"the lungs that model {known[:16]} finds", Flag.OTHER_SEGMENTER.message
+            logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, message)
+
+    def read(self, images: Iterable[Source] | Source) -> list[Prediction]:
+        """A prediction for each X-ray: a path, a PIL image, an array, the bytes of a file; PNG, JPEG, TIFF or DICOM.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: an X-ray cannot be decoded, or has a side below LEAST_SIDE pixels.
+        """
+        if isinstance(images, Source):
+            images = [images]
+        named, found = ((source, f"image {number}") for number, source in enumerate(images, 1)), []
+        while films := [self.decode(*one) for one in islice(named, CHUNK)]:  # no more of them are in memory
+            found += self.read_films(films)
+        return found
+
+    def read_films(self, films: Sequence[Film], each: Callable[..., Iterable[Any]] = map) -> list[Prediction]:
+        """A prediction for each of some decoded X-rays, which go to the device as one batch.
+
+        `each` is called as `map`, for what threads can share: that of an executor shares it out.
+        """
+        looks = self.segment(films)
+        masks = list(each(self.trace, films, looks))
+        seen = list(each(self.crop, films, masks))
+        return list(map(self.conclude, films, masks, self.classify(seen), [one.distance for one in looks]))
+
+    def decode(self, source: Source, name: str = "image") -> Film:
+        """The X-ray as gray; a file's own name takes the place of `name`.
+
+        Raises:
+            FileNotFoundError, ValueError: as `read`.
+        """
+        if isinstance(source, str | Path):
+            name = Path(source).name
+        gray, spacing_mm, header_flags, chroma = read_xray(source)
+        if min(gray.size) < LEAST_SIDE:
+            size = f"{gray.width}x{gray.height} pixels"
+            raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")
+        spacing_mm = spacing_mm or pixel_spacing_mm(Path(name).stem, gray.height, gray.width)
+        return Film(name, gray, spacing_mm, film_flags(gray, chroma) + header_flags)
+
+    def segment(self, films: Sequence[Film]) -> list[Look]:
+        """What the segmenter sees in each X-ray, on the CPU."""
+        if self.segmenter is None:
+            return [Look()] * len(films)
+        settings, known = self.segmenter.settings, self.segmenter.familiarity
+        images = [resize_gray(film.gray, settings.image_size, settings.fit) for film in films]
+        logits, features = _forward(self.segmenter, images, known is not None)
+        distances = [None] * len(films) if known is None else known.distances(features.numpy()).tolist()
+        return list(map(Look, logits, distances))
+
+    def trace(self, film: Film, look: Look) -> np.ndarray | None:
+        """(H, W) bool lungs of an X-ray on its own pixels, from what the segmenter sees."""
+        if look.logits is None:
+            return None
+        return self.segmenter.task.predict(look.logits, film.gray.height, film.gray.width, self.segmenter.settings)
+
+    def crop(self, film: Film, mask: np.ndarray | None) -> np.ndarray | None:
+        """(S, S) uint8 of what the classifier sees: the X-ray, or its lungs; None without a classifier."""
+        if self.classifier is None:
+            return None
+        settings, gray = self.classifier.settings, film.gray
+        if self.sees_lungs:  # as in training: of a mask the two largest regions
+            gray = crop_to_lungs(gray, or_whole(keep_two_lungs(mask)), MARGIN)
+        return resize_gray(gray, settings.image_size, settings.fit)
+
+    def classify(self, seen: Sequence[np.ndarray | None]) -> list[float | None]:
+        """Probability of tuberculosis of each `crop`; None without a classifier."""
+        if self.classifier is None:
+            return [None] * len(seen)
+        classifier = self.classifier
+        return [classifier.task.predict(logits, 0, 0, classifier.settings) for logits in _forward(classifier, seen)[0]]
+
+    def conclude(
+        self, film: Film, mask: np.ndarray | None, probability: float | None, distance: float | None = None
+    ) -> Prediction:
+        """What the stages found, as one."""
+        threshold = None if probability is None else self.classifier.settings.threshold
+        limit = None if distance is None else self.segmenter.familiarity.limit
+        sides = film.gray.height, film.gray.width
+        found = (mask, probability, threshold, distance, limit)
+        return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags + self.model_flags)
+
+
+def _load(source: str | Path | None, run: RunFolder | None, task: str) -> Predictor | None:
+    if run is None:
+        return None
+    predictor = Predictor.from_run(run.path, task)
+    bad = [name for name, values in predictor.model.state_dict().items() if not values.isfinite().all()]
+    if bad:
+        raise ValueError(f"{source} has weights that are not finite ({bad[0]}, ...): pass a sound copy of the model")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return replace(predictor, model=predictor.model.to(device))
+
+
+def _other_segmenter(run: RunFolder, segmenter_run: RunFolder) -> str | None:
+    """Return the digest of the segmenter that a TB model was trained with; None where this is it, or none is named."""
+    digest = run.data.get("segmenter")
+    return digest if digest != segmenter_run.digest else None
+
+
+@torch.inference_mode()
+def _forward(
+    predictor: Predictor, images: Sequence[np.ndarray], with_features: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Logits (B, ...) of (S, S) uint8 images and, where asked for, their features (B, D), on the CPU."""
+    batch = torch.from_numpy(np.stack(images)).to(predictor.model.device).float() / 255  # (B, S, S)
+    logits, features = look(predictor.model, predictor.processor, batch, predictor.settings.views, with_features)
+    return logits.cpu(), None if features is None else features.cpu()

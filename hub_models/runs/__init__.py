@@ -1,0 +1,1 @@
+"""A training run on disk: its config, its data and its folder."""

@@ -1,0 +1,172 @@
+"""A run's folder as one object, passed on in place of its path: each of its files is read once, when it is needed."""
+
+import csv
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+from chest_xray_masks import SITE_OF_PREFIX
+from hub_models.hub_client.downloads import RUN_PARTS
+from hub_models.models.architectures import ARCHITECTURES
+from hub_models.models.tasks import SETTINGS_KEY, TASKS, Settings
+from hub_models.runs.config import TrainConfig
+from hub_models.runs.notes import read_notes
+
+DATA_NAME, RESULTS_NAME, PER_IMAGE_NAME = "data.json", "results.json", "per_image.parquet"
+EMISSIONS_NAME = "emissions.csv"  # CodeCarbon's
+MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")  # what a prediction depends on
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that scripts/train.py made, and its config; everything else in it is read when it is first needed."""
+
+    path: Path
+    config: TrainConfig
+
+    @classmethod
+    def read(cls, source: "str | Path | RunFolder") -> "RunFolder":
+        """Return the run in a folder; a RunFolder stays itself.
+
+        Raises:
+            FileNotFoundError: the folder holds no run.
+            ValueError: it holds all folds.
+        """
+        if isinstance(source, RunFolder):
+            return source
+        path = Path(source)
+        if (path / "fold-0").is_dir():
+            raise ValueError(f"{path} holds all folds and no model of its own: pass one fold's folder, {path}/fold-0")
+        return cls(path, TrainConfig.load(path))
+
+    def require(self, *names: str) -> None:
+        """Raise FileNotFoundError where one of these files is missing."""
+        if missing := [name for name in names if not (self.path / name).is_file()]:
+            raise FileNotFoundError(f"no {', '.join(missing)} in {self.path}: let scripts/train.py finish")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every file of a finished run is there."""
+        return all((self.path / name).is_file() for name in (*RUN_PARTS, RESULTS_NAME))
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """Values of `results.json`."""
+        return read_json(self.path / RESULTS_NAME)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """Values of `data.json`: the ids of each split, and what the run began with."""
+        return read_json(self.path / DATA_NAME)
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """Values of `config.json`, which transformers reads."""
+        return read_json(self.path / "config.json")
+
+    @cached_property
+    def settings(self) -> Settings:
+        """How the model is to be used, as its `config.json` says."""
+        return Settings.parse(self.model.get(SETTINGS_KEY), self.path)
+
+    @cached_property
+    def per_image(self) -> list[dict[str, Any]]:
+        """Rows of the test X-rays."""
+        return read_per_image(self.path)
+
+    @cached_property
+    def notes(self) -> str:
+        """The user's own words, which go into the card."""
+        return read_notes(self.path)
+
+    @cached_property
+    def emissions(self) -> dict[str, float]:
+        """Kilograms of CO2 equivalent and kWh of all lines of CodeCarbon's file; empty without one."""
+        if not (self.path / EMISSIONS_NAME).is_file():
+            return {}
+        with (self.path / EMISSIONS_NAME).open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        return {name: sum(float(line[name]) for line in lines) for name in ("emissions", "energy_consumed")}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what the model says: its weights, its config and its image processor."""
+        return hashlib.sha256(b"".join((self.path / name).read_bytes() for name in MODEL_FILES)).hexdigest()
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Keys of the results' groups by site, and of all where there are two."""
+        return tested_groups(self.results)
+
+    @property
+    def train_sites(self) -> list[str]:
+        """Sites of the training X-rays."""
+        return sorted({site_of(id) for id in self.data["train"]})
+
+    @property
+    def base_model(self) -> str | None:
+        """Hub id of the checkpoint that training started from; None from random weights or another run."""
+        name = self.config.model or TASKS[self.config.task].model
+        # a run that it began with, told by its digest and, in older runs, by its X-rays alone
+        known = "model" in self.data or (self.data["earlier"] and self.config.segmenter is None)
+        local = known or Path(name).exists() or name.startswith((".", "~")) or name.count("/") != 1
+        return None if self.config.from_scratch or local else name
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """Names that stand for places of the trainer's machine, by the field of the config that holds one."""
+        config, named = self.config, {"data_dir": "DATA", "output_dir": "RUN"}
+        if config.segmenter:
+            named["segmenter"] = "LUNGS"
+        if not config.from_scratch and self.base_model is None:
+            named["model"] = "START"
+        elif config.model and config.model not in ARCHITECTURES and self.base_model is None:
+            named["model"] = "ARCHITECTURE"
+        return named
+
+    @cached_property
+    def public(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Values of `train_config.json` and `results.json` without places of the trainer's machine."""
+        return asdict(self.config) | self.places, self.results | {"config": self.results["config"] | self.places}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the values of a JSON file of a run.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} in {path.parent}: pass the folder of a finished run")
+    values: dict[str, Any] = json.loads(path.read_text())
+    return values
+
+
+def tested_groups(results: dict[str, Any]) -> list[str]:
+    """Return the keys of the groups by site, and of all where there are two."""
+    sites = [key for key in results["figures"] if key.startswith("site: ")]
+    return sites if len(sites) == 1 else [*sites, "all"]
+
+
+def read_per_image(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a folder's `per_image.parquet`.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not (folder / PER_IMAGE_NAME).is_file():
+        raise FileNotFoundError(
+            f"no {PER_IMAGE_NAME} in {folder}: pass a folder of scripts/train.py or scripts/evaluate.py"
+        )
+    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(folder / PER_IMAGE_NAME).to_pylist()
+    return rows
+
+
+def site_of(id: str) -> str:
+    """Return the site of an X-ray, by its id."""
+    return SITE_OF_PREFIX[id[:6]]

@@ -1,0 +1,267 @@
+"""The one Accelerate loop: `learn()` turns a run's model into the one that is kept. No task is named here."""
+
+import dataclasses
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+from transformers import PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hub_models.dataset.augmentation import STRENGTHS, augment
+from hub_models.dataset.preprocessing import training_loader
+from hub_models.evaluation.evaluate import launch_of
+from hub_models.evaluation.measure import validate
+from hub_models.models.architectures import normalize
+from hub_models.models.tasks import Task
+from hub_models.runs.config import TrainConfig
+from hub_models.runs.data import Part
+from hub_models.training.checkpoints import (
+    CHECKPOINTS,
+    Progress,
+    Stop,
+    load_checkpoint,
+    load_kept,
+    save_checkpoint,
+    save_kept,
+)
+from hub_models.training.optimization import make_optimizer, make_schedule, running_mean, share_batch_norms
+
+logger = logging.getLogger(__name__)
+
+WATCH_STEPS = 10  # steps between looks at what the device computed: each look waits for it
+TRACKING = "tracking"  # folder in the run's
+TELL_SECONDS = 30  # between log lines within an epoch where there is no terminal
+
+
+@dataclass
+class Run:
+    """What stays the same from the first epoch to the last."""
+
+    config: TrainConfig
+    task: Task
+    processor: BaseImageProcessor
+    accelerator: Accelerator
+    parts: dict[str, Part]
+    class_weights: torch.Tensor | None  # (classes,), mean 1 over the training images
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, there while the run is not done."""
+        return Path(self.config.output_dir) / CHECKPOINTS
+
+
+@dataclass
+class Learner:
+    """What changes while training."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    loader: torch.utils.data.DataLoader
+    mean: AveragedModel | None
+    progress: Progress = field(default_factory=Progress)
+    clock: float = field(default_factory=time.perf_counter)  # when `tick` was last called
+    told: float = field(default_factory=time.perf_counter)  # when the last line was logged
+
+    def tick(self) -> None:
+        """Add the time since the last tick to that of the training."""
+        now = time.perf_counter()
+        self.progress.seconds, self.clock = self.progress.seconds + now - self.clock, now
+
+    @property
+    def judged(self) -> torch.nn.Module:
+        """The model that is validated and kept: the running mean of the weights where there is one."""
+        return self.model if self.mean is None else self.mean.module
+
+
+def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
+    """The model that is to be kept, after all epochs; those done before are read from the newest checkpoint."""
+    config, accelerator = run.config, run.accelerator
+    learner = make_learner(run, model)
+    launch = launch_of(accelerator)
+    learner.progress = progress = load_checkpoint(run.checkpoints, launch, accelerator)
+    if progress.epoch or progress.step:
+        logger.info("going on from epoch %d, step %d", progress.epoch + 1, progress.step)
+    accelerator.init_trackers(TRACKING, {name: str(value) for name, value in dataclasses.asdict(config).items()})
+    with _bar(run, learner) as bar, logging_redirect_tqdm(), Stop().listening() as stop:
+        while progress.epoch < config.epochs and not _stale(config, progress):
+            loss, rate = train_epoch(run, learner, bar, stop)
+            figure = _judge(run, learner)
+            name = run.task.main_figure
+            progress.history.append({"loss": loss, f"validation_{name}": figure})
+            save_checkpoint(run.checkpoints, progress, launch, config.checkpoints, accelerator)
+            accelerator.log({"loss": loss, f"validation_{name}": figure}, step=progress.epoch * len(learner.loader))
+            logger.info(
+                "epoch %d: loss %.4f, validation %s %.4f (best %.4f, epoch %d), %.1f images/s",
+                progress.epoch, loss, name, figure, progress.best, progress.best_epoch, rate,
+            )  # fmt: skip
+            learner.told = time.perf_counter()
+            if stop.agreed(accelerator) and progress.epoch < config.epochs:
+                raise KeyboardInterrupt(f"stopped after epoch {progress.epoch}: the same command goes on from there")
+    for tracker in accelerator.trackers:  # not end_training(), which would part the processes before the test
+        tracker.finish()
+    kept = type(model)(model.config).to(accelerator.device)  # whole, where the learner's weights may be sharded
+    kept.load_state_dict(load_kept(run.checkpoints))
+    return kept, progress
+
+
+def make_learner(run: Run, model: PreTrainedModel) -> Learner:
+    """Learner of a run at its start, everything on its device."""
+    config, accelerator = run.config, run.accelerator
+    if accelerator.num_processes > 1:
+        share_batch_norms(model)
+    optimizer = make_optimizer(config, model)
+    loader = training_loader(
+        run.parts["train"].arrays, config.batch_size, config.seed, balanced=config.balance == "sampling"
+    )
+    schedule = make_schedule(config, optimizer, len(loader))
+    # copied before Accelerate ties the model's forward to its own weights
+    mean = running_mean(model, config.ema).to(accelerator.device) if config.ema else None
+    model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+    if mean is not None:
+        accelerator.register_for_checkpointing(mean)
+    return Learner(model, optimizer, schedule, loader, mean)
+
+
+def _bar(run: Run, learner: Learner) -> tqdm:
+    """Progress bar over all steps, on the main process of a terminal."""
+    steps = len(learner.loader)
+    done = learner.progress.epoch * steps + learner.progress.step
+    hidden = None if run.accelerator.is_main_process else True  # None: hidden where there is no terminal
+    return tqdm(total=run.config.epochs * steps, initial=done, unit="step", disable=hidden, dynamic_ncols=True)
+
+
+def _stale(config: TrainConfig, progress: Progress) -> bool:
+    """Whether validation has not become better for `patience` epochs."""
+    stale = config.patience and progress.epoch - progress.best_epoch >= config.patience
+    if stale:
+        logger.info("stopping early: validation was best in epoch %d", progress.best_epoch)
+    return bool(stale)
+
+
+def train_epoch(run: Run, learner: Learner, bar: tqdm, stop: Stop) -> tuple[float, float]:
+    """Mean loss of an epoch over all processes, and images per second; from the step at which a resumed one stood."""
+    config, accelerator, progress = run.config, run.accelerator, learner.progress
+    arrays, steps = run.parts["train"].arrays, len(learner.loader)
+    arrays.epoch = progress.epoch
+    learner.loader.set_epoch(progress.epoch)
+    learner.model.train()
+    learner.loader.skip_batches = progress.step
+    watched, done, started = [], len(progress.losses), time.perf_counter()
+    for batch in learner.loader:
+        watched.append((batch["index"], *_step(run, learner, batch)))
+        progress.step += 1
+        bar.update()
+        if bar.disable:
+            _tell(run, learner)
+        due = bool(config.checkpoint_steps) and progress.step % config.checkpoint_steps == 0
+        alone = accelerator.num_processes == 1 and stop.asked
+        if progress.step < steps and not due and not alone and progress.step % WATCH_STEPS:
+            continue
+        _look(run, learner, watched, bar)
+        watched.clear()
+        stopping = stop.agreed(accelerator)
+        if progress.step < steps and accelerator.sync_gradients and (due or stopping):
+            save_checkpoint(run.checkpoints, progress, launch_of(accelerator), config.checkpoints, accelerator)
+            if stopping:
+                where = f"epoch {progress.epoch + 1}, step {progress.step}"
+                raise KeyboardInterrupt(f"stopped after {where}: the same command goes on from there")
+    learner.loader.skip_batches = 0
+    images = (len(progress.losses) - done) * min(config.batch_size, len(arrays))
+    rate = images / (time.perf_counter() - started)
+    loss = float(np.mean(progress.losses))
+    progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
+    return loss, rate
+
+
+def _tell(run: Run, learner: Learner) -> None:
+    """Log how far the epoch is, if no line was logged for `TELL_SECONDS`."""
+    progress, now = learner.progress, time.perf_counter()
+    if now - learner.told < TELL_SECONDS:
+        return
+    learner.told = now
+    loss = f", loss {progress.losses[-1]:.4f}" if progress.losses else ""
+    where = progress.epoch + 1, run.config.epochs, progress.step, len(learner.loader)
+    logger.info("epoch %d of %d, step %d of %d%s", *where, loss)
+
+
+def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss and gradient norm of one batch, scalars still on the device: nothing here waits for it."""
+    config, accelerator = run.config, run.accelerator
+    with torch.no_grad():
+        images = batch["pixels"].float() / 255  # (B, S, S)
+        masks = batch["mask"].bool() if run.task.learns_masks else None
+        if "drawn" in batch:
+            images, masks = augment(images, masks, batch["drawn"], STRENGTHS[config.augment])
+        inputs = normalize(images, run.processor)
+        references = batch | {"mask": masks}
+        if run.class_weights is not None:
+            references["weight"] = run.class_weights[batch["label"]]
+    norm = torch.zeros((), device=images.device)
+    with accelerator.accumulate(learner.model):
+        with accelerator.autocast():
+            logits = learner.model(pixel_values=inputs).logits
+        loss = run.task.loss(logits, references, config.label_smoothing)
+        accelerator.backward(loss)
+        if accelerator.sync_gradients:  # else the gradient is only a part of the update's
+            clipped = accelerator.clip_grad_norm_(learner.model.parameters(), config.gradient_norm)
+            clipped = clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped  # of sharded weights
+            norm = torch.as_tensor(0.0 if clipped is None else clipped, device=images.device)  # None: of DeepSpeed
+        learner.optimizer.step()
+        if accelerator.sync_gradients:
+            learner.schedule.step()
+            if learner.mean is not None:
+                learner.mean.update_parameters(accelerator.unwrap_model(learner.model))
+        learner.optimizer.zero_grad()
+    return loss.detach(), norm.detach()
+
+
+def _look(run: Run, learner: Learner, watched: list[tuple[torch.Tensor, ...]], bar: tqdm) -> None:
+    """Show and track the last loss; raise ValueError where a loss or gradient since the last look is not finite."""
+    accelerator, progress = run.accelerator, learner.progress
+    losses = accelerator.reduce(torch.stack([loss for _, loss, _ in watched]), "mean").tolist()
+    norms = torch.stack([norm for *_, norm in watched]).tolist()
+    scaled = accelerator.mixed_precision == "fp16"  # whose scaler skips steps of infinite gradients by itself
+    for back, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
+            ids = run.parts["train"].arrays.prepared[watched[back][0].tolist()]["id"]
+            step = progress.step - len(watched) + back + 1
+            begun = any(run.checkpoints.glob("epoch-*"))
+            folder = "pass another output_dir" if begun else "the same output_dir may be used again"
+            raise ValueError(
+                f"loss {loss}, gradient norm {norm} in epoch {progress.epoch + 1}, step {step}, of {', '.join(ids)}: "
+                f"lower learning_rate, or look at these X-rays; {folder}"
+            )
+    progress.losses += losses
+    learner.tick()
+    bar.set_postfix(epoch=progress.epoch + 1, loss=f"{losses[-1]:.3f}", refresh=False)
+    step = progress.epoch * len(learner.loader) + progress.step
+    accelerator.log({"step_loss": losses[-1], "learning_rate": learner.schedule.get_last_lr()[-1]}, step=step)
+
+
+def _judge(run: Run, learner: Learner) -> float:
+    """Main figure on the validation images after an epoch; the weights are saved where they are the ones to keep."""
+    progress, accelerator = learner.progress, run.accelerator
+    with accelerator.autocast():
+        columns = validate(learner.judged, run.processor, run.task, run.parts["validation"].arrays, accelerator)
+    learner.tick()
+    weights = np.ones((1, len(columns["label"])))
+    figure = float(run.task.figures(columns, weights)[run.task.main_figure][0])
+    better = progress.best is None or figure > progress.best
+    if better:
+        progress.best, progress.best_epoch = figure, progress.epoch
+    if better or run.config.keep == "last":
+        model = learner.judged
+        state = accelerator.get_state_dict(model) if learner.mean is None else model.state_dict()
+        save_kept(run.checkpoints, state, accelerator)
+    return figure

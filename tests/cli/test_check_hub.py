@@ -1,0 +1,118 @@
+"""The rehearsal on a Hub that does what it should, and on ones that do not."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launch import python
+from loopback_hub import LoopbackHub
+
+from hub_models.cli import check_hub as rehearsal
+from hub_models.cli.check_hub import rehearse
+from hub_models.hub.dataset_export import export
+from hub_models.hub.push import push_model
+
+AsUser = Callable[..., Any]
+SLOW = partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
+def test_script_finds_all_well_and_leaves_nothing(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, xet: bool
+) -> None:
+    for name, value in hub.environment(hub.add_user("alice"), tmp_path, xet).items():
+        monkeypatch.setenv(name, value)
+    done = python("scripts/check_hub.py")
+    assert done.stdout == "all is well\n"
+    whole, without_picture, again = map(int, re.findall(r"^(\d+) files came back$", done.stderr, re.MULTILINE))
+    assert whole == again == without_picture + 1
+    assert "a late commit is refused (412)" in done.stderr
+    assert [done.stderr.count(line) for line in ("nobody else sees it", "deleted http")] == [2, 2]
+    rows = re.findall(r"(\d+) rows of (\S+), (\S+) came back, loaded and streamed", done.stderr)
+    counts = {name: sum(int(count) for count, one, _ in rows if one == name) for name in ("MC", "all")}
+    assert counts == {"MC": 12, "all": 30} and len(rows) == 6
+    assert hub.repos == {}
+    assert any("/xorbs/" in request.path for request in hub.requests) == xet
+
+
+@pytest.fixture
+def made(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was made before, in place of one that is trained now."""
+    monkeypatch.setattr(rehearsal, "fit", lambda config: shutil.copytree(finished_run, config.output_dir))
+    monkeypatch.setattr(rehearsal, "write_phantoms", lambda folder, *_: folder)
+
+
+@pytest.fixture
+def data_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is made or pushed."""
+    monkeypatch.setattr(rehearsal, "fit", lambda config: None)
+    monkeypatch.setattr(rehearsal, "_rehearse_model", lambda *_: None)
+
+
+def check_said_and_deleted(
+    hub: LoopbackHub, as_user: AsUser, pattern: str, fault: dict[str, Any], kind: type, said: str
+) -> None:
+    """With a fault, the rehearsal raises one sentence and leaves no repository, though there was one."""
+    hub.fail(pattern, times=None, **fault)
+    with as_user(xet=False), pytest.raises(kind, match=said):
+        rehearse()
+    assert hub.repos == {}
+    assert any(request.method == "DELETE" and request.status == 200 for request in hub.requests)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault", "kind", "said"),
+    [
+        ("GET /cdn/", {"corrupt": True}, ValueError, "came damaged"),
+        ("POST .*/commit/", {"status": 403}, PermissionError, "is not allowed"),
+        ("POST .*/tag/", {"status": 500}, ConnectionError, "tagging model alice/chest-xray-masks-check-"),
+    ],
+)
+def test_what_is_not_well_is_said_and_the_repository_deleted(
+    hub: LoopbackHub, as_user: AsUser, made: None, pattern: str, fault: dict[str, Any], kind: type, said: str
+) -> None:
+    check_said_and_deleted(hub, as_user, pattern, fault, kind, said)
+
+
+def test_repository_that_everyone_sees_is_said(
+    hub: LoopbackHub, as_user: AsUser, made: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearsal, "push_model", partial(push_model, private=False))
+    with as_user(xet=False), pytest.raises(ValueError, match="^the Hub is not as expected: everyone sees http"):
+        rehearse()
+    assert hub.repos == {}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault", "kind", "said"),
+    [
+        SLOW("POST /api/datasets/.*/commit/", {"status": 403}, PermissionError, "is not allowed"),
+        SLOW("POST /api/datasets/.*/tag/", {"status": 500}, ConnectionError, "tagging dataset alice/chest-xray-masks"),
+        SLOW("GET /cdn/", {"status": 403}, PermissionError, "^loading dataset alice/.* is not allowed"),
+        ("GET /cdn/", {"corrupt": True}, ValueError, "^the Hub is not as expected: "),
+    ],
+)
+def test_what_is_not_well_with_data_is_said_and_the_repository_deleted(
+    hub: LoopbackHub, as_user: AsUser, data_only: None, pattern: str, fault: dict[str, Any], kind: type, said: str
+) -> None:
+    check_said_and_deleted(hub, as_user, pattern, fault, kind, said)
+
+
+@pytest.mark.slow
+def test_set_that_everyone_sees_or_that_is_another_is_said(
+    hub: LoopbackHub, as_user: AsUser, data_only: None, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for changed, said in (
+        ({"public": True, "i_accept_the_terms": True}, "everyone sees http"),
+        ({"data_dir": phantoms}, "other rows of MC, "),
+    ):
+        monkeypatch.setattr(rehearsal, "export", lambda config, changed=changed: export(replace(config, **changed)))
+        with as_user(xet=False), pytest.raises(ValueError, match=f"^the Hub is not as expected: {said}"):
+            rehearse()
+        assert hub.repos == {}

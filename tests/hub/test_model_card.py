@@ -1,0 +1,632 @@
+"""Cards of runs that were really trained: every number in them is looked up in the run's files, none is believed."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import EvalResultEntry, ModelCard, eval_result_entries_to_yaml, parse_eval_result_entries
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from launch import config_of
+from PIL import Image
+
+from hub_models.evaluation.evaluate import evaluate_run
+from hub_models.evaluation.pictures import PICTURES
+from hub_models.hub import model_card as cards
+from hub_models.hub.limits import limits_of
+from hub_models.models.tasks import TASKS
+from hub_models.models.trained_model import Predictor
+from hub_models.runs.config import TrainConfig
+from hub_models.runs.run_folder import RunFolder
+from hub_models.training.train import fit
+
+REPO = "somebody/some-model"
+# Heading of a column to its figure in results.json and its decimals.
+FIGURES = {
+    "Dice": ("dice", 3),
+    "median Dice": ("dice_median", 3),
+    "IoU": ("iou", 3),
+    "HD95, mm": ("hd95_mm", 1),
+    "HD95, % of the diagonal": ("hd95_percent", 1),
+    "AUROC": ("auroc", 3),
+    "average precision": ("average_precision", 3),
+    "sensitivity": ("sensitivity", 3),
+    "specificity": ("specificity", 3),
+    "specificity at the threshold of 90 % sensitivity": ("specificity_at_90_sensitivity", 3),
+    "Brier": ("brier", 3),
+    "ECE": ("ece", 3),
+    "saliency in the lungs": ("saliency_in_lungs", 3),
+    "area of the lungs": ("lungs_share", 3),
+}
+NOT_ON_THE_HUB = ("saliency_in_lungs", "lungs_share")
+ON_THE_HUB = {"auroc": "roc_auc", "brier": "brier_score"}
+SITES = ["Montgomery", "Shenzhen"]
+SECTIONS = {
+    "lung_segmentation": "Use, Intended use, Out of scope, Data, Training, Results, Across sites, "
+    "Subgroups, Limits, Environment",
+    "tb_classification": "Use, Intended use, Out of scope, Data, Training, Results, Across sites, "
+    "Operating point and calibration, Subgroups, Limits, Environment",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(phantoms, tiny_segformer, tiny_resnet, tmp_path_factory) -> dict[str, Path]:
+    """Finished runs by name, trained for ten epochs at the most, and an evaluation of one."""
+    root = tmp_path_factory.mktemp("trainers_machine")
+    shared = {"data_dir": str(phantoms), "image_size": 32, "from_scratch": True, "tracker": "none", "batch_size": 4}
+    lungs = {"model": str(tiny_segformer), "epochs": 10, "learning_rate": 5e-3}
+    tb = {"task": "tb_classification", "model": str(tiny_resnet), "epochs": 1, "keep": "last"}
+    wanted = {
+        "lungs": lungs,
+        "more": {"model": str(root / "lungs"), "from_scratch": False, "epochs": 1},
+        "sz": lungs | {"protocol": "shenzhen_to_mc", "epochs": 5},
+        "tb": tb,
+        "found": tb | {"region": "lungs", "segmenter": str(root / "lungs"), "balance": "weights"},
+    }
+    for name, options in wanted.items():
+        fit(TrainConfig(output_dir=str(root / name), **shared | options))
+    evaluate_run(root / "lungs", phantoms, split="validation", views=2)
+    folders = {name: root / name for name in wanted}
+    assert read(folders["lungs"])["figures"]["all"]["dice"]["value"] > 0.5  # figures worth a card
+    return folders | {"again": root / "lungs" / "evaluation" / "default-validation-views-2"}
+
+
+@pytest.fixture
+def copy(runs, tmp_path) -> Callable[[str], Path]:
+    """What copies a run, so that a test can change it."""
+    return lambda name: Path(shutil.copytree(runs[name], tmp_path / name))
+
+
+@pytest.fixture
+def of_patients(copy) -> Callable[[str], Path]:
+    """What copies a run and makes it look like one of real X-rays: without the mark that phantoms leave."""
+
+    def make(name: str) -> Path:
+        folder = copy(name)
+        for file in ("data.json", "results.json"):
+            edit(folder / file, lambda values: values.pop("synthetic"))
+        return folder
+
+    return make
+
+
+def model_card(folder: Path, *arguments: object, **options: object) -> ModelCard:
+    return cards.model_card(RunFolder.read(folder), *arguments, **options)
+
+
+def card_pictures(folder: Path) -> list[str]:
+    return cards.card_pictures(RunFolder.read(folder))
+
+
+def eval_results(folder: Path, repo_id: str) -> dict[str, str]:
+    return cards.eval_results(RunFolder.read(folder), repo_id)
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def read(folder: Path, name: str = "results.json") -> dict:
+    return json.loads((folder / name).read_text())
+
+
+def sections(card: ModelCard) -> dict[str, str]:
+    parts = re.split(r"^## (.*)\n", card.text, flags=re.M)
+    assert len(parts[1::2]) == len(set(parts[1::2]))
+    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
+    """Headings and rows of each Markdown table."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.M):
+        headings, ruler, *rows = (
+            [cell.strip() for cell in line.strip()[1:-1].split("|")] for line in block.splitlines()
+        )
+        assert set("".join(ruler)) == {"-"} and rows and all(len(row) == len(headings) for row in rows)
+        found.append((headings, rows))
+    return found
+
+
+def is_figure(text: str, figure: dict, digits: int) -> bool:
+    """Whether a cell says a figure and its interval, each within half a unit of its last decimal."""
+    if figure["value"] is None:
+        return text == "–"
+    numbers = re.fullmatch(r"(\S+?)(?: \[(\S+), (\S+)\])?", text).groups()
+    known = [figure[name] for name in ("value", "low", "high")]
+    return all(
+        (said is None) == (true is None)
+        and (said is None or (len(said.split(".")[1]) == digits and abs(float(said) - true) <= 0.5001 * 10**-digits))
+        for said, true in zip(numbers, known, strict=True)
+    )
+
+
+def key_of(label: str, figures: dict) -> str:
+    (key,) = [
+        key for key in figures if key in (label, f"site: {label}", f"sex: {label}", label.replace("age ", "age: "))
+    ]
+    return key
+
+
+def check_groups(headings: list[str], rows: list[list[str]], results: dict, wanted: set[str]) -> None:
+    """Every cell of a table of groups, and that it holds the wanted groups."""
+    seen = set()
+    for row in rows:
+        cells = dict(zip(headings, row, strict=True))
+        key = key_of(cells.pop("group"), results["figures"])
+        seen.add(key)
+        group = results["figures"][key]
+        assert int(cells.pop("X-rays")) == group["n"]
+        assert int(cells.pop("patients", group["patients"])) == group["patients"]
+        for heading, how in (("WHO minimum at the stored threshold", "met"), ("at the best one", "reachable")):
+            if heading in cells:
+                assert cells.pop(heading) == ("yes" if results["who_triage_minimum"]["groups"][key][how] else "no")
+        assert cells
+        for heading, text in cells.items():
+            name, digits = FIGURES[heading]
+            assert is_figure(text, group[name], digits), (key, heading, text, group[name])
+    assert seen == wanted
+
+
+def check_across(headings: list[str], rows: list[list[str]], folders: list[Path], trained: list[Path]) -> None:
+    """Every cell of the table across sites: three rows of each folder that tested two sites, one of one site."""
+    left = list(rows)
+    for folder, by in zip(folders, trained, strict=True):
+        results, ids = read(folder), read(by, "data.json")["train"]
+        sites = [site for site in SITES if f"site: {site}" in results["figures"]]
+        for label in sites if len(sites) == 1 else [*sites, "all"]:
+            cells = dict(zip(headings, left.pop(0), strict=True))
+            group = results["figures"][key_of(label, results["figures"])]
+            learned = " and ".join(
+                site for site, start in zip(SITES, "MC", strict=True) if any(id[0] == start for id in ids)
+            )
+            assert cells.pop("trained on (X-rays)") == f"{learned} ({len(ids)})"
+            assert cells.pop("tested on").split(", ")[0] == label and int(cells.pop("X-rays")) == group["n"]
+            assert cells.pop("commit") == commit(results) and cells.pop("model")
+            for heading, text in cells.items():
+                name, digits = FIGURES[heading]
+                assert is_figure(text, group[name], digits), (folder, heading, text)
+    assert not left
+
+
+def commit(results: dict) -> str:
+    whole, plus = results["commit"].removesuffix("+"), results["commit"].endswith("+")
+    return whole[:7] + "+" * plus
+
+
+def check_data(headings: list[str], rows: list[list[str]], data: dict) -> None:
+    assert headings == ["part", "X-rays", "Montgomery", "Shenzhen", "normal", "tuberculosis"]
+    assert [row[0] for row in rows] == ["train", "validation", "test"]
+    for part, *counts in rows:
+        ids = data[part]
+        by_site = [len([id for id in ids if id.startswith(start)]) for start in ("MCU", "CHN")]
+        by_label = [len([id for id in ids if id.endswith(end)]) for end in ("_0", "_1")]
+        assert [int(count) for count in counts] == [len(ids), *by_site, *by_label]
+
+
+def check_worst(headings: list[str], rows: list[list[str]], results: dict) -> None:
+    names = {"X-ray": "id", "Dice": "dice", "label (1 is tuberculosis)": "label", "probability": "probability"}
+    assert len(rows) == len(results["worst"]) > 0
+    for row, known in zip(rows, results["worst"], strict=True):
+        assert {names[heading] for heading in headings} == set(known)
+        for heading, text in zip(headings, row, strict=True):
+            true = known[names[heading]]
+            assert abs(float(text) - true) <= 0.0005001 if isinstance(true, float) else text == str(true)
+
+
+CASES = [("lungs", ("sz", "again")), ("more", ()), ("sz", ()), ("tb", ()), ("found", ("tb",))]
+
+
+@pytest.mark.parametrize(("name", "also"), CASES)
+def test_every_table_says_what_the_files_say(name: str, also: tuple[str, ...], runs) -> None:
+    folder, others = runs[name], [runs[other] for other in also]
+    results, parts = read(folder), sections(model_card(folder, REPO, "mit", others))
+    sites = {key for key in results["figures"] if key.startswith("site: ")}
+    groups = sites if len(sites) == 1 else sites | {"all"}
+    checks = {
+        "Data": [lambda *table: check_data(*table, read(folder, "data.json"))],
+        "Results": [lambda *table: check_groups(*table, results, groups)],
+        "Subgroups": [lambda *table: check_groups(*table, results, set(results["figures"]) - sites - {"all"})],
+        "Limits": [lambda *table: check_worst(*table, results)],
+        "Environment": [lambda headings, rows: check_environment(rows, results)],
+    }
+    if results["task"] == "tb_classification":
+        checks["Operating point and calibration"] = checks["Results"] * 2
+    if "saliency_in_lungs" in results["figures"]["all"]:
+        checks["Limits"] += checks["Results"]
+    if also or name == "sz":  # the last is across sites by itself
+        by = {"again": runs["lungs"]}
+        tested = [folder, *others]
+        trained = [folder, *(by.get(other, runs[other]) for other in also)]
+        checks["Across sites"] = [lambda *table: check_across(*table, tested, trained)]
+    for heading, text in parts.items():  # no table goes unchecked
+        found = tables(text)
+        assert len(found) == len(checks.get(heading, [])), heading
+        for check, table in zip(checks.get(heading, []), found, strict=True):
+            check(*table)
+    if not also and name != "sz":
+        assert parts["Across sites"].strip().startswith("Not stated here")
+
+
+def check_environment(rows: list[list[str]], results: dict) -> None:
+    said = dict(rows)
+    assert said.pop("commit of chest-xray-masks") == results["commit"]
+    assert {name: said.pop(name.replace("_", " ")) for name in results["launch"]} == {
+        name: str(value) for name, value in results["launch"].items()
+    }
+    assert said == results["versions"]
+
+
+@pytest.mark.parametrize("name", ["lungs", "tb", "found"])
+def test_every_number_in_the_words_is_of_the_files(name: str, runs) -> None:
+    folder, parts = runs[name], sections(model_card(runs[name], REPO, "mit"))
+    results, data, settings = read(folder), read(folder, "data.json"), read(folder, "config.json")["chest_xray_masks"]
+    main = {"dice": "Dice", "auroc": "AUROC"}[results["main_figure"]]
+    said = re.search(rf"{main} on X-rays .*?: (.*)\. \*\*", parts[""])[1]
+    for text, label in zip(re.split(r"(?<=\)), ", said), [*SITES, "all"], strict=True):
+        figure, n = re.fullmatch(rf"(.*) on {label} \(n (\d+)\)", text).groups()
+        group = results["figures"][key_of(label, results["figures"])]
+        assert is_figure(figure, group[results["main_figure"]], 3) and int(n) == group["n"]
+    everything = results["figures"]["all"]
+    assert f"On the test part, {everything['n']} X-rays of {everything['patients']} patients." in parts["Results"]
+    count = sum(len(data[part]) for part in ("train", "validation", "test"))
+    assert f"{count} of the {count} X-rays" in parts[""]
+    kept, epochs = results["training"]["kept_epoch"], results["training"]["epochs"]
+    value = float(re.search(rf"Of {len(epochs)} epochs, epoch {kept} was kept, .*: (\S+)\)", parts["Training"])[1])
+    assert value == pytest.approx(epochs[kept - 1][f"validation_{results['main_figure']}"], abs=0.0005001)
+    assert "images of 32 x 32 pixels" in parts[""]
+    if name != "lungs":
+        words = parts["Operating point and calibration"]
+        assert float(re.search(r"from a probability of (\S+) on", words)[1]) == pytest.approx(
+            settings["threshold"], abs=5e-4
+        )
+        assert float(re.search(r"the temperature ([\d.]+),", words)[1]) == pytest.approx(
+            settings["temperature"], abs=5e-4
+        )
+        assert re.search(r"sensitivity 90 % and specificity 70 %", words)
+    prose = "\n".join(text for heading, text in parts.items() if heading != "Citations")
+    prose = re.sub(r"```.*?```|`[^`]*`|^\|[^\n]*|\]\([^)]*\)", "", prose, flags=re.M | re.S)
+    groups = [results["figures"][key_of(label, results["figures"])] for label in (*SITES, "all")]
+    figures = [group[results["main_figure"]][one] for group in groups for one in ("value", "low", "high")]
+    figures += [value, *(settings[one] for one in ("threshold", "temperature"))]
+    known = {f"{one:.3f}" for one in figures if one is not None}
+    known |= {str(one) for group in groups for one in (group["n"], group["patients"])}
+    known |= {str(one) for one in (count, kept, len(epochs), settings["image_size"])}
+    known |= {"90", "70"} if name != "lungs" else set()
+    known |= {"95", "8", "16"}  # % of intervals, and bits
+    assert set(re.findall(r"\.?\d[\d.]*\b", prose)) <= known  # and there is no other
+
+
+@pytest.mark.parametrize("name", ["lungs", "more", "sz", "tb", "found"])
+def test_card_is_whole_and_says_nothing_of_the_trainers_machine(name: str, runs) -> None:
+    card = model_card(runs[name], REPO, "cc-by-nc-sa-4.0")
+    parts = sections(card)
+    assert list(parts)[1:] == SECTIONS[read(runs[name])["task"]].split(", ")
+    assert all(len(text.split()) > 8 for text in parts.values())
+    assert "{{" not in str(card) and "{%" not in str(card) and "None" not in card.text and "\n\n\n" not in card.text
+    assert (
+        "trainers_machine" not in str(card) and str(runs[name].parents[1]) not in str(card) and "/tmp" not in str(card)
+    )
+    assert parts[""].strip().startswith("# some-model")
+    assert "not a medical device" in parts[""]
+
+
+@pytest.mark.parametrize("name", ["lungs", "tb"])
+def test_metadata_and_model_index_come_back_from_the_library(name: str, runs, tmp_path) -> None:
+    model_card(runs[name], REPO, "cc-by-nc-sa-4.0").save(tmp_path / "README.md")
+    card, results = ModelCard.load(tmp_path / "README.md"), read(runs[name])
+    kind = {"lungs": "image-segmentation", "tb": "image-classification"}[name]
+    assert (card.data.license, card.data.library_name, card.data.pipeline_tag) == (
+        "cc-by-nc-sa-4.0",
+        "transformers",
+        kind,
+    )
+    assert card.data.language == "en" and "chest-x-ray" in card.data.tags and card.data.base_model is None
+    assert card.data.metrics[0] == {"lungs": "dice", "tb": "roc_auc"}[name]
+    index = eval_results_to_model_index("some-model", card.data.eval_results)
+    assert index == yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])["model-index"]
+    assert model_index_to_eval_results(index) == ("some-model", card.data.eval_results)
+    stated = {(one.dataset_config, one.metric_type): one for one in card.data.eval_results}
+    assert len(stated) == len(card.data.eval_results)
+    wanted = set(results["figures"]["all"]) - set(NOT_ON_THE_HUB)
+    names = {name: digits for name, digits in FIGURES.values() if name in wanted}
+    for config, label in (("MC", "Montgomery"), ("Shenzhen", "Shenzhen"), ("all", "all")):
+        group = results["figures"][key_of(label, results["figures"])]
+        for figure, digits in names.items():
+            one = stated.pop((config, ON_THE_HUB.get(figure, figure)), None)
+            if group[figure]["value"] is None or (config, figure) == ("all", "hd95_mm"):  # of Montgomery's only
+                assert one is None
+                continue
+            assert one.metric_value == pytest.approx(group[figure]["value"], abs=0.5001 * 10**-digits)
+            low, high, n = re.search(r"95 % interval (\S+) to (\S+), n (\d+)\)$", one.metric_name).groups()
+            assert (
+                is_figure(f"{one.metric_value:.{digits}f} [{low}, {high}]", group[figure], digits)
+                and int(n) == group["n"]
+            )
+            assert (one.dataset_type, one.dataset_split, one.task_type) == ("synthetic_chest_xrays", "test", kind)
+    assert not stated
+
+
+@pytest.mark.parametrize("name", ["lungs", "tb"])
+def test_newer_results_say_the_same_as_the_model_index(name: str, runs) -> None:
+    ((path, text),) = eval_results(runs[name], REPO).items()
+    assert path == ".eval_results/synthetic_chest_xrays.yaml"
+    entries = parse_eval_result_entries(yaml.safe_load(text))
+    assert all(
+        isinstance(entry, EvalResultEntry) and entry.dataset_id == "somebody/chest_xray_masks" for entry in entries
+    )
+    assert eval_result_entries_to_yaml(entries) == yaml.safe_load(text)
+    card = model_card(runs[name], REPO, "mit")
+    task = read(runs[name])["task"]
+    expected = [
+        (f"{task}_default_test_{one.dataset_config}_{one.metric_type}".lower(), one.metric_value)
+        for one in card.data.eval_results
+    ]
+    assert [(entry.task_id, entry.value) for entry in entries] == expected and len(set(expected)) == len(expected)
+    for entry, one in zip(entries, card.data.eval_results, strict=True):
+        heading, _, interval = one.metric_name.rstrip(")").partition(" (")
+        assert entry.notes == f"{heading}, {interval}, protocol default, synthetic X-rays"
+
+
+def test_real_x_rays_have_terms_and_citations(of_patients) -> None:
+    folder = of_patients("lungs")
+    card = model_card(folder, REPO, "mit")
+    text, data = str(card), read(folder, "data.json")
+    assert "synthetic" not in text.lower() and "Phantom" not in text
+    for needed in (
+        "10.3978/j.issn.2223-4292.2014.11.20",
+        "10.1109/TMI.2013.2290491",
+        "10.1109/TMI.2013.2284099",
+        "1803.01199",
+        "asks not to share the set outside one's group",
+        "CC0",
+        "CC BY-NC-SA 4.0",
+    ):
+        assert needed in text
+    learned = [id for part in ("train", "validation") for id in data[part] if id.startswith("CHN")]
+    assert f"this model was trained on {len(learned)} of them" in text
+    assert list(eval_results(folder, REPO)) == [".eval_results/chest_xray_masks.yaml"]
+    tb = str(model_card(of_patients("tb"), REPO, "mit"))
+    assert "CC BY-NC-SA" not in tb and "1803.01199" not in tb and "TMI.2013.2284099" in tb  # learned from no mask
+    found = str(model_card(of_patients("found"), REPO, "mit"))
+    assert f"the lung model that this one needs was trained on {len(learned)} of them" in found
+
+
+def test_synthetic_x_rays_are_not_taken_for_patients(runs, copy) -> None:
+    first = sections(model_card(runs["tb"], REPO, "mit"))
+    assert first[""].split("\n\n")[1].startswith("> **Trained on synthetic X-rays: of no use on patients.**")
+    assert "Citations" not in first and "CC0" not in str(first) and "Kaggle" not in str(first)
+    folder = copy("tb")
+    edit(folder / "data.json", lambda data: data.update(synthetic=2))  # among those of patients
+    mixed = str(model_card(folder, REPO, "mit"))
+    assert "> **Trained on synthetic X-rays" in mixed and "2 of the 60 X-rays" in mixed and "CC0" in mixed
+
+
+def test_no_picture_of_a_patient_goes_with_a_card(runs, of_patients) -> None:
+    assert card_pictures(runs["lungs"]) == ["dice.png", "outlines.png", "overlays.png"]  # of phantoms all
+    assert set(card_pictures(runs["tb"])) == set(PICTURES["tb_classification"])
+    assert card_pictures(of_patients("tb")) == ["roc.png", "reliability.png", "probabilities.png"]
+    folder = of_patients("found")
+    edit(folder / "results.json", lambda results: results.update(synthetic=results["images"] - 1))
+    assert card_pictures(folder) == ["roc.png", "reliability.png", "probabilities.png"]  # one may be of a patient
+    folder = of_patients("lungs")
+    assert (folder / "overlays.png").is_file()
+    assert card_pictures(folder) == ["dice.png", "outlines.png"]
+    assert re.findall(r"!\[.*?\]\((.*?)\)", model_card(folder, REPO, "mit").text) == ["dice.png", "outlines.png"]
+    (folder / "outlines.png").unlink()  # as in a run from before there were any
+    assert "outlines.png" not in model_card(folder, REPO, "mit").text
+
+
+def test_older_tb_run_without_worst_gets_a_card(copy) -> None:
+    folder = copy("tb")
+    edit(folder / "results.json", lambda results: (results.pop("worst"), results.pop("training")))
+    parts = sections(model_card(folder, REPO, "mit"))
+    assert (
+        all(headings[0] == "group" for headings, _ in tables(parts["Limits"]))
+        and "Two sites" in parts["Limits"]
+        and "gets wrong" not in parts["Limits"]
+    )
+    assert "was kept" not in parts["Training"]
+
+
+def test_where_a_model_looks_is_told_where_it_was_measured(copy) -> None:
+    folder = copy("tb")
+    figures = read(folder)["figures"]
+    for number, group in enumerate(figures.values()):
+        group["saliency_in_lungs"] = {"value": 0.5 + number / 100, "low": 0.25, "high": 0.75}
+        group["lungs_share"] = {"value": None if number else 0.3, "low": None, "high": None}
+    edit(folder / "results.json", lambda results: results.update(figures=figures))
+    card = model_card(folder, REPO, "mit")
+    _, (headings, rows) = tables(sections(card)["Limits"])
+    assert headings == ["group", "X-rays", "patients", "saliency in the lungs", "area of the lungs"]
+    assert [row[3:] for row in rows] == [
+        ["0.510 [0.250, 0.750]", "–"],
+        ["0.520 [0.250, 0.750]", "–"],
+        ["0.500 [0.250, 0.750]", "0.300"],
+    ]
+
+
+def test_older_tb_run_says_nothing_of_where_it_looks(copy) -> None:
+    folder = copy("tb")
+    assert "Where it looks" in model_card(folder, REPO, "mit").text
+
+    def forget(results: dict) -> None:
+        for group in results["figures"].values():
+            del group["saliency_in_lungs"], group["lungs_share"]
+
+    edit(folder / "results.json", forget)
+    (folder / "saliency.png").unlink()
+    card = model_card(folder, REPO, "mit")
+    assert "Where it looks" not in card.text and "saliency" not in card.text
+
+
+def test_who_minimum_is_told_for_both_thresholds(copy) -> None:
+    folder = copy("tb")
+    verdicts = {"site: Montgomery": (True, False), "site: Shenzhen": (False, True), "all": (True, True)}
+
+    def judge(results: dict) -> None:
+        for key, (met, reachable) in verdicts.items():
+            results["who_triage_minimum"]["groups"][key] = {"reachable": reachable, "met": met}
+
+    edit(folder / "results.json", judge)
+    (headings, rows), _ = tables(sections(model_card(folder, REPO, "mit"))["Operating point and calibration"])
+    assert headings[-2:] == ["WHO minimum at the stored threshold", "at the best one"]
+    assert [(row[0], *row[-2:]) for row in rows] == [
+        ("Montgomery", "yes", "no"),
+        ("Shenzhen", "no", "yes"),
+        ("all", "yes", "yes"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["lungs", "more", "sz", "tb", "found"])
+def test_commands_ask_for_the_run_again(name: str, runs) -> None:
+    block = re.search(r"```bash\n(.*?)```", model_card(runs[name], REPO, "mit").text, re.S)[1]
+    commands = block.replace("\\\n", "").strip().splitlines()
+    trained = TrainConfig.load(runs[name])
+    assert len(commands) == (2 if name == "more" else 1)  # the run that it went on from is at hand
+    launcher, script, *line = re.split(r"(scripts/train.py)", commands[-1])
+    assert launcher == "accelerate launch --mixed_precision no --num_processes 1 " and script
+    asked = config_of(line[0].split())
+    places = {
+        "data_dir": "DATA",
+        "output_dir": "RUN",
+        "tracker": "none",
+        "segmenter": asked.segmenter,
+        "model": asked.model,
+    }
+    assert asked == dataclasses.replace(trained, **places)
+    assert asked.model == ("START" if name == "more" else "ARCHITECTURE")
+    assert asked.segmenter == ("LUNGS" if name == "found" else None)
+    if name == "more":
+        assert "--output_dir START " in commands[0] and "--model ARCHITECTURE" in commands[0]
+
+
+def test_checkpoint_of_the_hub_is_named(copy) -> None:
+    folder = copy("tb")
+    change = {"from_scratch": False, "model": "microsoft/resnet-18"}
+    edit(folder / "train_config.json", lambda config: config.update(change))
+    card = model_card(folder, REPO, "mit")
+    assert card.data.base_model == "microsoft/resnet-18" and "Fine-tuned from `microsoft/resnet-18`" in card.text
+    assert "--model microsoft/resnet-18" in card.text
+    edit(folder / "data.json", lambda data: data.update(model="0" * 64))  # a run folder, of another working folder
+    card = model_card(folder, REPO, "mit")
+    assert card.data.base_model is None and "Went on from another run" in card.text and "--model START" in card.text
+    edit(folder / "data.json", lambda data: data.pop("model"))
+    edit(folder / "train_config.json", lambda config: config.update(model="/home/somebody/secret"))
+    card = model_card(folder, REPO, "mit")
+    assert card.data.base_model is None and "secret" not in str(card) and "--model START" in card.text
+    edit(folder / "train_config.json", lambda config: config.update(change | {"from_scratch": True}))
+    card = model_card(folder, REPO, "mit")
+    assert card.data.base_model is None and "random weights in the architecture `microsoft/resnet-18`" in card.text
+
+
+def snippet(card: ModelCard, folder: Path) -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.S)
+    assert len(code.split("\n")) <= 10 and REPO in code
+    return code.replace(REPO, str(folder))
+
+
+def test_lines_of_use_of_a_lung_model_run(runs, phantoms, tmp_path, monkeypatch) -> None:
+    folder, film = runs["lungs"], next(phantoms.rglob("CXR_png/CHN*.png"))
+    code = snippet(model_card(folder, REPO, "mit"), folder)
+    assert "hub_models" not in code
+    shutil.copy(film, tmp_path / "xray.png")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    with Image.open("lungs.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask) > 127, Predictor.from_run(folder)(film))
+
+
+def test_lines_of_use_of_a_tb_model_run(runs, phantoms, tmp_path, monkeypatch) -> None:
+    folder, film = runs["tb"], next(phantoms.rglob("CXR_png/CHN*.png"))
+    code = snippet(model_card(folder, REPO, "mit"), folder)
+    assert "hub_models" not in code
+    shutil.copy(film, tmp_path / "xray.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    predictor = Predictor.from_run(folder)
+    assert names["probability"] == pytest.approx(predictor(film), abs=1e-5)
+    assert names["threshold"] == predictor.settings.threshold
+
+
+def test_model_that_a_pipeline_does_not_serve_says_so(runs, copy) -> None:
+    use = sections(model_card(runs["found"], REPO, "mit"))["Use"]
+    assert "**A `pipeline` alone does not do what was tested here:**" in use and "from transformers" not in use
+    assert f'ChestXrayReader(segmenter="somebody/LUNGS", classifier="{REPO}")' in use
+    assert read(runs["found"], "data.json")["segmenter"][:16] in use
+    named = sections(model_card(runs["found"], REPO, "mit", segmenter="somebody/lungs"))["Use"]
+    assert f'ChestXrayReader(segmenter="somebody/lungs", classifier="{REPO}")' in named and "LUNGS" not in named
+    with pytest.raises(ValueError, match="sees whole X-rays, got segmenter somebody/lungs: leave it out"):
+        model_card(runs["tb"], REPO, "mit", segmenter="somebody/lungs")
+    folder = copy("lungs")
+    edit(folder / "config.json", lambda config: config["chest_xray_masks"].update(fit="pad"))
+    use = sections(model_card(folder, REPO, "mit"))["Use"]
+    assert "padded" in use and "from transformers" not in use and "reading.mask" in use
+    assert f'ChestXrayReader(segmenter="{REPO}")' in use
+    folder = copy("tb")
+    edit(folder / "config.json", lambda config: config["chest_xray_masks"].update(fit="pad"))
+    use = sections(model_card(folder, REPO, "mit"))["Use"]
+    assert f'ChestXrayReader(classifier="{REPO}")' in use and "reading.probability" in use
+
+
+def test_carbon_is_told_where_it_was_tracked(copy) -> None:
+    folder = copy("lungs")
+    assert "Carbon" not in sections(model_card(folder, REPO, "mit"))
+    lines = ["timestamp,duration,emissions,energy_consumed", "a,1,0.0012345,0.003", "b,1,0.001,0.001"]
+    (folder / "emissions.csv").write_text("\n".join(lines))
+    card = model_card(folder, REPO, "mit")
+    ((_, rows),) = tables(sections(card)["Carbon"])
+    assert rows == [["CO2 equivalent, kg", "0.00223"], ["energy, kWh", "0.004"]]
+    said = ModelCard(str(card)).data.co2_eq_emissions
+    assert said["emissions"] == pytest.approx(2.2345) and said["source"] == "CodeCarbon"  # the Hub wants grams
+
+
+def test_folders_that_have_no_card_are_refused(runs, copy, tmp_path) -> None:
+    (tmp_path / "folds" / "fold-0").mkdir(parents=True)
+    for call in (lambda: model_card(tmp_path / "folds", REPO, "mit"), lambda: eval_results(tmp_path / "folds", REPO)):
+        with pytest.raises(ValueError, match="folds holds all folds and no model of its own: pass one fold's folder"):
+            call()
+    with pytest.raises(
+        FileNotFoundError, match=r"no train_config.json in .*: pass a folder that scripts/train.py made"
+    ):
+        model_card(tmp_path, REPO, "mit")
+    folder = copy("lungs")
+    (folder / "results.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no results.json in .*: pass the folder of a finished run"):
+        model_card(folder, REPO, "mit")
+
+
+def test_what_is_of_another_task_or_model_is_refused(runs) -> None:
+    with pytest.raises(ValueError, match=r"is of tb_classification, .* of lung_segmentation: leave it out"):
+        model_card(runs["lungs"], REPO, "mit", [runs["tb"]])
+    with pytest.raises(ValueError, match="is the evaluation of another model than .*: pass that model's run folder"):
+        model_card(runs["sz"], REPO, "mit", [runs["again"]])
+    with pytest.raises(FileNotFoundError, match=r"no results.json in"):
+        model_card(runs["lungs"], REPO, "mit", [runs["lungs"] / "evaluation"])
+
+
+def test_others_are_told_apart_in_the_table_across_sites(runs) -> None:
+    also = [runs["sz"], runs["again"], runs["more"]]
+    (headings, rows) = tables(sections(model_card(runs["lungs"], REPO, "mit", also))["Across sites"])[0]
+    assert headings[:3] == ["model", "trained on (X-rays)", "tested on"]
+    told = [(row[0], row[2]) for row in rows]
+    assert told[:3] == [("this one", label) for label in (*SITES, "all")]
+    assert told[3] == ("another (differs in epochs)", "Montgomery")
+    assert told[4:7] == [("this one", f"{label}, validation, views 2") for label in (*SITES, "all")]
+    assert told[7][0] == "another (differs in from_scratch, epochs, learning_rate)"
+
+
+@pytest.mark.parametrize("name", ["lungs", "tb"])
+def test_limits_are_those_that_the_page_shows(name: str, runs) -> None:
+    parts, data = sections(model_card(runs[name], REPO, "mit")), read(runs[name], "data.json")
+    scope, known = limits_of(TASKS[read(runs[name])["task"]].kind, data)
+    said = [[line[2:] for line in parts[part].splitlines() if line[:2] == "* "] for part in ("Out of scope", "Limits")]
+    assert said == [list(scope), list(known)]

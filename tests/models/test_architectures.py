@@ -1,0 +1,198 @@
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertConfig,
+    DeiTConfig,
+    ResNetConfig,
+    SegformerConfig,
+    SwinConfig,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
+
+from hub_models.imaging.resizing import resize_gray
+from hub_models.models.architectures import ARCHITECTURES, build, normalize, processor_for
+from hub_models.models.tasks import TASKS
+
+LUNGS, TB = (TASKS[name].labels for name in ("lung_segmentation", "tb_classification"))
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def millions(model: torch.nn.Module) -> float:
+    return sum(weight.numel() for weight in model.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        # Xie et al. 2021, table 1: SegFormer-B0 has 3.8 million parameters and B1 13.7, with 150 classes
+        ("segmentation", "nvidia/mit-b0", 3.7),
+        ("segmentation", "nvidia/mit-b1", 13.7),
+        ("classification", "nvidia/mit-b0", 3.3),
+        # half the widths of B0: a quarter of its encoder; a decoder of 64: (16+32+80+128)*64 + 4*64*64 weights
+        ("segmentation", "segformer-light", 3.3 / 4 + 0.03),
+        # a quarter of ResNet-18's widths and one layer of two in each stage
+        ("classification", "resnet-light", 11.2 / 16 / 2),
+        # Touvron et al. 2021, table 1, 5.7 and 22.1 with 1000 classes, of 192 and 384 features
+        ("classification", "facebook/deit-tiny-patch16-224", 5.7 - 0.2),
+        ("classification", "facebook/deit-small-patch16-224", 22.1 - 0.4),
+        ("classification", "google/vit-base-patch16-224", 86.6 - 0.8),
+        # Liu et al. 2021, table 1: Swin-T 28.3, less 768 * 1000; He et al. 2015: ResNet-18 11.7, less 512 * 1000
+        ("classification", "microsoft/swin-tiny-patch4-window7-224", 28.3 - 0.8),
+        ("classification", "microsoft/resnet-18", 11.7 - 0.5),
+    ],
+)
+def test_from_scratch_has_the_published_size(kind: str, name: str, expected: float) -> None:
+    with torch.device("meta"):  # sizes without numbers
+        model = build(kind, name, True, LUNGS if kind == "segmentation" else TB, 224)
+    assert millions(model) == pytest.approx(expected, abs=0.11)
+    assert model.config.id2label == dict(enumerate(LUNGS if kind == "segmentation" else TB))
+
+
+def test_the_tasks_own_models_are_known() -> None:
+    assert {task.model for task in TASKS.values()} <= set(ARCHITECTURES)
+
+
+def test_b0_is_the_default_of_transformers() -> None:
+    family, sizes = ARCHITECTURES["nvidia/mit-b0"]
+    assert family == SegformerConfig.model_type
+    assert sizes == {name: list(getattr(SegformerConfig(), name)) for name in ("hidden_sizes", "depths")} | {
+        "decoder_hidden_size": SegformerConfig().decoder_hidden_size
+    }
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_from_scratch_takes_the_architecture_of_a_folder(kind: str, tiny_segformer) -> None:
+    model = build(kind, str(tiny_segformer), True, ("a", "b", "c"), 32)
+    assert list(model.config.hidden_sizes) == [8, 16, 24, 32]
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
+    assert model(torch.zeros(1, 3, 32, 32)).logits.shape[1] == 3
+
+
+def test_classifiers_of_every_family_run(tiny_vit, tiny_resnet, tmp_path) -> None:
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    DeiTConfig(**small, patch_size=16).save_pretrained(tmp_path / "deit")
+    SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4).save_pretrained(tmp_path / "swin")
+    for folder in (tiny_vit, tiny_resnet, tmp_path / "deit", tmp_path / "swin"):
+        model = build("classification", str(folder), True, TB, 64).eval()
+        assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 2)
+        model.save_pretrained(tmp_path / "trained")
+        again = build("classification", str(tmp_path / "trained"), False, TB, 64)
+        assert all(torch.equal(one, again.state_dict()[name]) for name, one in model.state_dict().items())
+
+
+def test_from_scratch_sets_the_image_size(tiny_vit, tmp_path) -> None:
+    model = build("classification", str(tiny_vit), True, TB, 96)
+    assert model.config.image_size == 96
+    assert model.vit.embeddings.position_embeddings.shape[1] == 1 + 6 * 6  # patches of 16
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"takes images of 96 pixels, got image_size 128: pass --image_size 96"):
+        build("classification", str(tmp_path), False, TB, 128)
+    assert build("classification", str(tmp_path), False, TB, 96).config.image_size == 96
+
+
+def test_models_without_positions_take_any_size(tiny_resnet, tiny_segformer, tmp_path) -> None:
+    for kind, folder in (("classification", tiny_resnet), ("segmentation", tiny_segformer)):
+        build(kind, str(folder), True, TB, 32).save_pretrained(tmp_path / kind)
+        assert build(kind, str(tmp_path / kind), False, TB, 224).config.num_labels == 2
+
+
+def test_model_of_another_family_is_refused(tiny_vit, tmp_path) -> None:
+    with pytest.raises(ValueError, match="is a vit model, and this task takes segformer: pass another --model"):
+        build("segmentation", str(tiny_vit), True, LUNGS, 32)
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a bert model, and this task takes .*: pass another --model"):
+        build("classification", str(tmp_path), True, TB, 32)
+
+
+def test_unknown_sources_name_the_way_out(tmp_path) -> None:
+    with pytest.raises(ValueError, match="architectures nvidia/mit-b0, .* and folders, got nvidia/mit-b9"):
+        build("segmentation", "nvidia/mit-b9", True, LUNGS, 32)
+    with pytest.raises(OSError, match="no model at .*: no config.json in it; pass another --model, or --from_scratch"):
+        build("segmentation", str(tmp_path), False, LUNGS, 32)
+    with pytest.raises(OSError, match="no model at 'runs/typo': no folder here, and not to be had from the Hub"):
+        build("segmentation", "runs/typo", False, LUNGS, 32)
+
+
+def test_checkpoint_weights_are_kept_and_a_head_for_other_classes_is_not(tiny_segformer, tmp_path) -> None:
+    other = build("segmentation", str(tiny_segformer), True, ("a", "b", "c"), 32)
+    other.save_pretrained(tmp_path)
+    model = build("segmentation", str(tmp_path), False, LUNGS, 32)
+    kept, lost = "decode_head.linear_fuse.weight", "decode_head.classifier.weight"
+    assert torch.equal(model.state_dict()[kept], other.state_dict()[kept])
+    assert model.state_dict()[lost].shape[0] == 2
+
+
+def test_encoder_of_a_lung_model_is_carried_over_into_a_classifier(tiny_segformer, tmp_path) -> None:
+    lungs = build("segmentation", str(tiny_segformer), True, LUNGS, 32)
+    lungs.save_pretrained(tmp_path)
+    model = build("classification", str(tmp_path), False, TB, 32)
+    assert type(model).__name__ == "SegformerForImageClassification"
+    encoder = {name: one for name, one in lungs.state_dict().items() if name.startswith("segformer.")}
+    assert {name for name in model.state_dict() if name.startswith("segformer.")} == set(encoder)
+    assert all(torch.equal(model.state_dict()[name], one) for name, one in encoder.items())
+    assert model.config.id2label == {0: "normal", 1: "tuberculosis"}
+
+
+def test_dropout_is_of_whole_layers_and_the_classifier_where_there_are_such(
+    tiny_segformer, tiny_vit, tmp_path
+) -> None:
+    segformer = build("segmentation", str(tiny_segformer), True, LUNGS, 32, 0.2).config
+    assert (segformer.classifier_dropout_prob, segformer.drop_path_rate) == (0.2, 0.2)
+    assert (segformer.hidden_dropout_prob, segformer.attention_probs_dropout_prob) == (0.0, 0.0)
+    vit = build("classification", str(tiny_vit), True, TB, 32, 0.2)
+    assert vit.config.attention_probs_dropout_prob == 0.0
+    SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4).save_pretrained(tmp_path)
+    swin = build("classification", str(tmp_path), True, TB, 32, 0.2).config
+    assert (swin.drop_path_rate, swin.hidden_dropout_prob) == (0.2, 0.0)
+
+
+@pytest.mark.parametrize("name", ["tiny_segformer", "tiny_vit"])
+def test_dropout_acts_in_training_only_where_it_is_asked_for(name: str, request: pytest.FixtureRequest) -> None:
+    folder, inputs = str(request.getfixturevalue(name)), torch.randn(2, 3, 32, 32)
+    for dropout in (0.0, 0.5):
+        model = build("classification", folder, True, TB, 32, dropout).train()
+        same = torch.equal(model(inputs).logits, model(inputs).logits)
+        assert same == (dropout == 0)
+
+
+def test_config_of_a_checkpoint_loses_its_dropout(tiny_vit, tmp_path) -> None:
+    ViTConfig.from_pretrained(tiny_vit, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).save_pretrained(
+        tmp_path
+    )
+    config = build("classification", str(tmp_path), True, TB, 32).config
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.0, 0.0)
+
+
+def test_processor_has_the_mean_of_the_checkpoint_or_imagenets(tiny_vit, tmp_path) -> None:
+    half = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.4]}
+    ViTImageProcessorPil(**half).save_pretrained(tmp_path)
+    ViTConfig.from_pretrained(tiny_vit).save_pretrained(tmp_path)
+    theirs = processor_for("classification", str(tmp_path), False, 64)
+    assert {"image_mean": list(theirs.image_mean), "image_std": list(theirs.image_std)} == half
+    for source, from_scratch in ((tmp_path, True), (tiny_vit, False), (Path("nvidia/mit-b0"), True)):
+        ours = processor_for("classification", str(source), from_scratch, 64)
+        assert (list(ours.image_mean), list(ours.image_std)) == IMAGENET
+
+
+def test_saved_processor_has_the_size_and_is_the_task_s(tiny_segformer, tmp_path) -> None:
+    for kind, name in (("segmentation", "SegformerImageProcessor"), ("classification", "ViTImageProcessor")):
+        processor = processor_for(kind, str(tiny_segformer), True, 96)
+        assert dict(processor.size) == {"height": 96, "width": 96}
+        assert type(processor).__name__.startswith(name)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_normalize_is_what_the_saved_processor_does(kind: str, tmp_path) -> None:
+    half = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.4]}
+    ViTImageProcessorPil(**half).save_pretrained(tmp_path)
+    ResNetConfig().save_pretrained(tmp_path)
+    processor = processor_for(kind, str(tmp_path), False, 64)
+    gray = Image.effect_noise((200, 150), 60)
+    theirs = processor(gray.convert("RGB"), return_tensors="pt")["pixel_values"]
+    ours = normalize(torch.from_numpy(resize_gray(gray, 64).copy())[None].float() / 255, processor)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)

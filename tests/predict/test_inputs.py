@@ -1,0 +1,226 @@
+import os
+import re
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from tiny import image_png, write_tree, write_zip
+
+from hub_models.imaging.source import open_image
+from hub_models.predict import dataset_rows as rows
+from hub_models.predict import inputs as sources_room
+from hub_models.predict.dataset_rows import Sources
+from hub_models.predict.inputs import find_sources
+
+FILES = {name: image_png(id) for name, id in (("b/x.png", "MCUCXR_0001_0"), ("a/x.png", "CHNCXR_0001_0"))}
+FILES |= {"a/x.JPG": b"no image", "c/IMG00001": b"\0" * 128 + b"DICM and so on", "z.dcm": b"no image"}
+OTHERS = {"a/reading.txt": b"normal", "Thumbs.db": b"", ".hidden.png": b"", "__MACOSX/a/._x.png": b"", "c/notes": b"-"}
+OTHERS |= {"DICOMDIR": b"\0" * 128 + b"DICM"}
+KEYS = ["a/x.JPG", "a/x.png", "b/x.png", "c/IMG00001", "z.dcm"]
+
+
+def keys(sources: Sources) -> list[str]:
+    return list(sources.index["source"])
+
+
+def opened(sources: Sources) -> dict[str, bytes]:
+    """Bytes of each X-ray by its key."""
+    found = {row["source"]: open_source() for row, open_source in sources.stream(sources.index)}
+    return {key: one if isinstance(one, bytes) else one.read_bytes() for key, one in found.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_tree(FILES | OTHERS, tmp_path_factory.mktemp("films"))
+
+
+def test_folder_is_read_to_its_bottom_and_other_files_are_passed_over(folder) -> None:
+    sources = find_sources(str(folder))
+    assert keys(sources) == KEYS
+    assert opened(sources) == {key: FILES[key] for key in KEYS}
+    assert list(sources.index["size"]) == [len(FILES[key]) for key in KEYS]
+
+
+def test_links_are_followed(folder, tmp_path) -> None:
+    (tmp_path / "tree").symlink_to(folder / "a")
+    (tmp_path / "film.png").symlink_to(folder / "b" / "x.png")
+    (tmp_path / "gone.png").symlink_to(folder / "nowhere")
+    (tmp_path / "up").symlink_to(tmp_path)
+    assert keys(find_sources(str(tmp_path))) == ["film.png", "tree/x.JPG", "tree/x.png"]
+    assert keys(find_sources(f"{tmp_path}/*.png")) == ["film.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")
+def test_name_that_is_no_utf8_is_a_printable_key(tmp_path) -> None:
+    for name in (b"x.png", b"patient_\xe9.png", b"patient_\xe8.png", b"\xe9/\xe9.png"):
+        write_tree({os.fsdecode(name): name}, tmp_path / "films")
+    for images in (str(tmp_path / "films"), f"{tmp_path}/films/**"):
+        sources = find_sources(images)
+        assert keys(sources) == ["\\udce9/\\udce9.png", "patient_\\udce8.png", "patient_\\udce9.png", "x.png"]
+        found = list(opened(sources).values())
+        assert found == [b"\xe9/\xe9.png", b"patient_\xe8.png", b"patient_\xe9.png", b"x.png"]
+        assert len(set(sources.index["output"])) == 4
+        assert all(re.fullmatch(r"[\w/]+", output, re.ASCII) for output in sources.index["output"])
+
+
+def test_file_is_read_whatever_its_suffix(folder) -> None:
+    assert opened(find_sources(str(folder / "b" / "x.png"))) == {"x.png": FILES["b/x.png"]}
+    assert opened(find_sources(str(folder / "c" / "notes"))) == {"notes": b"-"}
+
+
+@pytest.mark.parametrize(("pattern", "found"), [("*/x.png", ["a/x.png", "b/x.png"]), ("**", KEYS), ("a/*", KEYS[:2])])
+def test_glob(folder, pattern: str, found: list[str]) -> None:
+    root = "a/" if pattern == "a/*" else ""
+    assert [root + key for key in keys(find_sources(f"{folder}/{pattern}"))] == found
+
+
+def test_brackets_in_a_name_are_no_glob(tmp_path) -> None:
+    write_tree({"films [2]/x.png": b"", "films 2/y.png": b""}, tmp_path)
+    assert keys(find_sources(str(tmp_path / "films [2]"))) == ["x.png"]
+
+
+def test_zip_is_as_its_folder(folder, tmp_path) -> None:
+    archive = write_zip(FILES | OTHERS, tmp_path / "films.zip")
+    assert opened(find_sources(str(archive))) == opened(find_sources(str(folder)))
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_list_is_read_in_its_order_once_each(folder, tmp_path, name: str) -> None:
+    other = write_tree({"d.png": b"d"}, tmp_path)
+    entries = ["b/x.png", str(other / "d.png"), "a/x.png", "b/x.png", "nowhere.png", (other / "d.png").as_uri()]
+    lines = ["", *entries] if name == "list.txt" else ["label,path", *(f"0,{entry}" for entry in entries)]
+    (folder / name).write_text("\r\n".join(lines))
+    sources = find_sources(str(folder / name))
+    (folder / name).unlink()
+    assert keys(sources) == [*entries[:3], "nowhere.png", entries[-1]]
+    opens = [open_source for _, open_source in sources.stream(sources.index)]
+    assert [opens[place]() for place in (0, 1, 4)] == [folder / "b/x.png", other / "d.png", other / "d.png"]
+
+
+def test_memory_file_system_stands_for_object_stores(folder) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/bucket/films", recursive=True)
+    try:
+        here = opened(find_sources(str(folder)))
+        assert opened(find_sources("memory://bucket/films")) == here
+        assert keys(find_sources("memory://bucket/films/*/x.png")) == ["a/x.png", "b/x.png"]
+        memory.pipe("/bucket/list.txt", b"films/a/x.png\nmemory://bucket/films/b/x.png")
+        assert list(opened(find_sources("memory://bucket/list.txt")).values()) == [here["a/x.png"], here["b/x.png"]]
+        memory.pipe("/bucket/films.zip", write_zip(FILES, folder.with_suffix(".zip")).read_bytes())
+        assert opened(find_sources("memory://bucket/films.zip")) == here
+        assert opened(find_sources("memory://bucket/films/a/x.png")) == {"x.png": here["a/x.png"]}
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
+def test_digest_tells_places_names_and_sizes_apart(folder, tmp_path, monkeypatch) -> None:
+    digest = find_sources(str(folder)).digest
+    assert digest == find_sources(f"{folder}/").digest == find_sources(folder.as_uri()).digest
+    monkeypatch.chdir(folder.parent)
+    assert digest == find_sources(folder.name).digest
+    assert digest != find_sources(str(write_tree(FILES, tmp_path / "copy"))).digest
+    for number, change in enumerate(({"new.png": b""}, {"z.dcm": b"other bytes, other length"})):
+        assert find_sources(str(write_tree(FILES | change, tmp_path / str(number)))).digest != digest
+
+
+@pytest.mark.parametrize("name", ["list.txt", "films.zip"])
+def test_digest_tells_same_names_in_other_places_apart(tmp_path, name: str) -> None:
+    for place in ("A", "B"):
+        write_tree({f"{place}/list.txt": b"x.png", f"{place}/x.png": place.encode()}, tmp_path)
+        write_zip({"x.png": place.encode()}, tmp_path / place / "films.zip")
+    first, second = (find_sources(str(tmp_path / place / name)) for place in ("A", "B"))
+    assert keys(first) == keys(second) and first.digest != second.digest
+    assert first.digest == find_sources(str(tmp_path / "A" / name)).digest
+
+
+def test_outputs_are_unique_relative_and_plain(tmp_path) -> None:
+    entries = ["a/x.png", "b/x.png", "a/x.jpg", "A/X.PNG", "../x.png", "/data/x.png", "s3://bucket/x.png", "x?.png"]
+    entries += ["x*.png", "a" * 300 + ".dcm", ".png"]
+    (tmp_path / "list.txt").write_text("\n".join(entries))
+    outputs = list(find_sources(str(tmp_path / "list.txt")).index["output"])
+    # capitals count for nothing on some disks, so the fourth gets a number; x_ is both of x? and x*
+    expected = ["a/x", "b/x", "a/x.jpg", "A/X.PNG", "x", "data/x", "s3_/bucket/x", "x_", "x_-2", "a" * 200, "image"]
+    assert outputs == expected
+    entries = ["a/x.png", "A/X.png", "a/x"]
+    (tmp_path / "list.txt").write_text("\n".join(entries))
+    assert list(find_sources(str(tmp_path / "list.txt")).index["output"]) == ["a/x", "A/X-2", "a/x-3"]
+
+
+def test_no_output_is_both_file_and_folder(tmp_path) -> None:
+    entries = ["a", "a.png/b", "c.PNG/d", "c", "e.dcm/f.dcm/g", "e", "a_png/b", "x.png.d/y"]
+    (tmp_path / "list.txt").write_text("\n".join(entries))
+    outputs = list(find_sources(str(tmp_path / "list.txt")).index["output"])
+    assert outputs == ["a", "a_png/b", "c_PNG/d", "c", "e_dcm/f_dcm/g", "e", "a_png/b-2", "x.png.d/y"]
+    for suffix in ("png", "dcm"):
+        for output in outputs:
+            path = tmp_path / "out" / f"{output}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    assert len([path for path in (tmp_path / "out").rglob("*") if path.is_file()]) == 2 * len(outputs)
+
+
+def test_millions_of_x_rays_take_little_memory(tmp_path, monkeypatch) -> None:
+    for room in (rows, sources_room):
+        monkeypatch.setattr(room, "BLOCK", 500)
+    count = 10_000
+    (tmp_path / "list.txt").write_text("\n".join(f"films/{number:09d}.png" for number in range(count)))
+    tracemalloc.start()
+    sources = find_sources(str(tmp_path / "list.txt"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(sources.index) == count and sources.index["output"][count - 1] == "films/000009999"
+    place = len(f"{tmp_path.as_uri()}/films/000000000.png")
+    # its columns: number, row and size of 8 bytes, key, output and place with 4 of each for where it begins
+    assert sources.index.data.nbytes < count * (3 * 8 + 19 + 15 + place + 3 * 4 + 5)
+    assert peak < 200 * count  # of Python: an int and its place in a set, 73 bytes, and a block
+
+
+def test_nothing_to_read_is_said_before_anything_else(tmp_path) -> None:
+    write_tree({"a/notes.txt": b"", "b.pdf": b""}, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no image in .* \(2 other files\): pass one that holds .*\.dcm"):
+        find_sources(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"no image in .*none\.zip \(1 other files\)"):
+        find_sources(str(write_zip({"a.txt": b""}, tmp_path / "none.zip")))
+    with pytest.raises(FileNotFoundError, match="no image in"):
+        find_sources(f"{tmp_path}/*.png")
+    with pytest.raises(FileNotFoundError, match="nothing at /no/where: pass a file, folder"):
+        find_sources("/no/where")
+    with pytest.raises(FileNotFoundError, match=r"nothing at films/x\.png"):
+        find_sources("films/x.png")
+    with pytest.raises(FileNotFoundError, match="nothing at memory://nowhere"):
+        find_sources("memory://nowhere")
+    (tmp_path / "list.txt").write_text("\n \n")
+    with pytest.raises(FileNotFoundError, match="lists nothing: give it a path or URL a line"):
+        find_sources(str(tmp_path / "list.txt"))
+
+
+def test_what_cannot_be_looked_into_is_told(tmp_path) -> None:
+    (tmp_path / "half.zip").write_bytes(write_zip(FILES, tmp_path / "whole.zip").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"half\.zip is no whole zip"):
+        find_sources(str(tmp_path / "half.zip"))
+    (tmp_path / "list.csv").write_text("id,label\n1,0\n")
+    with pytest.raises(ValueError, match=r"list\.csv has the columns \['id', 'label'\]: give it one of source, path"):
+        find_sources(str(tmp_path / "list.csv"))
+
+
+def test_damaged_member_is_an_error_of_its_own(tmp_path) -> None:
+    path = write_zip({"a.png": FILES["a/x.png"], "b.png": FILES["b/x.png"]}, tmp_path / "films.zip")
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.infolist()[0].header_offset
+    data[start + 60] ^= 255  # in the bytes of a.png
+    path.write_bytes(data)
+    sources = find_sources(str(path))
+    damaged, sound = (open_source for _, open_source in sources.stream(sources.index))
+    with pytest.raises(Exception, match=r"CRC|invalid|Error"):
+        damaged()
+    assert np.asarray(open_image(sound())).size
+
+
+def test_file_system_of_another_package_is_named() -> None:
+    with pytest.raises(ImportError, match="s3fs"):
+        find_sources("s3://bucket/films")

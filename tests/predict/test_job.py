@@ -1,0 +1,311 @@
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from launch import accelerate, kill_when, python
+from PIL import Image
+from tiny import bare_png, write_tree, write_zip
+
+from hub_models.dataset.preprocessing import load_splits
+from hub_models.files import held
+from hub_models.predict import job as batch
+from hub_models.predict.job import read_all
+from hub_models.predict.reader import ChestXrayReader
+from hub_models.runs.config import TrainConfig
+
+Rows = list[dict[str, object]]
+
+
+@pytest.fixture(scope="module")
+def models(make_run, tiny_segformer, tiny_resnet, tmp_path_factory) -> dict[str, Path]:
+    """A lung model, and a TB model that sees the lungs only, as `read_all` takes them."""
+    folders = [str(tmp_path_factory.mktemp(name)) for name in ("lungs", "tb")]
+    lungs = make_run(TrainConfig("data", folders[0], model=str(tiny_segformer), image_size=64))
+    options = {"region": "lungs", "model": str(tiny_resnet), "image_size": 64}
+    tb = make_run(TrainConfig("data", folders[1], "tb_classification", **options))
+    return {"segmenter": lungs, "classifier": tb}
+
+
+@pytest.fixture(scope="module")
+def films(phantoms) -> Path:
+    return next(phantoms.rglob("CXR_png"))
+
+
+def table(folder: Path) -> Rows:
+    """Rows of the finished table, after the look that CSV and Parquet say the same."""
+    rows = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
+    lines = pyarrow.csv.read_csv(folder / "predictions.csv").to_pylist()
+    assert [line["source"] for line in lines] == [row["source"] for row in rows]
+    assert [line["probability"] for line in lines] == [row["probability"] for row in rows]
+    return rows
+
+
+def masks(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("masks/**/*.png"))}
+
+
+@pytest.fixture(scope="module")
+def whole(films, models, tmp_path_factory) -> Path:
+    """A folder read without a stop."""
+    return read_all(str(films), tmp_path_factory.mktemp("whole") / "out", **models)
+
+
+def test_table_and_masks_are_what_the_reader_says(films, models, whole) -> None:
+    rows, reader = table(whole), ChestXrayReader(**models)
+    read = [
+        one
+        for start in range(0, 60, 4)
+        for one in reader.read([films / row["source"] for row in rows[start : start + 4]])
+    ]
+    assert [row["source"] for row in rows] == sorted(path.name for path in films.glob("*.png"))
+    for row, one in zip(rows, read, strict=True):
+        assert (row["probability"], row["flags"]) == (one.probability, "|".join(one.flag_codes))
+        np.testing.assert_array_equal(np.asarray(Image.open(whole / row["mask"])), one.mask)
+    assert all(row["error"] is None for row in rows)
+    assert len(masks(whole)) == len(rows)
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "masks",
+        "predict.json",
+        "predictions.csv",
+        "predictions.parquet",
+    ]
+
+
+@pytest.fixture(scope="module")
+def many(films, tmp_path_factory) -> Path:
+    """A folder that holds each of the X-rays five times, so that a launch can be killed in the middle."""
+    folder = tmp_path_factory.mktemp("many")
+    for copy in range(5):
+        (folder / str(copy)).mkdir()
+        for path in films.glob("*.png"):
+            (folder / str(copy) / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_many(many, models, tmp_path_factory) -> Path:
+    return read_all(str(many), tmp_path_factory.mktemp("whole_many") / "out", **models)
+
+
+def command(images: object, output: Path, models: dict[str, Path], *more: object) -> tuple[object, ...]:
+    options = ["--images", images, "--output", output]
+    return "scripts/predict.py", *options, *(text for name in models for text in (f"--{name}", models[name])), *more
+
+
+def written(output: Path) -> int:
+    """Count of the rows so far."""
+    return sum(path.read_bytes().count(b"\n") for path in output.glob("rows/*/*.jsonl"))
+
+
+@pytest.mark.slow
+def test_killed_and_launched_otherwise_it_ends_the_same(many, models, whole_many, tmp_path) -> None:
+    started = command(many, tmp_path / "out", models)
+    kill_when(lambda: written(tmp_path / "out") > 5, *started)
+    assert 5 < written(tmp_path / "out") < 300
+    assert not list((tmp_path / "out").glob("predictions.*"))
+    log = accelerate(*started, processes=2).stderr
+    assert "going on: " in log and "of 300 X-rays are left" in log
+    assert table(tmp_path / "out") == table(whole_many)
+    assert masks(tmp_path / "out") == masks(whole_many)
+    assert not (tmp_path / "out" / "rows").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_again_and_again_it_ends_the_same(many, models, whole_many, tmp_path, processes: int) -> None:
+    started = command(many, tmp_path / "out", models)
+    for count in (3, 60, 120):
+        kill_when(lambda count=count: written(tmp_path / "out") > count, *started, processes=processes)
+        assert count < written(tmp_path / "out") < 300
+    accelerate(*started, processes=3 - processes)
+    assert table(tmp_path / "out") == table(whole_many)
+    assert masks(tmp_path / "out") == masks(whole_many)
+
+
+@pytest.mark.slow
+def test_script_says_where_and_what_is_wrong(films, models, tmp_path) -> None:
+    done = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
+    flagged = sum(row["flags"] not in (None, "") for row in table(tmp_path / "out"))
+    said = f"60 images, 0 unreadable, {flagged} flagged: {tmp_path / 'out' / 'predictions.csv'}"
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 60
+    assert len(list((tmp_path / "out" / "saliency").iterdir())) == 60
+    again = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
+    assert "is finished: delete it" in again.stderr and said in again.stderr
+    (tmp_path / "empty").mkdir()
+    refused = python(*command(tmp_path / "empty", tmp_path / "other", models), check=False)
+    assert refused.returncode == 1 and refused.stderr.startswith("error: no image in")
+    assert not (tmp_path / "other").exists()
+
+
+def test_finished_folder_is_left_alone(films, models, whole, caplog) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    with caplog.at_level("INFO", "hub_models"):
+        assert read_all(str(films), whole, **models) == whole
+    assert f"{whole} is finished: delete it, or pass another output" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+
+
+def test_other_x_rays_models_and_settings_are_refused_by_name(
+    films, models, whole, phantoms, tmp_path, monkeypatch
+) -> None:
+    with pytest.raises(ValueError, match=r"was made with other X-rays: delete it, or pass another output"):
+        read_all(str(phantoms), whole, **models)
+    with pytest.raises(ValueError, match="was made with other classifier:"):
+        read_all(str(films), whole, segmenter=models["segmenter"])
+    with pytest.raises(ValueError, match="was made with other overlays:"):
+        read_all(str(films), whole, overlays=True, **models)
+    changed = Path(shutil.copytree(models["segmenter"], tmp_path / "changed"))
+    settings = json.loads((changed / "config.json").read_text())
+    settings["chest_xray_masks"]["two_lungs"] = True
+    (changed / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="was made with other segmenter:"):
+        read_all(str(films), whole, changed, models["classifier"])
+    monkeypatch.setattr(batch, "PREDICTION_VERSION", batch.PREDICTION_VERSION + 1)
+    with pytest.raises(ValueError, match="was made with other version:"):
+        read_all(str(films), whole, **models)
+    monkeypatch.undo()
+    assert read_all(str(films), whole, shutil.copytree(models["segmenter"], tmp_path / "moved"), models["classifier"])
+
+
+def test_other_x_rays_of_the_same_names_are_refused(films, models, tmp_path, monkeypatch) -> None:
+    first, second = (path.read_bytes() for path in sorted(films.glob("*.png"))[:2])
+    for place, film in (("A", first), ("B", second)):
+        write_tree({f"{place}/list.txt": b"x.png", f"{place}/x.png": film}, tmp_path)
+    pyarrow.parquet.write_table(pyarrow.table({"front": [first], "side": [second]}), tmp_path / "films.parquet")
+    read_all(str(tmp_path / "A" / "list.txt"), tmp_path / "listed", **models)
+    read_all(str(tmp_path / "films.parquet"), tmp_path / "rows", **models, column="front")
+    with pytest.raises(ValueError, match="was made with other X-rays:"):
+        read_all(str(tmp_path / "B" / "list.txt"), tmp_path / "listed", **models)
+    with pytest.raises(ValueError, match="was made with other X-rays:"):
+        read_all(str(tmp_path / "films.parquet"), tmp_path / "rows", **models, column="side")
+    monkeypatch.chdir(tmp_path)
+    assert read_all("A/list.txt", "listed", **models) == Path("listed")
+    assert read_all("films.parquet", "rows", **models, column="front") == Path("rows")
+
+
+def test_folders_that_are_in_use_are_refused(films, models, tmp_path) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(FileExistsError, match="holds mine.txt, .*: pass a new or an empty folder"):
+        read_all(str(films), tmp_path, **models)
+    with held(tmp_path / "out"), pytest.raises(ValueError, match="another launch is writing to"):
+        read_all(str(films), tmp_path / "out", **models)
+    with pytest.raises(ValueError, match="lies in .*, and would be read itself"):
+        read_all(str(films), films / "out", **models)
+
+
+def test_bad_settings_are_told_before_anything_is_made(films, models, tmp_path) -> None:
+    with pytest.raises(ValueError, match="dicom_seg writes the lungs: pass a segmenter"):
+        read_all(str(films), tmp_path / "out", classifier=models["classifier"], dicom_seg=True)
+    with pytest.raises(ValueError, match="overlays show the lungs: pass a segmenter"):
+        read_all(str(films), tmp_path / "out", classifier=models["classifier"], overlays=True)
+    with pytest.raises(ValueError, match="saliency shows where a TB model looks: pass a classifier"):
+        read_all(str(films), tmp_path / "out", models["segmenter"], saliency=True)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        read_all(str(films), tmp_path / "out", batch_size=0, **models)
+    with pytest.raises(ValueError, match="sees lungs only: pass a segmenter="):
+        read_all(str(films), tmp_path / "out", classifier=models["classifier"])
+    with pytest.raises(ValueError, match="nothing to read with"):
+        read_all(str(films), tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no image in"):  # before the models are looked at
+        read_all(str(tmp_path / "empty"), tmp_path / "out", segmenter="nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_bad_file_is_a_row(films, models, tmp_path, caplog) -> None:
+    sound = sorted(films.glob("*.png"))[0]
+    bad = {"text.png": b"not an image", "empty.png": b"", "cut.png": sound.read_bytes()[:-200]}
+    bad |= {"bomb.png": bare_png(30_000, 30_000), "deep/x.dcm": b"\0" * 128 + b"DICM", "header.png": bare_png(64, 64)}
+    folder = write_tree(bad | {"sound.png": sound.read_bytes()}, tmp_path / "films")
+    Image.new("L", (1, 1)).save(folder / "dot.png")
+    with caplog.at_level("INFO", "hub_models"):
+        rows = {row["source"]: row for row in table(read_all(str(folder), tmp_path / "out", **models))}
+    assert "8 images, 7 unreadable, " in caplog.text
+    assert rows.pop("sound.png")["error"] is None
+    assert set(rows) == {*bad, "dot.png"}
+    for name, row in rows.items():
+        assert row["error"] and "\n" not in row["error"] and row["name"] == Path(name).name
+        assert row["mask"] is row["probability"] is row["height"] is None
+    assert list(masks(tmp_path / "out")) == ["masks/sound.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")
+def test_name_that_is_no_utf8_is_read(films, models, tmp_path) -> None:
+    film = sorted(films.glob("*.png"))[0].read_bytes()
+    files = {b"x.png": film, b"sound_\xe9.png": film, b"cut_\xe9.png": b"no image"}
+    folder = write_tree({os.fsdecode(name): data for name, data in files.items()}, tmp_path / "films")
+    rows = table(read_all(str(folder), tmp_path / "out", **models))
+    assert [row["source"] for row in rows] == ["cut_\\udce9.png", "sound_\\udce9.png", "x.png"]
+    assert [row["mask"] for row in rows] == [None, "masks/sound__udce9.png", "masks/x.png"]
+    assert "cut_\\udce9.png cannot be decoded" in rows[0]["error"]
+    assert rows[1]["name"] == "sound_\\udce9.png" and rows[1]["probability"] == rows[2]["probability"]
+
+
+def test_same_names_get_masks_of_their_own(films, models, tmp_path) -> None:
+    first, second = sorted(films.glob("*.png"))[:2]
+    folder = write_tree({"a/x.png": first.read_bytes(), "b/x.png": second.read_bytes()}, tmp_path / "films")
+    Image.open(first).convert("L").rotate(90, expand=True).save(folder / "a" / "x.tif")
+    rows = table(read_all(str(folder), tmp_path / "out", **models))
+    assert [row["mask"] for row in rows] == ["masks/a/x.png", "masks/a/x.tif.png", "masks/b/x.png"]
+    sizes = [Image.open(tmp_path / "out" / row["mask"]).size for row in rows]
+    assert sizes == [(row["width"], row["height"]) for row in rows] and sizes[0] == sizes[1][::-1]
+
+
+@pytest.fixture(scope="module")
+def few(films) -> dict[str, bytes]:
+    """Bytes of some X-rays by name."""
+    return {path.name: path.read_bytes() for path in sorted(films.glob("*.png"))[:60:12]}
+
+
+Give = Callable[[dict[str, bytes], Path], str]
+
+
+def as_list(few: dict[str, bytes], folder: Path) -> str:
+    write_tree(few, folder)
+    (folder / "list.txt").write_text("\n".join(few))
+    return str(folder / "list.txt")
+
+
+def as_parquet(few: dict[str, bytes], folder: Path) -> str:
+    cells = [{"bytes": data, "path": None} for data in few.values()]
+    pyarrow.parquet.write_table(pyarrow.table({"id": list(few), "image": cells}), folder / "films.parquet")
+    return str(folder / "films.parquet")
+
+
+def in_memory(few: dict[str, bytes], folder: Path) -> str:
+    fsspec.filesystem("memory").pipe({f"/{folder.name}/{name}": data for name, data in few.items()})
+    return f"memory://{folder.name}"
+
+
+WAYS: dict[str, Give] = {
+    "zip": lambda few, folder: str(write_zip(few, folder / "films.zip")),
+    "glob": lambda few, folder: f"{write_tree(few, folder)}/*.png",
+    "list": as_list,
+    "parquet": as_parquet,
+    "memory": in_memory,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_give_x_rays_gives_the_same_rows(few, models, whole, tmp_path, way: str) -> None:
+    (tmp_path / "in").mkdir()
+    rows = table(read_all(WAYS[way](few, tmp_path / "in"), tmp_path / "out", **models))
+    assert rows == [row for row in table(whole) if row["source"] in few]
+
+
+def test_rows_of_the_dataset_are_read_by_id(phantoms, models, whole, tmp_path) -> None:
+    rows = table(read_all("chest_xray_masks", tmp_path / "out", **models, data_dir=str(phantoms), split="test"))
+    assert [row["source"] for row in rows] == load_splits(phantoms)["test"]["id"]
+    by_name = {row["name"]: row for row in table(whole)}
+    for row in rows:
+        there = by_name[f"{row['source']}.png"]
+        assert row | dict.fromkeys(("source", "name", "mask")) == there | dict.fromkeys(("source", "name", "mask"))

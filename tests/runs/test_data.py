@@ -1,0 +1,192 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from chest_xray_masks import PARTS, scan, split_of
+from hub_models.dataset.augmentation import STRENGTHS
+from hub_models.dataset.preprocessing import load_splits
+from hub_models.dataset.splits import divide
+from hub_models.imaging.gray import to_gray
+from hub_models.imaging.resizing import resize_gray
+from hub_models.models.tasks import TASKS
+from hub_models.runs.config import TrainConfig
+from hub_models.runs.data import describe, load_cohort, load_rows, refuse_leaks, trained_ids
+from hub_models.runs.run_folder import RunFolder
+
+TB = {"task": "tb_classification"}
+
+
+def config_of(data_dir: Path, **options: object) -> TrainConfig:
+    return TrainConfig(str(data_dir), "out", **{"image_size": 32, "augment": "light"} | options)
+
+
+@pytest.fixture(scope="module")
+def lung_run(make_run, tiny_segformer, tmp_path_factory) -> Path:
+    """A run folder of lung segmentation that was trained on nothing."""
+    folder = str(tmp_path_factory.mktemp("lungs"))
+    return make_run(TrainConfig("data", folder, model=str(tiny_segformer), image_size=32))
+
+
+def test_parts_hold_the_rows_and_the_same_at_the_models_size(phantoms) -> None:
+    parts = load_cohort(config_of(phantoms, seed=5), Accelerator())
+    rows = divide(load_splits(phantoms), "default", "lung_segmentation")
+    assert tuple(parts) == PARTS
+    for name, part in parts.items():
+        assert list(part.rows["id"]) == list(TASKS["lung_segmentation"].usable(rows[name])["id"])
+        assert list(part.arrays.prepared["id"]) == list(part.rows["id"])
+        assert (part.arrays.image_size, part.arrays.seed) == (32, 5)
+        pixels = resize_gray(to_gray(part.rows[1]["image"]), 32)
+        assert torch.equal(part.arrays.__getitems__([1])["pixels"][0], torch.from_numpy(pixels.copy()))
+    ranges = {name: part.arrays.ranges for name, part in parts.items()}
+    assert ranges == {"train": STRENGTHS["light"], "validation": None, "test": None}
+
+
+def test_size_fit_and_parts_are_those_asked_for(phantoms) -> None:
+    parts = load_cohort(config_of(phantoms, image_size=None, **TB), Accelerator(), ("test",))
+    assert list(parts) == ["test"] and parts["test"].arrays.image_size == TASKS["tb_classification"].image_size
+    padded = load_cohort(config_of(phantoms, fit="pad"), Accelerator(), ("test",))["test"]
+    pixels = resize_gray(to_gray(padded.rows[0]["image"]), 32, "pad")
+    assert torch.equal(padded.arrays.__getitems__([0])["pixels"][0], torch.from_numpy(pixels.copy()))
+
+
+def test_rows_are_those_of_the_protocol_and_the_site(phantoms) -> None:
+    across = load_rows(config_of(phantoms, protocol="mc_to_shenzhen"))
+    assert {id[:3] for id in across["test"]["id"]} == {"CHN"}
+    assert {id[:3] for part in ("train", "validation") for id in across[part]["id"]} == {"MCU"}
+    folds = [load_rows(config_of(phantoms, protocol="folds", fold=fold, **TB))["test"]["id"] for fold in range(5)]
+    assert sorted(id for fold in folds for id in fold) == sorted(
+        id for share in load_splits(phantoms).values() for id in share["id"]
+    )
+    assert {id[:3] for id in load_rows(config_of(phantoms, config_name="MC"))["train"]["id"]} == {"MCU"}
+
+
+def test_empty_part_is_named(phantoms, tmp_path) -> None:
+    shutil.copytree(phantoms, tmp_path / "set")
+    for mask in (tmp_path / "set").rglob("masks/*.png"):
+        if split_of(mask.name[:11]) == "validation":
+            mask.unlink()
+    said = r"no validation X-ray in .*set \(protocol default\) is fit for lung_segmentation: pass more of the set"
+    with pytest.raises(ValueError, match=said):
+        load_cohort(config_of(tmp_path / "set"), Accelerator())
+    assert len(load_rows(config_of(tmp_path / "set"), ("train",))["train"])  # the others are there
+    assert len(load_rows(config_of(tmp_path / "set", **TB))["validation"])  # TB needs no mask
+    with pytest.raises(FileNotFoundError, match="set2"):
+        load_rows(config_of(tmp_path / "set2"))
+
+
+def test_part_of_one_class_is_named(phantoms, tmp_path) -> None:
+    shutil.copytree(phantoms, tmp_path / "set")
+    for image in (tmp_path / "set").rglob("CXR_png/*_1.png"):
+        if split_of(image.name[:11]) == "test":
+            image.unlink()
+    with pytest.raises(ValueError, match=r"no X-ray of test \(protocol default\) is tuberculosis"):
+        load_cohort(config_of(tmp_path / "set", **TB), Accelerator())
+
+
+def test_lung_region_is_what_the_lung_model_finds(phantoms, lung_run) -> None:
+    config = config_of(phantoms, region="lungs", **TB)
+    with pytest.raises(ValueError, match="region lungs needs a lung model that finds them: pass --segmenter"):
+        load_cohort(config, Accelerator(), ("test",))
+    found = load_cohort(dataclasses.replace(config, segmenter=str(lung_run)), Accelerator(), ("test",))["test"]
+    whole = load_cohort(config_of(phantoms, **TB), Accelerator(), ("test",))["test"]
+    assert list(found.rows["id"]) == list(whole.rows["id"])
+    for one, own in zip(found.rows, whole.rows, strict=True):
+        assert one["mask"] is not None and one["mask"] != own["mask"]
+        assert one["reference"] == own["mask"]  # which may be absent
+    assert not torch.equal(*(one.arrays.__getitems__([0])["pixels"] for one in (found, whole)))
+
+
+def test_description_has_ids_and_fingerprint(phantoms) -> None:
+    config = config_of(phantoms)
+    rows = load_rows(config)
+    data = describe(config, rows)
+    assert {part: data[part] for part in PARTS} == {part: list(rows[part]["id"]) for part in PARTS}
+    assert data["fingerprint"] == scan(phantoms).fingerprint(None) and data["earlier"] == []
+    assert json.loads(json.dumps(data)) == data
+    assert data["synthetic"] == sum(len(rows[part]) for part in PARTS)
+    mc = config_of(phantoms, config_name="MC")
+    assert (
+        describe(mc, load_rows(mc))["fingerprint"] == scan(phantoms).fingerprint("Montgomery") != data["fingerprint"]
+    )
+
+
+def test_x_rays_that_do_not_say_so_are_not_synthetic(phantoms, tmp_path) -> None:
+    shutil.copytree(phantoms, tmp_path / "set")
+    films = sorted((tmp_path / "set").rglob("CXR_png/*.png"))
+    for film in films[1:]:
+        with Image.open(film) as image:
+            image.load()
+            image.save(film)  # drops what the file says of itself
+    config = config_of(tmp_path / "set", **TB)
+    assert describe(config, load_rows(config))["synthetic"] == 1
+    with Image.open(films[0]) as image:
+        image.load()
+        image.save(films[0])
+    assert "synthetic" not in describe(config, load_rows(config))
+
+
+@pytest.mark.parametrize("option", ["model", "segmenter"])
+def test_earlier_model_must_not_know_test_patients(option: str, phantoms, make_run, tiny_segformer, tmp_path) -> None:
+    options = {"region": "lungs"} | TB if option == "segmenter" else {}
+    config = config_of(phantoms, **options, **{option: str(tmp_path)})
+    rows = load_rows(config)
+    lungs = TrainConfig("data", str(tmp_path), model=str(tiny_segformer), image_size=32)
+    safe, test = rows["train"]["id"][0], rows["test"]["id"][0]
+    make_run(lungs, train=[safe], validation=["CHNCXR_9999_0"], test=[test], earlier=["CHNCXR_9998_1"])
+    data = describe(config, rows)
+    assert data["earlier"] == sorted([safe, "CHNCXR_9999_0", "CHNCXR_9998_1"])
+    assert {name: data[name] for name in ("model", "segmenter") if name in data} == {
+        option: RunFolder.read(tmp_path).digest
+    }
+    for part in ("train", "validation", "earlier"):
+        make_run(lungs, **{part: [test]})
+        said = (
+            rf"was trained on patients of 1 of the {len(rows['test'])} X-rays to test on \({test}, ...\): pass a model"
+        )
+        with pytest.raises(ValueError, match=said):
+            describe(config, rows)
+
+
+def test_weights_that_are_not_used_do_not_count(phantoms, make_run, tiny_segformer, tmp_path) -> None:
+    config = config_of(phantoms, model=str(tmp_path), from_scratch=True)
+    rows = load_rows(config)
+    lungs = TrainConfig("data", str(tmp_path), model=str(tiny_segformer), image_size=32)
+    make_run(lungs, train=list(rows["test"]["id"]))
+    assert describe(config, rows)["earlier"] == []
+
+
+def test_trained_ids(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="no data.json in .*: what the model was trained on is not known"):
+        trained_ids(tmp_path)
+    data = {"fingerprint": "x", "train": ["a", "b"], "validation": ["c"], "test": ["d"], "earlier": ["e", "a"]}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    assert trained_ids(tmp_path) == {"a", "b", "c", "e"}
+
+
+def test_leaks_are_of_patients_not_only_of_x_rays() -> None:
+    # the readings say that MCUCXR_0162_1, 0166 and 0170 are of one patient
+    features = {name: datasets.Value("string") for name in ("id", "patient_id")}
+    ids = ["MCUCXR_0166_1", "MCUCXR_0001_0"]
+    patients = ["MCUCXR_0162", "MCUCXR_0001"]
+    test = datasets.Dataset.from_dict({"id": ids, "patient_id": patients}, features=datasets.Features(features))
+    refuse_leaks("run", {"MCUCXR_0104_1"}, test, "default")
+    refuse_leaks("run", set(), test, "default")
+    with pytest.raises(ValueError, match=r"run was trained on patients of 1 of the 2 X-rays .*\(MCUCXR_0166_1, ...\)"):
+        refuse_leaks("run", {"MCUCXR_0170_1"}, test, "default")
+    refuse_leaks("run", {"MCUCXR_0170_1"}, test, "idiap")  # that split itself parts this patient's films
+    with pytest.raises(ValueError, match=r"1 of the 2 X-rays to test on \(MCUCXR_0001_0, ...\)"):
+        refuse_leaks("run", {"MCUCXR_0001_0"}, test, "idiap")
+
+
+def test_phantom_set_has_what_these_tests_need(phantoms) -> None:
+    rows = load_splits(phantoms)["train"]
+    absent = np.array([mask is None for mask in rows["mask"]])
+    assert 4 <= absent.sum() <= len(rows) - 4

@@ -1,0 +1,169 @@
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hub_models.training import checkpoints
+from hub_models.training.checkpoints import Progress, Stop, load_checkpoint, load_kept, save_checkpoint, save_kept
+
+LAUNCH = {"processes": 1, "mixed_precision": "no"}
+
+
+def training(value: float) -> tuple[Accelerator, torch.nn.Module]:
+    """An accelerator that holds a model whose weight is `value`, and its optimizer."""
+    accelerator = Accelerator(cpu=True)
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, value)
+    model, _ = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+    return accelerator, model
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_state_and_progress_come_back(tmp_path) -> None:
+    accelerator, model = training(3.0)
+    history = [{"loss": 0.9, "validation_dice": 0.75}, {"loss": 0.8, "validation_dice": 0.7}]
+    progress = Progress(epoch=2, step=5, best=0.75, best_epoch=1, losses=[0.5, 0.25], history=history)
+    torch.manual_seed(1)
+    save_checkpoint(tmp_path / "new", progress, LAUNCH, 2, accelerator)
+    assert names(tmp_path / "new") == ["epoch-00002-step-000005"]
+    drawn = torch.rand(3)
+    torch.nn.init.zeros_(model.weight)
+    assert load_checkpoint(tmp_path / "new", LAUNCH, accelerator) == progress
+    assert model.weight.item() == 3.0
+    assert torch.equal(torch.rand(3), drawn)  # the same random numbers follow
+
+
+def test_a_new_training_has_no_checkpoint(tmp_path) -> None:
+    accelerator, model = training(3.0)
+    for folder in (tmp_path, tmp_path / "absent"):
+        assert load_checkpoint(folder, LAUNCH, accelerator) == Progress(0, 0, None, 0)
+    assert model.weight.item() == 3.0
+
+
+def test_the_newest_are_kept(tmp_path) -> None:
+    accelerator, model = training(0.0)
+    for value, (epoch, step) in enumerate([(0, 9), (0, 10), (1, 0), (9, 900), (10, 0)]):
+        torch.nn.init.constant_(model.weight, value)
+        save_checkpoint(tmp_path, Progress(epoch, step), LAUNCH, 2, accelerator)
+    assert names(tmp_path) == ["epoch-00009-step-000900", "epoch-00010-step-000000"]
+    assert load_checkpoint(tmp_path, LAUNCH, accelerator) == Progress(10, 0)
+    assert model.weight.item() == 4
+    save_checkpoint(tmp_path, Progress(10, 0, 0.5), LAUNCH, 1, accelerator)  # stopped twice at one step
+    assert names(tmp_path) == ["epoch-00010-step-000000"]
+    assert load_checkpoint(tmp_path, LAUNCH, accelerator).best == 0.5
+
+
+@pytest.mark.parametrize("place", ["state", "progress"])
+def test_a_checkpoint_is_whole_or_absent(place: str, tmp_path, monkeypatch) -> None:
+    accelerator, model = training(1.0)
+    save_checkpoint(tmp_path, Progress(1), LAUNCH, 2, accelerator)
+
+    def fail(*args: object) -> None:
+        if place == "state":
+            (Path(args[0]) / "model.safetensors").write_bytes(b"half")
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        if place == "state":
+            patch.setattr(accelerator, "save_state", fail)
+        else:
+            patch.setattr(checkpoints, "write_json", fail)
+        torch.nn.init.constant_(model.weight, 2.0)
+        with pytest.raises(OSError, match="disk full"):
+            save_checkpoint(tmp_path, Progress(2), LAUNCH, 2, accelerator)
+    assert load_checkpoint(tmp_path, LAUNCH, accelerator) == Progress(1)
+    assert model.weight.item() == 1.0
+    save_checkpoint(tmp_path, Progress(3), LAUNCH, 2, accelerator)  # what was left is no hindrance
+    assert names(tmp_path) == ["epoch-00001-step-000000", "epoch-00003-step-000000"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"processes": 2}, r"\(processes: 2, not 1\)"),
+        ({"mixed_precision": "bf16"}, r"\(mixed_precision: 'bf16', not 'no'\)"),
+        ({"processes": 2, "mixed_precision": "fp16"}, "processes: 2, not 1; mixed_precision: 'fp16', not 'no'"),
+    ],
+)
+def test_another_launch_is_refused(other: dict, said: str, tmp_path) -> None:
+    accelerator, _ = training(1.0)
+    save_checkpoint(tmp_path, Progress(1), LAUNCH, 2, accelerator)
+    with pytest.raises(ValueError, match=f"made by another launch .*{said}.*: launch as before, or start anew"):
+        load_checkpoint(tmp_path, LAUNCH | other, accelerator)
+
+
+def test_progress_is_plain_json(tmp_path) -> None:
+    accelerator, _ = training(1.0)
+    save_checkpoint(tmp_path, Progress(1, 2, 0.5, 1), LAUNCH, 2, accelerator)
+    (path,) = tmp_path.glob("epoch-*/progress.json")
+    values = json.loads(path.read_text())
+    assert values.pop("launch") == LAUNCH
+    assert Progress(**values) == Progress(1, 2, 0.5, 1)
+
+
+def test_best_is_replaced_in_one_step(tmp_path, monkeypatch) -> None:
+    accelerator, _ = training(1.0)
+    save_kept(tmp_path / "new", {"a": torch.ones(2), "b": torch.arange(6).view(2, 3).T}, accelerator)
+
+    def fail(weights: dict, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", fail)
+        with pytest.raises(OSError, match="disk full"):
+            save_kept(tmp_path / "new", {"a": torch.zeros(2)}, accelerator)
+    best = load_kept(tmp_path / "new")
+    assert best["a"].tolist() == [1, 1] and best["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    save_kept(tmp_path / "new", {"a": torch.zeros(2, requires_grad=True)}, accelerator)
+    assert load_kept(tmp_path / "new")["a"].tolist() == [0, 0]
+    assert names(tmp_path / "new") == ["kept.safetensors"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_and_the_former_handlers_come_back(number: signal.Signals) -> None:
+    accelerator, former = Accelerator(cpu=True), signal.getsignal(number)
+    with Stop().listening() as stop:
+        assert not stop.asked and not stop.agreed(accelerator)
+        os.kill(os.getpid(), number)
+        assert stop.asked and stop.agreed(accelerator)
+    assert signal.getsignal(number) is former
+
+
+def test_a_second_interrupt_ends_at_once() -> None:
+    former = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
+    with Stop().listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # batch systems repeat it: no reason to lose the checkpoint
+        with pytest.raises(KeyboardInterrupt, match="stopped at once: the last checkpoint stands"):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is former
+
+
+def test_handlers_come_back_after_an_error() -> None:
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="bad"), Stop().listening():
+        raise ValueError("bad")
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_a_thread_takes_no_signals() -> None:
+    seen = []
+
+    def work() -> None:
+        with Stop().listening() as stop:
+            seen.append((stop.asked, signal.getsignal(signal.SIGINT)))
+
+    former = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, former)]
