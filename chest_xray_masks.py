@@ -43,7 +43,7 @@ LAYOUTS = (
 )
 SITES = {"MC": "Montgomery", "Shenzhen": "Shenzhen"}  # config -> site
 SITE_OF_PREFIX = {"MCUCXR": "Montgomery", "CHNCXR": "Shenzhen"}
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 # Chosen among 65 million so that, on the full 800, every group of site x label x has-mask keeps its 70/10/20 shares
 # within 1.4 points, and films that look like one patient's though no reading says so (MCUCXR_0254 and 0255, 0372 and
 # 0375) share a part.
@@ -174,7 +174,7 @@ def split_of(patient_id: str) -> str:
     """Part of a patient: train (70 %), validation (10 %) or test (20 %), a pure function of `patient_id`."""
     digest = hashlib.sha256(f"{SPLIT_SALT}:{patient_id}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
-    return PARTS[(share >= 0.7) + (share >= 0.8)]
+    return SPLITS[(share >= 0.7) + (share >= 0.8)]
 
 
 class SetFile(NamedTuple):
@@ -504,11 +504,11 @@ def _gray_png(pixels: np.ndarray) -> bytes:
         (b"IDAT", pack.compress(rows) + pack.flush()),
         (b"IEND", b""),
     )
-    parts = (
+    splits = (
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in chunks
     )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(splits)
 
 
 def dicom_png(data: bytes, name: str) -> bytes:
@@ -603,7 +603,7 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
         rows = rows_of(scan(source), SITES.get(self.config.name))
         # streaming reads a row when asked for it; building reads ahead, on as many cores as memory bears
         ahead = 0 if dl_manager.is_streaming else 2 * min(os.cpu_count() or 1, 4)
-        return [datasets.SplitGenerator(part, {"shards": _shards(rows, part), "ahead": ahead}) for part in PARTS]
+        return [datasets.SplitGenerator(part, {"shards": _shards(rows, part), "ahead": ahead}) for part in SPLITS]
 
     def _download(self, dl_manager: datasets.DownloadManager) -> str:
         url = self.config.url

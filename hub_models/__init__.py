@@ -1,7 +1,8 @@
 """Models that read the chest X-rays of `chest_xray_masks`; the public names are loaded when they are first used."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hub_models.lazy import loader
 
 if TYPE_CHECKING:
     from chest_xray_masks import __version__ as __version__
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from hub_models.imaging.masks import to_mask
     from hub_models.predict.reader import ChestXrayReader, Prediction
     from hub_models.runs.config import TrainConfig
+    from hub_models.training.train import train
 
 __all__ = [
     "ChestXrayReader",
@@ -21,8 +23,9 @@ __all__ = [
     "push_model",
     "to_gray",
     "to_mask",
+    "train",
 ]
-_MODULES = {
+_PUBLIC = {
     "ChestXrayReader": "hub_models.predict.reader",
     "Prediction": "hub_models.predict.reader",
     "TrainConfig": "hub_models.runs.config",
@@ -32,16 +35,11 @@ _MODULES = {
     "to_gray": "hub_models.imaging.gray",
     "to_mask": "hub_models.imaging.masks",
     "__version__": "chest_xray_masks",
+    "train": "hub_models.training.train",
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = loader(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:
     """Return the public names beside what is loaded."""
-    return sorted({*globals(), *_MODULES})
+    return sorted({*globals(), *_PUBLIC})

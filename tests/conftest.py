@@ -103,7 +103,7 @@ def make_run() -> Callable[..., Path]:
     import torch
 
     from hub_models.files import write_json
-    from hub_models.models.architectures import build, processor_for
+    from hub_models.models.architectures import build, image_processor_for
     from hub_models.models.tasks import TASKS, Settings
     from hub_models.runs.config import TrainConfig
 
@@ -114,7 +114,7 @@ def make_run() -> Callable[..., Path]:
         model = build(task.kind, config.model, True, task.labels, config.image_size)
         Settings(config.task, config.image_size, config.fit, config.region).store(model)
         model.save_pretrained(folder)
-        processor_for(task.kind, config.model, True, config.image_size).save_pretrained(folder)
+        image_processor_for(task.kind, config.model, True, config.image_size).save_pretrained(folder)
         config.save(folder)
         data = {"fingerprint": "", "train": [], "validation": [], "test": [], "earlier": []}
         write_json(data | ids, folder / "data.json")
@@ -131,19 +131,19 @@ def finish() -> Callable[..., Path]:
     from hub_models.evaluation.evaluate import Evaluated, write_report
     from hub_models.evaluation.measure import measure
     from hub_models.files import write_json
-    from hub_models.models.trained_model import Predictor
+    from hub_models.models.trained_model import TrainedModel
     from hub_models.runs.config import TrainConfig
-    from hub_models.runs.data import describe, load_cohort
+    from hub_models.runs.data import describe, load_run_splits
     from hub_models.runs.run_folder import DATA_NAME
 
     def finish(folder: Path) -> Path:
-        config, accelerator, predictor = TrainConfig.load(folder), Accelerator(), Predictor.from_run(folder)
-        parts = load_cohort(config, accelerator)
-        rows = {name: part.rows for name, part in parts.items()}
+        config, accelerator, trained = TrainConfig.load(folder), Accelerator(), TrainedModel.from_run(folder)
+        splits = load_run_splits(config, accelerator)
+        rows = {name: part.rows for name, part in splits.items()}
         write_json(describe(config, rows), folder / DATA_NAME)
-        per_image = measure(predictor, parts["test"], accelerator)
-        evaluated = Evaluated(config, "test", per_image, rows["test"], lambda id: predictor)
-        write_report(folder, evaluated, accelerator, {"parts": {name: len(one) for name, one in rows.items()}})
+        per_image = measure(trained, splits["test"], accelerator)
+        evaluated = Evaluated(config, "test", per_image, rows["test"], lambda id: trained)
+        write_report(folder, evaluated, accelerator, {"splits": {name: len(one) for name, one in rows.items()}})
         return folder
 
     return finish

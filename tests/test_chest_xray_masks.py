@@ -20,7 +20,7 @@ import tiny
 from PIL import Image
 
 import chest_xray_masks
-from chest_xray_masks import FEATURES, PARTS, SITES, ChestXrayMasks, patients_of, rows_of, scan, split_of
+from chest_xray_masks import FEATURES, SITES, SPLITS, ChestXrayMasks, patients_of, rows_of, scan, split_of
 
 # Which part each id belongs to follows from the salt: these fill all parts of both sites.
 MC = {
@@ -33,7 +33,7 @@ SHENZHEN = {
     "validation": ["CHNCXR_0005_0", "CHNCXR_0341_1"],
     "test": ["CHNCXR_0006_0", "CHNCXR_0331_1"],
 }
-EXPECTED = {"MC": MC, "Shenzhen": SHENZHEN, "all": {part: SHENZHEN[part] + MC[part] for part in PARTS}}
+EXPECTED = {"MC": MC, "Shenzhen": SHENZHEN, "all": {part: SHENZHEN[part] + MC[part] for part in SPLITS}}
 IDS = tuple(sorted(id for ids in EXPECTED["all"].values() for id in ids))
 COLUMNS = ["id", "patient_id", "site", "image", "mask", "label", "sex", "age_years", "findings", "reading"]
 
@@ -81,9 +81,9 @@ def ids_of(splits: dict) -> dict[str, list[str]]:
 @pytest.mark.parametrize("how", [{}, {"streaming": True}, {"num_proc": 2}], ids=["plain", "streaming", "num_proc"])
 def test_load_dataset(config: str, how: dict, tree: Path, load: Callable) -> None:
     splits = load(config, data_dir=str(tree), **how)
-    assert list(splits) == list(PARTS)
+    assert list(splits) == list(SPLITS)
     assert ids_of(splits) == EXPECTED[config]
-    for part in PARTS:
+    for part in SPLITS:
         assert splits[part].features == FEATURES
         assert list(splits[part].features) == list(next(iter(splits[part]))) == COLUMNS
 
@@ -226,7 +226,7 @@ def test_parquet_holds_the_files_own_bytes(num_proc: int | None, tree: Path, tmp
     builder = ChestXrayMasks(config_name="all", data_dir=str(tree), cache_dir=str(tmp_path / "cache"))
     builder.download_and_prepare(str(tmp_path / "out"), file_format="parquet", num_proc=num_proc)
     shutil.rmtree(tree)  # they must not lean on the tree
-    for part in PARTS:
+    for part in SPLITS:
         files = sorted(str(path) for path in (tmp_path / "out").glob(f"*-{part}*.parquet"))
         rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "parquet"))
         assert rows.features == FEATURES
@@ -313,7 +313,7 @@ def test_unchanged_tree_is_not_built_again(tree: Path, load: Callable, built: li
     assert built == [3, 2, 2]
     again = load("MC", data_dir=str(tree))
     assert built == [3, 2, 2]
-    for part in PARTS:
+    for part in SPLITS:
         assert again[part].cache_files == first[part].cache_files
         assert again[part]._fingerprint == first[part]._fingerprint
 
@@ -473,7 +473,7 @@ def published() -> list[dict[str, str]]:
         return list(csv.DictReader(table))
 
 
-def part_of(id: str) -> str:
+def split_of_fold(id: str) -> str:
     return split_of(patients_of({}).get(id[:-2], id[:-2]))
 
 
@@ -487,31 +487,31 @@ def test_id_table_is_the_published_one() -> None:
 def test_every_group_keeps_its_shares() -> None:
     groups = defaultdict(Counter)
     for row in published():
-        groups[row["id"][:3], row["id"][-1], row["has_mask"]][part_of(row["id"])] += 1
+        groups[row["id"][:3], row["id"][-1], row["has_mask"]][split_of_fold(row["id"])] += 1
     # site x label x has-mask; Montgomery has all its masks
     assert set(groups) == {("MCU", *key) for key in product("01", "1")} | {
         ("CHN", *key) for key in product("01", "01")
     }
-    for group, parts in groups.items():
-        total = sum(parts.values())
-        for part, share in zip(PARTS, (0.7, 0.1, 0.2), strict=True):
-            assert abs(parts[part] / total - share) <= 0.02, (group, part, parts)
+    for group, splits in groups.items():
+        total = sum(splits.values())
+        for part, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True):
+            assert abs(splits[part] / total - share) <= 0.02, (group, part, splits)
 
 
 def test_test_parts_are_large_enough() -> None:
-    counts = Counter((row["id"][:3], part_of(row["id"])) for row in published())
+    counts = Counter((row["id"][:3], split_of_fold(row["id"])) for row in published())
     assert counts["MCU", "test"] >= 26
     assert sum(counts.values()) == 800
 
 
 def test_no_patient_is_in_two_parts() -> None:
     for patients in (("0113", "0117"), ("0162", "0166", "0170")):
-        assert len({part_of(f"MCUCXR_{number}_1") for number in patients}) == 1
+        assert len({split_of_fold(f"MCUCXR_{number}_1") for number in patients}) == 1
 
 
 @pytest.mark.parametrize("numbers", [("0254", "0255"), ("0372", "0375")])
 def test_films_that_look_like_one_patient_share_a_part(numbers: tuple[str, str]) -> None:
-    assert len({part_of(f"MCUCXR_{number}_1") for number in numbers}) == 1
+    assert len({split_of_fold(f"MCUCXR_{number}_1") for number in numbers}) == 1
 
 
 def test_any_subset_of_files_splits_alike(tmp_path: Path) -> None:
@@ -527,7 +527,7 @@ def test_any_subset_of_files_splits_alike(tmp_path: Path) -> None:
 def test_shares_of_many_patients() -> None:
     counts = Counter(split_of(f"MCUCXR_{number}") for number in range(20_000))
     # three standard deviations of 20,000 draws: 3 * sqrt(.7 * .3 / 20000) = .0097
-    for part, share in zip(PARTS, (0.7, 0.1, 0.2), strict=True):
+    for part, share in zip(SPLITS, (0.7, 0.1, 0.2), strict=True):
         assert abs(counts[part] / 20_000 - share) < 0.01
 
 

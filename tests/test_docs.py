@@ -222,9 +222,9 @@ def test_demo_ends_above_090_with_its_pictures(online: dict[str, str], tmp_path:
     run("make demo", root, online, root)
     lungs, tb = (root / "demo" / "runs-phantoms" / name for name in ("lungs", "tb"))
     results = json.loads((lungs / "results.json").read_text())
-    assert results["figures"]["all"]["dice"]["value"] > 0.90
+    assert results["metrics"]["all"]["dice"]["value"] > 0.90
     for picture in (lungs / "overlays.png", lungs / "dice.png", tb / "roc.png", tb / "reliability.png"):
         assert Image.open(picture).size[0] > 500
-    screening = json.loads((tb / "results.json").read_text())["figures"]["all"]
+    screening = json.loads((tb / "results.json").read_text())["metrics"]["all"]
     assert screening["n"] == 21 and 0 <= screening["auroc"]["low"] <= screening["auroc"]["high"] <= 1
     assert json.loads((root / "demo" / "audit.json").read_text())["counts"]["MC"]["images"] == 40

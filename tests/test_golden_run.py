@@ -60,8 +60,8 @@ def run(folder: Path) -> dict[str, Any]:
             "pushed": sorted(line.split()[0] for line in pushed.splitlines() if line.endswith("kB")),
         },
         "close": {
-            "dice": json.loads((lungs / "results.json").read_text())["figures"]["all"]["dice"]["value"],
-            "auroc": json.loads((evaluation / "results.json").read_text())["figures"]["all"]["auroc"]["value"],
+            "dice": json.loads((lungs / "results.json").read_text())["metrics"]["all"]["dice"]["value"],
+            "auroc": json.loads((evaluation / "results.json").read_text())["metrics"]["all"]["auroc"]["value"],
             "lungs": [_fraction(out / name) for name in table["mask"].to_pylist()],
             "probability": table["probability"].to_pylist(),
         },
@@ -79,7 +79,7 @@ def _files(folder: Path) -> list[str]:
 
 def _keys(folder: Path) -> list[str]:
     results = json.loads((folder / "results.json").read_text())
-    return [*results, *(f"figures: {name}" for name in results["figures"]["all"])]
+    return [*results, *(f"figures: {name}" for name in results["metrics"]["all"])]
 
 
 def _columns(path: Path) -> list[str]:

@@ -408,11 +408,11 @@ def test_png_cut_between_its_data_chunks() -> None:
     half = len(packed) // 2
     header = struct.pack(">IIBBBBB", 16, 16, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", packed[:half]), (b"IDAT", packed[half:]), (b"IEND", b"")]
-    parts = [b"\x89PNG\r\n\x1a\n", *(tiny.png_chunk(*chunk) for chunk in chunks)]
-    assert check_image(b"".join(parts), "a.png") == (16, 16)
-    for length in range(1, len(parts)):
+    splits = [b"\x89PNG\r\n\x1a\n", *(tiny.png_chunk(*chunk) for chunk in chunks)]
+    assert check_image(b"".join(splits), "a.png") == (16, 16)
+    for length in range(1, len(splits)):
         with pytest.raises(ValueError, match=r"a\.png cannot be decoded as an image"):
-            check_image(b"".join(parts[:length]), "a.png")
+            check_image(b"".join(splits[:length]), "a.png")
 
 
 def test_any_changed_byte_of_a_png_is_found() -> None:

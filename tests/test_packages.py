@@ -19,6 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 # Each may import those before it in this list, never one behind it; scripts may import any.
 ORDER = (
     "chest_xray_masks",
+    "lazy",
     "files",
     "console",
     "imaging",

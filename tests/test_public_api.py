@@ -42,13 +42,13 @@ SCRIPTS = "app audit_dataset benchmark build_dataset check_hub evaluate predict 
 
 def find(name: str) -> object:
     """Import what a dotted name stands for."""
-    parts = name.split(".")
-    for count in range(len(parts), 0, -1):
+    splits = name.split(".")
+    for count in range(len(splits), 0, -1):
         try:
-            found = importlib.import_module(".".join(parts[:count]))
+            found = importlib.import_module(".".join(splits[:count]))
         except ModuleNotFoundError:
             continue
-        for part in parts[count:]:
+        for part in splits[count:]:
             found = getattr(found, part)
         return found
     raise ImportError(name)

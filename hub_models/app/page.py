@@ -104,13 +104,13 @@ class Page:
         Raises:
             ValueError, ImportError: as `ChestXrayReader.read`.
         """
-        reader, film = self.reader, self.reader.decode(data, name)
-        (found,) = reader.read_films([film])
+        reader, xray = self.reader, self.reader.decode(data, name)
+        (found,) = reader.read_decoded([xray])
         mask, heat = found.mask, None
         if reader.classifier is not None and reader.classifier.model.config.model_type in METHODS:
             heat = saliency(reader.classifier, data, None if mask is None else keep_two_lungs(mask))
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
-        return Reading(film.gray, found, heat, tuple(models))
+        return Reading(xray.gray, found, heat, tuple(models))
 
     def take(self, path: Path) -> Upload:
         """Return an upload and delete its file.

@@ -132,7 +132,7 @@ def facts_of(found: Prediction) -> dict[str, str]:
     facts = {"X-ray": f"{found.width} x {found.height} pixels"}
     if lungs := found.lungs:
         for side in ("right", "left"):
-            fraction, area = getattr(lungs, f"{side}_share"), getattr(lungs, f"{side}_mm2")
+            fraction, area = getattr(lungs, f"{side}_fraction"), getattr(lungs, f"{side}_mm2")
             in_cm2 = "" if area is None else f", {area / 100:.0f} cm² on the X-ray"
             facts[f"{side.capitalize()} lung"] = f"{fraction:.1%} of the image{in_cm2}"
     return facts

@@ -30,7 +30,7 @@ Works = dict[str, Callable[[], Any]]
 
 
 def prediction_ratios(
-    segmenter: str | Path, classifier: str | Path, films: int = 16, images: int = 10_000
+    segmenter: str | Path, classifier: str | Path, xrays: int = 16, images: int = 10_000
 ) -> dict[str, float]:
     """Ratios of speeds of reading X-rays, medians over `ROUNDS` rounds of the same files taken in turn, and speeds.
 
@@ -54,13 +54,13 @@ def prediction_ratios(
     Raises:
         FileNotFoundError, ValueError: as ChestXrayReader; or counts below 1, or `images` not above FEW.
     """
-    if films < 1 or images <= FEW:
-        raise ValueError(f"films must be at least 1 and images above {FEW}, got {films} and {images}")
+    if xrays < 1 or images <= FEW:
+        raise ValueError(f"xrays must be at least 1 and images above {FEW}, got {xrays} and {images}")
     reader = ChestXrayReader(segmenter, classifier)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = sorted(native_phantoms(folder / "native", films).rglob("CXR_png/*.png"))
-        found = summarize(_rounds(works_on(reader, paths, folder)), films)
+        paths = sorted(native_phantoms(folder / "native", xrays).rglob("CXR_png/*.png"))
+        found = summarize(_rounds(works_on(reader, paths, folder)), xrays)
         shutil.rmtree(folder / "native")
         return found | growth(folder, {"segmenter": str(segmenter), "classifier": str(classifier)}, images)
 
@@ -84,8 +84,10 @@ def works_on(reader: ChestXrayReader, paths: list[Path], folder: Path) -> Works:
 
     works = {"predict": partial(read, reader), "decode": decode, "compute": _compute(reader, len(paths), size, device)}
     works["predict_lungs"] = partial(read, lungs)
-    processor = AutoImageProcessor.from_pretrained(lungs.segmenter.model.name_or_path, backend="pil")
-    segment = pipeline("image-segmentation", model=lungs.segmenter.model, image_processor=processor, device=device)
+    image_processor = AutoImageProcessor.from_pretrained(lungs.segmenter.model.name_or_path, backend="pil")
+    segment = pipeline(
+        "image-segmentation", model=lungs.segmenter.model, image_processor=image_processor, device=device
+    )
     names = list(map(str, paths))
     for workers in (0, cores()):
         works[str(workers)] = partial(segment, names, batch_size=size, num_workers=workers)

@@ -27,7 +27,7 @@ from hub_models.dataset.phantoms import write_phantoms
 from hub_models.dataset.preprocessing import Arrays, training_loader
 from hub_models.models.architectures import build, normalize
 from hub_models.runs.config import TrainConfig
-from hub_models.runs.data import Part, load_cohort, load_rows
+from hub_models.runs.data import Split, load_rows, load_run_splits
 from hub_models.training.checkpoints import Stop
 from hub_models.training.loop import Run, make_learner, train_epoch
 from hub_models.training.optimization import make_optimizer
@@ -142,10 +142,10 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
     accelerator = training_accelerator(config, mixed_precision=precision)
     load_rows(config, ("train",))
     started = time.perf_counter()
-    part = load_cohort(config, accelerator, ("train",))["train"]
+    part = load_run_splits(config, accelerator, ("train",))["train"]
     prepared = (time.perf_counter() - started) / len(part.rows)
     run = make_run(config, accelerator, {"train": repeated(part, steps * config.batch_size)})
-    size = run.parts["train"].arrays.image_size
+    size = run.splits["train"].arrays.image_size
     model = build(run.task.kind, config.model, True, run.task.labels, size)
     works = {"compute": _compute(run, copy.deepcopy(model), steps), "loop": _loop(run, copy.deepcopy(model))}
     works |= _examples(run, model)
@@ -156,12 +156,12 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
     return summarize({name: taken[1:] for name, taken in seconds.items()}, steps * config.batch_size, prepared)
 
 
-def repeated(part: Part, count: int) -> Part:
+def repeated(part: Split, count: int) -> Split:
     """`count` X-rays of a part, evenly spread over it and each as often as the others, or one time more."""
     indices = [place * len(part.rows) // count for place in range(count)]
     arrays = part.arrays
     prepared = arrays.prepared.select(indices).flatten_indices()  # as it comes from data.prepare, without a detour
-    return Part(part.rows.select(indices), Arrays(prepared, arrays.image_size, arrays.ranges, arrays.seed))
+    return Split(part.rows.select(indices), Arrays(prepared, arrays.image_size, arrays.ranges, arrays.seed))
 
 
 def summarize(seconds: dict[str, list[float]], images: int, prepare_seconds: float) -> dict[str, float]:
@@ -207,10 +207,10 @@ def _compute(run: Run, model: PreTrainedModel, steps: int) -> Callable[[], None]
     config, device = run.config, run.accelerator.device
     model = model.to(device).train()
     optimizer = make_optimizer(config, model)
-    first = next(iter(training_loader(run.parts["train"].arrays, config.batch_size, config.seed)))
+    first = next(iter(training_loader(run.splits["train"].arrays, config.batch_size, config.seed)))
     batch = {name: value.to(device) for name, value in first.items()}
     batch["weight"] = torch.ones(len(batch["label"]), device=device)
-    inputs = normalize(batch["pixels"].float() / 255, run.processor)  # (B, 3, S, S)
+    inputs = normalize(batch["pixels"].float() / 255, run.image_processor)  # (B, 3, S, S)
     half = run.accelerator.mixed_precision == "bf16"
 
     def epoch() -> None:
@@ -232,9 +232,9 @@ def _loop(run: Run, model: PreTrainedModel) -> Callable[[], Any]:
 
 def _examples(run: Run, model: PreTrainedModel) -> dict[str, Callable[[], None]]:
     """Epochs of the example scripts by their number of workers."""
-    accelerator, part = run.accelerator, run.parts["train"]
+    accelerator, part = run.accelerator, run.splits["train"]
     target = "mask" if run.task.learns_masks else "label"
-    samples = part.rows.select_columns(["image", target]).with_transform(partial(example_samples, run.processor))
+    samples = part.rows.select_columns(["image", target]).with_transform(partial(example_samples, run.image_processor))
     model, optimizer = accelerator.prepare(model.train(), torch.optim.AdamW(model.parameters(), lr=5e-5))
 
     def epoch(loader: torch.utils.data.DataLoader) -> None:
@@ -254,13 +254,13 @@ def _examples(run: Run, model: PreTrainedModel) -> dict[str, Callable[[], None]]
     return {workers: partial(epoch, loader) for workers, loader in loaders.items()}
 
 
-def example_samples(processor: BaseImageProcessor, rows: dict[str, list[Any]]) -> dict[str, Any]:
+def example_samples(image_processor: BaseImageProcessor, rows: dict[str, list[Any]]) -> dict[str, Any]:
     """`pixel_values` (B, 3, S, S) and `labels` of decoded rows with image and mask, or image and label.
 
     Labels are (B, S, S) int64 of 0 and 1 for masks, else the rows' own.
     """
     images = [image.convert("RGB") for image in rows["image"]]
     if "mask" not in rows:
-        return {**processor(images=images, return_tensors="pt"), "labels": rows["label"]}
-    inputs = processor(images=images, segmentation_maps=rows["mask"], return_tensors="pt")
+        return {**image_processor(images=images, return_tensors="pt"), "labels": rows["label"]}
+    inputs = image_processor(images=images, segmentation_maps=rows["mask"], return_tensors="pt")
     return {**inputs, "labels": inputs["labels"].clamp(max=1)}  # 255 is lung

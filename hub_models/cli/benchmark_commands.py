@@ -69,7 +69,7 @@ def _add_predict(parser: Parser) -> None:
     runs = {"segmenter": "demo/runs-phantoms/lungs", "classifier": "demo/runs-phantoms/tb"}
     for name, folder in runs.items():
         parser.add_argument(f"--{name}", default=folder, metavar="RUN", help=f"run folder of a model {default}")
-    parser.add_argument("--films", type=int, default=16, metavar="N", help=f"phantoms of native size {default}")
+    parser.add_argument("--xrays", type=int, default=16, metavar="N", help=f"phantoms of native size {default}")
     parser.add_argument("--images", type=int, default=10_000, metavar="N", help=f"small phantoms {default}")
 
 
@@ -77,7 +77,7 @@ def _predict(parser: Parser, options: Options) -> Work:
     def work() -> None:
         from hub_models.benchmarks.prediction import prediction_ratios
 
-        _show(prediction_ratios(options.segmenter, options.classifier, options.films, options.images))
+        _show(prediction_ratios(options.segmenter, options.classifier, options.xrays, options.images))
 
     return work
 
@@ -111,9 +111,10 @@ COMMANDS = {
     ),
     "benchmark predict": Command(
         "Measure reading X-rays against decoding, the models and transformers' pipeline, each alone.",
-        ("cxm benchmark predict --segmenter runs/lungs --classifier runs/tb", "cxm benchmark predict --films 8"),
+        ("cxm benchmark predict --segmenter runs/lungs --classifier runs/tb", "cxm benchmark predict --xrays 8"),
         _add_predict,
         _predict,
+        {"films": "xrays"},
     ),
     "benchmark start": Command(
         "Measure the import of the reader against that of torch and transformers.",

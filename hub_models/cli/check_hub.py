@@ -20,16 +20,16 @@ from hub_models.hub.dataset_export import ExportConfig, export
 from hub_models.hub.push import pull_model, push_model
 from hub_models.hub_client.repository import Repository, folder_files
 from hub_models.hub_client.requests import plain_errors, retried, status_of, whoami_writer
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
-from hub_models.training.train import fit
+from hub_models.training.train import train
 
 logger = logging.getLogger(__name__)
 
 TINY = {"model": "segformer-light", "from_scratch": True, "image_size": 32, "epochs": 1, "tracker": "none"}
 
 
-def rehearse(owner: str | None = None) -> None:
+def check_hub(owner: str | None = None) -> None:
     """Nothing, if the Hub does all that pushes and pulls rely on, under the name of `owner` or the user's own.
 
     The repositories, of a model and of a data set, are private, have a name that nobody uses, and are deleted at the
@@ -45,7 +45,7 @@ def rehearse(owner: str | None = None) -> None:
         folder = Path(aside)
         phantoms = write_phantoms(folder / "phantoms", 12, 18, 64)
         logger.info("training a tiny model")
-        fit(TrainConfig(str(phantoms), str(folder / "run"), **TINY))
+        train(TrainConfig(str(phantoms), str(folder / "run"), **TINY))
         with _deleted(Repository(HfApi(), name)) as repository:
             _rehearse_model(repository, folder / "run", folder / "cache")
         with _deleted(Repository(HfApi(), name, "dataset")) as repository:
@@ -69,7 +69,7 @@ def _rehearse_model(repository: Repository, run: Path, cache: Path) -> None:
     pulled = pull_model(repository.id, "v1", cache_dir=cache)
     _require_files(sent, pulled)
     noise = Image.effect_noise((150, 90), 60)
-    here, there = (Predictor.from_run(one)(noise) for one in (run, pulled))
+    here, there = (TrainedModel.from_run(one)(noise) for one in (run, pulled))
     _require(np.array_equal(here, there), "the model that came back says something else")
     _require_private(repository)
     (run / "dice.png").unlink()  # a file that has to go, and with it a line of the card

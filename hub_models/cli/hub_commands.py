@@ -103,9 +103,9 @@ def _add_check_hub(parser: Parser) -> None:
 
 def _check_hub(parser: Parser, options: Options) -> Work:
     def work() -> None:
-        from hub_models.cli.check_hub import rehearse
+        from hub_models.cli.check_hub import check_hub
 
-        rehearse(options.owner)
+        check_hub(options.owner)
         print("all is well")
 
     return work

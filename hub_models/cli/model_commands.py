@@ -15,7 +15,7 @@ TRAIN_GROUPS = {
     "model": ("task", "model", "from_scratch", "image_size", "fit", "region", "segmenter"),
     "training": ("epochs", "batch_size", "accumulation", "augment", "balance", "keep", "patience", "seed"),
     "optimization": (
-        *("learning_rate", "layer_decay", "weight_decay", "warmup_share"),
+        *("learning_rate", "layer_decay", "weight_decay", "warmup_fraction"),
         *("gradient_norm", "dropout", "label_smoothing", "ema"),
     ),
     "run folder": ("output_dir", "checkpoint_steps", "checkpoints", "tracker"),
@@ -36,9 +36,9 @@ def _train(parser: Parser, options: Options) -> Work:
     config = train_config(parser, options)
 
     def work() -> None:
-        from hub_models.training.train import fit
+        from hub_models.training.train import train
 
-        fit(config)
+        train(config)
 
     return work
 
@@ -184,7 +184,7 @@ COMMANDS = {
         ),
         _add_train,
         _train,
-        {"data_dir": "data", "output_dir": "output"},
+        {"data_dir": "data", "output_dir": "output", "warmup_share": "warmup_fraction"},
     ),
     "evaluate": Command(
         "Test a model with intervals, per site, sex and age: results.json, per_image.parquet and pictures.",

@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 OPTION_OF_FIELD = {"data_dir": "data", "output_dir": "output"}  # one name for one thing, in every command
-OLD_NAMES = {field: option for option, field in OPTION_OF_FIELD.items()}
+OLD_NAMES = {option: field for field, option in OPTION_OF_FIELD.items()} | {"warmup_share": "warmup_fraction"}
 RECORDED = ("version", "device", "duration", "duration_seconds")  # in a saved config, and no option asks for them
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 T = TypeVar("T")

@@ -12,7 +12,7 @@ import numpy as np
 
 import chest_xray_masks as cxm
 from hub_models.dataset.audit_report import KINDS, PUBLISHED, Audit, Finding
-from hub_models.dataset.inspection import Film, Look, Mask, hash_distances, inspect_tree
+from hub_models.dataset.inspection import ImageFacts, Look, Mask, hash_distances, inspect_tree
 from hub_models.dataset.published import published_ids
 from hub_models.files import write_json
 
@@ -45,12 +45,12 @@ def audit(data_dir: Path, progress: bool = True) -> Audit:
     modes = ((id, role, part.mode) for role in ("image", "mask") for id, part in facts[role].items())
     found.modes = dict(sorted(Counter(f"{_config(id)} {role} {mode}" for id, role, mode in modes).items()))
     found.mask_values = dict(sorted(Counter(mask.values for mask in facts["mask"].values()).items()))
-    found.synthetic = sum(film.is_synthetic for film in facts["image"].values())
+    found.synthetic = sum(xray.is_synthetic for xray in facts["image"].values())
     if found.synthetic < len(ids["image"]) or not ids["image"]:  # phantoms are not to be the published X-rays
         found.missing = _missing(ids, found.counts)
     findings = [*_count_findings(found, ids["image"]), *_file_findings(tree, looks)]
     findings += _pair_findings(ids, set(found.missing.get("masks", ())))
-    findings += [Finding("synthetic X-ray", (id,)) for id, film in facts["image"].items() if film.is_synthetic]
+    findings += [Finding("synthetic X-ray", (id,)) for id, xray in facts["image"].items() if xray.is_synthetic]
     findings += [*_mask_findings(facts["mask"], facts["image"]), *_reading_findings(facts["reading"])]
     findings += [*_image_findings(facts["image"], facts["reading"])]
     copies = list(_copy_findings(facts["test_copy"], facts["image"]))
@@ -144,14 +144,16 @@ def _pair_findings(ids: dict[str, set[str]], masks_missing: set[str]) -> Iterato
         yield from (Finding(kind, (id,)) for id in members)
 
 
-def _mask_findings(masks: dict[str, Mask], films: dict[str, Film]) -> Iterator[Finding]:
+def _mask_findings(masks: dict[str, Mask], xrays: dict[str, ImageFacts]) -> Iterator[Finding]:
     """Masks of another size than their image, of gray values, or not of two lungs of likely area."""
     for id, mask in masks.items():
-        if id in films and mask.size != films[id].size:
-            (width, height), (wide, high) = mask.size, films[id].size
+        if id in xrays and mask.size != xrays[id].size:
+            (width, height), (wide, high) = mask.size, xrays[id].size
             yield Finding("mask of another size", (id,), f"{width}x{height}, its image {wide}x{high}")
-        if mask.gray_share > GRAY_SHARE:
-            yield Finding("mask of gray values", (id,), f"{mask.gray_share:.0%} of its pixels are not black or white")
+        if mask.gray_fraction > GRAY_SHARE:
+            yield Finding(
+                "mask of gray values", (id,), f"{mask.gray_fraction:.0%} of its pixels are not black or white"
+            )
         areas = " and ".join(f"{area:.1%}" for area in mask.lungs)
         if not mask.lungs:
             yield Finding("empty mask", (id,))
@@ -198,27 +200,27 @@ def _reading_findings(readings: dict[str, str]) -> Iterator[Finding]:
             yield Finding("may be one patient", (earlier, later), said)
 
 
-def _image_findings(films: dict[str, Film], readings: dict[str, str]) -> Iterator[Finding]:
+def _image_findings(xrays: dict[str, ImageFacts], readings: dict[str, str]) -> Iterator[Finding]:
     """Images without contrast, images with the same pixels, and pairs of different patients that look the same."""
-    yield from (Finding("blank image", (id,)) for id, film in films.items() if film.phash is None)
+    yield from (Finding("blank image", (id,)) for id, xray in xrays.items() if xray.phash is None)
     same: dict[str, list[str]] = {}
-    for id in sorted(films):
-        same.setdefault(films[id].content, []).append(id)
+    for id in sorted(xrays):
+        same.setdefault(xrays[id].content, []).append(id)
     yield from (Finding("same pixels", tuple(ids)) for ids in same.values() if len(ids) > 1)
-    ids = [ids[0] for ids in same.values() if films[ids[0]].phash]
+    ids = [ids[0] for ids in same.values() if xrays[ids[0]].phash]
     patients = cxm.patients_of(readings)
-    distances = hash_distances(films[id].phash for id in ids)
+    distances = hash_distances(xrays[id].phash for id in ids)
     for first, second in np.argwhere(np.triu(distances <= NEAR_BITS, 1)).tolist():
         pair = ids[first], ids[second]
         if len({cxm.patient_of(id, patients) for id in pair}) == 2:
             yield Finding("near-duplicate", pair, f"{distances[first, second]} of 256 bits apart")
 
 
-def _copy_findings(copies: dict[str, Film], films: dict[str, Film]) -> Iterator[Finding]:
+def _copy_findings(copies: dict[str, ImageFacts], xrays: dict[str, ImageFacts]) -> Iterator[Finding]:
     """Files in test/ whose pixels are not those of the image whose name they bear."""
     owners: dict[str, list[str]] = {}
-    for id in sorted(films):
-        owners.setdefault(films[id].content, []).append(id)
+    for id in sorted(xrays):
+        owners.setdefault(xrays[id].content, []).append(id)
     for id, copy in copies.items():
         if id not in (same := owners.get(copy.content, [])):
             kind = "test/ copy of another image" if same else "test/ copy of no image"

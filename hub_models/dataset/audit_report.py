@@ -133,8 +133,8 @@ class Audit:
     def headline(self) -> str:
         """Return how much of the published set the copy holds, in one line."""
         if self.synthetic and self.synthetic == self._total("images"):
-            parts = (counted(self._total(what), what[:-1]) for what in ("masks", "readings"))
-            return ", ".join((counted(self.synthetic, "synthetic X-ray") + " (phantoms)", *parts))
+            splits = (counted(self._total(what), what[:-1]) for what in ("masks", "readings"))
+            return ", ".join((counted(self.synthetic, "synthetic X-ray") + " (phantoms)", *splits))
         configs = [config for config, row in self.counts.items() if any(row.values())]
         said = []
         for what, name in (("images", "X-rays"), ("masks", "masks"), ("readings", "readings")):

@@ -22,14 +22,14 @@ class Ranges:
 
     turn_degrees: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
-    shift_share: float = 0.0  # of the side
+    shift_fraction: float = 0.0  # of the side
     gamma_log: float = 0.0  # 0.35: gamma in exp(+-0.35) = 0.70 to 1.42
     contrast: tuple[float, float] = (1.0, 1.0)
     brightness: float = 0.0  # of the full range
-    elastic_share: float = 0.0  # largest displacement of a control point along each axis, of the side
-    blur_sigma_share: float = 0.0  # largest sigma of the Gaussian, of the side
+    elastic_fraction: float = 0.0  # largest displacement of a control point along each axis, of the side
+    blur_sigma_fraction: float = 0.0  # largest sigma of the Gaussian, of the side
     noise_sigma: float = 0.0  # largest, of the full range
-    erase_share: float = 0.0  # largest side of the rectangle painted mid-gray in the image, of the side
+    erase_fraction: float = 0.0  # largest side of the rectangle painted mid-gray in the image, of the side
     shading: float = 0.0  # largest brightness of a control point of a smooth field, of the full range
 
     def __post_init__(self) -> None:
@@ -41,14 +41,18 @@ class Ranges:
         for name in (field.name for field in fields(self) if field.name not in ("scale", "contrast")):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 (off) or more, got {getattr(self, name)}")
-        for name, limit in (("elastic_share", ELASTIC_LIMIT), ("blur_sigma_share", BLUR_LIMIT), ("erase_share", 1.0)):
+        for name, limit in (
+            ("elastic_fraction", ELASTIC_LIMIT),
+            ("blur_sigma_fraction", BLUR_LIMIT),
+            ("erase_fraction", 1.0),
+        ):
             if getattr(self, name) > limit:
                 raise ValueError(f"{name} must be at most {limit:.3g} of the side, got {getattr(self, name)}")
 
     @property
     def moves(self) -> bool:
         """Whether pixels may move, and the mask with them."""
-        return bool(self.turn_degrees or self.scale != (1, 1) or self.shift_share or self.elastic_share)
+        return bool(self.turn_degrees or self.scale != (1, 1) or self.shift_fraction or self.elastic_fraction)
 
 
 STRENGTHS = {
@@ -56,7 +60,7 @@ STRENGTHS = {
     "light": Ranges(
         turn_degrees=10,
         scale=(0.85, 1.2),
-        shift_share=0.06,
+        shift_fraction=0.06,
         gamma_log=0.35,
         contrast=(0.75, 1.25),
         brightness=0.12,
@@ -64,12 +68,12 @@ STRENGTHS = {
     "strong": Ranges(
         turn_degrees=12,
         scale=(0.75, 1.25),
-        shift_share=0.08,
+        shift_fraction=0.08,
         gamma_log=0.6,
         contrast=(0.5, 1.5),
         brightness=0.2,
-        elastic_share=0.02,
-        blur_sigma_share=0.006,
+        elastic_fraction=0.02,
+        blur_sigma_fraction=0.006,
         noise_sigma=0.06,
         shading=0.15,
     ),
@@ -131,7 +135,7 @@ def augment(
     if ranges.moves:
         planes = torch.stack([images] if masks is None else [images, masks.to(images.dtype)], 1)  # (B, 1 or 2, S, S)
         x, y = _affine_grid(values["angle"][:, 0], values["scale"][:, 0], values["shift"], images.shape[-1])
-        if ranges.elastic_share:
+        if ranges.elastic_fraction:
             side = images.shape[-1]
             offsets = _smooth(values["elastic"], side) * (2 * side / (side - 1))  # (B, 2, S, S), as in _affine_grid
             x, y = x.add_(offsets[:, 0]), y.add_(offsets[:, 1])
@@ -168,16 +172,16 @@ def shift_scale_turn(
 
 def _limits(ranges: Ranges) -> dict[str, tuple[float | list[float], float | list[float]]]:
     """Lowest and highest value of each of `COLUMNS`, one for all its numbers or one each."""
-    erase = ranges.erase_share
+    erase = ranges.erase_fraction
     both = {
         "angle": ranges.turn_degrees,
-        "shift": ranges.shift_share,
+        "shift": ranges.shift_fraction,
         "log_gamma": ranges.gamma_log,
         "brightness": ranges.brightness,
-        "elastic": ranges.elastic_share,
+        "elastic": ranges.elastic_fraction,
         "shading": ranges.shading,
     }
-    upward = {"blur_sigma": ranges.blur_sigma_share, "noise_sigma": ranges.noise_sigma, "noise_seed": NOISE_SEEDS}
+    upward = {"blur_sigma": ranges.blur_sigma_fraction, "noise_sigma": ranges.noise_sigma, "noise_seed": NOISE_SEEDS}
     return (
         {name: (-high, high) for name, high in both.items()}
         | {name: (0.0, high) for name, high in upward.items()}
@@ -233,8 +237,8 @@ def _read(planes: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tenso
 def _change_grays(images: torch.Tensor, values: dict[str, torch.Tensor], ranges: Ranges) -> torch.Tensor:
     """Images (B, S, S) in [0, 1], blurred, changed in tone, shaded, with noise, a rectangle over it, in this order."""
     side, value = images.shape[-1], {name: columns[..., None] for name, columns in values.items()}  # (B, n, 1)
-    if ranges.blur_sigma_share:
-        radius = min(math.ceil(3 * ranges.blur_sigma_share * side), side - 1)
+    if ranges.blur_sigma_fraction:
+        radius = min(math.ceil(3 * ranges.blur_sigma_fraction * side), side - 1)
         images = _blur(images, values["blur_sigma"] * side, radius)
     if ranges.gamma_log:
         images = (
@@ -246,7 +250,7 @@ def _change_grays(images: torch.Tensor, values: dict[str, torch.Tensor], ranges:
         images = images + _smooth(values["shading"], side)[:, 0]
     if ranges.noise_sigma:
         images = images + normal_noise(values["noise_seed"][:, 0], side).mul_(value["noise_sigma"])
-    if ranges.erase_share:
+    if ranges.erase_fraction:
         pixels = (torch.arange(side, device=images.device) + 0.5) / side
         x, y, width, height = value["erase"].unbind(1)  # each (B, 1)
         columns, rows = (pixels - x).abs() < width / 2, (pixels - y).abs() < height / 2  # (B, S)

@@ -14,7 +14,7 @@ def tenth_of(patient_id: str) -> int:
     return int.from_bytes(digest[:8], "big") * 10 >> 64
 
 
-def fold_part(patient_id: str, fold: int) -> str:
+def fold_split(patient_id: str, fold: int) -> str:
     """Return the split of a patient in `fold`, 0 to 4: test (two tenths of all), validation (one) or train (seven)."""
     after = (tenth_of(patient_id) - 2 * fold) % 10
     return "test" if after < 2 else "validation" if after == 2 else "train"

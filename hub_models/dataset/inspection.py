@@ -32,7 +32,7 @@ class Failure(NamedTuple):
     is_too_large: bool
 
 
-class Film(NamedTuple):
+class ImageFacts(NamedTuple):
     """An image: its PNG `mode` ("P 8-bit"), (width, height), hash of its gray pixels, `perceptual_hash`.
 
     `is_synthetic`: it says of itself that a program drew it.
@@ -48,14 +48,14 @@ class Film(NamedTuple):
 class Mask(NamedTuple):
     """A mask, the left and right lung of a pair joined; areas are shares of the image in (0, 1].
 
-    `values` is "0/255", "soft edges", "0/1" or "all 0"; `gray_share` the share of pixels between black and white;
+    `values` is "0/255", "soft edges", "0/1" or "all 0"; `gray_fraction` the share of pixels between black and white;
     `lungs` the components above `SPECK_AREA`, largest first; `specks` counts the others.
     """
 
     mode: str
     size: tuple[int, int]
     values: str
-    gray_share: float
+    gray_fraction: float
     lungs: tuple[float, ...]
     specks: int
 
@@ -68,7 +68,7 @@ class Look(NamedTuple):
 
     role: str  # image, mask, reading, test_copy
     id: str
-    facts: Film | Mask | str | None
+    facts: ImageFacts | Mask | str | None
     failures: tuple[Failure, ...]
     differing: tuple[str, ...]
 
@@ -79,7 +79,7 @@ class _Part(NamedTuple):
     name: str
     kind: tuple[str, bool]  # role, is_png: only files of one kind are compared
     content: str
-    facts: Film | Mask | str
+    facts: ImageFacts | Mask | str
     lungs: np.ndarray | None = None
 
 
@@ -112,7 +112,7 @@ def _inspect_chunk(jobs: list[Job]) -> list[Look]:
 
 def _inspect(job: Job, read: cxm.Reader) -> Look:
     """The look at one job; every copy is read, those with the same bytes are decoded once."""
-    parts: dict[tuple[str, bool], _Part] = {}  # the first of each kind
+    splits: dict[tuple[str, bool], _Part] = {}  # the first of each kind
     failures, differing, seen = [], [], set()
     for file in job:
         try:
@@ -125,14 +125,14 @@ def _inspect(job: Job, read: cxm.Reader) -> Look:
         except Exception as error:  # a damaged file is a row of the report, whatever its decoder raises
             failures.append(_failure(file, error))
             continue
-        if parts.setdefault(part.kind, part).content != part.content:
-            differing.append(f"{part.name} is not {parts[part.kind].name}")
+        if splits.setdefault(part.kind, part).content != part.content:
+            differing.append(f"{part.name} is not {splits[part.kind].name}")
     role, facts = job[0].role, None
     if not role.endswith("mask"):
-        facts = next((part.facts for part in parts.values()), None)
+        facts = next((part.facts for part in splits.values()), None)
     else:
         try:
-            facts = _join(list(parts.values()), needed=1 if role == "mask" else 2)
+            facts = _join(list(splits.values()), needed=1 if role == "mask" else 2)
         except ValueError as error:
             failures.append(_failure(job[0], error))
         role = "mask"
@@ -160,13 +160,15 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Part:
     gray = to_gray(image)
     if not is_mask:
         content = _hash(np.asarray(gray))
-        return _Part(file.name, kind, content, Film(mode, size, content, perceptual_hash(gray), is_synthetic(png)))
+        return _Part(
+            file.name, kind, content, ImageFacts(mode, size, content, perceptual_hash(gray), is_synthetic(png))
+        )
     lungs = cxm.binarize(image)
     counts = gray.convert("L").histogram()
     black_or_white = counts[0] + counts[1] + counts[255]
-    gray_share = 1 - black_or_white / lungs.size
-    values = "soft edges" if gray_share else "0/255" if counts[255] else "0/1" if counts[1] else "all 0"
-    return _Part(file.name, kind, _hash(lungs), Mask(mode, size, values, gray_share, (), 0), lungs)
+    gray_fraction = 1 - black_or_white / lungs.size
+    values = "soft edges" if gray_fraction else "0/255" if counts[255] else "0/1" if counts[1] else "all 0"
+    return _Part(file.name, kind, _hash(lungs), Mask(mode, size, values, gray_fraction, (), 0), lungs)
 
 
 def _hash(pixels: np.ndarray) -> str:
@@ -175,20 +177,20 @@ def _hash(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _join(parts: list[_Part], needed: int) -> Mask | None:
+def _join(splits: list[_Part], needed: int) -> Mask | None:
     """Facts of a mask of one file, or of a left and a right one; None if fewer files than `needed` could be read.
 
     Raises:
         ValueError: left and right are not of one size.
     """
-    if len(parts) < needed:
+    if len(splits) < needed:
         return None
-    if len(sizes := [part.facts.size for part in parts]) != sizes.count(sizes[0]):
+    if len(sizes := [part.facts.size for part in splits]) != sizes.count(sizes[0]):
         raise ValueError(f"left and right lung are of {sizes[0]} and {sizes[1]} pixels: make them one size")
-    facts = max((part.facts for part in parts), key=lambda facts: facts.gray_share)
-    areas = component_areas(np.logical_or.reduce([part.lungs for part in parts]))
+    facts = max((part.facts for part in splits), key=lambda facts: facts.gray_fraction)
+    areas = component_areas(np.logical_or.reduce([part.lungs for part in splits]))
     lungs = tuple(area for area in areas if area >= SPECK_AREA)
-    mode = " and ".join(sorted({part.facts.mode for part in parts}))
+    mode = " and ".join(sorted({part.facts.mode for part in splits}))
     return facts._replace(mode=mode, lungs=lungs, specks=len(areas) - len(lungs))
 
 

@@ -190,9 +190,9 @@ def _film(rng: np.random.Generator, density: Array, lowest: int, montgomery: boo
     grain = gaussian_filter(rng.normal(size=density.shape), 0.6)
     density += (0.010 if montgomery else 0.014) * grain * np.exp(1.2 * density)  # fewer quanta behind more tissue
     low, high, slope, middle, gamma = (-12, 258, 6.5, 0.40, 1.1) if montgomery else (-40, 240, 5.5, 0.22, 0.8)
-    film = low + (high - low) * expit(slope * rng.uniform(0.9, 1.1) * (density - rng.normal(middle, 0.025))) ** gamma
-    film[round(lowest + (height - lowest) * rng.uniform(0.4, 1.6 if montgomery else 8.0)) :] = 0
-    image = Image.fromarray(np.clip(film, 0, 255).astype(np.uint8))
+    xray = low + (high - low) * expit(slope * rng.uniform(0.9, 1.1) * (density - rng.normal(middle, 0.025))) ** gamma
+    xray[round(lowest + (height - lowest) * rng.uniform(0.4, 1.6 if montgomery else 8.0)) :] = 0
+    image = Image.fromarray(np.clip(xray, 0, 255).astype(np.uint8))
     draw, at = ImageDraw.Draw(image), rng.uniform(0.03, 0.08, 3)
     if montgomery:
         font, corner = ImageFont.load_default(max(6, 0.036 * height)), (width * (0.76 + at[0]), height * at[1])
@@ -218,7 +218,7 @@ def render_phantom(seed: int, site: Site, tuberculosis: bool, size: tuple[int, i
     if site not in SITES or min(seed, visit) < 0 or min(size) < 32:
         raise ValueError(f"pass site in {list(SITES)}, seed, visit >= 0, sides >= 32, got {(site, seed, visit, size)}")
     patient_rng, lesion_rng = (np.random.default_rng((seed, key)) for key in (0, 1))
-    pose_rng, film_rng = (np.random.default_rng((seed, key, visit)) for key in (2, 3))
+    pose_rng, xray_rng = (np.random.default_rng((seed, key, visit)) for key in (2, 3))
     sex, age_years = str(patient_rng.choice(["F", "M"])), float(patient_rng.integers(16, 80))
     chest = _Chest(patient_rng, pose_rng, size)
     mask = chest.lung(-1) | chest.lung(1)
@@ -229,7 +229,7 @@ def render_phantom(seed: int, site: Site, tuberculosis: bool, size: tuple[int, i
     for kind, side, zone in lesions:
         density += air * _lesion(lesion_rng, kind, SIDES[side], ZONES[zone], chest)
     montgomery, lowest = site == "Montgomery", int(np.flatnonzero(mask.any(axis=1))[-1])
-    image = _film(film_rng, density, lowest, montgomery, chest.unit_px)
+    image = _film(xray_rng, density, lowest, montgomery, chest.unit_px)
     findings = tuple(FINDINGS[kind][not montgomery].format(side=side, zone=zone) for kind, side, zone in lesions)
     name, tb = f"{SITES[site][0]}_{seed % 10_000:04d}_{tuberculosis:d}", int(tuberculosis)
     phantom = Phantom(image, mask, name, site, tb, sex, age_years, findings, "")

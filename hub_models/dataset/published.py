@@ -13,7 +13,7 @@ from pathlib import Path
 
 TABLE = Path(__file__).with_suffix(".csv")
 SPLITS = ("idiap_segmentation", "idiap_classification", "ark_shenzhen")
-FILM_SPACING_MM = 0.0875  # of the original Montgomery pixels, each way; source: NLM's readme of the set
+DETECTOR_SPACING_MM = 0.0875  # of the original Montgomery pixels, each way; source: NLM's readme of the set
 
 
 @cache
@@ -28,7 +28,7 @@ def published_ids(with_mask: bool = False) -> frozenset[str]:
     return frozenset(id for id, row in _table().items() if row["idiap_segmentation"] or not with_mask)
 
 
-def published_part(id: str, split: str) -> str | None:
+def published_split(id: str, split: str) -> str | None:
     """Part (train, validation or test) of an X-ray in one of `SPLITS`; None where the split leaves it out.
 
     An id that is none of the 800 is left out by every split.
@@ -55,4 +55,4 @@ def pixel_spacing_mm(id: str, height: int, width: int) -> tuple[float, float] | 
     row = _table().get(id)
     if row is None or not row["height"]:
         return None
-    return int(row["height"]) * FILM_SPACING_MM / height, int(row["width"]) * FILM_SPACING_MM / width
+    return int(row["height"]) * DETECTOR_SPACING_MM / height, int(row["width"]) * DETECTOR_SPACING_MM / width

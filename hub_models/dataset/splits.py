@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import datasets
 
-from chest_xray_masks import PARTS, SITES, patient_of, patients_of
-from hub_models.dataset.folds import FOLDS, fold_part
-from hub_models.dataset.published import published_part
+from chest_xray_masks import SITES, SPLITS, patient_of, patients_of
+from hub_models.dataset.folds import FOLDS, fold_split
+from hub_models.dataset.published import published_split
 
 logger = logging.getLogger(__name__)
 
@@ -33,27 +33,27 @@ def _idiap(xray: Xray, task: str, fold: int) -> str | None:
     if task not in IDIAP_SPLIT_OF_TASK:
         known = ", ".join(IDIAP_SPLIT_OF_TASK)
         raise ValueError(f"protocol idiap has no split for task {task!r}: choose one of {known}, or another protocol")
-    return published_part(xray.id, IDIAP_SPLIT_OF_TASK[task])
+    return published_split(xray.id, IDIAP_SPLIT_OF_TASK[task])
 
 
 def _ark(xray: Xray, task: str, fold: int) -> str | None:
-    return published_part(xray.id, "ark_shenzhen")
+    return published_split(xray.id, "ark_shenzhen")
 
 
 def _from_site(site: str) -> Callable[[Xray, str, int], str | None]:
     """Protocol that trains and validates on a site's own parts and tests on all of the other site."""
 
-    def part_of(xray: Xray, task: str, fold: int) -> str | None:
+    def split_of_fold(xray: Xray, task: str, fold: int) -> str | None:
         """Test at the other site; at `site` the builder's part, its test left out."""
         if xray.site != site:
             return "test"
         return xray.part if xray.part != "test" else None
 
-    return part_of
+    return split_of_fold
 
 
 def _folds(xray: Xray, task: str, fold: int) -> str | None:
-    return fold_part(xray.patient_id, fold)
+    return fold_split(xray.patient_id, fold)
 
 
 # A protocol: (X-ray, task, fold) to a part, or None where it leaves the X-ray out.
@@ -90,7 +90,7 @@ def divide(
     """
     _check(protocol, fold)
     xrays = _xrays(rows)
-    chosen: dict[str, list[int]] = {part: [] for part in PARTS}
+    chosen: dict[str, list[int]] = {part: [] for part in SPLITS}
     for index in sorted(range(len(xrays)), key=lambda index: xrays[index].id):
         if part := _PART_OF[protocol](xrays[index], task, fold or 0):
             chosen[part].append(index)
@@ -102,11 +102,11 @@ def divide(
             way_out = "pass more of the set, or another protocol"
             raise ValueError(f"protocol {name} leaves no {part} X-ray: the data hold {held}; {way_out}")
     pool = datasets.concatenate_datasets(list(rows.values()))
-    parts = {part: pool.select(indices) for part, indices in chosen.items()}
-    if shared := shared_patients(parts):
-        films = "; ".join(", ".join(f"{id} in {part}" for id, part in found) for found in shared.values())
-        logger.warning("protocol %s has films of one patient in several parts: %s", name, films)
-    return parts
+    splits = {part: pool.select(indices) for part, indices in chosen.items()}
+    if shared := shared_patients(splits):
+        xrays = "; ".join(", ".join(f"{id} in {part}" for id, part in found) for found in shared.values())
+        logger.warning("protocol %s has films of one patient in several parts: %s", name, xrays)
+    return splits
 
 
 def _check(protocol: str, fold: int | None) -> None:
@@ -131,14 +131,14 @@ def _xrays(rows: datasets.DatasetDict) -> list[Xray]:
     return xrays
 
 
-def shared_patients(parts: dict[str, datasets.Dataset]) -> dict[str, list[tuple[str, str]]]:
+def shared_patients(splits: dict[str, datasets.Dataset]) -> dict[str, list[tuple[str, str]]]:
     """Films (id, part) by patient id, of those patients that have films in more than one of the parts."""
-    films: dict[str, list[tuple[str, str]]] = {}
-    for part, share in parts.items():
+    xrays: dict[str, list[tuple[str, str]]] = {}
+    for part, share in splits.items():
         known = share.select_columns(["id", "patient_id"])[:]
         for id, patient in zip(known["id"], known["patient_id"], strict=True):
-            films.setdefault(patient, []).append((id, part))
-    shared = {patient: sorted(found) for patient, found in films.items() if len({part for _, part in found}) > 1}
+            xrays.setdefault(patient, []).append((id, part))
+    shared = {patient: sorted(found) for patient, found in xrays.items() if len({part for _, part in found}) > 1}
     return dict(sorted(shared.items()))
 
 

@@ -22,9 +22,9 @@ from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import held, write_json
 from hub_models.hub_client.downloads import local_run
 from hub_models.models.tasks import SENSITIVITY, TASKS
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
-from hub_models.runs.data import count_synthetic, load_cohort, refuse_leaks, trained_ids
+from hub_models.runs.data import count_synthetic, load_run_splits, refuse_leaks, trained_ids
 from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Evaluated:
     part: str
     per_image: list[dict[str, Any]]
     rows: datasets.Dataset
-    predictor: Callable[[str], Predictor]
+    trained: Callable[[str], TrainedModel]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,8 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
     config, per_image = evaluated.config, evaluated.per_image
     task = TASKS[config.task]
     results = {"task": config.task, "protocol": config.protocol, "fold": config.fold, "split": evaluated.part}
-    results |= {"images": len(per_image), "main_figure": task.main_figure, "figures": summarize(per_image, task)}
-    results |= _worst(per_image, task.main_figure) | _against_who(results["figures"]) | more
+    results |= {"images": len(per_image), "main_metric": task.main_metric, "metrics": summarize(per_image, task)}
+    results |= _worst(per_image, task.main_metric) | _against_who(results["metrics"]) | more
     if synthetic := count_synthetic(evaluated.rows):
         results |= {"synthetic": synthetic}
     results |= {"config": dataclasses.asdict(config), "commit": _commit()}
@@ -85,7 +85,7 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
         (folder / RESULTS_NAME).unlink(missing_ok=True)  # the old one does not stand for the new rows
         write_per_image(per_image, folder)
         for name, draw in PICTURES[config.task].items():
-            draw(per_image, evaluated.rows, evaluated.predictor, folder / name)
+            draw(per_image, evaluated.rows, evaluated.trained, folder / name)
         write_json(results, folder / RESULTS_NAME)
     accelerator.wait_for_everyone()
     logger.info("%s %s", evaluated.part, shown(results))
@@ -99,8 +99,8 @@ def launch_of(accelerator: Accelerator) -> dict[str, Any]:
 
 def shown(results: dict[str, Any]) -> str:
     """One line of the main figure with its interval, for each site and all."""
-    name = results["main_figure"]
-    groups = {key: group for key, group in results["figures"].items() if key == "all" or key.startswith("site")}
+    name = results["main_metric"]
+    groups = {key: group for key, group in results["metrics"].items() if key == "all" or key.startswith("site")}
     texts = [
         f"{key.removeprefix('site: ')} {_interval(group[name])} (n {group['n']})" for key, group in groups.items()
     ]
@@ -123,7 +123,7 @@ def _worst(per_image: list[dict[str, Any]], figure: str) -> dict[str, Any]:
     return {"worst": [{name: row[name] for name in names} for row in ranked]}
 
 
-def _against_who(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _against_who(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Whether the model reaches the WHO's minimum of a triage test, where the task has such figures.
 
     `reachable`: at the threshold that gives the sensitivity on these images; `met`: at the stored one.
@@ -134,14 +134,14 @@ def _against_who(figures: dict[str, dict[str, Any]]) -> dict[str, Any]:
         return group[name]["value"] is not None and group[name]["value"] >= least
 
     name = "specificity_at_90_sensitivity"
-    if name not in figures["all"]:
+    if name not in metrics["all"]:
         return {}
     groups = {
         key: {
             "reachable": at_least(group, name, WHO_SPECIFICITY),
             "met": at_least(group, "sensitivity", SENSITIVITY) and at_least(group, "specificity", WHO_SPECIFICITY),
         }
-        for key, group in figures.items()
+        for key, group in metrics.items()
     }
     return {"who_triage_minimum": {"sensitivity": SENSITIVITY, "specificity": WHO_SPECIFICITY, "groups": groups}}
 
@@ -202,7 +202,7 @@ def evaluate_run(
             raise ValueError(f"{compared} is a model for {second.config.task}, {model} for {config.task}")
         differences = compare(evaluated.per_image, second.per_image, TASKS[config.task])
         more |= {"compared_with": str(compared), "differences": differences}
-        name = TASKS[config.task].main_figure
+        name = TASKS[config.task].main_metric
         logger.info("%s: %s less %s: %s", name, model, compared, _interval(differences["all"][name]))
     fold = "" if config.fold is None else f"-fold-{config.fold}"
     ways = "".join(f"-{name}" if value is True else f"-{name}-{value}" for name, value in use.items())
@@ -223,37 +223,37 @@ def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated
         members = (dataclasses.replace(asked, fold=fold) for fold in range(FOLDS))
         return pool([_evaluate(folder / f"fold-{one.fold}", one, accelerator) for one in members])
     run = RunFolder.read(folder)
-    predictor = Predictor.from_run(run.path)
-    if "two_lungs" in asked.use and not predictor.task.learns_masks:
+    trained = TrainedModel.from_run(run.path)
+    if "two_lungs" in asked.use and not trained.task.learns_masks:
         raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
-    predictor = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, **asked.use))
-    trained = run.config
-    protocol = asked.protocol or trained.protocol
+    trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **asked.use))
+    own = run.config
+    protocol = asked.protocol or own.protocol
     config = dataclasses.replace(
-        trained,
+        own,
         data_dir=asked.data_dir,
         protocol=protocol,
-        fold=trained.fold if asked.fold is None and protocol == trained.protocol else asked.fold,
-        config_name=trained.config_name if asked.protocol is None else "all",
-        segmenter=trained.segmenter if trained.region == "image" else asked.segmenter or trained.segmenter,
-        image_size=predictor.settings.image_size,
+        fold=own.fold if asked.fold is None and protocol == own.protocol else asked.fold,
+        config_name=own.config_name if asked.protocol is None else "all",
+        segmenter=own.segmenter if own.region == "image" else asked.segmenter or own.segmenter,
+        image_size=trained.settings.image_size,
     )
     if config.segmenter and not Path(config.segmenter).is_dir():
         known = f"{folder} was trained with the lung model {config.segmenter}, which is not here"
         raise FileNotFoundError(f"{known}: pass a segmenter, its run folder or Hub id")
-    part = load_cohort(config, accelerator, (asked.split,))[asked.split]
+    part = load_run_splits(config, accelerator, (asked.split,))[asked.split]
     for source in (folder, config.segmenter):
         if source and asked.split != "train":
             chosen_on = asked.split == "validation" and source == folder
             seen = trained_ids(Path(source), ("train",) if chosen_on else ("train", "validation"))
             refuse_leaks(source, seen, part.rows, protocol)
-    per_image = measure(predictor, part, accelerator)
-    return Evaluated(config, asked.split, per_image, part.rows, lambda id: predictor)
+    per_image = measure(trained, part, accelerator)
+    return Evaluated(config, asked.split, per_image, part.rows, lambda id: trained)
 
 
 def pool(folds: list[Evaluated]) -> Evaluated:
     """All folds as one: each X-ray with what the model that did not see it says."""
-    predictors = {id: one.predictor for one in folds for id in one.rows["id"]}
+    predictors = {id: one.trained for one in folds for id in one.rows["id"]}
     per_image = sorted((row for one in folds for row in one.per_image), key=lambda row: row["id"])
     rows = datasets.concatenate_datasets([one.rows for one in folds])
     config = dataclasses.replace(folds[0].config, fold=None)

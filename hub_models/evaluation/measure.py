@@ -18,8 +18,8 @@ from hub_models.files import new_file
 from hub_models.metrics.intervals import paired_difference, with_intervals
 from hub_models.models.saliency import measure_saliency
 from hub_models.models.tasks import Task
-from hub_models.models.trained_model import Predictor, logits_of, look
-from hub_models.runs.data import Part
+from hub_models.models.trained_model import TrainedModel, logits_of, look
+from hub_models.runs.data import Split
 from hub_models.runs.run_folder import PER_IMAGE_NAME
 
 CHUNK = 16  # images in a forward pass without gradients
@@ -29,7 +29,7 @@ REPEATS = 1000  # of the bootstrap
 
 
 def validate(
-    model: torch.nn.Module, processor: BaseImageProcessor, task: Task, arrays: Arrays, accelerator: Accelerator
+    model: torch.nn.Module, image_processor: BaseImageProcessor, task: Task, arrays: Arrays, accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
     """Per-image columns (n,) of prepared X-rays at the training size, for the loop; the same on every process."""
 
@@ -38,14 +38,14 @@ def validate(
         columns = task.validate(logits, batch)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    rows = _forward(model, partial(logits_of, model, processor), arrays, accelerator, work)
+    rows = _forward(model, partial(logits_of, model, image_processor), arrays, accelerator, work)
     return columns_of(rows) | {"label": np.array(arrays.prepared["label"], float)}
 
 
-def measure(predictor: Predictor, part: Part, accelerator: Accelerator) -> list[dict[str, Any]]:
+def measure(trained: TrainedModel, part: Split, accelerator: Accelerator) -> list[dict[str, Any]]:
     """Figures of each X-ray of a part on its own pixels, sorted by id, the same list on every process."""
-    task, settings = predictor.task, predictor.settings
-    model = predictor.model.to(accelerator.device)
+    task, settings = trained.task, trained.settings
+    model = trained.model.to(accelerator.device)
     names = {name: part.rows.features[name].names for name in ("site", "sex")}
 
     images = part.rows.remove_columns("image")  # its decoding is spared
@@ -53,7 +53,7 @@ def measure(predictor: Predictor, part: Part, accelerator: Accelerator) -> list[
     def work(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
         """Figures of a batch, a row for each X-ray."""
         rows = [images[index] for index in batch["index"].tolist()]
-        looks = measure_saliency(predictor, batch["pixels"], rows) if task.explained else [{}] * len(rows)
+        looks = measure_saliency(trained, batch["pixels"], rows) if task.explained else [{}] * len(rows)
         found = []
         for row, one, seen in zip(rows, logits, looks, strict=True):
             known = {name: row[name] for name in KNOWN}
@@ -61,16 +61,16 @@ def measure(predictor: Predictor, part: Part, accelerator: Accelerator) -> list[
             found.append(known | task.measure(one, row, settings) | seen)
         return found
 
-    see = partial(logits_of, model, predictor.processor, views=settings.views)
+    see = partial(logits_of, model, trained.image_processor, views=settings.views)
     per_image = _forward(model, see, part.arrays, accelerator, work)
     return sorted(per_image, key=lambda row: row["id"])
 
 
 def measure_features(
-    model: torch.nn.Module, processor: BaseImageProcessor, arrays: Arrays, accelerator: Accelerator
+    model: torch.nn.Module, image_processor: BaseImageProcessor, arrays: Arrays, accelerator: Accelerator
 ) -> np.ndarray:
-    """(N, D) features of prepared X-rays (see `familiarity.features_of`); the same on every process."""
-    see = partial(look, model, processor, with_features=True)
+    """(N, D) features of prepared X-rays (see `out_of_distribution.features_of`); the same on every process."""
+    see = partial(look, model, image_processor, with_features=True)
     rows = _forward(
         model, lambda images: see(images)[1], arrays, accelerator, lambda features, _: list(features.cpu().numpy())
     )
@@ -135,8 +135,8 @@ def summarize(per_image: list[dict[str, Any]], task: Task, repeats: int = REPEAT
     for name, indices in groups_of(per_image).items():
         rows = [per_image[index] for index in indices]
         patients = [row["patient_id"] for row in rows]
-        figures = with_intervals(task.figures, columns_of(rows), patients, repeats)
-        summary[name] = {"n": len(rows), "patients": len(set(patients))} | figures
+        metrics = with_intervals(task.metrics, columns_of(rows), patients, repeats)
+        summary[name] = {"n": len(rows), "patients": len(set(patients))} | metrics
     return summary
 
 
@@ -154,7 +154,7 @@ def compare(
     for name, indices in groups_of(per_image).items():
         mine, theirs = ([rows[index] for index in indices] for rows in (per_image, other))
         patients = [row["patient_id"] for row in mine]
-        differences[name] = paired_difference(task.figures, columns_of(mine), columns_of(theirs), patients, repeats)
+        differences[name] = paired_difference(task.metrics, columns_of(mine), columns_of(theirs), patients, repeats)
     return differences
 
 

@@ -26,14 +26,14 @@ from hub_models.imaging.masks import to_mask
 from hub_models.imaging.overlays import HEAT, PREDICTED, TRUE, heat, outline, scaled_gray, tint
 from hub_models.models.saliency import lungs_of, saliency
 from hub_models.models.tasks import TASKS
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 
 SIDE = 480  # pixels of an X-ray's longer side
 HIGH = 2.4  # inches of an X-ray in the pictures
-SHARE = "saliency_in_lungs"
+SALIENCY_FRACTION = "saliency_in_lungs"
 DICE_RANKS, SHARE_RANKS = ("worst", "median", "best"), ("least in the lungs", "median", "most in the lungs")
 PROBABILITY_RANKS = ("lowest probability", "median", "highest probability")
-Predictors = Callable[[str], Predictor]  # by the id of an X-ray
+ModelOf = Callable[[str], TrainedModel]  # by the id of an X-ray
 Rows = list[dict[str, Any]]
 
 
@@ -142,13 +142,13 @@ def _rows_of(
         yield rank, result, rows[index_of[result["id"]]]
 
 
-def _compare(chosen: list[tuple[str, dict[str, Any]]], rows: datasets.Dataset, predictor: Predictors) -> list[Overlay]:
+def _compare(chosen: list[tuple[str, dict[str, Any]]], rows: datasets.Dataset, trained: ModelOf) -> list[Overlay]:
     return [
         Overlay(
             result["id"],
             scaled_gray(to_gray(row["image"]), SIDE),
             to_mask(row["mask"]),
-            predictor(row["id"])(row["image"]),
+            trained(row["id"])(row["image"]),
             result["dice"],
             rank,
         )
@@ -156,29 +156,30 @@ def _compare(chosen: list[tuple[str, dict[str, Any]]], rows: datasets.Dataset, p
     ]
 
 
-def _overlays(per_image: Rows, rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
-    draw_overlays(_compare(worst_median_best(per_image, "dice"), rows, predictor), path)
+def _overlays(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
+    draw_overlays(_compare(worst_median_best(per_image, "dice"), rows, trained), path)
 
 
-def _outlines(per_image: Rows, rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+def _outlines(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
     chosen = worst_and_median(per_image, "dice")
-    sites = {site: _compare([(site, one) for one in own], rows, predictor) for site, own in chosen.items()}
+    sites = {site: _compare([(site, one) for one in own], rows, trained) for site, own in chosen.items()}
     draw_outlines(sites, path)
 
 
-def _saliency(per_image: Rows, rows: datasets.Dataset, predictor: Predictors, path: Path) -> None:
+def _saliency(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
     """Each site's X-rays with the lowest, middle and highest share in the lungs; none of a model without saliency."""
-    if SHARE not in per_image[0]:
+    if SALIENCY_FRACTION not in per_image[0]:
         return
-    known = [row for row in per_image if not np.isnan(row.get(SHARE, nan))]
-    by = (known, SHARE, SHARE_RANKS) if known else (per_image, "probability", PROBABILITY_RANKS)
+    known = [row for row in per_image if not np.isnan(row.get(SALIENCY_FRACTION, nan))]
+    by = (known, SALIENCY_FRACTION, SHARE_RANKS) if known else (per_image, "probability", PROBABILITY_RANKS)
     labels, panels = TASKS["tb_classification"].labels, []
     for rank, result, row in _rows_of(worst_median_best(*by), rows):
         mask, lungs = None if row["mask"] is None else to_mask(row["mask"]), lungs_of(row)
-        salient = saliency(predictor(row["id"]), row["image"], mask)
+        salient = saliency(trained(row["id"]), row["image"], mask)
         text = f"{labels[row['label']]}, probability {result['probability']:.3f}"
         if lungs is not None:
-            text += f"\n{result[SHARE]:.0%} of it in the lungs,\nwhich are {result['lungs_share']:.0%} of the input"
+            inside, area = result[SALIENCY_FRACTION], result["lungs_fraction"]
+            text += f"\n{inside:.0%} of it in the lungs,\nwhich are {area:.0%} of the input"
         panels.append(
             SaliencyPanel(result["id"], scaled_gray(to_gray(row["image"]), SIDE), salient, lungs, text, rank)
         )
@@ -232,16 +233,16 @@ def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
 
 
 # The pictures of each task by file name: (per-image rows, original rows, what predicts a row by its id, path).
-PICTURES: dict[str, dict[str, Callable[[Rows, datasets.Dataset, Predictors, Path], None]]] = {
+PICTURES: dict[str, dict[str, Callable[[Rows, datasets.Dataset, ModelOf, Path], None]]] = {
     "lung_segmentation": {
         "overlays.png": _overlays,
         "outlines.png": _outlines,
-        "dice.png": lambda per_image, rows, predictor, path: draw_distribution(per_image, path),
+        "dice.png": lambda per_image, rows, trained, path: draw_distribution(per_image, path),
     },
     "tb_classification": {
-        "roc.png": lambda per_image, rows, predictor, path: draw_roc(per_image, path),
-        "reliability.png": lambda per_image, rows, predictor, path: draw_reliability(per_image, path),
-        "probabilities.png": lambda per_image, rows, predictor, path: draw_probabilities(per_image, path),
+        "roc.png": lambda per_image, rows, trained, path: draw_roc(per_image, path),
+        "reliability.png": lambda per_image, rows, trained, path: draw_reliability(per_image, path),
+        "probabilities.png": lambda per_image, rows, trained, path: draw_probabilities(per_image, path),
         "saliency.png": _saliency,
     },
 }

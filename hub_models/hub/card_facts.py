@@ -41,7 +41,7 @@ def kept(run: RunFolder, heading: str) -> str:
     if not (training := run.results.get("training")):
         return ""
     epoch = training["kept_epoch"]
-    value = training["epochs"][epoch - 1][f"validation_{run.results['main_figure']}"]
+    value = training["epochs"][epoch - 1][f"validation_{run.results['main_metric']}"]
     which = {"best": "the best on the validation part", "last": "the last one"}[run.config.keep]
     return f"Of {len(training['epochs'])} epochs, epoch {epoch} was kept, {which} ({heading} there: {value:.3f})."
 

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from chest_xray_masks import PARTS, SITE_OF_PREFIX
+from chest_xray_masks import SITE_OF_PREFIX, SPLITS
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import CONFIG_NAME, PLACES, renamed
-from hub_models.runs.run_folder import RESULTS_NAME, RunFolder, read_json, site_of, tested_groups
+from hub_models.runs.run_folder import RunFolder, read_results, site_of, tested_groups
 
 UNDEFINED = "–"
 # what evaluating a model elsewhere, or training another one alike, may change in its config
@@ -41,7 +41,10 @@ COLUMNS: dict[str, dict[str, tuple[Column, ...]]] = {
         "results": (_AUROC, Column("average_precision", "average precision")),
         "operating": (*_CALLED, Column("specificity_at_90_sensitivity", _BEST)),
         "calibration": (Column("brier", "Brier", metric="brier_score"), Column("ece", "ECE")),
-        "saliency": (Column("saliency_in_lungs", "saliency in the lungs"), Column("lungs_share", "area of the lungs")),
+        "saliency": (
+            Column("saliency_in_lungs", "saliency in the lungs"),
+            Column("lungs_fraction", "area of the lungs"),
+        ),
         "across": (_AUROC, *_CALLED),
         "subgroups": (_AUROC, *_CALLED),
     },
@@ -65,11 +68,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def tables(run: RunFolder, also: Sequence[Path]) -> dict[str, str]:
     """Every table of a card by name, those without rows empty."""
-    figures, columns = run.results["figures"], COLUMNS[run.config.task]
+    metrics, columns = run.results["metrics"], COLUMNS[run.config.task]
     sites = run.groups
-    others = [key for key in figures if key.startswith(("sex: ", "age: "))]
-    made = {name: _of_groups(figures, sites, columns.get(name, ())) for name in ("results", "calibration", "saliency")}
-    made |= {"subgroups": _of_groups(figures, others, columns["subgroups"]), "operating": _operating(run, sites)}
+    others = [key for key in metrics if key.startswith(("sex: ", "age: "))]
+    made = {name: _of_groups(metrics, sites, columns.get(name, ())) for name in ("results", "calibration", "saliency")}
+    made |= {"subgroups": _of_groups(metrics, others, columns["subgroups"]), "operating": _operating(run, sites)}
     worst = run.results.get("worst") or [{}]
     held = [[f"{value:.3f}" if isinstance(value, float) else value for value in row.values()] for row in worst if row]
     names = {"id": "X-ray", "dice": "Dice", "label": "label (1 is tuberculosis)", "probability": "probability"}
@@ -82,11 +85,11 @@ def _label(key: str) -> str:
     return key.replace("age: ", "age ").split(": ")[-1]
 
 
-def _of_groups(figures: dict[str, Any], keys: list[str], columns: tuple[Column, ...]) -> str:
-    known = [column for column in columns if column.figure in figures["all"]]  # older results lack some
+def _of_groups(metrics: dict[str, Any], keys: list[str], columns: tuple[Column, ...]) -> str:
+    known = [column for column in columns if column.figure in metrics["all"]]  # older results lack some
     rows = [
-        [_label(key), figures[key]["n"], figures[key]["patients"]]
-        + [cell(figures[key][column.figure], column.digits) for column in known]
+        [_label(key), metrics[key]["n"], metrics[key]["patients"]]
+        + [cell(metrics[key][column.figure], column.digits) for column in known]
         for key in keys
     ]
     return table(["group", "X-rays", "patients", *(column.heading for column in known)], rows if known else [])
@@ -95,11 +98,11 @@ def _of_groups(figures: dict[str, Any], keys: list[str], columns: tuple[Column, 
 def _operating(run: RunFolder, keys: list[str]) -> str:
     if "who_triage_minimum" not in run.results:
         return ""
-    figures, reached = run.results["figures"], run.results["who_triage_minimum"]["groups"]
+    metrics, reached = run.results["metrics"], run.results["who_triage_minimum"]["groups"]
     columns = COLUMNS[run.config.task]["operating"]
     headings = ["group", "X-rays", *(column.heading for column in columns)]
     rows = [
-        [_label(key), figures[key]["n"], *(cell(figures[key][column.figure], column.digits) for column in columns)]
+        [_label(key), metrics[key]["n"], *(cell(metrics[key][column.figure], column.digits) for column in columns)]
         + ["yes" if reached[key][how] else "no" for how in ("met", "reachable")]
         for key in keys
     ]
@@ -108,7 +111,7 @@ def _operating(run: RunFolder, keys: list[str]) -> str:
 
 def _data(run: RunFolder) -> str:
     labels, rows = TASKS["tb_classification"].labels, []
-    for part in PARTS:
+    for part in SPLITS:
         ids = run.data[part]
         sites = [sum(site_of(id) == site for id in ids) for site in SITE_OF_PREFIX.values()]
         rows.append([part, len(ids), *sites, *(sum(id.endswith(f"_{label}") for id in ids) for label in (0, 1))])
@@ -124,10 +127,10 @@ def _across(run: RunFolder, also: Sequence[Path]) -> str:
         for key in tested_groups(results):
             where = [_label(key), *([] if results["split"] == "test" else [results["split"]])]
             where += [f"{name} {value}" for name, value in results.get("use", {}).items()]
-            figures = results["figures"][key]
-            shown = [cell(figures[column.figure], column.digits) for column in columns]
+            metrics = results["metrics"][key]
+            shown = [cell(metrics[column.figure], column.digits) for column in columns]
             on = f"{' and '.join(trained.train_sites)} ({len(trained.data['train'])})"
-            rows.append([model, on, ", ".join(where), figures["n"], *shown, commit_of(results)])
+            rows.append([model, on, ", ".join(where), metrics["n"], *shown, commit_of(results)])
     headings = [
         "model",
         "trained on (X-rays)",
@@ -145,7 +148,7 @@ def _other(run: RunFolder, folder: Path) -> tuple[dict[str, Any], RunFolder, str
     Raises:
         ValueError: they are of another task, or an evaluation of another model.
     """
-    results, is_run = read_json(folder / RESULTS_NAME), (folder / CONFIG_NAME).is_file()
+    results, is_run = read_results(folder), (folder / CONFIG_NAME).is_file()
     if results["task"] != run.config.task:
         raise ValueError(f"{folder} is of {results['task']}, {run.path} of {run.config.task}: leave it out")
     mine, theirs = asdict(run.config), renamed(results["config"])
@@ -186,12 +189,12 @@ def _carbon(run: RunFolder) -> dict[str, str]:
 def main_heading(run: RunFolder) -> str:
     """Heading of the figure that the run is judged by."""
     columns = COLUMNS[run.config.task]["results"]
-    return next(column.heading for column in columns if column.figure == run.results["main_figure"])
+    return next(column.heading for column in columns if column.figure == run.results["main_metric"])
 
 
 def headline(run: RunFolder) -> str:
     """The main figure with its interval, per site."""
-    name, figures = run.results["main_figure"], run.results["figures"]
+    name, metrics = run.results["main_metric"], run.results["metrics"]
     keys = run.groups
-    texts = [f"{cell(figures[key][name], 3)} on {_label(key)} (n {figures[key]['n']})" for key in keys]
+    texts = [f"{cell(metrics[key][name], 3)} on {_label(key)} (n {metrics[key]['n']})" for key in keys]
     return f"{main_heading(run)} on X-rays that it was neither trained nor chosen on: {', '.join(texts)}"

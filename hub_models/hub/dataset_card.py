@@ -176,7 +176,7 @@ def _fields(facts: list[Facts]) -> str:
 def _splits(facts: list[Facts]) -> str:
     sites, rows = by_site(facts), []
     for site, members in (sites if len(sites) == 1 else sites | {"all": facts}).items():
-        for split in (*cxm.PARTS, "all"):
+        for split in (*cxm.SPLITS, "all"):
             held = [fact for fact in members if split in (fact.split, "all")]
             labels = [sum(fact.label == label for fact in held) for label in cxm.FEATURES["label"].names]
             masks = sum(fact.lungs is not None for fact in held)

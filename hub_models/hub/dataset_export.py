@@ -26,7 +26,7 @@ from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, read_notes, r
 
 RECORD_NAME = ".build.json"  # what a folder was made from; it stays on this machine
 EXPORT_VERSION = 1  # raise when the folder that is built changes: Parquet, card, pictures
-SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.PARTS)})-\d{{5}}-of-\d{{5}}\.parquet")
+SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
 OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, *PICTURES}  # files of a set on the Hub, its shards aside
 logger = logging.getLogger(__name__)
 

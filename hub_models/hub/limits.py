@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from chest_xray_masks import PARTS
+from chest_xray_masks import SPLITS
 
 SCOPE = {
     "segmentation": (
@@ -47,4 +47,4 @@ def limits_of(kind: str, data: Mapping[str, Any]) -> Limits:
 
 def only_synthetic(data: Mapping[str, Any]) -> bool:
     """Return whether all X-rays of a run are synthetic, by its data.json."""
-    return bool(data.get("synthetic", 0) == sum(len(data.get(part, ())) for part in PARTS))
+    return bool(data.get("synthetic", 0) == sum(len(data.get(part, ())) for part in SPLITS))

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from chest_xray_masks import PARTS, SITES
+from chest_xray_masks import SITES, SPLITS
 from hub_models.hub.card_facts import PROTOCOL_TEXTS, training_facts
 from hub_models.hub.card_tables import COLUMNS, Column, main_heading, tables
 from hub_models.hub.limits import limits_of, only_synthetic
@@ -78,8 +78,8 @@ def _names(run: RunFolder, repo_id: str, segmenter: str | None) -> dict[str, Any
 
 def _data(run: RunFolder) -> dict[str, Any]:
     """What the template says of the X-rays."""
-    data, tested = run.data, run.results["figures"]["all"]
-    images, synthetic = sum(len(data[part]) for part in PARTS), data.get("synthetic", 0)
+    data, tested = run.data, run.results["metrics"]["all"]
+    images, synthetic = sum(len(data[part]) for part in SPLITS), data.get("synthetic", 0)
     learned = data["train"] + data["validation"] if TASKS[run.config.task].learns_masks else []
     return {
         "images": images,
@@ -157,13 +157,13 @@ def _stated(run: RunFolder) -> Iterator[tuple[str, str, Column, float]]:
             for column in columns.get(name, ()):
                 if column.figure == "hd95_mm" and key == "all" and len(keys) > 1:
                     continue  # it is of Montgomery's X-rays only, and stated of them
-                value = run.results["figures"][key][column.figure]["value"]
+                value = run.results["metrics"][key][column.figure]["value"]
                 if value is not None:
                     yield key, configs.get(key.removeprefix("site: "), "all"), column, round(value, column.digits)
 
 
 def _reliability(run: RunFolder, key: str, column: Column) -> str:
-    group = run.results["figures"][key]
+    group = run.results["metrics"][key]
     low, high = group[column.figure]["low"], group[column.figure]["high"]
     interval = "" if low is None else f"95 % interval {low:.{column.digits}f} to {high:.{column.digits}f}, "
     return f"{interval}n {group['n']}"

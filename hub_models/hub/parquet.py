@@ -72,7 +72,7 @@ def write_parquet(data_dir: Path, folder: Path, max_shard_size: str = SHARD_SIZE
             splits = [split for split in builder.info.splits.values() if split.num_examples]
             size = sum(_take(Path(scratch, config), folder / config, split.name) for split in splits)
             infos[config] = _info(splits, size)
-    every = [[info.splits[part] for info in infos.values() if part in info.splits] for part in cxm.PARTS]
+    every = [[info.splits[part] for info in infos.values() if part in info.splits] for part in cxm.SPLITS]
     infos["all"] = _info(
         [_joined(splits) for splits in every if splits], sum(one.download_size for one in infos.values())
     )

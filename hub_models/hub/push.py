@@ -106,7 +106,7 @@ def push_model(
 
 def _message(run: RunFolder) -> str:
     """Title of the commit: what the model does, and how well, over all of its test part."""
-    name, group = run.results["main_figure"], run.results["figures"]["all"]
+    name, group = run.results["main_metric"], run.results["metrics"]["all"]
     value = group[name]["value"]
     figure = "undefined" if value is None else f"{value:.3f}"
     return f"{run.config.task}, {name} {figure} on {group['n']} X-rays of the {run.results['split']} part"

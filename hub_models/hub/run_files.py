@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor
 
 from hub_models.hub.model_card import OF_PHANTOMS, PICTURES_SHOWN, card_pictures, eval_results, model_card
-from hub_models.hub_client.downloads import RUN_PARTS
+from hub_models.hub_client.downloads import RUN_FILES
 from hub_models.hub_client.repository import FileContent
-from hub_models.models.architectures import AUTO_CLASSES, check_side, processor_for
-from hub_models.models.out_of_distribution import FAMILIARITY_NAME, Familiarity
+from hub_models.models.architectures import AUTO_CLASSES, check_side, image_processor_for
+from hub_models.models.out_of_distribution import OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
 from hub_models.models.tasks import TASKS, Settings
 from hub_models.runs.config import CONFIG_NAME
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, refuse_edited
@@ -23,7 +23,7 @@ from hub_models.runs.run_folder import EMISSIONS_NAME, RESULTS_NAME, RunFolder
 logger = logging.getLogger(__name__)
 
 # All that a push may send, but the Hub's format of results under .eval_results/
-NAMES = {*RUN_PARTS, FAMILIARITY_NAME, RESULTS_NAME, EMISSIONS_NAME, CARD_NAME, NOTES_NAME}
+NAMES = {*RUN_FILES, OUT_OF_DISTRIBUTION_NAME, RESULTS_NAME, EMISSIONS_NAME, CARD_NAME, NOTES_NAME}
 NAMES |= {*PICTURES_SHOWN, *OF_PHANTOMS}
 LICENSES, LICENSES_PAGE = (
     ("apache-2.0", "mit", "cc-by-nc-sa-4.0"),
@@ -53,8 +53,8 @@ def release(
         logger.warning("the card names no lung model for this one to see by: pass --segmenter <its Hub id>")
     card = finished(str(model_card(run, repo_id, license.lower(), also, segmenter)), run.notes)
     config, results = run.public
-    optional = [name for name in (FAMILIARITY_NAME, NOTES_NAME) if (run.path / name).is_file()]
-    files: dict[str, FileContent] = {name: run.path / name for name in (*RUN_PARTS, *optional, *card_pictures(run))}
+    optional = [name for name in (OUT_OF_DISTRIBUTION_NAME, NOTES_NAME) if (run.path / name).is_file()]
+    files: dict[str, FileContent] = {name: run.path / name for name in (*RUN_FILES, *optional, *card_pictures(run))}
     files |= {CONFIG_NAME: _json(config), RESULTS_NAME: _json(results), CARD_NAME: card.encode()}
     files |= {path: text.encode() for path, text in eval_results(run, repo_id).items()}
     if tracked := run.emissions:  # CodeCarbon's own file tells of the machine and where it stands
@@ -75,9 +75,9 @@ def check_model(run: RunFolder) -> None:
         FileNotFoundError: one of them is not there.
         ValueError: they are damaged, or contradict each other.
     """
-    run.require(*RUN_PARTS, RESULTS_NAME)
+    run.require(*RUN_FILES, RESULTS_NAME)
     config, task = run.config, TASKS[run.config.task]
-    Familiarity.load(run.path)
+    OutOfDistribution.load(run.path)
     try:
         model, loaded = AUTO_CLASSES[task.kind].from_pretrained(
             run.path,
@@ -117,7 +117,7 @@ def _rules_of_processor(run: RunFolder, image_size: int) -> dict[str, bool]:
     stored = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil", trust_remote_code=False)
     sides = {stored.size.get("height"), stored.size.get("width")}
     # mean and sd of a checkpoint are in no other file of the run
-    made = processor_for(kind, folder, run.config.from_scratch, image_size).to_dict()
+    made = image_processor_for(kind, folder, run.config.from_scratch, image_size).to_dict()
     theirs = stored.to_dict()
     steps = {name for name in made | theirs if name in made or name.startswith("do_")}
     others = sorted(name for name in steps if (made.get(name) or None) != (theirs.get(name) or None))

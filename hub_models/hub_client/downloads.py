@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 SETTINGS_KEY = "chest_xray_masks"  # in config.json: how the model is to be used, and that it is of this project
 CONFIGS = ("train_config.json", "data.json", "config.json", "preprocessor_config.json")
-RUN_PARTS = (*CONFIGS, "model.safetensors")
+RUN_FILES = (*CONFIGS, "model.safetensors")
 SMALL_FILES = ("*.json", "*.md", "*.yaml", "*.csv", "*.png")
 WANTED = (*SMALL_FILES, "*.safetensors")  # no pickle and no program among them
 NESTED = "processor_config.json"  # from which transformers takes an image processor, where it is there
@@ -53,7 +53,7 @@ def pull_model(
     with plain_errors("downloading", subject, token):
         retried(download, allow_patterns=list(WANTED), secret=token)
         digests = retried(_digests, api, repo_id, folder, secret=token)
-    _refuse(folder, repo_id, [name for name in RUN_PARTS if name not in digests])
+    _refuse(folder, repo_id, [name for name in RUN_FILES if name not in digests])
     _check(folder, digests, repo_id)
     return folder
 

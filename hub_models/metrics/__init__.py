@@ -1,10 +1,10 @@
 """Metrics of lung masks and of TB probabilities: of one image first, then of a set of images."""
 # ruff: noqa: F401  (the imports are the public names)
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hub_models.lazy import loader
 from hub_models.metrics.classification import (
     SALIENCY_COLUMNS,
     TEMPERATURES,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 # The names up to version 0.1.
 lung_figures, screening_figures, saliency_figures = lung_metrics, screening_metrics, saliency_metrics
 
-_MODULES = {"LungOverlap": "lung_overlap", "Screening": "screening"}
+_EVALUATE = {"LungOverlap": "lung_overlap", "Screening": "screening"}  # `evaluate` takes seconds to import
+__getattr__ = loader(__name__, {name: f"{__name__}.{one}.{one}" for name, one in _EVALUATE.items()})
 
 
 def evaluate_module(name: str) -> str:
@@ -39,13 +40,6 @@ def evaluate_module(name: str) -> str:
     Raises:
         ValueError: there is no such module.
     """
-    if name not in _MODULES.values():
-        raise ValueError(f"no module {name!r}: choose one of {', '.join(_MODULES.values())}")
+    if name not in _EVALUATE.values():
+        raise ValueError(f"no module {name!r}: choose one of {', '.join(_EVALUATE.values())}")
     return str(Path(__file__).with_name(name))
-
-
-def __getattr__(name: str) -> type:
-    """Import the two modules of the `evaluate` library where they are used: `evaluate` takes seconds to import."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"hub_models.metrics.{_MODULES[name]}.{_MODULES[name]}"), name)

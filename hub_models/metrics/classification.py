@@ -6,7 +6,7 @@ import numpy as np
 
 from hub_models.metrics.weighted import Columns, as_floats, mean, ratio
 
-SALIENCY_COLUMNS = ("saliency_in_lungs", "lungs_share")
+SALIENCY_COLUMNS = ("saliency_in_lungs", "lungs_fraction")
 TEMPERATURES = (0.05, 20.0)  # least and largest that is tried
 
 
@@ -70,10 +70,10 @@ def _of_ranking(label: np.ndarray, probability: np.ndarray, weights: np.ndarray)
 def saliency_metrics(columns: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Return how much of a model's saliency lies in the lungs, (R,) in [0, 1] each; {} without such columns.
 
-    saliency_in_lungs, lungs_share: means over the images that have both values; nan where no such image counts.
+    saliency_in_lungs, lungs_fraction: means over the images that have both values; nan where no such image counts.
 
     Args:
-        columns: (n,) each: saliency_in_lungs, lungs_share (see `saliency.measure_saliency`; nan where undefined).
+        columns: (n,) each: saliency_in_lungs, lungs_fraction (see `saliency.measure_saliency`; nan where undefined).
         weights: (R, n) whole counts >= 0.
 
     Raises:

@@ -131,7 +131,7 @@ def _config(source: str, from_scratch: bool) -> PretrainedConfig:
         raise OSError(f"no model at {source!r}: {where}; pass another --model, or --from_scratch") from error
 
 
-def processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -> BaseImageProcessor:
+def image_processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -> BaseImageProcessor:
     """Image processor to save beside the weights: area average to `image_size`, then the checkpoint's mean and sd.
 
     ImageNet's mean and sd where the checkpoint says none or there is none. PIL's form gives the same pixels with
@@ -163,7 +163,7 @@ def quiet_weights() -> Iterator[None]:
         transformers_logging.enable_progress_bar()
 
 
-def normalize(pixels: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
+def normalize(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:
     """Model input (B, 3, S, S) from gray (B, S, S) float in [0, 1], as the saved image processor makes it."""
-    channels = zip(processor.image_mean, processor.image_std, strict=True)
+    channels = zip(image_processor.image_mean, image_processor.image_std, strict=True)
     return torch.stack([(pixels - mean) / std for mean, std in channels], 1)  # (B, 3, S, S)

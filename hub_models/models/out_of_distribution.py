@@ -12,23 +12,24 @@ from safetensors.numpy import load_file, save
 from hub_models.files import write_bytes
 from hub_models.imaging.flags import Flag, RaisedFlag
 
-FAMILIARITY_NAME = "familiarity.safetensors"
+OUT_OF_DISTRIBUTION_NAME = "out_of_distribution.safetensors"
+NAME_BEFORE = "familiarity.safetensors"  # up to version 0.1
 LEAST = 20  # X-rays from which a spread of features can be told
 FOLDS = 10
 # Of X-rays such as those of the training. Two models of the real ones, at 128 and at 256 px, find 3 of the 200 that
 # they were not trained on beyond the limit, and all of 468 photographs, slices, pages, noise and drawings (many of
 # them crops of the same pictures, and all in view when features and share were chosen).
-FAMILIAR_SHARE = 0.98
+LIMIT_QUANTILE = 0.98
 
 
 @dataclass(frozen=True)
-class Familiarity:
-    """Where the features of the X-rays lie that a segmenter learned from; kept in `familiarity.safetensors`.
+class OutOfDistribution:
+    """Where the features of the X-rays lie that a segmenter learned from; kept in `out_of_distribution.safetensors`.
 
     Attributes:
         mean: (D,) of their features.
         precision: (D, D), inverse of the shrunk covariance of their features.
-        limit: distance within which FAMILIAR_SHARE of them lie, each measured from the others.
+        limit: distance within which LIMIT_QUANTILE of them lie, each measured from the others.
         count: of the X-rays.
     """
 
@@ -38,7 +39,7 @@ class Familiarity:
     count: int
 
     @classmethod
-    def of(cls, features: np.ndarray) -> "Familiarity | None":
+    def of(cls, features: np.ndarray) -> "OutOfDistribution | None":
         """Of the features (N, D) of the X-rays of a training; None of fewer than LEAST.
 
         The limit is the quantile of the distances of X-rays that the mean and the covariance they are measured by do
@@ -51,7 +52,7 @@ class Familiarity:
         apart = np.empty(len(features))
         for fold in range(FOLDS):
             apart[folds == fold] = _distances(features[folds == fold], *_spread(features[folds != fold]))
-        return cls(*_spread(features), float(np.quantile(apart, FAMILIAR_SHARE, method="higher")), len(features))
+        return cls(*_spread(features), float(np.quantile(apart, LIMIT_QUANTILE, method="higher")), len(features))
 
     def distances(self, features: np.ndarray) -> np.ndarray:
         """(N,) Mahalanobis distances of features (N, D), in standard deviations.
@@ -61,27 +62,28 @@ class Familiarity:
         """
         if features.shape[1] != len(self.mean):
             raise ValueError(
-                f"{FAMILIARITY_NAME} is of a model of {len(self.mean)} features, this one has {features.shape[1]}: "
-                "delete it, or pass the folder as training left it"
+                f"{OUT_OF_DISTRIBUTION_NAME} is of a model of {len(self.mean)} features, this one has "
+                f"{features.shape[1]}: delete it, or pass the folder as training left it"
             )
         return _distances(features, self.mean, self.precision)
 
     def save(self, folder: Path) -> None:
-        """Write `familiarity.safetensors`, whole or not at all."""
+        """Write `out_of_distribution.safetensors`, whole or not at all."""
         tensors = {"mean": np.float32(self.mean), "precision": np.float32(self.precision)}
         tensors |= {"limit": np.array(self.limit), "count": np.array(self.count)}  # metadata has no order
         # as bytes: safetensors' own file would shut out colleagues
-        write_bytes(save(tensors), folder / FAMILIARITY_NAME)
+        write_bytes(save(tensors), folder / OUT_OF_DISTRIBUTION_NAME)
 
     @classmethod
-    def load(cls, folder: Path) -> "Familiarity | None":
+    def load(cls, folder: Path) -> "OutOfDistribution | None":
         """Of a run folder; None where it has none, as those of before.
 
         Raises:
             ValueError: the file is damaged.
         """
-        path = folder / FAMILIARITY_NAME
-        if not path.is_file():
+        names = (OUT_OF_DISTRIBUTION_NAME, NAME_BEFORE)
+        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        if path is None:
             return None
         try:
             tensors = load_file(path)
@@ -113,7 +115,7 @@ def features_of(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([stage.float().std((2, 3), correction=0) for stage in hidden_states[-2:]], 1)  # (B, D)
 
 
-def unfamiliar(distance: float | None, limit: float | None) -> tuple[RaisedFlag, ...]:
+def distance_flags(distance: float | None, limit: float | None) -> tuple[RaisedFlag, ...]:
     """Return a flag where an X-ray is beyond the limit; empty where it is not, or nothing is known."""
     if distance is None or limit is None or distance <= limit:
         return ()

@@ -26,59 +26,61 @@ from hub_models.imaging.source import Source
 from hub_models.metrics import SALIENCY_COLUMNS
 from hub_models.models.architectures import normalize
 from hub_models.models.tasks import Row, Settings
-from hub_models.models.trained_model import Predictor, or_whole
+from hub_models.models.trained_model import TrainedModel, or_whole
 
 CELLS = 7  # a side of the grid, at the least: that of a ResNet or a Swin at 224 pixels
 _eager = Lock()  # threads that share a model must not change its attention under each other
 
 
-def saliency(predictor: Predictor, source: Source, mask: np.ndarray | None = None) -> np.ndarray:
+def saliency(trained: TrainedModel, source: Source, mask: np.ndarray | None = None) -> np.ndarray:
     """(H, W) float32 in [0, 1] on the X-ray's own pixels: how much each speaks for tuberculosis; the largest is 1.
 
     All 0 where nothing speaks for it, and outside of what the model sees. Of several `views` the first is asked.
 
     Args:
-        predictor: a model of tb_classification.
+        trained: a model of tb_classification.
         source: X-ray of any mode: a PIL image, a file, its bytes.
         mask: (H, W) bool lungs, which a model of the lung region needs and any other passes over.
 
     Raises:
         ValueError: the X-ray cannot be decoded, the model needs a mask, is no classifier or of no family in METHODS.
     """
-    return saliency_of_gray(predictor, to_gray(source), mask)
+    return saliency_of_gray(trained, to_gray(source), mask)
 
 
-def saliency_of_gray(predictor: Predictor, gray: Image.Image, mask: np.ndarray | None = None) -> np.ndarray:
+def saliency_of_gray(trained: TrainedModel, gray: Image.Image, mask: np.ndarray | None = None) -> np.ndarray:
     """As `saliency`, of an X-ray as `to_gray` gives it, which must not be stretched again where it is deep."""
-    settings = predictor.settings
+    settings = trained.settings
     height, width = gray.height, gray.width
     if settings.region != "image":
         if mask is None:
             raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
         gray = crop_to_lungs(gray, or_whole(mask), MARGIN)
     small = resize_gray(gray, settings.image_size, settings.fit)
-    (grid,) = saliency_maps(predictor, torch.from_numpy(small.copy())[None])
+    (grid,) = saliency_maps(trained, torch.from_numpy(small.copy())[None])
     return _put_back(grid, height, width, mask, settings)
 
 
-def saliency_maps(predictor: Predictor, pixels: torch.Tensor) -> np.ndarray:
+def saliency_maps(trained: TrainedModel, pixels: torch.Tensor) -> np.ndarray:
     """(B, S, S) float32 in [0, 1] of prepared X-rays (B, S, S) uint8: as `saliency`, on the model's own square.
 
     Raises:
         ValueError: no classifier, or METHODS does not know models of its family.
     """
-    model = predictor.model
+    model = trained.model
     family = model.config.model_type
-    if family not in METHODS or not predictor.task.explained:
+    if family not in METHODS or not trained.task.explained:
         known = ", ".join(METHODS)
-        raise ValueError(f"no saliency of a {family} {predictor.task.kind} model: pass a classifier, one of {known}")
+        raise ValueError(f"no saliency of a {family} {trained.task.kind} model: pass a classifier, one of {known}")
     training = model.training
     model.eval()
     try:
         # the caller may have switched gradients off, in either way
         with torch.inference_mode(False), torch.enable_grad(), _norms_held(model):
             images = pixels.to(model.device).float() / 255
-            inputs = normalize(images, predictor.processor).requires_grad_()  # (B, 3, S, S), and so all that follows
+            inputs = normalize(
+                images, trained.image_processor
+            ).requires_grad_()  # (B, 3, S, S), and so all that follows
             grids = METHODS[family](model, inputs).detach().float()  # (B, g, g)
     finally:
         model.train(training)
@@ -87,7 +89,7 @@ def saliency_maps(predictor: Predictor, pixels: torch.Tensor) -> np.ndarray:
     return torch.where(highest > 0, maps / highest, 0.0).cpu().numpy()
 
 
-def share_in(saliency: np.ndarray, mask: np.ndarray | None) -> float:
+def fraction_in(saliency: np.ndarray, mask: np.ndarray | None) -> float:
     """Share in [0, 1] of an (H, W) saliency that lies in an (H, W) mask; nan where it is all 0, or no mask.
 
     The mask is bool, or says what share in [0, 1] of each pixel is in it.
@@ -103,18 +105,18 @@ def share_in(saliency: np.ndarray, mask: np.ndarray | None) -> float:
     return float((saliency * mask).sum(dtype=float)) / whole if whole else nan
 
 
-def measure_saliency(predictor: Predictor, pixels: torch.Tensor, rows: Sequence[Row]) -> list[dict[str, float]]:
+def measure_saliency(trained: TrainedModel, pixels: torch.Tensor, rows: Sequence[Row]) -> list[dict[str, float]]:
     """For each X-ray of a batch (B, S, S) uint8 and its row, where the model looks; nan where the row has no lungs.
 
     saliency_in_lungs: share of its saliency in the lungs, on the model's square, where films are small and so soon
     measured; nan where nothing is salient.
-    lungs_share: share that the lungs are of what the model sees, the X-ray or the box of its lungs: what an even map
-    would have in the lungs. Nothing, an empty dict, for a family that METHODS lacks.
+    lungs_fraction: fraction that the lungs are of what the model sees, the X-ray or the box of its lungs: what an even
+    map would have in the lungs. Nothing, an empty dict, for a family that METHODS lacks.
     """
-    if predictor.model.config.model_type not in METHODS:
+    if trained.model.config.model_type not in METHODS:
         return [{} for _ in rows]
-    settings, found = predictor.settings, []
-    for row, grid in zip(rows, saliency_maps(predictor, pixels), strict=True):
+    settings, found = trained.settings, []
+    for row, grid in zip(rows, saliency_maps(trained, pixels), strict=True):
         found.append(dict.fromkeys(SALIENCY_COLUMNS, nan))
         if (lungs := lungs_of(row)) is not None:
             mask = to_mask(row["mask"]) if "reference" in row else lungs
@@ -122,7 +124,7 @@ def measure_saliency(predictor: Predictor, pixels: torch.Tensor, rows: Sequence[
             seen = lungs[top:bottom, left:right]
             covered = resize_gray(Image.fromarray(np.uint8(seen) * 255), settings.image_size, settings.fit) / 255
             content = _content(seen.shape, settings)
-            inside = share_in(grid[content], covered[content])
+            inside = fraction_in(grid[content], covered[content])
             found[-1] = dict(zip(SALIENCY_COLUMNS, (inside, float(seen.mean())), strict=True))
     return found
 

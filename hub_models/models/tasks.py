@@ -110,7 +110,7 @@ class Task:
         predict: (logits of one image, height, width, settings) to what a user gets.
         figures: (columns (n,), weights (R, n)) to each figure (R,); an image counts as often as its weight says.
         decide: (settings, validation columns) to settings with temperature and threshold.
-        main_figure: name of the figure that the run is judged by; higher is better.
+        main_metric: name of the figure that the run is judged by; higher is better.
     """
 
     kind: str
@@ -125,9 +125,9 @@ class Task:
     validate: Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, list[float]]]
     measure: Callable[[torch.Tensor, Row, Settings], dict[str, float]]
     predict: Callable[[torch.Tensor, int, int, Settings], Any]
-    figures: Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
+    metrics: Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
     decide: Callable[[Settings, dict[str, np.ndarray]], Settings]
-    main_figure: str
+    main_metric: str
 
 
 def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
@@ -245,9 +245,9 @@ TASKS = {
         validate=_validate_lungs,
         measure=_measure_lungs,
         predict=_lungs_from_logits,
-        figures=lung_metrics,
+        metrics=lung_metrics,
         decide=lambda settings, columns: settings,
-        main_figure="dice",
+        main_metric="dice",
     ),
     "tb_classification": Task(
         kind="classification",
@@ -262,8 +262,8 @@ TASKS = {
         validate=_validate_tb,
         measure=_measure_tb,
         predict=lambda logits, height, width, settings: _log_odds(logits).sigmoid().item(),
-        figures=_screening_and_saliency,
+        metrics=_screening_and_saliency,
         decide=_decide_tb,
-        main_figure="auroc",
+        main_metric="auroc",
     ),
 }

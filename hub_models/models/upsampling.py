@@ -30,10 +30,10 @@ def is_above_zero(small: torch.Tensor, height: int, width: int) -> np.ndarray:
         below = min(above + 1, len(small) - 1)
         mask[start:stop] = signs[above]
         mixed = np.flatnonzero(signs[above] != signs[below])
-        parts = [weights[start:stop, [one]] * values[one, mixed] for one in (above, below)]  # (rows, columns)
-        mix = parts[0] + parts[1]
+        splits = [weights[start:stop, [one]] * values[one, mixed] for one in (above, below)]  # (rows, columns)
+        mix = splits[0] + splits[1]
         mask[start:stop, mixed] = mix > 0
-        is_unsure = np.abs(mix) <= ROUNDING * (np.abs(parts[0]) + np.abs(parts[1]))
+        is_unsure = np.abs(mix) <= ROUNDING * (np.abs(splits[0]) + np.abs(splits[1]))
         if len(unsure := mixed[is_unsure.any(0)]):
             exact = _upsample(rows[:, unsure], height, len(unsure))  # (H, columns)
             mask[start:stop, unsure] = (exact[start:stop] > 0).numpy()

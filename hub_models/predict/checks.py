@@ -15,10 +15,10 @@ SMALL = 512  # pixels of the longer side at which regions are told apart; areas 
 BACKGROUND, RIGHT, LEFT = 0, 1, 2
 SECOND_LUNG = 0.1  # a region below this share of the largest one is a speck, not the other lung
 LEAST_RATIO = 0.3  # of the smaller lung to the larger; 2 of 449 reference masks are below
-SHARES = (0.06, 0.46)  # of the image that both lungs take: 0.10 to 0.43 in 449 reference masks
+AREA_FRACTIONS = (0.06, 0.46)  # of the image that both lungs take: 0.10 to 0.43 in 449 reference masks
 # Of a border's length that lungs may touch: 1 of 449 reference masks and 6 of 525 masks of a model touch more, 14 of
 # those more than 0.02; of masks cut by a fifth at the top or a side, 92 % and more do.
-BORDER_SHARE = 0.1
+BORDER_FRACTION = 0.1
 COLOUR = 3.0  # `pixels.chroma`: 0.0 of 40 X-rays saved as colour JPEG; 4.1 and more of 143 colour photographs
 # Gray levels that the middle is darker; at 6 and at 12, 0 of 525 X-rays and 99 and 98 % of 175 inverted ones are.
 INVERTED = 8.0
@@ -29,13 +29,13 @@ class Lungs:
     """Areas of a lung mask; right and left are the patient's: the right lung is at the image's left, unless mirrored.
 
     Attributes:
-        right_share, left_share: of the image's pixels, in [0, 1].
+        right_fraction, left_fraction: of the image's pixels, in [0, 1].
         right_mm2, left_mm2: area on the film in mm²; None where the pixels' spacing is not known.
         borders: names of the image's borders that the lungs touch along more than BORDER_SHARE of them.
     """
 
-    right_share: float
-    left_share: float
+    right_fraction: float
+    left_fraction: float
     right_mm2: float | None
     left_mm2: float | None
     borders: tuple[str, ...]
@@ -47,7 +47,7 @@ def lungs_of(mask: np.ndarray, spacing_mm: tuple[float, float] | None = None, is
     area = None if spacing_mm is None else spacing_mm[0] * spacing_mm[1]
     in_mm2 = (None, None) if area is None else (right * area, left * area)
     rims = {"top": mask[0], "bottom": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
-    borders = tuple(name for name, rim in rims.items() if rim.mean() > BORDER_SHARE)
+    borders = tuple(name for name, rim in rims.items() if rim.mean() > BORDER_FRACTION)
     return Lungs(right / mask.size, left / mask.size, *in_mm2, borders)
 
 
@@ -130,29 +130,29 @@ def waist_of(region: np.ndarray) -> int | None:
     low, high = np.quantile(held, (0.25, 0.75)).astype(int)
     narrowest = low + np.flatnonzero(heights[low : high + 1] == heights[low : high + 1].min())
     middle = int(narrowest[len(narrowest) // 2])
-    parts = heights[:middle].max(initial=0), heights[middle + 1 :].max(initial=0)
-    return middle if heights[middle] < min(parts) / 2 else None
+    splits = heights[:middle].max(initial=0), heights[middle + 1 :].max(initial=0)
+    return middle if heights[middle] < min(splits) / 2 else None
 
 
 def flags_of(lungs: Lungs) -> tuple[RaisedFlag, ...]:
     """Return what is odd in lungs, the worst first; empty where nothing is."""
-    smaller, larger = sorted((lungs.right_share, lungs.left_share))
+    smaller, larger = sorted((lungs.right_fraction, lungs.left_fraction))
     total = smaller + larger
     if not total:
         return (Flag.NO_LUNGS.raised(),)
     flags = []
     if smaller < LEAST_RATIO * larger:
-        side = "right" if lungs.right_share < lungs.left_share else "left"
+        side = "right" if lungs.right_fraction < lungs.left_fraction else "left"
         flags.append(Flag.ONE_LUNG.raised(side=side, ratio=f"{smaller / larger:.0%}"))
-    if not SHARES[0] <= total <= SHARES[1]:
-        low, high = (f"{share:.0%}" for share in SHARES)
+    if not AREA_FRACTIONS[0] <= total <= AREA_FRACTIONS[1]:
+        low, high = (f"{share:.0%}" for share in AREA_FRACTIONS)
         flags.append(Flag.IMPLAUSIBLE_SIZE.raised(fraction=f"{total:.0%}", low=low, high=high))
     if lungs.borders:
         flags.append(Flag.TOUCHES_BORDER.raised(borders=", ".join(lungs.borders)))
     return tuple(flags)
 
 
-def film_flags(gray: Image.Image, chroma: float) -> tuple[RaisedFlag, ...]:
+def image_flags(gray: Image.Image, chroma: float) -> tuple[RaisedFlag, ...]:
     """Return what is odd in a gray image and its `pixels.chroma` before any model sees it; empty where nothing is."""
     small = np.asarray(gray.resize((64, 64), BOX), np.float32)  # (64, 64)
     if small.std() < BLANK_SPREAD:

@@ -66,8 +66,8 @@ def index_of(entries: Iterable[Entry], by_key: bool = False) -> datasets.Dataset
     table, taken = pyarrow.Table.from_batches(blocks, ENTRY), set()
     if by_key:
         table = table.sort_by("source")
-    parts = [_outputs(part["source"].to_pylist(), taken) for part in table.to_batches(BLOCK)]
-    table = table.append_column("output", pyarrow.chunked_array(parts, pyarrow.string()))
+    splits = [_outputs(part["source"].to_pylist(), taken) for part in table.to_batches(BLOCK)]
+    table = table.append_column("output", pyarrow.chunked_array(splits, pyarrow.string()))
     table = table.append_column("number", pyarrow.array(np.arange(len(table))))
     return datasets.Dataset(table, fingerprint="X-rays")  # which else is a hash of a copy
 
@@ -85,10 +85,10 @@ def _outputs(keys: list[str], taken: set[int]) -> pyarrow.Array:
     """
     paths = []
     for key in keys:
-        parts = [re.sub(r"[^\w.,+=@() -]", "_", part) for part in key.removesuffix(".png").split("/")]
-        parts = [part.encode()[:LONGEST_PART].decode(errors="ignore") for part in parts if part.strip(". ")]
-        folders = [OUTPUT_DOT.sub("_", part) for part in parts[:-1]]
-        path, number = "/".join([*folders, *parts[-1:]]) or "image", 1
+        splits = [re.sub(r"[^\w.,+=@() -]", "_", part) for part in key.removesuffix(".png").split("/")]
+        splits = [part.encode()[:LONGEST_PART].decode(errors="ignore") for part in splits if part.strip(". ")]
+        folders = [OUTPUT_DOT.sub("_", part) for part in splits[:-1]]
+        path, number = "/".join([*folders, *splits[-1:]]) or "image", 1
         first = path
         while hash(path.casefold()) in taken:
             number += 1
@@ -191,8 +191,8 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
         loaded = datasets.load_dataset(name, config, data_dir=data_dir, split=split)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"no file, folder or dataset {name} ({error}): pass another --images") from error
-    parts = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
-    rows = datasets.concatenate_datasets(list(parts.values()))
+    splits = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
+    rows = datasets.concatenate_datasets(list(splits.values()))
     found = [feature for feature, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     column = _image_column(name, found, column)
     if not len(rows):
@@ -205,7 +205,7 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
         for row in chosen:
             yield row, partial(_bytes_of, cells[row["row"]][column])
 
-    keys = (f"{part}/{row}" for part, one in parts.items() for row in range(len(one)))
+    keys = (f"{part}/{row}" for part, one in splits.items() for row in range(len(one)))
     entries = ((key, "", row, None) for row, key in enumerate(keys))
     return Sources(
         index_of(_keyed(ids, entries, len(rows))),

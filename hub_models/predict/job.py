@@ -20,7 +20,7 @@ from hub_models.models.trained_model import PREDICTION_VERSION
 from hub_models.predict.dataset_rows import Sources
 from hub_models.predict.inputs import find_sources
 from hub_models.predict.reader import ChestXrayReader
-from hub_models.predict.row_log import close_ledger, done_before, drop_rows, file_of, is_whole, open_ledger
+from hub_models.predict.row_log import close_row_log, done_before, drop_rows, file_of, is_whole, open_row_log
 from hub_models.predict.stream import SCHEMA, Asked, Desk, read_stream
 from hub_models.runs.run_folder import RunFolder
 
@@ -94,12 +94,12 @@ def _read(
     with held(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             write_json(settings, folder / SETTINGS_NAME)
-            open_ledger(folder)
+            open_row_log(folder)
         accelerator.wait_for_everyone()
         _read_share(desk, sources, accelerator, batch_size)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            close_ledger(folder, TABLE_NAME, SCHEMA, len(sources.index))
+            close_row_log(folder, TABLE_NAME, SCHEMA, len(sources.index))
     accelerator.wait_for_everyone()
 
 

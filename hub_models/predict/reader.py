@@ -20,9 +20,9 @@ from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.imaging.resizing import resize_gray
 from hub_models.imaging.source import Source
-from hub_models.models.out_of_distribution import unfamiliar
-from hub_models.models.trained_model import Predictor, look, or_whole
-from hub_models.predict.checks import Lungs, film_flags, flags_of, lungs_of
+from hub_models.models.out_of_distribution import distance_flags
+from hub_models.models.trained_model import TrainedModel, look, or_whole
+from hub_models.predict.checks import Lungs, flags_of, image_flags, lungs_of
 from hub_models.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ ADVICE = {
 
 
 @dataclass(frozen=True)
-class Film:
+class OpenedXray:
     """An X-ray as decoded.
 
     Attributes:
@@ -78,7 +78,7 @@ class Prediction:
         threshold: probability from which on tuberculosis is suspected, as stored with the classifier.
         distance: from the X-rays that the segmenter learned from, in standard deviations; None where it is not known.
         limit: distance beyond which one in fifty of those lie.
-        film_flags: what is odd in the image, or said by its DICOM header, before any model has seen it; or in the
+        image_flags: what is odd in the image, or said by its DICOM header, before any model has seen it; or in the
             choice of models.
     """
 
@@ -91,7 +91,7 @@ class Prediction:
     threshold: float | None = None
     distance: float | None = None
     limit: float | None = None
-    film_flags: tuple[RaisedFlag, ...] = ()
+    image_flags: tuple[RaisedFlag, ...] = ()
 
     @cached_property
     def lungs(self) -> Lungs | None:
@@ -102,7 +102,7 @@ class Prediction:
     def flags(self) -> tuple[RaisedFlag, ...]:
         """Return what speaks against trusting the prediction, each with its message; empty where nothing does."""
         of_lungs = () if self.lungs is None else flags_of(self.lungs)
-        return self.film_flags + unfamiliar(self.distance, self.limit) + of_lungs
+        return self.image_flags + distance_flags(self.distance, self.limit) + of_lungs
 
     @property
     def flag_codes(self) -> tuple[Flag, ...]:
@@ -112,7 +112,7 @@ class Prediction:
     @property
     def is_mirrored(self) -> bool:
         """Whether the patient's right is at the right of the image, as only a DICOM header can say."""
-        return any(flag.code == Flag.MIRRORED for flag in self.film_flags)
+        return any(flag.code == Flag.MIRRORED for flag in self.image_flags)
 
     @property
     def is_suspected(self) -> bool | None:
@@ -187,21 +187,21 @@ class ChestXrayReader:
         if isinstance(images, Source):
             images = [images]
         named, found = ((source, f"image {number}") for number, source in enumerate(images, 1)), []
-        while films := [self.decode(*one) for one in islice(named, CHUNK)]:  # no more of them are in memory
-            found += self.read_films(films)
+        while xrays := [self.decode(*one) for one in islice(named, CHUNK)]:  # no more of them are in memory
+            found += self.read_decoded(xrays)
         return found
 
-    def read_films(self, films: Sequence[Film], each: Callable[..., Iterable[Any]] = map) -> list[Prediction]:
+    def read_decoded(self, xrays: Sequence[OpenedXray], each: Callable[..., Iterable[Any]] = map) -> list[Prediction]:
         """A prediction for each of some decoded X-rays, which go to the device as one batch.
 
         `each` is called as `map`, for what threads can share: that of an executor shares it out.
         """
-        looks = self.segment(films)
-        masks = list(each(self.trace, films, looks))
-        seen = list(each(self.crop, films, masks))
-        return list(map(self.conclude, films, masks, self.classify(seen), [one.distance for one in looks]))
+        looks = self.segment(xrays)
+        masks = list(each(self.trace, xrays, looks))
+        seen = list(each(self.crop, xrays, masks))
+        return list(map(self.conclude, xrays, masks, self.classify(seen), [one.distance for one in looks]))
 
-    def decode(self, source: Source, name: str = "image") -> Film:
+    def decode(self, source: Source, name: str = "image") -> OpenedXray:
         """The X-ray as gray; a file's own name takes the place of `name`.
 
         Raises:
@@ -214,29 +214,29 @@ class ChestXrayReader:
             size = f"{gray.width}x{gray.height} pixels"
             raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")
         spacing_mm = spacing_mm or pixel_spacing_mm(Path(name).stem, gray.height, gray.width)
-        return Film(name, gray, spacing_mm, film_flags(gray, chroma) + header_flags)
+        return OpenedXray(name, gray, spacing_mm, image_flags(gray, chroma) + header_flags)
 
-    def segment(self, films: Sequence[Film]) -> list[Look]:
+    def segment(self, xrays: Sequence[OpenedXray]) -> list[Look]:
         """What the segmenter sees in each X-ray, on the CPU."""
         if self.segmenter is None:
-            return [Look()] * len(films)
-        settings, known = self.segmenter.settings, self.segmenter.familiarity
-        images = [resize_gray(film.gray, settings.image_size, settings.fit) for film in films]
+            return [Look()] * len(xrays)
+        settings, known = self.segmenter.settings, self.segmenter.out_of_distribution
+        images = [resize_gray(xray.gray, settings.image_size, settings.fit) for xray in xrays]
         logits, features = _forward(self.segmenter, images, known is not None)
-        distances = [None] * len(films) if known is None else known.distances(features.numpy()).tolist()
+        distances = [None] * len(xrays) if known is None else known.distances(features.numpy()).tolist()
         return list(map(Look, logits, distances))
 
-    def trace(self, film: Film, look: Look) -> np.ndarray | None:
+    def trace(self, xray: OpenedXray, look: Look) -> np.ndarray | None:
         """(H, W) bool lungs of an X-ray on its own pixels, from what the segmenter sees."""
         if look.logits is None:
             return None
-        return self.segmenter.task.predict(look.logits, film.gray.height, film.gray.width, self.segmenter.settings)
+        return self.segmenter.task.predict(look.logits, xray.gray.height, xray.gray.width, self.segmenter.settings)
 
-    def crop(self, film: Film, mask: np.ndarray | None) -> np.ndarray | None:
+    def crop(self, xray: OpenedXray, mask: np.ndarray | None) -> np.ndarray | None:
         """(S, S) uint8 of what the classifier sees: the X-ray, or its lungs; None without a classifier."""
         if self.classifier is None:
             return None
-        settings, gray = self.classifier.settings, film.gray
+        settings, gray = self.classifier.settings, xray.gray
         if self.sees_lungs:  # as in training: of a mask the two largest regions
             gray = crop_to_lungs(gray, or_whole(keep_two_lungs(mask)), MARGIN)
         return resize_gray(gray, settings.image_size, settings.fit)
@@ -249,25 +249,25 @@ class ChestXrayReader:
         return [classifier.task.predict(logits, 0, 0, classifier.settings) for logits in _forward(classifier, seen)[0]]
 
     def conclude(
-        self, film: Film, mask: np.ndarray | None, probability: float | None, distance: float | None = None
+        self, xray: OpenedXray, mask: np.ndarray | None, probability: float | None, distance: float | None = None
     ) -> Prediction:
         """What the stages found, as one."""
         threshold = None if probability is None else self.classifier.settings.threshold
-        limit = None if distance is None else self.segmenter.familiarity.limit
-        sides = film.gray.height, film.gray.width
+        limit = None if distance is None else self.segmenter.out_of_distribution.limit
+        sides = xray.gray.height, xray.gray.width
         found = (mask, probability, threshold, distance, limit)
-        return Prediction(film.name, *sides, film.spacing_mm, *found, film.flags + self.model_flags)
+        return Prediction(xray.name, *sides, xray.spacing_mm, *found, xray.flags + self.model_flags)
 
 
-def _load(source: str | Path | None, run: RunFolder | None, task: str) -> Predictor | None:
+def _load(source: str | Path | None, run: RunFolder | None, task: str) -> TrainedModel | None:
     if run is None:
         return None
-    predictor = Predictor.from_run(run.path, task)
-    bad = [name for name, values in predictor.model.state_dict().items() if not values.isfinite().all()]
+    trained = TrainedModel.from_run(run.path, task)
+    bad = [name for name, values in trained.model.state_dict().items() if not values.isfinite().all()]
     if bad:
         raise ValueError(f"{source} has weights that are not finite ({bad[0]}, ...): pass a sound copy of the model")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return replace(predictor, model=predictor.model.to(device))
+    return replace(trained, model=trained.model.to(device))
 
 
 def _other_segmenter(run: RunFolder, segmenter_run: RunFolder) -> str | None:
@@ -278,9 +278,9 @@ def _other_segmenter(run: RunFolder, segmenter_run: RunFolder) -> str | None:
 
 @torch.inference_mode()
 def _forward(
-    predictor: Predictor, images: Sequence[np.ndarray], with_features: bool = False
+    trained: TrainedModel, images: Sequence[np.ndarray], with_features: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits (B, ...) of (S, S) uint8 images and, where asked for, their features (B, D), on the CPU."""
-    batch = torch.from_numpy(np.stack(images)).to(predictor.model.device).float() / 255  # (B, S, S)
-    logits, features = look(predictor.model, predictor.processor, batch, predictor.settings.views, with_features)
+    batch = torch.from_numpy(np.stack(images)).to(trained.model.device).float() / 255  # (B, S, S)
+    logits, features = look(trained.model, trained.image_processor, batch, trained.settings.views, with_features)
     return logits.cpu(), None if features is None else features.cpu()

@@ -30,7 +30,7 @@ def _tables(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.parquet", folder / f"{name}.csv"
 
 
-def open_ledger(folder: Path) -> None:
+def open_row_log(folder: Path) -> None:
     """Make a new launch's place in `folder`, and cut off what those killed before left half-written.
 
     For one process, before any calls `done_before` and `file_of`.
@@ -74,7 +74,7 @@ def _merged(folder: Path) -> Iterator[dict[str, Any]]:
     return (next(same) for _, same in groupby(rows, key=itemgetter(NUMBER)))
 
 
-def close_ledger(folder: Path, name: str, schema: pyarrow.Schema, count: int) -> None:
+def close_row_log(folder: Path, name: str, schema: pyarrow.Schema, count: int) -> None:
     """Write all rows, by their numbers, to `name`.parquet and `name`.csv, and delete the files of the processes.
 
     Both tables are whole or absent.

@@ -26,17 +26,17 @@ from hub_models.imaging.masks import keep_two_lungs, mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
 from hub_models.imaging.source import Source, is_dicom_source
 from hub_models.models.saliency import METHODS, saliency_of_gray
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.checks import LEFT, RIGHT, sides_of
 from hub_models.predict.dataset_rows import Open, printable
-from hub_models.predict.reader import ChestXrayReader, Film, Prediction
+from hub_models.predict.reader import ChestXrayReader, OpenedXray, Prediction
 from hub_models.predict.row_log import NUMBER
 
 BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
 BATCH_SIZE, LANES = 16, 4  # on others, where so many batches are under way at a time
 SHOWN = 800  # pixels of a picture's longer side, at the most
 Row = dict[str, Any]
-AREAS = ("right_share", "left_share", "right_mm2", "left_mm2")
+AREAS = ("right_fraction", "left_fraction", "right_mm2", "left_mm2")
 
 COLUMNS = {
     "source": "string",
@@ -45,8 +45,8 @@ COLUMNS = {
     "width": "int32",
     "spacing_row_mm": "double",
     "spacing_column_mm": "double",
-    "right_share": "double",
-    "left_share": "double",
+    "right_fraction": "double",
+    "left_fraction": "double",
     "right_mm2": "double",
     "left_mm2": "double",
     "probability": "double",
@@ -65,20 +65,20 @@ SCHEMA = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in 
 class Asked:
     """A copy of a classifier, asked where it looks by one thread at a time: a model is changed while it is asked."""
 
-    def __init__(self, classifier: Predictor) -> None:
+    def __init__(self, classifier: TrainedModel) -> None:
         """Copy the model.
 
         Raises:
             ValueError: models of its family cannot be asked.
         """
-        self.predictor, self.lock = replace(classifier, model=copy.deepcopy(classifier.model)), Lock()
+        self.trained, self.lock = replace(classifier, model=copy.deepcopy(classifier.model)), Lock()
         if (family := classifier.model.config.model_type) not in METHODS:
             raise ValueError(f"no saliency of a {family} model: leave it out, or pass one of {', '.join(METHODS)}")
 
     def __call__(self, gray: Image.Image, mask: np.ndarray | None) -> np.ndarray:
         """As `saliency_of_gray` of the model, (H, W) float32."""
         with self.lock:
-            return saliency_of_gray(self.predictor, gray, None if mask is None else keep_two_lungs(mask))
+            return saliency_of_gray(self.trained, gray, None if mask is None else keep_two_lungs(mask))
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ def _one_thread_each() -> Iterator[None]:
 
 def _read_batch(desk: Desk, pool: ThreadPoolExecutor, batch: list[tuple[Row, Open]]) -> list[Row]:
     decoded = list(pool.map(partial(_decode, desk.reader), batch))
-    films = [one[0] for one in decoded if not isinstance(one, str)]
-    found = iter(desk.reader.read_films(films, pool.map) if films else ())
+    xrays = [one[0] for one in decoded if not isinstance(one, str)]
+    found = iter(desk.reader.read_decoded(xrays, pool.map) if xrays else ())
     results = [one if isinstance(one, str) else (*one, next(found)) for one in decoded]
     return list(pool.map(partial(_write, desk), [row for row, _ in batch], results))
 
 
-def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> tuple[Film, Source] | str:
+def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> tuple[OpenedXray, Source] | str:
     """An X-ray as decoded and as opened, or why it could not be: a bad file is a row, whatever its decoder raises."""
     row, open_source = item
     try:
@@ -160,20 +160,20 @@ def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> tuple[Film, Sour
         return printable(" ".join(reason(error).split()))
 
 
-def _write(desk: Desk, row: Row, result: tuple[Film, Source, Prediction] | str) -> Row:
+def _write(desk: Desk, row: Row, result: tuple[OpenedXray, Source, Prediction] | str) -> Row:
     """The row of the table for an X-ray, its files written."""
     columns = {NUMBER: row[NUMBER], "source": row["source"]}
     if isinstance(result, str):
         return columns | {"name": PurePosixPath(row["source"]).name, "error": result}
-    film, source, found = result
+    xray, source, found = result
     file = f"{row['output']}.png"
     if found.mask is not None:
         areas = {name: getattr(found.lungs, name) for name in AREAS}
         columns |= areas | {"mask": _put(desk.folder, f"masks/{file}", mask_png(found.mask))}
     if desk.overlays:
-        _put(desk.folder, f"overlays/{file}", _png(outline(_shown(film.gray), found.mask)))
+        _put(desk.folder, f"overlays/{file}", _png(outline(_shown(xray.gray), found.mask)))
     if desk.asked is not None:
-        _put(desk.folder, f"saliency/{file}", _png(heat(_shown(film.gray), desk.asked(film.gray, found.mask))))
+        _put(desk.folder, f"saliency/{file}", _png(heat(_shown(xray.gray), desk.asked(xray.gray, found.mask))))
     spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
     flags = (*found.flags, *(_segment(desk, source, row["output"], found) if desk.lungs_version else ()))
     said = {"name": printable(found.name)} | spacing | flag_columns(flags)

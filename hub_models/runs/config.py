@@ -9,6 +9,7 @@ from hub_models.dataset.folds import FOLDS
 from hub_models.files import write_json
 
 CONFIG_NAME = "train_config.json"
+NAMES_BEFORE = {"warmup_share": "warmup_fraction"}  # up to version 0.1
 CONFIG_VERSION = 2  # raise when a saved value comes to mean something else; 2: region lungs, found_lungs until then
 LABEL_TASKS = ("tb_classification",)
 MODEL_HELP = (
@@ -61,7 +62,7 @@ class TrainConfig:
     learning_rate: float | None = option(None, "peak of the cosine schedule (default: 2e-4; 1e-3 with --from_scratch)")
     layer_decay: float = option(1.0, "factor of the learning rate from each layer to the one below; 1 is none")
     weight_decay: float = option(0.01, "AdamW's, on weights of two and more dimensions")
-    warmup_share: float = option(0.1, "share of the updates in which the learning rate climbs to its peak")
+    warmup_fraction: float = option(0.1, "share of the updates in which the learning rate climbs to its peak")
     gradient_norm: float = option(1.0, "largest norm of the gradient; longer ones are clipped")
     dropout: float = option(0.0, "of the classifier and of whole layers; above 0, processes draw apart")
     label_smoothing: float = option(0.0, "share of a TB label spread over both classes")
@@ -95,7 +96,7 @@ class TrainConfig:
             "learning_rate": (self.learning_rate is None or self.learning_rate > 0, "must be above 0"),
             "layer_decay": (0 < self.layer_decay <= 1, "must be in (0, 1]"),
             "weight_decay": (self.weight_decay >= 0, "must not be negative"),
-            "warmup_share": (0 <= self.warmup_share < 1, "must be in [0, 1)"),
+            "warmup_fraction": (0 <= self.warmup_fraction < 1, "must be in [0, 1)"),
             "gradient_norm": (self.gradient_norm > 0, "must be above 0"),
             "dropout": (0 <= self.dropout < 1, "must be in [0, 1)"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "must be in [0, 1)"),
@@ -162,5 +163,6 @@ class TrainConfig:
 
 
 def renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Return saved values of a config with the names that they have now; `found_lungs` became `lungs`."""
+    """Return saved values of a config with the names that they have now."""
+    values = {NAMES_BEFORE.get(name, name): value for name, value in values.items()}
     return values | {"region": "lungs"} if values.get("region") == "found_lungs" else values

@@ -12,19 +12,19 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from chest_xray_masks import PARTS, SITES, scan
+from chest_xray_masks import SITES, SPLITS, scan
 from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.preprocessing import Arrays, load_splits, prepare
 from hub_models.dataset.splits import PATIENT_SHARING, divide, leaks
 from hub_models.imaging.gray import is_synthetic
 from hub_models.models.tasks import TASKS
-from hub_models.models.trained_model import PREDICTION_VERSION, Predictor, or_whole
+from hub_models.models.trained_model import PREDICTION_VERSION, TrainedModel, or_whole
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
 from hub_models.runs.run_folder import DATA_NAME, RunFolder
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """X-rays of one part: the original rows, and the same at the model's size."""
 
     rows: datasets.Dataset
@@ -42,7 +42,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
     )
 
 
-def load_cohort(config: TrainConfig, accelerator: Accelerator, parts: tuple[str, ...] = PARTS) -> dict[str, Part]:
+def load_run_splits(
+    config: TrainConfig, accelerator: Accelerator, splits: tuple[str, ...] = SPLITS
+) -> dict[str, Split]:
     """Parts of the X-rays that `config` asks for, made by one process and then read by all.
 
     Raises:
@@ -52,7 +54,7 @@ def load_cohort(config: TrainConfig, accelerator: Accelerator, parts: tuple[str,
     if config.region == "lungs" and config.segmenter is None:
         raise ValueError("region lungs needs a lung model that finds them: pass --segmenter <lung run folder>")
     with accelerator.main_process_first():
-        rows = load_rows(config, parts)
+        rows = load_rows(config, splits)
         task, size = TASKS[config.task], config.image_size or TASKS[config.task].image_size
         ranges = {"train": STRENGTHS[config.augment]}
         if config.segmenter is not None:
@@ -60,14 +62,14 @@ def load_cohort(config: TrainConfig, accelerator: Accelerator, parts: tuple[str,
         for part, share in rows.items():
             task.check(f"{part} (protocol {config.protocol})", share)
         return {
-            part: Part(
+            part: Split(
                 share, Arrays(prepare(share, size, config.fit, config.region), size, ranges.get(part), config.seed)
             )
             for part, share in rows.items()
         }
 
 
-def load_rows(config: TrainConfig, parts: tuple[str, ...] = PARTS) -> dict[str, datasets.Dataset]:
+def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str, datasets.Dataset]:
     """Original rows of each part, as the protocol divides them, that are usable for the task.
 
     Raises:
@@ -75,7 +77,7 @@ def load_rows(config: TrainConfig, parts: tuple[str, ...] = PARTS) -> dict[str, 
         ValueError: a part is empty.
     """
     divided = divide(load_splits(config.data_dir, config.config_name), config.protocol, config.task, config.fold)
-    rows = {part: TASKS[config.task].usable(divided[part]) for part in parts}
+    rows = {part: TASKS[config.task].usable(divided[part]) for part in splits}
     for part, share in rows.items():
         if not len(share):
             where = f"{config.data_dir} (protocol {config.protocol})"
@@ -98,14 +100,14 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
         FileNotFoundError, ValueError: `segmenter` is no finished run of lung_segmentation.
     """
     run = RunFolder.read(segmenter)
-    predictor = Predictor.from_run(run.path, "lung_segmentation")
-    predictor = replace(predictor, settings=replace(predictor.settings, two_lungs=True))
+    trained = TrainedModel.from_run(run.path, "lung_segmentation")
+    trained = replace(trained, settings=replace(trained.settings, two_lungs=True))
     if torch.accelerator.is_available():
-        predictor.model.to(torch.accelerator.current_accelerator())
+        trained.model.to(torch.accelerator.current_accelerator())
 
     def find(image: Image.Image) -> dict[str, Image.Image]:
         """Return the lungs found in an X-ray."""
-        return {"mask": Image.fromarray(np.uint8(or_whole(predictor(image))) * 255)}
+        return {"mask": Image.fromarray(np.uint8(or_whole(trained(image))) * 255)}
 
     made_of = f"{rows._fingerprint} {run.digest} {PREDICTION_VERSION}"  # not the folder's name
     key = hashlib.sha256(made_of.encode()).hexdigest()[:16]
@@ -149,7 +151,7 @@ def count_synthetic(rows: datasets.Dataset) -> int:
     return sum(is_synthetic(row["image"]["bytes"]) for row in images)
 
 
-def trained_ids(run_folder: Path, parts: tuple[str, ...] = ("train", "validation")) -> set[str]:
+def trained_ids(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> set[str]:
     """Ids of all X-rays that the model of a run was trained or chosen on, or of `parts`, and of what it began with.
 
     Raises:
@@ -159,7 +161,7 @@ def trained_ids(run_folder: Path, parts: tuple[str, ...] = ("train", "validation
     if not path.is_file():
         raise FileNotFoundError(f"no {DATA_NAME} in {run_folder}: what the model was trained on is not known")
     data = json.loads(path.read_text())
-    return {id for part in (*parts, "earlier") for id in data[part]}
+    return {id for part in (*splits, "earlier") for id in data[part]}
 
 
 def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, protocol: str) -> None:

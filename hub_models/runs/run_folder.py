@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow.parquet
 
 from chest_xray_masks import SITE_OF_PREFIX
-from hub_models.hub_client.downloads import RUN_PARTS
+from hub_models.hub_client.downloads import RUN_FILES
 from hub_models.models.architectures import ARCHITECTURES
 from hub_models.models.tasks import SETTINGS_KEY, TASKS, Settings
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.notes import read_notes
 
 DATA_NAME, RESULTS_NAME, PER_IMAGE_NAME = "data.json", "results.json", "per_image.parquet"
+RESULTS_BEFORE = {"figures": "metrics", "main_figure": "main_metric", "parts": "splits"}  # up to version 0.1
 EMISSIONS_NAME = "emissions.csv"  # CodeCarbon's
 MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")  # what a prediction depends on
 
@@ -52,12 +53,12 @@ class RunFolder:
     @property
     def is_finished(self) -> bool:
         """Whether every file of a finished run is there."""
-        return all((self.path / name).is_file() for name in (*RUN_PARTS, RESULTS_NAME))
+        return all((self.path / name).is_file() for name in (*RUN_FILES, RESULTS_NAME))
 
     @cached_property
     def results(self) -> dict[str, Any]:
         """Values of `results.json`."""
-        return read_json(self.path / RESULTS_NAME)
+        return read_results(self.path)
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class RunFolder:
     @cached_property
     def public(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Values of `train_config.json` and `results.json` without places of the trainer's machine."""
-        return asdict(self.config) | self.places, self.results | {"config": self.results["config"] | self.places}
+        return self.config.to_values() | self.places, self.results | {"config": self.results["config"] | self.places}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -147,9 +148,22 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """Return the values of a folder's `results.json`, under the names that they have now.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    values = {RESULTS_BEFORE.get(name, name): value for name, value in read_json(folder / RESULTS_NAME).items()}
+    for group in values.get("metrics", {}).values():
+        if "lungs_share" in group:
+            group["lungs_fraction"] = group.pop("lungs_share")
+    return values
+
+
 def tested_groups(results: dict[str, Any]) -> list[str]:
     """Return the keys of the groups by site, and of all where there are two."""
-    sites = [key for key in results["figures"] if key.startswith("site: ")]
+    sites = [key for key in results["metrics"] if key.startswith("site: ")]
     return sites if len(sites) == 1 else [*sites, "all"]
 
 
@@ -163,7 +177,9 @@ def read_per_image(folder: Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(
             f"no {PER_IMAGE_NAME} in {folder}: pass a folder of scripts/train.py or scripts/evaluate.py"
         )
-    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(folder / PER_IMAGE_NAME).to_pylist()
+    table = pyarrow.parquet.read_table(folder / PER_IMAGE_NAME)
+    names = ["lungs_fraction" if name == "lungs_share" else name for name in table.column_names]  # up to version 0.1
+    rows: list[dict[str, Any]] = table.rename_columns(names).to_pylist()
     return rows
 
 

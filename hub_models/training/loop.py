@@ -24,7 +24,7 @@ from hub_models.evaluation.measure import validate
 from hub_models.models.architectures import normalize
 from hub_models.models.tasks import Task
 from hub_models.runs.config import TrainConfig
-from hub_models.runs.data import Part
+from hub_models.runs.data import Split
 from hub_models.training.checkpoints import (
     CHECKPOINTS,
     Progress,
@@ -34,7 +34,7 @@ from hub_models.training.checkpoints import (
     save_checkpoint,
     save_kept,
 )
-from hub_models.training.optimization import make_optimizer, make_schedule, running_mean, share_batch_norms
+from hub_models.training.optimization import make_optimizer, make_schedule, running_mean, synchronize_batch_norms
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,9 @@ class Run:
 
     config: TrainConfig
     task: Task
-    processor: BaseImageProcessor
+    image_processor: BaseImageProcessor
     accelerator: Accelerator
-    parts: dict[str, Part]
+    splits: dict[str, Split]
     class_weights: torch.Tensor | None  # (classes,), mean 1 over the training images
 
     @property
@@ -79,7 +79,7 @@ class Learner:
         self.progress.seconds, self.clock = self.progress.seconds + now - self.clock, now
 
     @property
-    def judged(self) -> torch.nn.Module:
+    def kept_model(self) -> torch.nn.Module:
         """The model that is validated and kept: the running mean of the weights where there is one."""
         return self.model if self.mean is None else self.mean.module
 
@@ -96,8 +96,8 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
     with _bar(run, learner) as bar, logging_redirect_tqdm(), Stop().listening() as stop:
         while progress.epoch < config.epochs and not _stale(config, progress):
             loss, rate = train_epoch(run, learner, bar, stop)
-            figure = _judge(run, learner)
-            name = run.task.main_figure
+            figure = _validate_epoch(run, learner)
+            name = run.task.main_metric
             progress.history.append({"loss": loss, f"validation_{name}": figure})
             save_checkpoint(run.checkpoints, progress, launch, config.checkpoints, accelerator)
             accelerator.log({"loss": loss, f"validation_{name}": figure}, step=progress.epoch * len(learner.loader))
@@ -119,10 +119,10 @@ def make_learner(run: Run, model: PreTrainedModel) -> Learner:
     """Learner of a run at its start, everything on its device."""
     config, accelerator = run.config, run.accelerator
     if accelerator.num_processes > 1:
-        share_batch_norms(model)
+        synchronize_batch_norms(model)
     optimizer = make_optimizer(config, model)
     loader = training_loader(
-        run.parts["train"].arrays, config.batch_size, config.seed, balanced=config.balance == "sampling"
+        run.splits["train"].arrays, config.batch_size, config.seed, balanced=config.balance == "sampling"
     )
     schedule = make_schedule(config, optimizer, len(loader))
     # copied before Accelerate ties the model's forward to its own weights
@@ -152,7 +152,7 @@ def _stale(config: TrainConfig, progress: Progress) -> bool:
 def train_epoch(run: Run, learner: Learner, bar: tqdm, stop: Stop) -> tuple[float, float]:
     """Mean loss of an epoch over all processes, and images per second; from the step at which a resumed one stood."""
     config, accelerator, progress = run.config, run.accelerator, learner.progress
-    arrays, steps = run.parts["train"].arrays, len(learner.loader)
+    arrays, steps = run.splits["train"].arrays, len(learner.loader)
     arrays.epoch = progress.epoch
     learner.loader.set_epoch(progress.epoch)
     learner.model.train()
@@ -203,7 +203,7 @@ def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[t
         masks = batch["mask"].bool() if run.task.learns_masks else None
         if "drawn" in batch:
             images, masks = augment(images, masks, batch["drawn"], STRENGTHS[config.augment])
-        inputs = normalize(images, run.processor)
+        inputs = normalize(images, run.image_processor)
         references = batch | {"mask": masks}
         if run.class_weights is not None:
             references["weight"] = run.class_weights[batch["label"]]
@@ -234,7 +234,7 @@ def _look(run: Run, learner: Learner, watched: list[tuple[torch.Tensor, ...]], b
     scaled = accelerator.mixed_precision == "fp16"  # whose scaler skips steps of infinite gradients by itself
     for back, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
         if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
-            ids = run.parts["train"].arrays.prepared[watched[back][0].tolist()]["id"]
+            ids = run.splits["train"].arrays.prepared[watched[back][0].tolist()]["id"]
             step = progress.step - len(watched) + back + 1
             begun = any(run.checkpoints.glob("epoch-*"))
             folder = "pass another output_dir" if begun else "the same output_dir may be used again"
@@ -249,19 +249,21 @@ def _look(run: Run, learner: Learner, watched: list[tuple[torch.Tensor, ...]], b
     accelerator.log({"step_loss": losses[-1], "learning_rate": learner.schedule.get_last_lr()[-1]}, step=step)
 
 
-def _judge(run: Run, learner: Learner) -> float:
+def _validate_epoch(run: Run, learner: Learner) -> float:
     """Main figure on the validation images after an epoch; the weights are saved where they are the ones to keep."""
     progress, accelerator = learner.progress, run.accelerator
     with accelerator.autocast():
-        columns = validate(learner.judged, run.processor, run.task, run.parts["validation"].arrays, accelerator)
+        columns = validate(
+            learner.kept_model, run.image_processor, run.task, run.splits["validation"].arrays, accelerator
+        )
     learner.tick()
     weights = np.ones((1, len(columns["label"])))
-    figure = float(run.task.figures(columns, weights)[run.task.main_figure][0])
+    figure = float(run.task.metrics(columns, weights)[run.task.main_metric][0])
     better = progress.best is None or figure > progress.best
     if better:
         progress.best, progress.best_epoch = figure, progress.epoch
     if better or run.config.keep == "last":
-        model = learner.judged
+        model = learner.kept_model
         state = accelerator.get_state_dict(model) if learner.mean is None else model.state_dict()
         save_kept(run.checkpoints, state, accelerator)
     return figure

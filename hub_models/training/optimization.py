@@ -68,7 +68,7 @@ def _place(name: str) -> tuple[int, ...]:
 def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LRScheduler:
     """Linear climb to the peak, then half a cosine down to 0, one value per update of the weights."""
     updates = config.epochs * math.ceil(steps_per_epoch / config.accumulation)
-    return get_cosine_schedule_with_warmup(optimizer, round(config.warmup_share * updates), updates)
+    return get_cosine_schedule_with_warmup(optimizer, round(config.warmup_fraction * updates), updates)
 
 
 def running_mean(model: torch.nn.Module, decay: float) -> AveragedModel:
@@ -108,7 +108,7 @@ class _Sum(torch.autograd.Function):
         return _Sum.forward(ctx, gradient.contiguous())
 
 
-class SharedBatchNorm2d(torch.nn.BatchNorm2d):
+class SynchronizedBatchNorm2d(torch.nn.BatchNorm2d):
     """Batch norm whose mean and variance are those of the batch of all processes, on any device.
 
     torch's SyncBatchNorm does the same but not on a CPU. Weights and statistics keep their names.
@@ -132,11 +132,11 @@ class SharedBatchNorm2d(torch.nn.BatchNorm2d):
         return shifted.to(values.dtype)
 
 
-def share_batch_norms(model: torch.nn.Module) -> None:
+def synchronize_batch_norms(model: torch.nn.Module) -> None:
     """Let every batch norm of `model` see the whole batch, in place."""
     for module in model.modules():
         if type(module) is torch.nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm2d
+            module.__class__ = SynchronizedBatchNorm2d
 
 
 def divide_logits(model: PreTrainedModel, temperature: float) -> None:

@@ -1,4 +1,4 @@
-"""`fit()`: a run from its config to its folder. The loop stands in loop.py, what differs between tasks in tasks.py."""
+"""Train a run from its config to its folder; the loop is in loop.py, what differs between tasks in models/tasks.py."""
 
 import dataclasses
 import json
@@ -23,12 +23,12 @@ from hub_models.evaluation.measure import measure, measure_features, validate
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
 from hub_models.hub.model_card import model_card
-from hub_models.models.architectures import build, config_of, processor_for, quiet_weights
-from hub_models.models.out_of_distribution import FAMILIARITY_NAME, LEAST, Familiarity
+from hub_models.models.architectures import build, config_of, image_processor_for, quiet_weights
+from hub_models.models.out_of_distribution import LEAST, OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
 from hub_models.models.tasks import TASKS, Settings, Task
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
-from hub_models.runs.data import Part, describe, load_cohort, resolve
+from hub_models.runs.data import Split, describe, load_run_splits, resolve
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunFolder
 from hub_models.training.checkpoints import CHECKPOINTS
@@ -42,16 +42,16 @@ TRACKING_EXTRA = "pip install 'chest-xray-masks[tracking]'"
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
-def fit(config: TrainConfig) -> dict[str, Any]:
+def train(config: TrainConfig) -> dict[str, Any]:
     """Results of the run that `config` asks for, leaving a run folder in `config.output_dir`.
 
     The folder holds the weights (safetensors), the image processor, `train_config.json`, `data.json` (which X-rays are
     in which part), per-image figures, pictures, `results.json`, and the card made of them (`README.md`). A folder
     without `results.json` is not done, and the same call goes on from its newest checkpoint, with the same final
     weights as a run never stopped. A lung model's folder also tells X-rays like those of its training from others
-    (`familiarity.safetensors`). A finished run of the same config is not trained again; what it lacks of the last two
-    files, it gets. Protocol folds without a fold trains all, each in a folder `fold-K`, and pools the rows of their
-    test parts; a `model` or `segmenter` of all folds gives each its own.
+    (`out_of_distribution.safetensors`). A finished run of the same config is not trained again; what it lacks of the
+    last two files, it gets. Protocol folds without a fold trains all, each in a folder `fold-K`, and pools the rows of
+    their test splits; a `model` or `segmenter` of all folds gives each its own.
 
     Raises:
         ValueError: the folder holds a run of another config, launch or other X-rays, or is another launch's at this
@@ -62,11 +62,11 @@ def fit(config: TrainConfig) -> dict[str, Any]:
     """
     config = resolve(config)
     if config.protocol == "folds" and config.fold is None:
-        return _fit_folds(config)
-    return _fit(config)[0]
+        return _train_folds(config)
+    return _run(config)[0]
 
 
-def _fit_folds(config: TrainConfig) -> dict[str, Any]:
+def _train_folds(config: TrainConfig) -> dict[str, Any]:
     folder, members = Path(config.output_dir), []
     own = {*FOLDERS, RESULTS_NAME, PER_IMAGE_NAME, *PICTURES[config.task]}
     check_output(folder, "run of all folds", lambda name: is_hidden(name) or name.split("/")[0] in own)
@@ -77,38 +77,38 @@ def _fit_folds(config: TrainConfig) -> dict[str, Any]:
             source = getattr(config, name)
             if source and (Path(source) / f"fold-{fold}").is_dir():
                 places[name] = str(Path(source) / f"fold-{fold}")
-        _, evaluated = _fit(dataclasses.replace(config, fold=fold, **places))
+        _, evaluated = _run(dataclasses.replace(config, fold=fold, **places))
         members.append(evaluated)
     accelerator = make_accelerator()
     with held(folder) if accelerator.is_main_process else nullcontext():
         return write_report(folder, pool(members), accelerator, {})
 
 
-def _fit(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
+def _run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
     folder = Path(config.output_dir)
     accelerator = training_accelerator(config)
     _check(config, folder, accelerator)
     with held(folder) if accelerator.is_main_process else nullcontext():
-        return _fit_held(config, accelerator)
+        return _train_held(config, accelerator)
 
 
-def _fit_held(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any], Evaluated]:
+def _train_held(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any], Evaluated]:
     folder, task = Path(config.output_dir), TASKS[config.task]
     set_seed(config.seed)
     if not (folder / RESULTS_NAME).exists():
         config_of(task.kind, config.model or task.model, config.from_scratch)  # refused before X-rays are decoded
-    parts = load_cohort(config, accelerator)
-    data = describe(config, {part: share.rows for part, share in parts.items()})
+    splits = load_run_splits(config, accelerator)
+    data = describe(config, {part: share.rows for part, share in splits.items()})
     _check_data(config, folder, data)
-    run = make_run(config, accelerator, parts)
+    run = make_run(config, accelerator, splits)
     training = None if (folder / RESULTS_NAME).exists() else _train(run, folder, data)
-    if task.learns_masks and not (folder / FAMILIARITY_NAME).exists():
-        _learn_familiarity(run, folder)
+    if task.learns_masks and not (folder / OUT_OF_DISTRIBUTION_NAME).exists():
+        _fit_out_of_distribution(run, folder)
     results, evaluated = _result(run, folder, training)
     if training is not None:
-        value = training["epochs"][training["kept_epoch"] - 1][f"validation_{task.main_figure}"]
+        value = training["epochs"][training["kept_epoch"] - 1][f"validation_{task.main_metric}"]
         epoch, which = f"epoch {training['kept_epoch']}", "best " if config.keep == "best" else ""
-        logger.info("wrote %s (%s kept, %svalidation %s %.4f)", folder, epoch, which, task.main_figure, value)
+        logger.info("wrote %s (%s kept, %svalidation %s %.4f)", folder, epoch, which, task.main_metric, value)
     return results, evaluated
 
 
@@ -116,7 +116,7 @@ def _train(run: Run, folder: Path, data: dict[str, Any]) -> dict[str, Any]:
     """Train the run's model, or resume that, and write it into `folder`; what results.json tells of the training."""
     config, task, accelerator = run.config, run.task, run.accelerator
     _announce(run)
-    size = run.parts["train"].arrays.image_size
+    size = run.splits["train"].arrays.image_size
     model = build(task.kind, config.model or task.model, config.from_scratch, task.labels, size, config.dropout)
     Settings(config.task, size, config.fit, config.region).store(model)
     if accelerator.is_main_process:
@@ -143,12 +143,12 @@ def _announce(run: Run) -> None:
     if accelerator.device.type == "cpu" and not parse_flag_from_env("ACCELERATE_USE_CPU"):
         logger.info("no GPU found: training on the CPU")
     launch = f"{counted(accelerator.num_processes, 'process')}, precision {accelerator.mixed_precision}"
-    parts = ", ".join(f"{len(part.rows)} {name}" for name, part in run.parts.items())
-    logger.info("training on %s (%s); X-rays: %s", device_name(accelerator), launch, parts)
-    count = len(run.parts["train"].rows)
+    splits = ", ".join(f"{len(part.rows)} {name}" for name, part in run.splits.items())
+    logger.info("training on %s (%s); X-rays: %s", device_name(accelerator), launch, splits)
+    count = len(run.splits["train"].rows)
     logger.info(
         "%s%s, %d px, %s, batch size %d, %s of %s, learning rate %g",
-        config.model, " from random weights" if config.from_scratch else "", run.parts["train"].arrays.image_size,
+        config.model, " from random weights" if config.from_scratch else "", run.splits["train"].arrays.image_size,
         config.task, config.batch_size, counted(config.epochs, "epoch"),
         counted(max(1, count // config.batch_size), "step"), config.learning_rate,
     )  # fmt: skip
@@ -157,12 +157,14 @@ def _announce(run: Run) -> None:
         logger.info("batch_size %d is more than the %s to train on: each step sees all", config.batch_size, images)
 
 
-def make_run(config: TrainConfig, accelerator: Accelerator, parts: dict[str, Part]) -> Run:
+def make_run(config: TrainConfig, accelerator: Accelerator, splits: dict[str, Split]) -> Run:
     """What stays the same in a run of `config` on `parts`, of which "train" is one."""
     task = TASKS[config.task]
     size = config.image_size or task.image_size
-    processor = processor_for(task.kind, config.model or task.model, config.from_scratch, size)
-    return Run(config, task, processor, accelerator, parts, _class_weights(config, task, parts["train"], accelerator))
+    image_processor = image_processor_for(task.kind, config.model or task.model, config.from_scratch, size)
+    return Run(
+        config, task, image_processor, accelerator, splits, _class_weights(config, task, splits["train"], accelerator)
+    )
 
 
 def training_accelerator(config: TrainConfig, **options: Any) -> Accelerator:
@@ -225,7 +227,7 @@ def _check_data(config: TrainConfig, folder: Path, data: dict[str, Any]) -> None
         raise ValueError(f"{place} changed since the run in {folder} began: pass another output_dir")
 
 
-def _class_weights(config: TrainConfig, task: Task, part: Part, accelerator: Accelerator) -> torch.Tensor | None:
+def _class_weights(config: TrainConfig, task: Task, part: Split, accelerator: Accelerator) -> torch.Tensor | None:
     if task.learns_masks:
         return None
     counts = np.bincount(part.rows["label"], minlength=len(task.labels))
@@ -237,7 +239,7 @@ def _class_weights(config: TrainConfig, task: Task, part: Part, accelerator: Acc
 def _finish(run: Run, model: PreTrainedModel, folder: Path) -> None:
     """Weights with their decision, and the processor, each file whole or absent; then the checkpoints go."""
     accelerator = run.accelerator
-    columns = validate(model, run.processor, run.task, run.parts["validation"].arrays, accelerator)
+    columns = validate(model, run.image_processor, run.task, run.splits["validation"].arrays, accelerator)
     settings = run.task.decide(Settings.of(model), columns)
     if settings.temperature != 1:
         divide_logits(model, settings.temperature)
@@ -246,30 +248,30 @@ def _finish(run: Run, model: PreTrainedModel, folder: Path) -> None:
         with TemporaryDirectory() as scratch:
             with quiet_weights():
                 model.save_pretrained(scratch)
-            run.processor.save_pretrained(scratch)
+            run.image_processor.save_pretrained(scratch)
             for path in sorted(Path(scratch).iterdir()):  # as bytes: safetensors' own file would shut out colleagues
                 write_bytes(path.read_bytes(), folder / path.name)
     accelerator.wait_for_everyone()
 
 
-def _learn_familiarity(run: Run, folder: Path) -> None:
+def _fit_out_of_distribution(run: Run, folder: Path) -> None:
     """Write what tells the X-rays of the training from others, where they are enough to tell."""
-    accelerator, arrays = run.accelerator, run.parts["train"].arrays
+    accelerator, arrays = run.accelerator, run.splits["train"].arrays
     if len(arrays) < LEAST:
         logger.info("%d X-rays of training are too few to tell others from them: %d are needed", len(arrays), LEAST)
         return
-    predictor = Predictor.from_run(folder)
-    features = measure_features(predictor.model.to(accelerator.device), run.processor, arrays, accelerator)
+    trained = TrainedModel.from_run(folder)
+    features = measure_features(trained.model.to(accelerator.device), run.image_processor, arrays, accelerator)
     if accelerator.is_main_process:
-        Familiarity.of(features).save(folder)
+        OutOfDistribution.of(features).save(folder)
     accelerator.wait_for_everyone()
 
 
 def _result(run: Run, folder: Path, training: dict[str, Any] | None) -> tuple[dict[str, Any], Evaluated]:
     """Results of the finished run, tested now unless they were written before."""
-    accelerator, part = run.accelerator, run.parts["test"]
-    predictor = Predictor.from_run(folder)
-    evaluated = Evaluated(run.config, "test", [], part.rows, lambda id: predictor)
+    accelerator, part = run.accelerator, run.splits["test"]
+    trained = TrainedModel.from_run(folder)
+    evaluated = Evaluated(run.config, "test", [], part.rows, lambda id: trained)
     if (folder / RESULTS_NAME).exists():
         known = RunFolder.read(folder)
         results, evaluated.per_image = known.results, known.per_image
@@ -278,9 +280,9 @@ def _result(run: Run, folder: Path, training: dict[str, Any] | None) -> tuple[di
         if accelerator.is_main_process and not (folder / CARD_NAME).exists():
             write_card(folder)
         return results, evaluated
-    evaluated.per_image = measure(predictor, part, accelerator)
-    counts = {name: len(one.rows) for name, one in run.parts.items()}
-    results = write_report(folder, evaluated, accelerator, {"parts": counts, "training": training})
+    evaluated.per_image = measure(trained, part, accelerator)
+    counts = {name: len(one.rows) for name, one in run.splits.items()}
+    results = write_report(folder, evaluated, accelerator, {"splits": counts, "training": training})
     if accelerator.is_main_process:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         write_card(folder)

@@ -29,7 +29,7 @@ from scipy.ndimage import binary_dilation
 from hub_models.app import page as app
 from hub_models.models.saliency import saliency
 from hub_models.models.tasks import keep_two_lungs
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.runs.config import TrainConfig
 
@@ -61,12 +61,12 @@ def folders(make_run, tiny_segformer, tiny_resnet, phantoms, tmp_path_factory) -
     """A lung model whose masks take about half of an X-ray, and a TB model of the lungs, both with random weights."""
     root = tmp_path_factory.mktemp("runs")
     lungs = make_run(TrainConfig("data", str(root / "lungs"), model=str(tiny_segformer), image_size=64))
-    predictor = Predictor.from_run(lungs)
-    model, film = predictor.model, next(phantoms.rglob("CXR_png/*.png"))
+    trained = TrainedModel.from_run(lungs)
+    model, xray = trained.model, next(phantoms.rglob("CXR_png/*.png"))
     low, high = -10.0, 10.0
     for _ in range(20):  # bias of "lung" at which half of the film is
         model.decode_head.classifier.bias.data[1] = (low + high) / 2
-        low, high = (low, (low + high) / 2) if predictor(film).mean() > 0.5 else ((low + high) / 2, high)
+        low, high = (low, (low + high) / 2) if trained(xray).mean() > 0.5 else ((low + high) / 2, high)
     model.save_pretrained(lungs)
     options = {"model": str(tiny_resnet), "image_size": 64, "region": "lungs"}
     return str(lungs), str(make_run(TrainConfig("data", str(root / "tb"), "tb_classification", **options)))
@@ -170,10 +170,10 @@ def dicom(pixels: np.ndarray) -> bytes:
 
 
 def test_dropped_x_ray_is_read_and_forgotten(page: Page, served: Served, phantoms: Path) -> None:
-    film = phantom(phantoms, "CHN")
-    (found,) = served.reader.read(film)
-    drop(page, film)
-    wait_for(page, film.name)
+    xray = phantom(phantoms, "CHN")
+    (found,) = served.reader.read(xray)
+    drop(page, xray)
+    wait_for(page, xray.name)
     assert probability(page) == pytest.approx(found.probability, abs=1e-6)
     verdict = page.inner_text("#result .verdict")
     assert f"{found.probability:.2f}" in verdict and f"threshold {found.threshold:.2f}" in verdict
@@ -195,11 +195,11 @@ def test_dropped_x_ray_is_read_and_forgotten(page: Page, served: Served, phantom
 
 @pytest.mark.slow
 def test_saliency_is_shown_where_it_is(page: Page, served: Served, phantoms: Path) -> None:
-    film = phantom(phantoms, "CHN")
-    (found,) = served.reader.read(film)
-    expected = saliency(served.reader.classifier, film, keep_two_lungs(found.mask))  # (H, W)
-    drop(page, film)
-    wait_for(page, film.name)
+    xray = phantom(phantoms, "CHN")
+    (found,) = served.reader.read(xray)
+    expected = saliency(served.reader.classifier, xray, keep_two_lungs(found.mask))  # (H, W)
+    drop(page, xray)
+    wait_for(page, xray.name)
     page.check(".views .show-2", force=True)
     heat = picture(page, 2)
     page.check(".views .show-3", force=True)
@@ -234,14 +234,14 @@ def png(pixels: np.ndarray) -> bytes:
 
 @pytest.mark.slow
 def test_two_users_at_once_get_their_own(page: Page, served: Served, browser: Browser, phantoms: Path) -> None:
-    films = [[phantom(phantoms, site, number) for number in range(2)] for site in ("CHN", "MCU")]
-    expected = {one.name: one.probability for one in served.reader.read([film for own in films for film in own])}
+    xrays = [[phantom(phantoms, site, number) for number in range(2)] for site in ("CHN", "MCU")]
+    expected = {one.name: one.probability for one in served.reader.read([xray for own in xrays for xray in own])}
     assert len(set(expected.values())) == 4
     with visit(browser, served) as other:
         for number in range(2):
-            for tab, own in zip((page, other), films, strict=True):
+            for tab, own in zip((page, other), xrays, strict=True):
                 drop(tab, own[number])
-            for tab, own in zip((page, other), films, strict=True):
+            for tab, own in zip((page, other), xrays, strict=True):
                 wait_for(tab, own[number].name)
                 assert probability(tab) == pytest.approx(expected[own[number].name], abs=1e-6)
 
@@ -250,23 +250,23 @@ def test_two_users_at_once_get_their_own(page: Page, served: Served, browser: Br
 def test_same_x_ray_of_two_users_at_once_is_read_for_both(
     page: Page, served: Served, browser: Browser, phantoms: Path
 ) -> None:
-    film = phantom(phantoms, "CHN")
+    xray = phantom(phantoms, "CHN")
     with visit(browser, served) as other:
         for tab in (page, other):
-            drop(tab, film)
+            drop(tab, xray)
         for tab in (page, other):
-            wait_for(tab, film.name)
+            wait_for(tab, xray.name)
             assert tab.locator("#result .reading").count() == 1
     assert not kept(served.folder)
 
 
 @pytest.mark.slow
 def test_x_rays_in_quick_succession_are_all_read(page: Page, served: Served, phantoms: Path) -> None:
-    films = phantom(phantoms, "CHN"), phantom(phantoms, "MCU"), phantom(phantoms, "CHN", 1)
-    drop(page, films[0], films[0], films[1])
-    wait_for(page, films[1].name)
-    drop(page, films[2])
-    wait_for(page, films[2].name)
+    xrays = phantom(phantoms, "CHN"), phantom(phantoms, "MCU"), phantom(phantoms, "CHN", 1)
+    drop(page, xrays[0], xrays[0], xrays[1])
+    wait_for(page, xrays[1].name)
+    drop(page, xrays[2])
+    wait_for(page, xrays[2].name)
     assert not kept(served.folder)
 
 
@@ -287,20 +287,20 @@ def test_dicom_and_16_bits_come_as_they_are(page: Page, served: Served, phantoms
 
 @pytest.mark.slow
 def test_files_to_take_home(page: Page, served: Served, phantoms: Path, tmp_path: Path) -> None:
-    film = phantom(phantoms, "MCU")
-    (found,) = served.reader.read(film)
-    drop(page, film)
-    wait_for(page, film.name)
+    xray = phantom(phantoms, "MCU")
+    (found,) = served.reader.read(xray)
+    drop(page, xray)
+    wait_for(page, xray.name)
     for title, name in (("Mask (PNG)", "-lungs.png"), ("Report (HTML), printable", "-report.html")):
         with page.expect_download() as download:
             page.click(f"#files a:text-is('{title}')")
-        assert download.value.suggested_filename == film.stem + name
+        assert download.value.suggested_filename == xray.stem + name
         download.value.save_as(tmp_path / name)
     with Image.open(tmp_path / "-lungs.png") as mask:
         assert mask.mode == "1"
         np.testing.assert_array_equal(np.asarray(mask), found.mask)
     report = (tmp_path / "-report.html").read_text()
-    assert film.name in report and report.count("<img") == 3 and served.folder.name not in report
+    assert xray.name in report and report.count("<img") == 3 and served.folder.name not in report
     assert not kept(served.folder)
 
 
@@ -444,9 +444,9 @@ def test_upload_that_breaks_off_is_deleted(page: Page, served: Served) -> None:
 def test_page_says_what_the_reader_says(served: Served, phantoms: Path) -> None:
     page = app.Page(served.reader, {}, {})
     for site in ("CHN", "MCU"):
-        film = phantom(phantoms, site)
-        (expected,) = served.reader.read(film)
-        found = page.read(film.read_bytes(), film.name).found
+        xray = phantom(phantoms, site)
+        (expected,) = served.reader.read(xray)
+        found = page.read(xray.read_bytes(), xray.name).found
         np.testing.assert_array_equal(found.mask, expected.mask)
         for name in {one.name for one in fields(expected)} - {"mask"}:
             assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-6), name

@@ -56,7 +56,7 @@ def links(html: str) -> dict[str, bytes]:
 
 def test_side_of_the_patients_right_is_told() -> None:
     assert "the patient&#39;s right is at the left" in reading_html(reading())
-    mirrored = reading_html(reading(film_flags=(Flag.MIRRORED.raised(),)))
+    mirrored = reading_html(reading(image_flags=(Flag.MIRRORED.raised(),)))
     assert "the patient&#39;s right is at the right" in mirrored and 'data-flags="mirrored"' in mirrored
 
 
@@ -185,7 +185,7 @@ def test_files_are_the_mask_in_one_bit_and_the_report() -> None:
         ((100, 100), {"probability": 0.01, "threshold": 0.99}),
         ((300, 100), {"name": "a long name " * 20}),
         ((100, 300), {"probability": None, "threshold": None}),
-        ((300, 100), {"mask": None, "film_flags": (Flag.MIRRORED.raised(), *4 * [Flag.OTHER_SEGMENTER.raised()])}),
+        ((300, 100), {"mask": None, "image_flags": (Flag.MIRRORED.raised(), *4 * [Flag.OTHER_SEGMENTER.raised()])}),
     ],
 )
 def test_report_prints_to_one_page(size: tuple[int, int], values: dict[str, object], tmp_path: Path) -> None:

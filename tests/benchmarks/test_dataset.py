@@ -23,9 +23,9 @@ from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.preprocessing import Arrays, load_splits, prepare
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_mask
-from hub_models.models.architectures import processor_for
+from hub_models.models.architectures import image_processor_for
 from hub_models.models.tasks import TASKS
-from hub_models.runs.data import Part
+from hub_models.runs.data import Split
 
 NAMES = ["loop_over_compute", "example_over_compute", "loop_over_example", "prepare_epochs"]
 NAMES += [f"{name}_images_per_second" for name in ("compute", "loop", "example")] + ["example_workers"]
@@ -120,7 +120,7 @@ def test_summary_is_of_medians_by_round() -> None:
 @pytest.mark.parametrize(("count", "places"), [(2, [0, 3]), (6, [0, 1, 2, 3, 4, 5]), (9, [0, 0, 1, 2, 2, 3, 4, 4, 5])])
 def test_repeated_spreads_evenly(phantoms, count: int, places: list[int]) -> None:
     rows = load_splits(phantoms)["train"].select(range(6))
-    part = repeated(Part(rows, Arrays(prepare(rows, 32), 32, STRENGTHS["light"], 7)), count)
+    part = repeated(Split(rows, Arrays(prepare(rows, 32), 32, STRENGTHS["light"], 7)), count)
     assert part.rows["id"] == part.arrays.prepared["id"] == [rows["id"][place] for place in places]
     assert part.arrays.prepared._indices is None  # a read of neighbours is one of the memory map
     assert (part.arrays.ranges, part.arrays.seed, part.arrays.image_size) == (STRENGTHS["light"], 7, 32)
@@ -128,13 +128,13 @@ def test_repeated_spreads_evenly(phantoms, count: int, places: list[int]) -> Non
 
 def test_example_samples_are_what_the_models_take(phantoms) -> None:
     rows = TASKS["lung_segmentation"].usable(load_splits(phantoms)["train"])[:3]
-    processor = processor_for("segmentation", "segformer-light", True, 64)
-    lungs = example_samples(processor, {"image": rows["image"], "mask": rows["mask"]})
+    image_processor = image_processor_for("segmentation", "segformer-light", True, 64)
+    lungs = example_samples(image_processor, {"image": rows["image"], "mask": rows["mask"]})
     assert lungs["pixel_values"].shape == (3, 3, 64, 64)
     expected = np.stack([resize_mask(to_mask(mask), 64) for mask in rows["mask"]])
     assert lungs["labels"].dtype == torch.int64
     assert (lungs["labels"].numpy() != expected).mean() < 0.01  # nearest neighbour, too
-    tb = example_samples(processor, {"image": rows["image"], "label": [0, 1, 0]})
+    tb = example_samples(image_processor, {"image": rows["image"], "label": [0, 1, 0]})
     assert torch.equal(tb["pixel_values"], lungs["pixel_values"]) and tb["labels"] == [0, 1, 0]
 
 

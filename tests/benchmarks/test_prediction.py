@@ -37,14 +37,14 @@ def test_all_is_measured(models, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(prediction_benchmark, "native_phantoms", small)
     monkeypatch.setattr(prediction_benchmark, "growth", lambda folder, models, images: {"images": images})
     monkeypatch.setattr(prediction_benchmark, "ROUNDS", 1)
-    found = prediction_ratios(**models, films=6, images=101)
+    found = prediction_ratios(**models, xrays=6, images=101)
     assert list(found) == [*RATIOS, *(f"{name}_images_per_second" for name in SPEEDS), "pipeline_workers", "images"]
     assert all(value > 0 for name, value in found.items() if name != "pipeline_workers")
 
 
 def test_bad_counts_are_refused(models) -> None:
-    with pytest.raises(ValueError, match="films must be at least 1 and images above 100, got 0 and 1000"):
-        prediction_ratios(**models, films=0)
+    with pytest.raises(ValueError, match="xrays must be at least 1 and images above 100, got 0 and 1000"):
+        prediction_ratios(**models, xrays=0)
     with pytest.raises(ValueError, match="got 16 and 100"):
         prediction_ratios(**models, images=100)
     with pytest.raises(FileNotFoundError, match="nowhere"):

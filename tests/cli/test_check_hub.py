@@ -13,7 +13,7 @@ from launch import python
 from loopback_hub import LoopbackHub
 
 from hub_models.cli import check_hub as rehearsal
-from hub_models.cli.check_hub import rehearse
+from hub_models.cli.check_hub import check_hub
 from hub_models.hub.dataset_export import export
 from hub_models.hub.push import push_model
 
@@ -61,7 +61,7 @@ def check_said_and_deleted(
     """With a fault, the rehearsal raises one sentence and leaves no repository, though there was one."""
     hub.fail(pattern, times=None, **fault)
     with as_user(xet=False), pytest.raises(kind, match=said):
-        rehearse()
+        check_hub()
     assert hub.repos == {}
     assert any(request.method == "DELETE" and request.status == 200 for request in hub.requests)
 
@@ -85,7 +85,7 @@ def test_repository_that_everyone_sees_is_said(
 ) -> None:
     monkeypatch.setattr(rehearsal, "push_model", partial(push_model, private=False))
     with as_user(xet=False), pytest.raises(ValueError, match="^the Hub is not as expected: everyone sees http"):
-        rehearse()
+        check_hub()
     assert hub.repos == {}
 
 
@@ -114,5 +114,5 @@ def test_set_that_everyone_sees_or_that_is_another_is_said(
     ):
         monkeypatch.setattr(rehearsal, "export", lambda config, changed=changed: export(replace(config, **changed)))
         with as_user(xet=False), pytest.raises(ValueError, match=f"^the Hub is not as expected: {said}"):
-            rehearse()
+            check_hub()
         assert hub.repos == {}

@@ -162,7 +162,7 @@ def _help(name: str) -> str:
 
 
 def test_choices_are_those_of_the_data() -> None:
-    assert (*chest_xray_masks.SITES,) == SITES[1:] and model_commands.SPLITS == chest_xray_masks.PARTS
+    assert (*chest_xray_masks.SITES,) == SITES[1:] and model_commands.SPLITS == chest_xray_masks.SPLITS
     hints = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
     assert get_args(hints["config_name"]) == SITES
 

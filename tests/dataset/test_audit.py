@@ -27,7 +27,7 @@ CROSSING = "CHNCXR_0361_1"  # the published mask whose polygon crosses itself
 NORMAL, SICK, MC = "CHNCXR_0001_0", "CHNCXR_0327_1", "MCUCXR_0001_0"
 
 
-def film(seed: int, size: int = SIZE) -> np.ndarray:
+def xray(seed: int, size: int = SIZE) -> np.ndarray:
     """(size, size) uint8: smooth noise, another for each seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (16, 16), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
@@ -55,7 +55,7 @@ def reading(id: str) -> str:
 
 def files_of(id: str, seed: int) -> dict[str, bytes]:
     mask = f"masks/{id}.png" if id[0] == "M" else f"masks/{id}_mask.png"
-    image = {f"CXR_png/{id}.png": png(film(seed)), mask: png(lungs())}
+    image = {f"CXR_png/{id}.png": png(xray(seed)), mask: png(lungs())}
     return image | {f"ClinicalReadings/{id}.txt": reading(id).encode()}
 
 
@@ -197,8 +197,8 @@ def test_phantoms_are_called_synthetic(phantoms: Path, tmp_path: Path) -> None:
 
 
 def test_modes_and_bit_depths(make: Make) -> None:
-    deep = Image.fromarray(film(4).astype(np.uint16) * 16)
-    path = make({f"CXR_png/{NORMAL}.png": png(Image.fromarray(film(1)).convert("P")), f"CXR_png/{MC}.png": png(deep)})
+    deep = Image.fromarray(xray(4).astype(np.uint16) * 16)
+    path = make({f"CXR_png/{NORMAL}.png": png(Image.fromarray(xray(1)).convert("P")), f"CXR_png/{MC}.png": png(deep)})
     found = run(path)
     assert kinds(found) == {}
     assert found.modes["Shenzhen image P 8-bit"] == found.modes["Shenzhen image L 8-bit"] == 1
@@ -221,7 +221,7 @@ def test_mask_values(make: Make) -> None:
 
 
 def test_image_in_place_of_a_mask(make: Make) -> None:
-    assert ("mask of gray values", [(MC,)]) in kinds(run(make({f"masks/{MC}.png": png(film(7))}))).items()
+    assert ("mask of gray values", [(MC,)]) in kinds(run(make({f"masks/{MC}.png": png(xray(7))}))).items()
 
 
 @pytest.mark.parametrize(
@@ -276,13 +276,13 @@ def test_left_and_right_masks_of_two_sizes(make: Make) -> None:
 
 
 def test_same_pixels_in_other_bytes_and_modes(make: Make) -> None:
-    gray = Image.fromarray(film(1))
+    gray = Image.fromarray(xray(1))
     path = make({f"CXR_png/{SICK}.png": png(gray.convert("RGB")), f"CXR_png/{MC}.png": png(gray.convert("P"))})
     assert kinds(run(path)) == {"same pixels": [(NORMAL, SICK, MC)]}
 
 
 def test_near_duplicates_of_other_patients(make: Make) -> None:
-    darker = (film(1) * 0.9).astype(np.uint8)
+    darker = (xray(1) * 0.9).astype(np.uint8)
     found = run(make({f"CXR_png/{SICK}.png": png(darker)}))
     assert kinds(found) == {"near-duplicate": [(NORMAL, SICK)]}
 
@@ -290,7 +290,7 @@ def test_near_duplicates_of_other_patients(make: Make) -> None:
 def test_near_duplicates_of_one_patient_are_expected(tmp_path: Path) -> None:
     earlier, later = "MCUCXR_0200_1", "MCUCXR_0201_1"
     files = files_of(earlier, 1) | files_of(later, 1)
-    files[f"CXR_png/{later}.png"] = png((film(1) * 0.9).astype(np.uint8))
+    files[f"CXR_png/{later}.png"] = png((xray(1) * 0.9).astype(np.uint8))
     files[f"ClinicalReadings/{earlier}.txt"] = b"Patient's Sex: M\nPatient's Age: 040Y\nold scars"
     files[f"ClinicalReadings/{later}.txt"] = b"Patient's Sex: M\nPatient's Age: 041Y\n(same pt as MCUCXR_0200_1)"
     assert kinds(run(write(tmp_path, files))) == {"site absent": [("Shenzhen",)]}
@@ -325,9 +325,9 @@ def test_films_known_to_be_of_one_patient_are_no_finding(tmp_path: Path) -> None
 
 def test_test_copies(make: Make) -> None:
     copies = {
-        f"test/{NORMAL}.png": png(Image.fromarray(film(1)).convert("RGB")),  # other bytes, same pixels
-        f"test/{SICK}.png": png(film(1)),  # the pixels of NORMAL
-        "test/CHNCXR_0400_1.png": png(film(9)),
+        f"test/{NORMAL}.png": png(Image.fromarray(xray(1)).convert("RGB")),  # other bytes, same pixels
+        f"test/{SICK}.png": png(xray(1)),  # the pixels of NORMAL
+        "test/CHNCXR_0400_1.png": png(xray(9)),
     }
     found = run(make(copies))
     assert found.test_copies == 1
@@ -338,7 +338,7 @@ def test_test_copies(make: Make) -> None:
 
 def test_copies_of_one_file(make: Make) -> None:
     same = {"again/" + name: data for name, data in files_of(NORMAL, 1).items()}
-    resaved = png(film(3), compress_level=0)
+    resaved = png(xray(3), compress_level=0)
     found = run(make(same | {f"again/CXR_png/{MC}.png": resaved}))
     assert kinds(found) == {}
     assert found.second_copies == 4
@@ -359,7 +359,7 @@ def test_blank_image(make: Make) -> None:
 
 
 def test_damaged_files_are_rows(make: Make) -> None:
-    whole = png(film(2))
+    whole = png(xray(2))
     path = make({f"CXR_png/{NORMAL}.png": b"", f"CXR_png/{SICK}.png": whole[:-500], f"masks/{MC}.png": b"no image"})
     found = run(path)
     assert kinds(found) == {"unreadable file": [(NORMAL,), (SICK,), (MC,)]}
@@ -379,7 +379,7 @@ def test_damage_that_only_a_full_decode_shows(make: Make) -> None:
 @pytest.mark.parametrize("side", [12_000, 65_000])  # above MAX_PIXELS; so large that PIL refuses it
 def test_too_many_pixels(make: Make, side: int) -> None:
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    whole = png(film(1))
+    whole = png(xray(1))
     huge = whole[:12] + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + whole[33:]
     assert kinds(run(make({f"CXR_png/{MC}.png": huge}))) == {"too many pixels": [(MC,)]}
 
@@ -390,7 +390,7 @@ def test_damaged_dicom_is_a_row(make: Make) -> None:
 
 
 def test_dicom_image(make: Make) -> None:
-    data = dicom(film(3).astype(np.uint16) * 16)
+    data = dicom(xray(3).astype(np.uint16) * 16)
     found = run(make({f"CXR_png/{MC}.png": None, f"CXR_png/{MC}.dcm": data}))
     assert kinds(found) == {}
     assert found.modes["MC image DICOM"] == 1
@@ -410,7 +410,7 @@ def zipped(path: Path, files: dict[str, bytes]) -> Path:
 
 def test_zip_with_a_damaged_and_an_unsafe_member(tmp_path: Path) -> None:
     files = files_of(MC, 1) | files_of(SICK, 2)
-    path = zipped(tmp_path / "set.zip", files | {f"../../../CXR_png/{NORMAL}.png": png(film(3))})
+    path = zipped(tmp_path / "set.zip", files | {f"../../../CXR_png/{NORMAL}.png": png(xray(3))})
     data = path.read_bytes()
     at = data.index(files[f"CXR_png/{MC}.png"]) + 100
     path.write_bytes(data[:at] + bytes([data[at] ^ 255]) + data[at + 1 :])
@@ -427,7 +427,7 @@ def test_cut_zip_beside_sound_files(make: Make, tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_set(tmp_path: Path) -> None:
-    (tmp_path / "holiday.png").write_bytes(png(film(1)))
+    (tmp_path / "holiday.png").write_bytes(png(xray(1)))
     with pytest.raises(FileNotFoundError, match="no chest X-rays in .*CXR_png"):
         audit(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -462,7 +462,7 @@ def test_published_counts_add_up() -> None:
 
 
 def test_hash_is_of_the_picture_not_of_its_size_or_brightness() -> None:
-    first, second = Image.fromarray(film(1)), Image.fromarray(film(2))
+    first, second = Image.fromarray(xray(1)), Image.fromarray(xray(2))
     half = first.resize((48, 48), Image.Resampling.BICUBIC)
     brighter = first.point([round(255 * (value / 255) ** 0.8) for value in range(256)])
     distances = hash_distances([perceptual_hash(image) for image in (first, half, brighter, second)])

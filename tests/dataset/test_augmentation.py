@@ -19,7 +19,7 @@ from hub_models.dataset.augmentation import (
     shift_scale_turn,
 )
 
-ALL = replace(STRENGTHS["strong"], erase_share=0.3)  # every part on
+ALL = replace(STRENGTHS["strong"], erase_fraction=0.3)  # every part on
 WIDTH = sum(COLUMNS.values())
 PLACES = {
     name: slice(end - width, end)
@@ -58,25 +58,25 @@ def limits(ranges: Ranges) -> tuple[torch.Tensor, torch.Tensor]:
     low = changed(
         angle=-ranges.turn_degrees,
         scale=ranges.scale[0],
-        shift=-ranges.shift_share,
+        shift=-ranges.shift_fraction,
         log_gamma=-ranges.gamma_log,
         contrast=ranges.contrast[0],
         brightness=-ranges.brightness,
-        elastic=-ranges.elastic_share,
+        elastic=-ranges.elastic_fraction,
         shading=-ranges.shading,
     )
     high = changed(
         angle=ranges.turn_degrees,
         scale=ranges.scale[1],
-        shift=ranges.shift_share,
+        shift=ranges.shift_fraction,
         log_gamma=ranges.gamma_log,
         contrast=ranges.contrast[1],
         brightness=ranges.brightness,
-        blur_sigma=ranges.blur_sigma_share,
+        blur_sigma=ranges.blur_sigma_fraction,
         noise_sigma=ranges.noise_sigma,
         noise_seed=NOISE_SEEDS,
-        erase=[1.0, 1.0, ranges.erase_share, ranges.erase_share],
-        elastic=ranges.elastic_share,
+        erase=[1.0, 1.0, ranges.erase_fraction, ranges.erase_fraction],
+        elastic=ranges.elastic_fraction,
         shading=ranges.shading,
     )
     return low, high
@@ -138,7 +138,7 @@ def test_row_does_not_depend_on_the_rest_of_the_batch() -> None:
 def test_inputs_stay_as_they_were(picture) -> None:
     before, drawn = [part.clone() for part in picture], draw([1], 2, 3, ALL)
     drawn_before = drawn.clone()
-    for name in ("shift_share", "gamma_log", "brightness", "noise_sigma", "erase_share", "blur_sigma_share"):
+    for name in ("shift_fraction", "gamma_log", "brightness", "noise_sigma", "erase_fraction", "blur_sigma_fraction"):
         augment(*picture, drawn, replace(Ranges(), **{name: 0.1}))
     augment(*picture, drawn, ALL)
     assert torch.equal(picture[0], before[0]) and torch.equal(picture[1], before[1])
@@ -270,7 +270,7 @@ def test_gamma_leaves_black_and_white() -> None:
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.5])
 def test_blur_is_scipys_and_masks_stay(picture, sigma: float) -> None:
-    ranges = Ranges(blur_sigma_share=2.5 / 32)
+    ranges = Ranges(blur_sigma_fraction=2.5 / 32)
     images, masks = augment(*picture, changed(blur_sigma=sigma / 32), ranges)
     expected = ndimage.gaussian_filter(picture[0][0].numpy(), sigma, mode="mirror", radius=8)  # ceil(3 * 2.5)
     np.testing.assert_allclose(images[0], expected, atol=1e-5)
@@ -315,7 +315,7 @@ def test_noise_is_as_strong_as_drawn_and_masks_stay() -> None:
 
 
 def test_erased_rectangle_by_hand_and_masks_stay(picture) -> None:
-    images, masks = augment(*picture, changed(erase=[0.5, 0.25, 0.25, 0.125]), Ranges(erase_share=0.25))
+    images, masks = augment(*picture, changed(erase=[0.5, 0.25, 0.25, 0.125]), Ranges(erase_fraction=0.25))
     expected = picture[0].clone()
     expected[0, 6:10, 12:20] = 0.5  # rows 8 +- 2, columns 16 +- 4
     assert torch.equal(images, expected) and torch.equal(masks, picture[1])
@@ -340,9 +340,9 @@ def test_images_stay_in_their_range() -> None:
         ({"contrast": (0.0, 1.0)}, r"contrast must be \(low, high\)"),
         ({"turn_degrees": -5.0}, "turn_degrees must be 0"),
         ({"noise_sigma": float("nan")}, "noise_sigma must be 0"),
-        ({"elastic_share": 0.2}, "elastic_share must be at most 0.111"),
-        ({"blur_sigma_share": 0.2}, "blur_sigma_share must be at most 0.1"),
-        ({"erase_share": 1.5}, "erase_share must be at most 1"),
+        ({"elastic_fraction": 0.2}, "elastic_fraction must be at most 0.111"),
+        ({"blur_sigma_fraction": 0.2}, "blur_sigma_fraction must be at most 0.1"),
+        ({"erase_fraction": 1.5}, "erase_fraction must be at most 1"),
     ],
 )
 def test_ranges_that_nothing_can_be_drawn_from(values, message) -> None:

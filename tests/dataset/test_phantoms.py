@@ -206,8 +206,8 @@ def test_sites_differ() -> None:
 
 
 def test_every_film_says_that_it_is_synthetic(folder: Path) -> None:
-    films = [path for name in ("CXR_png", "test") for path in (folder / name).glob("*.png")]
-    assert films and all(is_synthetic(path.read_bytes()) for path in films)
+    xrays = [path for name in ("CXR_png", "test") for path in (folder / name).glob("*.png")]
+    assert xrays and all(is_synthetic(path.read_bytes()) for path in xrays)
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_models.dataset.published import SPLITS, TABLE, pixel_spacing_mm, published_ids, published_part
+from hub_models.dataset.published import SPLITS, TABLE, pixel_spacing_mm, published_ids, published_split
 
 IDS = Path(__file__).parents[1] / "data" / "ids.csv"
 
@@ -32,30 +32,30 @@ def test_table_holds_the_800_in_order() -> None:
 )
 def test_parts_are_as_large_as_published(split: str, montgomery: tuple[int, ...], shenzhen: tuple[int, ...]) -> None:
     for prefix, expected in (("MCU", montgomery), ("CHN", shenzhen)):
-        counts = Counter(published_part(id, split) for id in ids() if id.startswith(prefix))
+        counts = Counter(published_split(id, split) for id in ids() if id.startswith(prefix))
         assert tuple(counts[part] for part in ("train", "validation", "test", None)) == expected
 
 
 def test_segmentation_split_holds_the_x_rays_with_a_mask() -> None:
     with IDS.open(newline="") as file:
         masked = {row["id"] for row in csv.DictReader(file) if row["has_mask"] == "1"}
-    assert masked == {id for id in ids() if published_part(id, "idiap_segmentation")} == published_ids(with_mask=True)
+    assert masked == {id for id in ids() if published_split(id, "idiap_segmentation")} == published_ids(with_mask=True)
     assert published_ids() == set(ids())
 
 
 def test_published_split_parts_a_patient() -> None:
     """Why the project has a split of its own: 0162, 0166 and 0170 are one patient."""
-    parts = {id: published_part(f"MCUCXR_{id}_1", "idiap_segmentation") for id in ("0162", "0166", "0170")}
-    assert parts == {"0162": "train", "0166": "test", "0170": "train"}
+    splits = {id: published_split(f"MCUCXR_{id}_1", "idiap_segmentation") for id in ("0162", "0166", "0170")}
+    assert splits == {"0162": "train", "0166": "test", "0170": "train"}
 
 
 def test_unknown_ids_are_in_no_part() -> None:
-    assert {published_part("MCUCXR_9999_0", split) for split in SPLITS} == {None}
+    assert {published_split("MCUCXR_9999_0", split) for split in SPLITS} == {None}
 
 
 def test_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match="no published split 'idiap': choose one of idiap_segmentation"):
-        published_part("MCUCXR_0001_0", "idiap")
+        published_split("MCUCXR_0001_0", "idiap")
 
 
 def test_spacing_of_an_original_and_of_a_squashed_copy() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from chest_xray_masks import FEATURES, PARTS, SITE_OF_PREFIX, patient_of, patients_of, split_of
-from hub_models.dataset.folds import FOLDS, fold_part, tenth_of
+from chest_xray_masks import FEATURES, SITE_OF_PREFIX, SPLITS, patient_of, patients_of, split_of
+from hub_models.dataset.folds import FOLDS, fold_split, tenth_of
 from hub_models.dataset.splits import PROTOCOLS, divide, leaks, shared_patients
 
 TASKS = ("lung_segmentation", "tb_classification")
@@ -39,7 +39,7 @@ def part_rows(ids: list[str], **other: list) -> datasets.Dataset:
 def build(ids: list[str]) -> datasets.DatasetDict:
     """The rows as the builder splits them, images that cannot be decoded."""
     return datasets.DatasetDict(
-        {part: part_rows([id for id in ids if split_of(patient(id)) == part]) for part in PARTS}
+        {part: part_rows([id for id in ids if split_of(patient(id)) == part]) for part in SPLITS}
     )
 
 
@@ -48,11 +48,11 @@ def full() -> datasets.DatasetDict:
     return build([row["id"] for row in table()])
 
 
-def counts(parts: dict[str, datasets.Dataset]) -> dict[str, tuple[int, int]]:
+def counts(splits: dict[str, datasets.Dataset]) -> dict[str, tuple[int, int]]:
     """Montgomery's and Shenzhen's X-rays by part."""
     return {
         part: tuple(sum(id.startswith(prefix) for id in share["id"]) for prefix in ("MCU", "CHN"))
-        for part, share in parts.items()
+        for part, share in splits.items()
     }
 
 
@@ -63,19 +63,19 @@ def test_protocols_are_named() -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("task", TASKS)
 def test_parts_are_apart_sorted_and_keep_their_columns(full, protocol: str, task: str) -> None:
-    parts = divide(full, protocol, task, 2 if protocol == "folds" else None)
-    assert tuple(parts) == PARTS
-    ids = [id for share in parts.values() for id in share["id"]]
+    splits = divide(full, protocol, task, 2 if protocol == "folds" else None)
+    assert tuple(splits) == SPLITS
+    ids = [id for share in splits.values() for id in share["id"]]
     assert len(ids) == len(set(ids))
-    for share in parts.values():
+    for share in splits.values():
         assert share.column_names == list(FEATURES) and share.features == full["train"].features
         assert list(share["id"]) == sorted(share["id"])
         assert [patient(id) for id in share["id"]] == list(share["patient_id"])
 
 
 def test_default_is_the_builders(full) -> None:
-    parts = divide(full, "default", "lung_segmentation")
-    assert {part: list(share["id"]) for part, share in parts.items()} == {
+    splits = divide(full, "default", "lung_segmentation")
+    assert {part: list(share["id"]) for part, share in splits.items()} == {
         part: sorted(share["id"]) for part, share in full.items()
     }
 
@@ -131,11 +131,11 @@ def test_tenths_by_hand() -> None:
     # test, test, validation, then seven of train, from tenth 2 * fold on and around
     assert {tenth_of(f"CHNCXR_{number}") for number in range(200)} == set(range(10))
     for fold in range(FOLDS):
-        parts = {}
+        splits = {}
         for number in range(200):
             name = f"CHNCXR_{number}"
-            parts[tenth_of(name)] = fold_part(name, fold)
-        around = [parts[(2 * fold + step) % 10] for step in range(10)]
+            splits[tenth_of(name)] = fold_split(name, fold)
+        around = [splits[(2 * fold + step) % 10] for step in range(10)]
         assert around == ["test", "test", "validation", *["train"] * 7]
 
 
@@ -157,7 +157,7 @@ def test_folds_are_even() -> None:
 @pytest.mark.parametrize("alike", [("MCUCXR_0254", "MCUCXR_0255"), ("MCUCXR_0372", "MCUCXR_0375")])
 def test_films_that_look_like_one_patients_share_a_part(alike: tuple[str, str]) -> None:
     for fold in range(FOLDS):
-        assert len({fold_part(name, fold) for name in alike}) == 1
+        assert len({fold_split(name, fold) for name in alike}) == 1
 
 
 def test_a_copy_folds_as_the_whole(full) -> None:

@@ -25,8 +25,8 @@ KEYS = [
     "fold",
     "split",
     "images",
-    "main_figure",
-    "figures",
+    "main_metric",
+    "metrics",
     "worst",
     "use",
     "synthetic",
@@ -75,9 +75,9 @@ def plain(path: Path) -> dict:
 
 
 def of_lungs(id: str, dice: float) -> dict:
-    figures = {"dice": dice, "iou": 0.5, "both": 1, "predicted_only": 1, "reference_only": 1}
+    metrics = {"dice": dice, "iou": 0.5, "both": 1, "predicted_only": 1, "reference_only": 1}
     known = {"patient_id": id, "site": "Montgomery", "label": 0, "sex": None, "age_years": None}
-    return {"id": id} | known | figures | dict.fromkeys(DISTANCES, np.nan)
+    return {"id": id} | known | metrics | dict.fromkeys(DISTANCES, np.nan)
 
 
 def of_tb(number: int, label: int, probability: float, site: str) -> dict:
@@ -103,8 +103,8 @@ def test_evaluation_leaves_results_rows_and_pictures(run, config) -> None:
     assert set(results["versions"]) == {"torch", "transformers", "datasets", "accelerate"}
     assert results["synthetic"] == results["images"]
     dices = [row["dice"] for row in rows]
-    assert results["figures"]["all"]["dice"]["value"] == pytest.approx(np.mean(dices))
-    assert results["figures"]["all"]["n"] == len(rows)
+    assert results["metrics"]["all"]["dice"]["value"] == pytest.approx(np.mean(dices))
+    assert results["metrics"]["all"]["n"] == len(rows)
     worst = sorted((row["dice"], row["id"]) for row in rows)[:5]
     assert [(one["dice"], one["id"]) for one in results["worst"]] == worst
 
@@ -115,14 +115,14 @@ def test_results_of_a_run_are_not_overwritten(untrained, config) -> None:
 
 
 def test_model_of_the_hub_is_tested_as_its_run(hub, as_user, finished_run, phantoms, tmp_path, no_pictures) -> None:
-    expected = read_json(finished_run / RESULTS_NAME)["figures"]
+    expected = read_json(finished_run / RESULTS_NAME)["metrics"]
     with as_user():
         push_model(finished_run, "alice/m", license="mit", version="v1")
         with pytest.raises(ValueError, match="alice/m comes from the Hub: pass an output, the folder to write to"):
             evaluate_run("alice/m", phantoms)
         options = {"output": tmp_path / "there", "compared": finished_run, "revision": "v1"}
         results = evaluate_run("alice/m", phantoms, **options)
-    assert results["figures"] == expected
+    assert results["metrics"] == expected
     assert results["differences"]["all"]["auroc"]["value"] == 0
     assert str(finished_run) in results["compared_with"] and (tmp_path / "there" / "results.json").is_file()
 
@@ -166,16 +166,16 @@ def test_another_use_of_the_model_is_written_down(untrained, config, tmp_path, n
     results = evaluate_run(untrained, config.data_dir, output=tmp_path / "used", views=3, two_lungs=True)
     assert results["use"] == {"views": 3, "two_lungs": True}
     as_it_is = evaluate_run(untrained, config.data_dir, output=tmp_path / "plain")
-    assert as_it_is["figures"]["all"]["dice"] != results["figures"]["all"]["dice"]
+    assert as_it_is["metrics"]["all"]["dice"] != results["metrics"]["all"]["dice"]
 
 
 def test_two_models_are_compared_on_the_same_x_rays(run, untrained, config, tmp_path, no_pictures) -> None:
     results = evaluate_run(run, config.data_dir, compared=untrained, output=tmp_path / "both")
     assert results["compared_with"] == str(untrained)
-    alone = [evaluate_run(one, config.data_dir, output=tmp_path / one.name)["figures"] for one in (run, untrained)]
+    alone = [evaluate_run(one, config.data_dir, output=tmp_path / one.name)["metrics"] for one in (run, untrained)]
     assert set(results["differences"]) == set(alone[0])
     for group, differences in results["differences"].items():
-        mine, theirs = (figures[group]["dice"]["value"] for figures in alone)
+        mine, theirs = (metrics[group]["dice"]["value"] for metrics in alone)
         assert differences["dice"]["value"] == pytest.approx(mine - theirs)
     assert plain(tmp_path / "both" / "results.json") == results
     same = evaluate_run(run, config.data_dir, compared=run, output=tmp_path / "same")["differences"]["all"]
@@ -205,7 +205,7 @@ def test_tb_run_is_held_against_the_who(tb_run, config) -> None:
     target = results["who_triage_minimum"]
     assert (target["sensitivity"], target["specificity"]) == (0.9, 0.7)
     for group, verdict in target["groups"].items():
-        found = results["figures"][group]["specificity_at_90_sensitivity"]["value"]
+        found = results["metrics"][group]["specificity_at_90_sensitivity"]["value"]
         assert verdict["reachable"] == (found is not None and found >= 0.7)
 
 
@@ -263,7 +263,7 @@ def test_who_verdict_by_hand(tmp_path, no_pictures) -> None:
     assert verdicts == [True, False, False]
     # at the stored threshold, .5, the positive at .1 is missed too: sensitivity .9; specificity as above
     assert [groups[name]["met"] for name in ("site: A", "site: B", "all")] == verdicts
-    assert results["figures"]["site: A"]["specificity_at_90_sensitivity"]["value"] == pytest.approx(0.7)
+    assert results["metrics"]["site: A"]["specificity_at_90_sensitivity"]["value"] == pytest.approx(0.7)
     assert results["note"] == "kept" and "synthetic" not in results
     one_class = write(tmp_path, config, [row for row in per_image if row["label"] == 1])
     for verdict in one_class["who_triage_minimum"]["groups"].values():
@@ -295,8 +295,8 @@ def test_one_line_shows_sites_and_all() -> None:
     def figure(value: float | None, low: float | None = None, high: float | None = None) -> dict:
         return {"n": 3, "auroc": {"value": value, "low": low, "high": high}}
 
-    figures = {"all": figure(0.91234, 0.8, 0.95678), "site: A": figure(0.5), "site: B": figure(None)}
-    results = {"main_figure": "auroc", "figures": figures | {"sex: F": figure(0.1)}}
+    metrics = {"all": figure(0.91234, 0.8, 0.95678), "site: A": figure(0.5), "site: B": figure(None)}
+    results = {"main_metric": "auroc", "metrics": metrics | {"sex: F": figure(0.1)}}
     assert shown(results) == "auroc: all 0.9123 [0.800, 0.957] (n 3), A 0.5000 (n 3), B undefined (n 3)"
 
 

@@ -19,11 +19,11 @@ from hub_models.evaluation.measure import (
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.masks import to_mask
 from hub_models.metrics import count_overlap, dice
-from hub_models.models.architectures import build, normalize, processor_for
-from hub_models.models.saliency import METHODS, saliency, share_in
+from hub_models.models.architectures import build, image_processor_for, normalize
+from hub_models.models.saliency import METHODS, fraction_in, saliency
 from hub_models.models.tasks import DISTANCES, TASKS, Settings
-from hub_models.models.trained_model import Predictor
-from hub_models.runs.data import Part
+from hub_models.models.trained_model import TrainedModel
+from hub_models.runs.data import Split
 from hub_models.runs.run_folder import read_per_image
 
 LUNGS, TB = TASKS["lung_segmentation"], TASKS["tb_classification"]
@@ -37,9 +37,9 @@ def known(id: str = "a", **values: object) -> dict[str, object]:
 def of_lungs(id: str, found: float, **values: object) -> dict[str, object]:
     """Row of an image of 100 pixels of reference, a share `found` of it found, nothing else."""
     both = round(100 * found)
-    figures = {"dice": 2 * both / (both + 100), "iou": both / 100, "both": both, "predicted_only": 0}
-    figures |= {"reference_only": 100 - both} | dict.fromkeys(DISTANCES, np.nan)
-    return known(id, **figures | values)
+    metrics = {"dice": 2 * both / (both + 100), "iou": both / 100, "both": both, "predicted_only": 0}
+    metrics |= {"reference_only": 100 - both} | dict.fromkeys(DISTANCES, np.nan)
+    return known(id, **metrics | values)
 
 
 def of_tb(id: str, label: int, probability: float, **values: object) -> dict[str, object]:
@@ -47,27 +47,27 @@ def of_tb(id: str, label: int, probability: float, **values: object) -> dict[str
     return known(id, label=label, log_odds=odds, probability=probability, threshold=0.5, **values)
 
 
-def part_of(phantoms: Path, size: int, fit: str = "squash", task=LUNGS) -> Part:
+def split_of_fold(phantoms: Path, size: int, fit: str = "squash", task=LUNGS) -> Split:
     rows = task.usable(load_splits(phantoms)["train"])
-    return Part(rows, Arrays(prepare(rows, size, fit), size))
+    return Split(rows, Arrays(prepare(rows, size, fit), size))
 
 
 @pytest.mark.parametrize("chunk", [3, 16])
 def test_one_row_per_image_on_its_own_grid(chunk: int, phantoms, tiny_segformer, monkeypatch) -> None:
     monkeypatch.setattr(evaluation, "CHUNK", chunk)
     torch.manual_seed(0)
-    part = part_of(phantoms, 64)
+    part = split_of_fold(phantoms, 64)
     model = build("segmentation", str(tiny_segformer), True, LUNGS.labels, 64).train()
-    processor, settings = processor_for("segmentation", "", True, 64), Settings("lung_segmentation", 64)
-    per_image = measure(Predictor(LUNGS, model, processor, settings), part, Accelerator())
+    image_processor, settings = image_processor_for("segmentation", "", True, 64), Settings("lung_segmentation", 64)
+    per_image = measure(TrainedModel(LUNGS, model, image_processor, settings), part, Accelerator())
     assert [row["id"] for row in per_image] == sorted(part.rows["id"])
     by_id = {row["id"]: row for row in part.rows}
     for one in per_image[::7]:
         row = by_id[one["id"]]
-        pixels = processor(to_gray(row["image"]).convert("RGB"), return_tensors="pt")
+        pixels = image_processor(to_gray(row["image"]).convert("RGB"), return_tensors="pt")
         with torch.no_grad():
             logits = model.eval()(**pixels).logits
-            (theirs,) = processor.post_process_semantic_segmentation(model(**pixels), [row["image"].size[::-1]])
+            (theirs,) = image_processor.post_process_semantic_segmentation(model(**pixels), [row["image"].size[::-1]])
         predicted = LUNGS.predict(logits[0], row["image"].height, row["image"].width, settings)
         np.testing.assert_array_equal(predicted, theirs.bool())  # as transformers' own pipeline has it
         assert one["dice"] == pytest.approx(dice(count_overlap(predicted, to_mask(row["mask"]))), abs=1e-3)
@@ -86,12 +86,12 @@ def test_figures_are_of_what_a_user_gets(use: dict, phantoms, tiny_segformer) ->
     torch.manual_seed(0)
     model = build("segmentation", str(tiny_segformer), True, LUNGS.labels, 64)
     settings = Settings("lung_segmentation", 64, **use)
-    predictor = Predictor(LUNGS, model, processor_for("segmentation", "", True, 64), settings)
-    part = part_of(phantoms, 64, settings.fit)
-    per_image = measure(predictor, part, Accelerator())
+    trained = TrainedModel(LUNGS, model, image_processor_for("segmentation", "", True, 64), settings)
+    part = split_of_fold(phantoms, 64, settings.fit)
+    per_image = measure(trained, part, Accelerator())
     by_id = {row["id"]: row for row in part.rows}
     for one in per_image[::9]:
-        counts = count_overlap(predictor(by_id[one["id"]]["image"]), to_mask(by_id[one["id"]]["mask"]))
+        counts = count_overlap(trained(by_id[one["id"]]["image"]), to_mask(by_id[one["id"]]["mask"]))
         assert one["dice"] == pytest.approx(dice(counts), abs=1e-3)
 
 
@@ -101,26 +101,26 @@ def test_rows_of_a_classifier_say_where_it_looks(chunk: int, phantoms, tiny_resn
     torch.manual_seed(0)
     model = build("classification", str(tiny_resnet), True, TB.labels, 32)
     settings = Settings("tb_classification", 32)
-    predictor = Predictor(TB, model, processor_for("classification", "", True, 32), settings)
-    part = part_of(phantoms, 32, task=TB)
-    per_image = measure(predictor, part, Accelerator())
+    trained = TrainedModel(TB, model, image_processor_for("classification", "", True, 32), settings)
+    part = split_of_fold(phantoms, 32, task=TB)
+    per_image = measure(trained, part, Accelerator())
     by_id = {row["id"]: row for row in part.rows}
     without = [row["id"] for row in per_image if by_id[row["id"]]["mask"] is None]
     assert 0 < len(without) < len(per_image)
     for one in per_image:
         row = by_id[one["id"]]
         lungs = None if row["mask"] is None else to_mask(row["mask"])
-        expected = share_in(saliency(predictor, row["image"]), lungs)
+        expected = fraction_in(saliency(trained, row["image"]), lungs)
         assert one["saliency_in_lungs"] == pytest.approx(expected, abs=0.02, nan_ok=True)  # small films
-        assert np.isnan(one["lungs_share"]) if lungs is None else one["lungs_share"] == lungs.mean()
+        assert np.isnan(one["lungs_fraction"]) if lungs is None else one["lungs_fraction"] == lungs.mean()
     defined = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
     group = summarize(per_image, TB, repeats=50)["all"]
-    for name in ("saliency_in_lungs", "lungs_share"):
+    for name in ("saliency_in_lungs", "lungs_fraction"):
         assert group[name]["value"] == pytest.approx(np.mean([row[name] for row in defined]))
         assert group[name]["low"] < group[name]["value"] < group[name]["high"]
     monkeypatch.delitem(METHODS, "resnet")
-    bare = measure(predictor, part, Accelerator())
-    names = ("saliency_in_lungs", "lungs_share")
+    bare = measure(trained, part, Accelerator())
+    names = ("saliency_in_lungs", "lungs_fraction")
     assert bare == [{name: row[name] for name in row if name not in names} for row in per_image]
     assert "saliency_in_lungs" not in summarize(bare, TB, repeats=5)["all"]
     shared = compare(per_image, bare, TB, repeats=5)["all"]
@@ -128,23 +128,23 @@ def test_rows_of_a_classifier_say_where_it_looks(chunk: int, phantoms, tiny_resn
 
 
 def test_validation_keeps_the_order_of_the_arrays(phantoms, tiny_segformer, tiny_resnet) -> None:
-    part = part_of(phantoms, 32)
+    part = split_of_fold(phantoms, 32)
     torch.manual_seed(0)
     model = build("segmentation", str(tiny_segformer), True, LUNGS.labels, 32)
-    processor = processor_for("segmentation", "", True, 32)
-    columns = validate(model, processor, LUNGS, part.arrays, Accelerator())
+    image_processor = image_processor_for("segmentation", "", True, 32)
+    columns = validate(model, image_processor, LUNGS, part.arrays, Accelerator())
     assert columns["label"].tolist() == part.rows["label"]
     held = np.array([np.frombuffer(mask, np.uint8).sum() for mask in part.arrays.prepared["mask"]])
     np.testing.assert_array_equal(columns["both"] + columns["reference_only"], held)
-    assert LUNGS.figures(columns, np.ones((1, len(held))))["dice"][0] == pytest.approx(columns["dice"].mean())
+    assert LUNGS.metrics(columns, np.ones((1, len(held))))["dice"][0] == pytest.approx(columns["dice"].mean())
     assert np.isnan(columns["hd95_mm"]).all()
-    whole = part_of(phantoms, 32, task=TB)  # also X-rays without a mask
+    whole = split_of_fold(phantoms, 32, task=TB)  # also X-rays without a mask
     model = build("classification", str(tiny_resnet), True, TB.labels, 32).train()
-    columns = validate(model, processor, TB, whole.arrays, Accelerator())
+    columns = validate(model, image_processor, TB, whole.arrays, Accelerator())
     assert not model.training and set(columns) == {"label", "log_odds", "probability", "threshold"}
     with torch.no_grad():
         pixels = whole.arrays.__getitems__([5])["pixels"].float() / 255
-        logits = model(pixel_values=normalize(pixels, processor)).logits[0]
+        logits = model(pixel_values=normalize(pixels, image_processor)).logits[0]
     assert columns["log_odds"][5] == pytest.approx((logits[1] - logits[0]).item(), abs=1e-5)
 
 
@@ -218,7 +218,7 @@ def test_columns_are_numbers() -> None:
 
 
 def test_columns_that_rows_of_older_folds_lack_are_left_out() -> None:
-    older, newer = of_tb("a", 1, 0.75), of_tb("b", 0, 0.5, saliency_in_lungs=0.5, lungs_share=0.3)
+    older, newer = of_tb("a", 1, 0.75), of_tb("b", 0, 0.5, saliency_in_lungs=0.5, lungs_fraction=0.3)
     for rows in ([older, newer], [newer, older]):
         assert set(columns_of(rows)) == {"label", "age_years", "log_odds", "probability", "threshold"}
         summarize(rows, TB, repeats=5)

@@ -22,10 +22,10 @@ from hub_models.evaluation.pictures import (
     worst_median_best,
 )
 from hub_models.imaging.masks import to_mask
-from hub_models.models.architectures import build, processor_for
+from hub_models.models.architectures import build, image_processor_for
 from hub_models.models.saliency import saliency
 from hub_models.models.tasks import TASKS, Settings
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 
 
 def ranks_and_ids(rows: list[dict], metric: str, ranks: tuple[str, str, str] = DICE_RANKS) -> list[tuple[str, str]]:
@@ -155,7 +155,9 @@ def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_r
     torch.manual_seed(0)
     model = build("classification", str(tiny_resnet), True, TASKS["tb_classification"].labels, 32).eval()
     settings = Settings("tb_classification", 32)
-    predictor = Predictor(TASKS["tb_classification"], model, processor_for("classification", "", True, 32), settings)
+    trained = TrainedModel(
+        TASKS["tb_classification"], model, image_processor_for("classification", "", True, 32), settings
+    )
     rows = load_splits(phantoms)["train"]
     names, masked = rows.features["site"], [mask is not None for mask in rows["mask"]]
     per_image = [
@@ -163,28 +165,28 @@ def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_r
             "id": row["id"],
             "site": names.int2str(row["site"]),
             "probability": index / 100,
-            "lungs_share": 0.25,
+            "lungs_fraction": 0.25,
             "saliency_in_lungs": 0.5 + index / 1000 if masked[index] else np.nan,
         }
         for index, row in enumerate(rows)
     ]
     assert 0 < sum(masked) < len(rows)
     draw = PICTURES["tb_classification"]["saliency.png"]
-    draw(per_image, rows, lambda id: predictor, tmp_path / "saliency.png")
+    draw(per_image, rows, lambda id: trained, tmp_path / "saliency.png")
     known = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
     chosen = ranks_and_ids(known, "saliency_in_lungs", SHARE_RANKS)
     assert [(one.rank, one.name) for one in panels] == chosen
     by_id, found = {row["id"]: row for row in rows}, {row["id"]: row for row in per_image}
     for one in panels:
         row = by_id[one.name]
-        np.testing.assert_array_equal(one.saliency, saliency(predictor, row["image"]))
+        np.testing.assert_array_equal(one.saliency, saliency(trained, row["image"]))
         np.testing.assert_array_equal(one.lungs, to_mask(row["mask"]))
         label, fraction = ("normal", "tuberculosis")[row["label"]], found[one.name]["saliency_in_lungs"]
         assert one.text.startswith(f"{label}, probability {found[one.name]['probability']:.3f}\n{fraction:.0%} ")
         assert " 25% " in one.text
     panels.clear()
     bare = [row | {"saliency_in_lungs": np.nan} for row, known in zip(per_image, masked, strict=True) if not known]
-    draw(bare, rows, lambda id: predictor, tmp_path / "saliency.png")  # no lungs are known: by probability
+    draw(bare, rows, lambda id: trained, tmp_path / "saliency.png")  # no lungs are known: by probability
     chosen = ranks_and_ids(bare, "probability", PROBABILITY_RANKS)
     assert [(one.rank, one.name) for one in panels] == chosen
     assert all(one.lungs is None and "lungs" not in one.text for one in panels)

@@ -66,8 +66,8 @@ NAMES = ["phantoms", "patients", "mc", "bare", "odd"]
 
 
 def sections(card: DatasetCard) -> dict[str, str]:
-    parts = re.split(r"^## (.*)\n", card.text, flags=re.M)
-    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+    splits = re.split(r"^## (.*)\n", card.text, flags=re.M)
+    return {"": splits[0]} | dict(zip(splits[1::2], splits[2::2], strict=True))
 
 
 def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
@@ -85,9 +85,9 @@ def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_card_is_whole(name: str, sets) -> None:
     one = sets[name]
-    parts = sections(one.card)
-    assert list(parts)[1:] == SECTIONS + ([] if name == "phantoms" else ["Citations"])
-    assert all(len(text.split()) > 8 for text in parts.values())
+    splits = sections(one.card)
+    assert list(splits)[1:] == SECTIONS + ([] if name == "phantoms" else ["Citations"])
+    assert all(len(text.split()) > 8 for text in splits.values())
     text = str(one.card)
     assert "{{" not in text and "{%" not in text and "\n\n\n" not in text
     assert str(one.source) not in text and str(one.folder) not in text
@@ -138,7 +138,7 @@ def test_splits_are_counted_in_the_rows(name: str, sets) -> None:
     ((headings, rows),) = tables(sections(one.card)["Splits"])
     assert headings == ["site", "split", "X-rays", "patients", *LABELS, "with a mask"]
     sites = one.sites if len(one.sites) == 1 else [*one.sites, "all"]
-    assert [row[:2] for row in rows] == [[site, split] for site in sites for split in (*cxm.PARTS, "all")]
+    assert [row[:2] for row in rows] == [[site, split] for site in sites for split in (*cxm.SPLITS, "all")]
     for site, split, *counts in rows:
         held = one.of(**({} if site == "all" else {"site": site}), **({} if split == "all" else {"split": split}))
         labels = [sum(row["label"] == label for row in held) for label in LABELS]

@@ -20,10 +20,10 @@ from hub_models.evaluation.pictures import PICTURES
 from hub_models.hub import model_card as cards
 from hub_models.hub.limits import limits_of
 from hub_models.models.tasks import TASKS
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.run_folder import RunFolder
-from hub_models.training.train import fit
+from hub_models.training.train import train
 
 REPO = "somebody/some-model"
 # Heading of a column to its figure in results.json and its decimals.
@@ -41,9 +41,9 @@ FIGURES = {
     "Brier": ("brier", 3),
     "ECE": ("ece", 3),
     "saliency in the lungs": ("saliency_in_lungs", 3),
-    "area of the lungs": ("lungs_share", 3),
+    "area of the lungs": ("lungs_fraction", 3),
 }
-NOT_ON_THE_HUB = ("saliency_in_lungs", "lungs_share")
+NOT_ON_THE_HUB = ("saliency_in_lungs", "lungs_fraction")
 ON_THE_HUB = {"auroc": "roc_auc", "brier": "brier_score"}
 SITES = ["Montgomery", "Shenzhen"]
 SECTIONS = {
@@ -69,10 +69,10 @@ def runs(phantoms, tiny_segformer, tiny_resnet, tmp_path_factory) -> dict[str, P
         "found": tb | {"region": "lungs", "segmenter": str(root / "lungs"), "balance": "weights"},
     }
     for name, options in wanted.items():
-        fit(TrainConfig(output_dir=str(root / name), **shared | options))
+        train(TrainConfig(output_dir=str(root / name), **shared | options))
     evaluate_run(root / "lungs", phantoms, split="validation", views=2)
     folders = {name: root / name for name in wanted}
-    assert read(folders["lungs"])["figures"]["all"]["dice"]["value"] > 0.5  # figures worth a card
+    assert read(folders["lungs"])["metrics"]["all"]["dice"]["value"] > 0.5  # figures worth a card
     return folders | {"again": root / "lungs" / "evaluation" / "default-validation-views-2"}
 
 
@@ -118,9 +118,9 @@ def read(folder: Path, name: str = "results.json") -> dict:
 
 
 def sections(card: ModelCard) -> dict[str, str]:
-    parts = re.split(r"^## (.*)\n", card.text, flags=re.M)
-    assert len(parts[1::2]) == len(set(parts[1::2]))
-    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+    splits = re.split(r"^## (.*)\n", card.text, flags=re.M)
+    assert len(splits[1::2]) == len(set(splits[1::2]))
+    return {"": splits[0]} | dict(zip(splits[1::2], splits[2::2], strict=True))
 
 
 def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
@@ -148,9 +148,9 @@ def is_figure(text: str, figure: dict, digits: int) -> bool:
     )
 
 
-def key_of(label: str, figures: dict) -> str:
+def key_of(label: str, metrics: dict) -> str:
     (key,) = [
-        key for key in figures if key in (label, f"site: {label}", f"sex: {label}", label.replace("age ", "age: "))
+        key for key in metrics if key in (label, f"site: {label}", f"sex: {label}", label.replace("age ", "age: "))
     ]
     return key
 
@@ -160,9 +160,9 @@ def check_groups(headings: list[str], rows: list[list[str]], results: dict, want
     seen = set()
     for row in rows:
         cells = dict(zip(headings, row, strict=True))
-        key = key_of(cells.pop("group"), results["figures"])
+        key = key_of(cells.pop("group"), results["metrics"])
         seen.add(key)
-        group = results["figures"][key]
+        group = results["metrics"][key]
         assert int(cells.pop("X-rays")) == group["n"]
         assert int(cells.pop("patients", group["patients"])) == group["patients"]
         for heading, how in (("WHO minimum at the stored threshold", "met"), ("at the best one", "reachable")):
@@ -180,10 +180,10 @@ def check_across(headings: list[str], rows: list[list[str]], folders: list[Path]
     left = list(rows)
     for folder, by in zip(folders, trained, strict=True):
         results, ids = read(folder), read(by, "data.json")["train"]
-        sites = [site for site in SITES if f"site: {site}" in results["figures"]]
+        sites = [site for site in SITES if f"site: {site}" in results["metrics"]]
         for label in sites if len(sites) == 1 else [*sites, "all"]:
             cells = dict(zip(headings, left.pop(0), strict=True))
-            group = results["figures"][key_of(label, results["figures"])]
+            group = results["metrics"][key_of(label, results["metrics"])]
             learned = " and ".join(
                 site for site, start in zip(SITES, "MC", strict=True) if any(id[0] == start for id in ids)
             )
@@ -227,32 +227,32 @@ CASES = [("lungs", ("sz", "again")), ("more", ()), ("sz", ()), ("tb", ()), ("fou
 @pytest.mark.parametrize(("name", "also"), CASES)
 def test_every_table_says_what_the_files_say(name: str, also: tuple[str, ...], runs) -> None:
     folder, others = runs[name], [runs[other] for other in also]
-    results, parts = read(folder), sections(model_card(folder, REPO, "mit", others))
-    sites = {key for key in results["figures"] if key.startswith("site: ")}
+    results, splits = read(folder), sections(model_card(folder, REPO, "mit", others))
+    sites = {key for key in results["metrics"] if key.startswith("site: ")}
     groups = sites if len(sites) == 1 else sites | {"all"}
     checks = {
         "Data": [lambda *table: check_data(*table, read(folder, "data.json"))],
         "Results": [lambda *table: check_groups(*table, results, groups)],
-        "Subgroups": [lambda *table: check_groups(*table, results, set(results["figures"]) - sites - {"all"})],
+        "Subgroups": [lambda *table: check_groups(*table, results, set(results["metrics"]) - sites - {"all"})],
         "Limits": [lambda *table: check_worst(*table, results)],
         "Environment": [lambda headings, rows: check_environment(rows, results)],
     }
     if results["task"] == "tb_classification":
         checks["Operating point and calibration"] = checks["Results"] * 2
-    if "saliency_in_lungs" in results["figures"]["all"]:
+    if "saliency_in_lungs" in results["metrics"]["all"]:
         checks["Limits"] += checks["Results"]
     if also or name == "sz":  # the last is across sites by itself
         by = {"again": runs["lungs"]}
         tested = [folder, *others]
         trained = [folder, *(by.get(other, runs[other]) for other in also)]
         checks["Across sites"] = [lambda *table: check_across(*table, tested, trained)]
-    for heading, text in parts.items():  # no table goes unchecked
+    for heading, text in splits.items():  # no table goes unchecked
         found = tables(text)
         assert len(found) == len(checks.get(heading, [])), heading
         for check, table in zip(checks.get(heading, []), found, strict=True):
             check(*table)
     if not also and name != "sz":
-        assert parts["Across sites"].strip().startswith("Not stated here")
+        assert splits["Across sites"].strip().startswith("Not stated here")
 
 
 def check_environment(rows: list[list[str]], results: dict) -> None:
@@ -266,24 +266,24 @@ def check_environment(rows: list[list[str]], results: dict) -> None:
 
 @pytest.mark.parametrize("name", ["lungs", "tb", "found"])
 def test_every_number_in_the_words_is_of_the_files(name: str, runs) -> None:
-    folder, parts = runs[name], sections(model_card(runs[name], REPO, "mit"))
+    folder, splits = runs[name], sections(model_card(runs[name], REPO, "mit"))
     results, data, settings = read(folder), read(folder, "data.json"), read(folder, "config.json")["chest_xray_masks"]
-    main = {"dice": "Dice", "auroc": "AUROC"}[results["main_figure"]]
-    said = re.search(rf"{main} on X-rays .*?: (.*)\. \*\*", parts[""])[1]
+    main = {"dice": "Dice", "auroc": "AUROC"}[results["main_metric"]]
+    said = re.search(rf"{main} on X-rays .*?: (.*)\. \*\*", splits[""])[1]
     for text, label in zip(re.split(r"(?<=\)), ", said), [*SITES, "all"], strict=True):
         figure, n = re.fullmatch(rf"(.*) on {label} \(n (\d+)\)", text).groups()
-        group = results["figures"][key_of(label, results["figures"])]
-        assert is_figure(figure, group[results["main_figure"]], 3) and int(n) == group["n"]
-    everything = results["figures"]["all"]
-    assert f"On the test part, {everything['n']} X-rays of {everything['patients']} patients." in parts["Results"]
+        group = results["metrics"][key_of(label, results["metrics"])]
+        assert is_figure(figure, group[results["main_metric"]], 3) and int(n) == group["n"]
+    everything = results["metrics"]["all"]
+    assert f"On the test part, {everything['n']} X-rays of {everything['patients']} patients." in splits["Results"]
     count = sum(len(data[part]) for part in ("train", "validation", "test"))
-    assert f"{count} of the {count} X-rays" in parts[""]
+    assert f"{count} of the {count} X-rays" in splits[""]
     kept, epochs = results["training"]["kept_epoch"], results["training"]["epochs"]
-    value = float(re.search(rf"Of {len(epochs)} epochs, epoch {kept} was kept, .*: (\S+)\)", parts["Training"])[1])
-    assert value == pytest.approx(epochs[kept - 1][f"validation_{results['main_figure']}"], abs=0.0005001)
-    assert "images of 32 x 32 pixels" in parts[""]
+    value = float(re.search(rf"Of {len(epochs)} epochs, epoch {kept} was kept, .*: (\S+)\)", splits["Training"])[1])
+    assert value == pytest.approx(epochs[kept - 1][f"validation_{results['main_metric']}"], abs=0.0005001)
+    assert "images of 32 x 32 pixels" in splits[""]
     if name != "lungs":
-        words = parts["Operating point and calibration"]
+        words = splits["Operating point and calibration"]
         assert float(re.search(r"from a probability of (\S+) on", words)[1]) == pytest.approx(
             settings["threshold"], abs=5e-4
         )
@@ -291,12 +291,12 @@ def test_every_number_in_the_words_is_of_the_files(name: str, runs) -> None:
             settings["temperature"], abs=5e-4
         )
         assert re.search(r"sensitivity 90 % and specificity 70 %", words)
-    prose = "\n".join(text for heading, text in parts.items() if heading != "Citations")
+    prose = "\n".join(text for heading, text in splits.items() if heading != "Citations")
     prose = re.sub(r"```.*?```|`[^`]*`|^\|[^\n]*|\]\([^)]*\)", "", prose, flags=re.M | re.S)
-    groups = [results["figures"][key_of(label, results["figures"])] for label in (*SITES, "all")]
-    figures = [group[results["main_figure"]][one] for group in groups for one in ("value", "low", "high")]
-    figures += [value, *(settings[one] for one in ("threshold", "temperature"))]
-    known = {f"{one:.3f}" for one in figures if one is not None}
+    groups = [results["metrics"][key_of(label, results["metrics"])] for label in (*SITES, "all")]
+    metrics = [group[results["main_metric"]][one] for group in groups for one in ("value", "low", "high")]
+    metrics += [value, *(settings[one] for one in ("threshold", "temperature"))]
+    known = {f"{one:.3f}" for one in metrics if one is not None}
     known |= {str(one) for group in groups for one in (group["n"], group["patients"])}
     known |= {str(one) for one in (count, kept, len(epochs), settings["image_size"])}
     known |= {"90", "70"} if name != "lungs" else set()
@@ -307,15 +307,15 @@ def test_every_number_in_the_words_is_of_the_files(name: str, runs) -> None:
 @pytest.mark.parametrize("name", ["lungs", "more", "sz", "tb", "found"])
 def test_card_is_whole_and_says_nothing_of_the_trainers_machine(name: str, runs) -> None:
     card = model_card(runs[name], REPO, "cc-by-nc-sa-4.0")
-    parts = sections(card)
-    assert list(parts)[1:] == SECTIONS[read(runs[name])["task"]].split(", ")
-    assert all(len(text.split()) > 8 for text in parts.values())
+    splits = sections(card)
+    assert list(splits)[1:] == SECTIONS[read(runs[name])["task"]].split(", ")
+    assert all(len(text.split()) > 8 for text in splits.values())
     assert "{{" not in str(card) and "{%" not in str(card) and "None" not in card.text and "\n\n\n" not in card.text
     assert (
         "trainers_machine" not in str(card) and str(runs[name].parents[1]) not in str(card) and "/tmp" not in str(card)
     )
-    assert parts[""].strip().startswith("# some-model")
-    assert "not a medical device" in parts[""]
+    assert splits[""].strip().startswith("# some-model")
+    assert "not a medical device" in splits[""]
 
 
 @pytest.mark.parametrize("name", ["lungs", "tb"])
@@ -335,10 +335,10 @@ def test_metadata_and_model_index_come_back_from_the_library(name: str, runs, tm
     assert model_index_to_eval_results(index) == ("some-model", card.data.eval_results)
     stated = {(one.dataset_config, one.metric_type): one for one in card.data.eval_results}
     assert len(stated) == len(card.data.eval_results)
-    wanted = set(results["figures"]["all"]) - set(NOT_ON_THE_HUB)
+    wanted = set(results["metrics"]["all"]) - set(NOT_ON_THE_HUB)
     names = {name: digits for name, digits in FIGURES.values() if name in wanted}
     for config, label in (("MC", "Montgomery"), ("Shenzhen", "Shenzhen"), ("all", "all")):
-        group = results["figures"][key_of(label, results["figures"])]
+        group = results["metrics"][key_of(label, results["metrics"])]
         for figure, digits in names.items():
             one = stated.pop((config, ON_THE_HUB.get(figure, figure)), None)
             if group[figure]["value"] is None or (config, figure) == ("all", "hd95_mm"):  # of Montgomery's only
@@ -427,22 +427,22 @@ def test_no_picture_of_a_patient_goes_with_a_card(runs, of_patients) -> None:
 def test_older_tb_run_without_worst_gets_a_card(copy) -> None:
     folder = copy("tb")
     edit(folder / "results.json", lambda results: (results.pop("worst"), results.pop("training")))
-    parts = sections(model_card(folder, REPO, "mit"))
+    splits = sections(model_card(folder, REPO, "mit"))
     assert (
-        all(headings[0] == "group" for headings, _ in tables(parts["Limits"]))
-        and "Two sites" in parts["Limits"]
-        and "gets wrong" not in parts["Limits"]
+        all(headings[0] == "group" for headings, _ in tables(splits["Limits"]))
+        and "Two sites" in splits["Limits"]
+        and "gets wrong" not in splits["Limits"]
     )
-    assert "was kept" not in parts["Training"]
+    assert "was kept" not in splits["Training"]
 
 
 def test_where_a_model_looks_is_told_where_it_was_measured(copy) -> None:
     folder = copy("tb")
-    figures = read(folder)["figures"]
-    for number, group in enumerate(figures.values()):
+    metrics = read(folder)["metrics"]
+    for number, group in enumerate(metrics.values()):
         group["saliency_in_lungs"] = {"value": 0.5 + number / 100, "low": 0.25, "high": 0.75}
-        group["lungs_share"] = {"value": None if number else 0.3, "low": None, "high": None}
-    edit(folder / "results.json", lambda results: results.update(figures=figures))
+        group["lungs_fraction"] = {"value": None if number else 0.3, "low": None, "high": None}
+    edit(folder / "results.json", lambda results: results.update(metrics=metrics))
     card = model_card(folder, REPO, "mit")
     _, (headings, rows) = tables(sections(card)["Limits"])
     assert headings == ["group", "X-rays", "patients", "saliency in the lungs", "area of the lungs"]
@@ -458,8 +458,8 @@ def test_older_tb_run_says_nothing_of_where_it_looks(copy) -> None:
     assert "Where it looks" in model_card(folder, REPO, "mit").text
 
     def forget(results: dict) -> None:
-        for group in results["figures"].values():
-            del group["saliency_in_lungs"], group["lungs_share"]
+        for group in results["metrics"].values():
+            del group["saliency_in_lungs"], group["lungs_fraction"]
 
     edit(folder / "results.json", forget)
     (folder / "saliency.png").unlink()
@@ -534,27 +534,27 @@ def snippet(card: ModelCard, folder: Path) -> str:
 
 
 def test_lines_of_use_of_a_lung_model_run(runs, phantoms, tmp_path, monkeypatch) -> None:
-    folder, film = runs["lungs"], next(phantoms.rglob("CXR_png/CHN*.png"))
+    folder, xray = runs["lungs"], next(phantoms.rglob("CXR_png/CHN*.png"))
     code = snippet(model_card(folder, REPO, "mit"), folder)
     assert "hub_models" not in code
-    shutil.copy(film, tmp_path / "xray.png")
+    shutil.copy(xray, tmp_path / "xray.png")
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     with Image.open("lungs.png") as mask:
-        np.testing.assert_array_equal(np.asarray(mask) > 127, Predictor.from_run(folder)(film))
+        np.testing.assert_array_equal(np.asarray(mask) > 127, TrainedModel.from_run(folder)(xray))
 
 
 def test_lines_of_use_of_a_tb_model_run(runs, phantoms, tmp_path, monkeypatch) -> None:
-    folder, film = runs["tb"], next(phantoms.rglob("CXR_png/CHN*.png"))
+    folder, xray = runs["tb"], next(phantoms.rglob("CXR_png/CHN*.png"))
     code = snippet(model_card(folder, REPO, "mit"), folder)
     assert "hub_models" not in code
-    shutil.copy(film, tmp_path / "xray.png")
+    shutil.copy(xray, tmp_path / "xray.png")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
-    predictor = Predictor.from_run(folder)
-    assert names["probability"] == pytest.approx(predictor(film), abs=1e-5)
-    assert names["threshold"] == predictor.settings.threshold
+    trained = TrainedModel.from_run(folder)
+    assert names["probability"] == pytest.approx(trained(xray), abs=1e-5)
+    assert names["threshold"] == trained.settings.threshold
 
 
 def test_model_that_a_pipeline_does_not_serve_says_so(runs, copy) -> None:
@@ -626,7 +626,9 @@ def test_others_are_told_apart_in_the_table_across_sites(runs) -> None:
 
 @pytest.mark.parametrize("name", ["lungs", "tb"])
 def test_limits_are_those_that_the_page_shows(name: str, runs) -> None:
-    parts, data = sections(model_card(runs[name], REPO, "mit")), read(runs[name], "data.json")
+    splits, data = sections(model_card(runs[name], REPO, "mit")), read(runs[name], "data.json")
     scope, known = limits_of(TASKS[read(runs[name])["task"]].kind, data)
-    said = [[line[2:] for line in parts[part].splitlines() if line[:2] == "* "] for part in ("Out of scope", "Limits")]
+    said = [
+        [line[2:] for line in splits[part].splitlines() if line[:2] == "* "] for part in ("Out of scope", "Limits")
+    ]
     assert said == [list(scope), list(known)]

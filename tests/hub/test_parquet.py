@@ -30,7 +30,7 @@ def test_files_hold_the_builders_rows_and_the_infos_say_so(tiny_set, tmp_path) -
         assert set(infos[config].splits) == set(expected)
         assert infos[config].features == cxm.FEATURES
         paths = sorted((tmp_path / "out" / config).iterdir())
-        assert [path.name for path in paths] == [f"{part}-00000-of-00001.parquet" for part in sorted(cxm.PARTS)]
+        assert [path.name for path in paths] == [f"{part}-00000-of-00001.parquet" for part in sorted(cxm.SPLITS)]
         assert infos[config].download_size == sum(path.stat().st_size for path in paths)
         for path in paths:
             split = path.name.split("-")[0]

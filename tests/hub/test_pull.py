@@ -14,9 +14,9 @@ from loopback_hub import LoopbackHub, clients_of
 from PIL import Image
 
 from hub_models.hub.run_files import release
-from hub_models.hub_client.downloads import RUN_PARTS, local_run, pull_model
+from hub_models.hub_client.downloads import RUN_FILES, local_run, pull_model
 from hub_models.hub_client.repository import Repository, folder_files
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.run_folder import RunFolder
 
 AsUser = Callable[..., Any]
@@ -91,8 +91,8 @@ def test_model_comes_as_it_was_sent(
         assert folder.is_relative_to(home) and folder.name == commit
         assert content(folder) == files
         image = Image.effect_noise((150, 90), 60)
-        assert Predictor.from_run(folder)(image) == Predictor.from_run(finished_run)(image)
-        assert set(RUN_PARTS) <= set(files)
+        assert TrainedModel.from_run(folder)(image) == TrainedModel.from_run(finished_run)(image)
+        assert set(RUN_FILES) <= set(files)
         fetched = [request for request in hub.requests if request.method == "GET" and "/xorbs/" in request.path]
         assert bool(fetched) == xet
         hub.requests.clear()
@@ -346,7 +346,7 @@ def test_full_disk_is_said(
 ) -> None:
     """Of the weights' 30 kB no more than 20 can be written, as the system itself has it."""
     publish({name: None for name in files if name.endswith(".png")}, xet=xet)
-    assert len(files["model.safetensors"]) > 20_000 > max(len(files[name]) for name in RUN_PARTS[:-1])
+    assert len(files["model.safetensors"]) > 20_000 > max(len(files[name]) for name in RUN_FILES[:-1])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with as_user(xet=xet) as home:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))

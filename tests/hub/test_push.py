@@ -17,7 +17,7 @@ from PIL import Image
 
 from hub_models.hub.push import Push, pull_model, push_model
 from hub_models.hub.run_files import release
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.run_folder import RunFolder
 
@@ -90,14 +90,14 @@ def test_run_goes_and_comes_back(hub: LoopbackHub, as_user: AsUser, run: Path, x
         done = push(run, "m", version="v1")
         repo = hub.repo("alice/m")
         assert (repo.private, repo.files(), repo.tags) == (True, content(run), {"v1": done.commit})
-        figure = json.loads((run / "results.json").read_text())["figures"]["all"]["auroc"]["value"]
+        figure = json.loads((run / "results.json").read_text())["metrics"]["all"]["auroc"]["value"]
         title = f"tb_classification, auroc {figure:.3f} on 8 X-rays of the test part"
         assert titles(hub) == [title, "initial commit"]
         shown = f"pushed to {hub.endpoint}/alice/m (private), branch main, version v1, commit {done.commit[:7]}"
         assert (done.is_new, str(done)) == (True, shown)
         there = pull_model("alice/m", "v1")
         image = Image.effect_noise((150, 90), 60)
-        assert Predictor.from_run(there)(image) == Predictor.from_run(run)(image)
+        assert TrainedModel.from_run(there)(image) == TrainedModel.from_run(run)(image)
 
         again = push(run, version="v1")
         assert (again.commit, again.is_new) == (done.commit, False)

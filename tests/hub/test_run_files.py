@@ -19,7 +19,7 @@ from hub_models.hub import run_files as releases
 from hub_models.hub.model_card import eval_results
 from hub_models.hub.run_files import NAMES
 from hub_models.hub_client.repository import FileContent
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME
 from hub_models.runs.run_folder import RunFolder
@@ -69,7 +69,7 @@ def test_what_goes_is_a_whole_run(run: Path, tmp_path: Path) -> None:
         ".eval_results/synthetic_chest_xrays.yaml": (there / ".eval_results/synthetic_chest_xrays.yaml").read_text()
     }
     image = Image.effect_noise((150, 90), 60)
-    assert Predictor.from_run(there)(image) == Predictor.from_run(run)(image)
+    assert TrainedModel.from_run(there)(image) == TrainedModel.from_run(run)(image)
     mine, theirs = RunFolder.read(run), RunFolder.read(there)
     assert (theirs.data, theirs.model, theirs.base_model) == (mine.data, mine.model, None)
     assert theirs.results | {"config": 0} == mine.results | {"config": 0}
@@ -117,7 +117,7 @@ def test_pictures_of_xrays_of_patients_stay(
     assert "overlays.png" not in release(run, "alice/lungs", "mit")
     there = written(release(run, "alice/lungs", "mit"), tmp_path / "there")
     image = Image.effect_noise((150, 90), 60)
-    np.testing.assert_array_equal(Predictor.from_run(there)(image), Predictor.from_run(run)(image))
+    np.testing.assert_array_equal(TrainedModel.from_run(there)(image), TrainedModel.from_run(run)(image))
 
 
 def test_notes_stand_in_a_card_that_is_made_again_for_each_push(run: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_folder_is_a_space_of_gradio(tmp_path: Path) -> None:
     code = {path.relative_to(folder) for path in folder.rglob("*.py")}
     shipped = {path.relative_to(space.ROOT) for path in (space.ROOT / "hub_models").rglob("*.py")}
     assert code == shipped | {Path("app.py"), Path("chest_xray_masks.py")}
-    assert (folder / "hub_models" / "reading.html").is_file() and not list(folder.rglob("__pycache__"))
+    assert (folder / "hub_models" / "app" / "reading.html").is_file() and not list(folder.rglob("__pycache__"))
     assert sorted(path.name for path in tmp_path.rglob("*space*")) == ["space", "space.py"]  # and nothing aside
 
 
@@ -146,10 +146,10 @@ def test_space_from_the_hub_reads_with_models_from_the_hub(
             assert match, said
             tab = browser.new_page()
             tab.goto(match[1])
-            film = next(phantoms.rglob("CXR_png/CHN*.png"))
-            tab.set_input_files("#upload input[type=file]", film)
-            expect(tab.locator("#result .name")).to_contain_text(film.name, timeout=120_000)
-            (found,) = ChestXrayReader(lungs, tb).read(film)
+            xray = next(phantoms.rglob("CXR_png/CHN*.png"))
+            tab.set_input_files("#upload input[type=file]", xray)
+            expect(tab.locator("#result .name")).to_contain_text(xray.name, timeout=120_000)
+            (found,) = ChestXrayReader(lungs, tb).read(xray)
             shown = float(tab.get_attribute("#result .reading", "data-probability"))
             assert shown == pytest.approx(found.probability, abs=1e-6)
             assert "alice/lungs" in tab.inner_text("#limits") and "alice/tb" in tab.inner_text("#limits")

@@ -33,9 +33,9 @@ from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_gray
 from hub_models.metrics import count_overlap, dice
 from hub_models.models.tasks import keep_two_lungs
-from hub_models.models.trained_model import Predictor, logits_of
+from hub_models.models.trained_model import TrainedModel, logits_of
 from hub_models.runs.config import TrainConfig
-from hub_models.runs.data import Part, load_cohort
+from hub_models.runs.data import Split, load_run_splits
 
 CLASSES = {
     "lungs": (SegformerForSemanticSegmentation, SegformerImageProcessorPil),
@@ -43,7 +43,7 @@ CLASSES = {
     "resnet": (ResNetForImageClassification, ViTImageProcessorPil),
 }
 SIZES = {"lungs": 64, "vit": 32, "resnet": 64}
-XRays = Callable[[str, int], Part]
+XRays = Callable[[str, int], Split]
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +62,19 @@ def runs(
         folder, task = tmp_path_factory.mktemp(name), "lung_segmentation" if name == "lungs" else "tb_classification"
         config = TrainConfig(str(phantoms), str(folder), task, model=str(model), image_size=SIZES[name])
         folders[name] = make_run(config)
-        predictor = Predictor.from_run(folders[name])
-        _sharpen(predictor, load_cohort(config, Accelerator(), ("validation",))["validation"])
-        predictor.model.save_pretrained(folders[name])
+        trained = TrainedModel.from_run(folders[name])
+        _sharpen(trained, load_run_splits(config, Accelerator(), ("validation",))["validation"])
+        trained.model.save_pretrained(folders[name])
     return folders
 
 
-def _sharpen(predictor: Predictor, part: Part) -> None:
+def _sharpen(trained: TrainedModel, part: Split) -> None:
     """Scale and shift the last layer, so that half of the pixels or X-rays come out positive, by wide margins."""
-    model = predictor.model
+    model = trained.model
     last = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)][-1]
     with torch.no_grad():
         pixels = part.arrays.__getitems__(list(range(len(part.arrays))))["pixels"]  # (B, S, S)
-        margin = logits_of(model, predictor.processor, pixels.float() / 255).diff(dim=1)  # (B, 1, ...)
+        margin = logits_of(model, trained.image_processor, pixels.float() / 255).diff(dim=1)  # (B, 1, ...)
         scale = 2 / margin.std()
         last.weight *= scale
         last.bias *= scale
@@ -97,7 +97,7 @@ def published(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def xrays(phantoms: Path) -> XRays:
     """What makes the test part for a task at a size."""
-    return lambda task, size: load_cohort(
+    return lambda task, size: load_run_splits(
         TrainConfig(str(phantoms), "unused", task, image_size=size), Accelerator(), ("test",)
     )["test"]
 
@@ -107,8 +107,8 @@ def piped(task: str, name: str) -> Any:
 
     Where torchvision is installed, transformers prefers its form, which has no area average and raises.
     """
-    processor = AutoImageProcessor.from_pretrained(f"alice/{name}", backend="pil")
-    return pipeline(task, model=f"alice/{name}", image_processor=processor)
+    image_processor = AutoImageProcessor.from_pretrained(f"alice/{name}", backend="pil")
+    return pipeline(task, model=f"alice/{name}", image_processor=image_processor)
 
 
 def lungs_of(segment: Any, image: Image.Image) -> np.ndarray:
@@ -131,21 +131,21 @@ def deep(image: Image.Image) -> Image.Image:
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes_give_the_weights_and_the_processor(published: LoopbackHub, runs: dict[str, Path], name: str) -> None:
     kind, processing = CLASSES[name]
-    ours = Predictor.from_run(runs[name])
+    ours = TrainedModel.from_run(runs[name])
     model = kind.from_pretrained(f"alice/{name}")
     assert type(model) is type(ours.model) is kind
     assert model.config.id2label == dict(enumerate(ours.task.labels))
     expected, found = ours.model.state_dict(), model.state_dict()
     assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
-    processor = AutoImageProcessor.from_pretrained(f"alice/{name}", backend="pil")
-    assert type(processor) is processing
-    assert processor.to_dict() == ours.processor.to_dict()
+    image_processor = AutoImageProcessor.from_pretrained(f"alice/{name}", backend="pil")
+    assert type(image_processor) is processing
+    assert image_processor.to_dict() == ours.image_processor.to_dict()
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_whole_run_comes_back(published: LoopbackHub, runs: dict[str, Path], xrays: XRays, name: str) -> None:
-    there = Predictor.from_run(huggingface_hub.snapshot_download(f"alice/{name}"))
-    here = Predictor.from_run(runs[name])
+    there = TrainedModel.from_run(huggingface_hub.snapshot_download(f"alice/{name}"))
+    here = TrainedModel.from_run(runs[name])
     task = "lung_segmentation" if name == "lungs" else "tb_classification"
     for image in xrays(task, SIZES[name]).rows["image"]:
         np.testing.assert_array_equal(there(image), here(image))
@@ -153,13 +153,13 @@ def test_whole_run_comes_back(published: LoopbackHub, runs: dict[str, Path], xra
 
 def test_segmentation_pipeline_is_our_evaluation(published: LoopbackHub, runs: dict[str, Path], xrays: XRays) -> None:
     segment = piped("image-segmentation", "lungs")
-    predictor, test = Predictor.from_run(runs["lungs"]), xrays("lung_segmentation", 64)
-    measured = {row["id"]: row for row in measure(predictor, test, Accelerator())}
+    trained, test = TrainedModel.from_run(runs["lungs"]), xrays("lung_segmentation", 64)
+    measured = {row["id"]: row for row in measure(trained, test, Accelerator())}
     modes = set()
     for row in test.rows:
         image, theirs = row["image"], lungs_of(segment, row["image"])
         assert 0.05 < theirs.mean() < 0.95
-        np.testing.assert_array_equal(theirs, predictor(image))
+        np.testing.assert_array_equal(theirs, trained(image))
         counts = count_overlap(theirs, to_mask(row["mask"]))
         assert counts._asdict() == {name: measured[row["id"]][name] for name in counts._fields}
         assert dice(counts) == pytest.approx(measured[row["id"]]["dice"], abs=1e-5)
@@ -171,11 +171,11 @@ def test_segmentation_pipeline_is_our_evaluation(published: LoopbackHub, runs: d
 @pytest.mark.skipif(is_torchvision_available(), reason="torchvision's form of the processor has no area average")
 def test_pipelines_need_only_the_name(published: LoopbackHub, runs: dict[str, Path]) -> None:
     image = Image.effect_noise((150, 90), 60)
-    expected = Predictor.from_run(runs["lungs"])(image)
+    expected = TrainedModel.from_run(runs["lungs"])(image)
     np.testing.assert_array_equal(lungs_of(pipeline("image-segmentation", model="alice/lungs"), image), expected)
     for name in ("vit", "resnet"):
         found = tb_of(pipeline("image-classification", model=f"alice/{name}"), image)
-        assert found == pytest.approx(Predictor.from_run(runs[name])(image), abs=1e-5)
+        assert found == pytest.approx(TrainedModel.from_run(runs[name])(image), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet"])
@@ -183,21 +183,21 @@ def test_classification_pipeline_is_our_evaluation(
     published: LoopbackHub, runs: dict[str, Path], xrays: XRays, name: str
 ) -> None:
     classify = piped("image-classification", name)
-    predictor, test = Predictor.from_run(runs[name]), xrays("tb_classification", SIZES[name])
-    measured = {row["id"]: row["probability"] for row in measure(predictor, test, Accelerator())}
+    trained, test = TrainedModel.from_run(runs[name]), xrays("tb_classification", SIZES[name])
+    measured = {row["id"]: row["probability"] for row in measure(trained, test, Accelerator())}
     found = {row["id"]: tb_of(classify, row["image"]) for row in test.rows}
     assert found == pytest.approx(measured, abs=1e-5)
-    assert found == pytest.approx({row["id"]: predictor(row["image"]) for row in test.rows}, abs=1e-5)
+    assert found == pytest.approx({row["id"]: trained(row["image"]) for row in test.rows}, abs=1e-5)
     assert np.ptp(list(found.values())) > 0.1
     assert {row["image"].mode for row in test.rows} == {"L", "P"}
 
 
 def test_classification_of_16_bits(published: LoopbackHub, runs: dict[str, Path], xrays: XRays) -> None:
     """Hand a pipeline what `resize_gray(to_gray(x), size)` gives, never the 16 bits themselves."""
-    classify, predictor = piped("image-classification", "resnet"), Predictor.from_run(runs["resnet"])
+    classify, trained = piped("image-classification", "resnet"), TrainedModel.from_run(runs["resnet"])
     clipped, rounded = [], []
     for image in map(deep, xrays("tb_classification", 64).rows["image"]):
-        expected, gray = predictor(image), to_gray(image)
+        expected, gray = trained(image), to_gray(image)
         assert tb_of(classify, Image.fromarray(resize_gray(gray, 64))) == pytest.approx(expected, abs=1e-5)
         whole = Image.fromarray(np.asarray(gray).round().astype(np.uint8))  # rounded before the resize, not after
         rounded.append(abs(tb_of(classify, whole) - expected))
@@ -209,14 +209,16 @@ def test_classification_of_16_bits(published: LoopbackHub, runs: dict[str, Path]
 def test_segmentation_of_16_bits(published: LoopbackHub, runs: dict[str, Path], xrays: XRays) -> None:
     """Hand the processor `resize_gray(to_gray(x), size)`, and its post-processing the X-ray's own size."""
     model = SegformerForSemanticSegmentation.from_pretrained("alice/lungs")
-    processor = AutoImageProcessor.from_pretrained("alice/lungs", backend="pil")
-    segment, predictor = piped("image-segmentation", "lungs"), Predictor.from_run(runs["lungs"])
+    image_processor = AutoImageProcessor.from_pretrained("alice/lungs", backend="pil")
+    segment, trained = piped("image-segmentation", "lungs"), TrainedModel.from_run(runs["lungs"])
     clipped, rounded = [], []
     for image in map(deep, xrays("lung_segmentation", 64).rows["image"]):
-        expected, gray = predictor(image), to_gray(image)
-        inputs = processor(Image.fromarray(resize_gray(gray, 64)).convert("RGB"), return_tensors="pt")
+        expected, gray = trained(image), to_gray(image)
+        inputs = image_processor(Image.fromarray(resize_gray(gray, 64)).convert("RGB"), return_tensors="pt")
         with torch.no_grad():
-            (mask,) = processor.post_process_semantic_segmentation(model(**inputs), [(image.height, image.width)])
+            (mask,) = image_processor.post_process_semantic_segmentation(
+                model(**inputs), [(image.height, image.width)]
+            )
         np.testing.assert_array_equal(mask.bool(), expected)
         whole = Image.fromarray(np.asarray(gray).round().astype(np.uint8))
         rounded.append((lungs_of(segment, whole) != expected).mean())
@@ -234,22 +236,22 @@ def test_model_of_the_lungs_takes_their_crop(
         folder = make_run(TrainConfig("data", str(tmp_path / fit), "tb_classification", **options))
         huggingface_hub.create_repo(f"alice/{fit}")
         huggingface_hub.upload_folder(repo_id=f"alice/{fit}", folder_path=folder)
-        classify, predictor = piped("image-classification", fit), Predictor.from_run(folder)
+        classify, trained = piped("image-classification", fit), TrainedModel.from_run(folder)
         for row in xrays("lung_segmentation", 64).rows:
             lungs = to_mask(row["mask"])
             crop = crop_to_lungs(to_gray(row["image"]), lungs, MARGIN)
             handed = crop if fit == "squash" else Image.fromarray(resize_gray(crop, 64, "pad"))
-            expected = predictor(row["image"], lungs)
+            expected = trained(row["image"], lungs)
             assert tb_of(classify, handed) == pytest.approx(expected, abs=1e-5)
             assert abs(tb_of(classify, row["image"]) - expected) > 1e-5  # the whole X-ray is another question
 
 
 def test_two_lungs_are_kept_by_hand(published: LoopbackHub, runs: dict[str, Path], xrays: XRays) -> None:
-    predictor, segment = Predictor.from_run(runs["lungs"]), piped("image-segmentation", "lungs")
-    predictor = replace(predictor, settings=replace(predictor.settings, two_lungs=True))
+    trained, segment = TrainedModel.from_run(runs["lungs"]), piped("image-segmentation", "lungs")
+    trained = replace(trained, settings=replace(trained.settings, two_lungs=True))
     changed = 0
     for image in xrays("lung_segmentation", 64).rows["image"]:
         mask = lungs_of(segment, image)
-        np.testing.assert_array_equal(keep_two_lungs(mask), predictor(image))
+        np.testing.assert_array_equal(keep_two_lungs(mask), trained(image))
         changed += (keep_two_lungs(mask) != mask).sum()
     assert changed

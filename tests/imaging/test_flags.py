@@ -8,7 +8,7 @@ import pytest
 
 from hub_models.imaging import flags
 from hub_models.imaging.flags import Flag, RaisedFlag
-from hub_models.predict.checks import BORDER_SHARE, LEAST_RATIO, SHARES
+from hub_models.predict.checks import AREA_FRACTIONS, BORDER_FRACTION, LEAST_RATIO
 
 
 def test_codes_are_plain_strings_of_their_own() -> None:
@@ -29,8 +29,8 @@ def test_message_holds_the_values_it_names_and_says_when(flag: Flag) -> None:
 
 
 def test_limits_told_are_those_used() -> None:
-    assert f"{LEAST_RATIO:.0%}" in Flag.ONE_LUNG.when and f"{BORDER_SHARE:.0%}" in Flag.TOUCHES_BORDER.when
-    assert all(f"{share:.0%}" in Flag.IMPLAUSIBLE_SIZE.when for share in SHARES)
+    assert f"{LEAST_RATIO:.0%}" in Flag.ONE_LUNG.when and f"{BORDER_FRACTION:.0%}" in Flag.TOUCHES_BORDER.when
+    assert all(f"{share:.0%}" in Flag.IMPLAUSIBLE_SIZE.when for share in AREA_FRACTIONS)
 
 
 def test_only_the_standard_library_is_imported() -> None:

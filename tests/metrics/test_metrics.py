@@ -233,12 +233,12 @@ def test_screening_metrics_where_undefined() -> None:
 
 
 def test_saliency_metrics_by_hand() -> None:
-    columns = {"saliency_in_lungs": [0.2, np.nan, 0.6, 0.9], "lungs_share": [0.1, 0.5, 0.3, np.nan]}
+    columns = {"saliency_in_lungs": [0.2, np.nan, 0.6, 0.9], "lungs_fraction": [0.1, 0.5, 0.3, np.nan]}
     columns = {name: np.array(values) for name, values in columns.items()}
     metrics = saliency_metrics(columns | {"label": np.zeros(4)}, np.array([[1, 1, 1, 1], [3, 0, 1, 2], [0, 5, 0, 1]]))
     # the first and the third image have both; then the first three times; then none
     assert metrics["saliency_in_lungs"] == pytest.approx([0.4, 0.3, np.nan], nan_ok=True)
-    assert metrics["lungs_share"] == pytest.approx([0.2, 0.15, np.nan], nan_ok=True)
+    assert metrics["lungs_fraction"] == pytest.approx([0.2, 0.15, np.nan], nan_ok=True)
     assert saliency_metrics({"label": np.zeros(4)}, np.ones((1, 4))) == {}
     with pytest.raises(ValueError, match=r"weights must be \(R, n\) and each column \(n,\)"):
         saliency_metrics(columns, np.ones((1, 3)))

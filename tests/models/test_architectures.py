@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hub_models.imaging.resizing import resize_gray
-from hub_models.models.architectures import ARCHITECTURES, build, normalize, processor_for
+from hub_models.models.architectures import ARCHITECTURES, build, image_processor_for, normalize
 from hub_models.models.tasks import TASKS
 
 LUNGS, TB = (TASKS[name].labels for name in ("lung_segmentation", "tb_classification"))
@@ -172,18 +172,18 @@ def test_processor_has_the_mean_of_the_checkpoint_or_imagenets(tiny_vit, tmp_pat
     half = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.4]}
     ViTImageProcessorPil(**half).save_pretrained(tmp_path)
     ViTConfig.from_pretrained(tiny_vit).save_pretrained(tmp_path)
-    theirs = processor_for("classification", str(tmp_path), False, 64)
+    theirs = image_processor_for("classification", str(tmp_path), False, 64)
     assert {"image_mean": list(theirs.image_mean), "image_std": list(theirs.image_std)} == half
     for source, from_scratch in ((tmp_path, True), (tiny_vit, False), (Path("nvidia/mit-b0"), True)):
-        ours = processor_for("classification", str(source), from_scratch, 64)
+        ours = image_processor_for("classification", str(source), from_scratch, 64)
         assert (list(ours.image_mean), list(ours.image_std)) == IMAGENET
 
 
 def test_saved_processor_has_the_size_and_is_the_task_s(tiny_segformer, tmp_path) -> None:
     for kind, name in (("segmentation", "SegformerImageProcessor"), ("classification", "ViTImageProcessor")):
-        processor = processor_for(kind, str(tiny_segformer), True, 96)
-        assert dict(processor.size) == {"height": 96, "width": 96}
-        assert type(processor).__name__.startswith(name)
+        image_processor = image_processor_for(kind, str(tiny_segformer), True, 96)
+        assert dict(image_processor.size) == {"height": 96, "width": 96}
+        assert type(image_processor).__name__.startswith(name)
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
@@ -191,8 +191,8 @@ def test_normalize_is_what_the_saved_processor_does(kind: str, tmp_path) -> None
     half = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.4]}
     ViTImageProcessorPil(**half).save_pretrained(tmp_path)
     ResNetConfig().save_pretrained(tmp_path)
-    processor = processor_for(kind, str(tmp_path), False, 64)
+    image_processor = image_processor_for(kind, str(tmp_path), False, 64)
     gray = Image.effect_noise((200, 150), 60)
-    theirs = processor(gray.convert("RGB"), return_tensors="pt")["pixel_values"]
-    ours = normalize(torch.from_numpy(resize_gray(gray, 64).copy())[None].float() / 255, processor)
+    theirs = image_processor(gray.convert("RGB"), return_tensors="pt")["pixel_values"]
+    ours = normalize(torch.from_numpy(resize_gray(gray, 64).copy())[None].float() / 255, image_processor)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)

@@ -4,7 +4,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from hub_models.imaging.flags import Flag
-from hub_models.models.out_of_distribution import FAMILIARITY_NAME, LEAST, Familiarity, features_of, unfamiliar
+from hub_models.models.out_of_distribution import (
+    LEAST,
+    OUT_OF_DISTRIBUTION_NAME,
+    OutOfDistribution,
+    distance_flags,
+    features_of,
+)
 
 
 def ring(count: int = 10, radius: float = 2.0) -> np.ndarray:
@@ -14,15 +20,15 @@ def ring(count: int = 10, radius: float = 2.0) -> np.ndarray:
 
 
 def test_distance_is_in_standard_deviations() -> None:
-    known = Familiarity(np.array([1.0, 2.0]), np.diag([1 / 4, 1.0]), 2.0, 30)  # standard deviations 2 and 1
+    known = OutOfDistribution(np.array([1.0, 2.0]), np.diag([1 / 4, 1.0]), 2.0, 30)  # standard deviations 2 and 1
     apart = known.distances(np.array([[1, 2], [3, 2], [1, 5], [3, 5]], np.float32))
     np.testing.assert_allclose(apart, [0, 1, 3, 10**0.5])
-    both = Familiarity(np.zeros(2), np.array([[2.0, 1.0], [1.0, 2.0]]), 2.0, 30)
+    both = OutOfDistribution(np.zeros(2), np.array([[2.0, 1.0], [1.0, 2.0]]), 2.0, 30)
     np.testing.assert_allclose(both.distances(np.array([[1, 1], [1, -1]])), [6**0.5, 2**0.5])  # 2+1+1+2, 2-1-1+2
 
 
 def test_mean_covariance_and_limit_of_points_around_one() -> None:
-    known = Familiarity.of(ring())
+    known = OutOfDistribution.of(ring())
     np.testing.assert_allclose(known.mean, [5, 1], atol=1e-12)
     # each coordinate is 2, -2 or, twice as often, 0: variance 2 both ways, which shrinking leaves as it is
     np.testing.assert_allclose(known.precision, np.eye(2) / 2, atol=1e-12)
@@ -32,29 +38,29 @@ def test_mean_covariance_and_limit_of_points_around_one() -> None:
 
 def test_one_in_fifty_of_the_same_kind_is_beyond_the_limit() -> None:
     draw = np.random.default_rng(0).normal(size=(6000, 30)) @ np.diag(np.arange(1, 31))
-    known = Familiarity.of(draw[:2000])
+    known = OutOfDistribution.of(draw[:2000])
     assert 0.012 < (known.distances(draw[2000:]) > known.limit).mean() < 0.028
     # measured from a mean and a covariance that they are part of, X-rays seem nearer than they are
-    few = Familiarity.of(draw[:100])
+    few = OutOfDistribution.of(draw[:100])
     assert few.distances(draw[:100]).max() < few.limit
 
 
 def test_one_odd_x_ray_of_the_training_does_not_set_the_limit() -> None:
     draw = np.random.default_rng(1).normal(size=(200, 5))
     draw[7] = 50
-    known = Familiarity.of(draw)
+    known = OutOfDistribution.of(draw)
     assert known.limit < known.distances(draw[7:8])[0]
 
 
 def test_few_x_rays_tell_nothing() -> None:
     draw = np.random.default_rng(2).normal(size=(LEAST, 3))
-    assert Familiarity.of(draw[1:]) is None and Familiarity.of(draw).count == LEAST
+    assert OutOfDistribution.of(draw[1:]) is None and OutOfDistribution.of(draw).count == LEAST
 
 
 def test_channels_that_never_change_do_no_harm() -> None:
     draw = np.random.default_rng(3).normal(size=(40, 3))
     draw[:, 1] = 7
-    assert np.isfinite(Familiarity.of(draw).distances(draw)).all()
+    assert np.isfinite(OutOfDistribution.of(draw).distances(draw)).all()
 
 
 def test_features_are_the_standard_deviations_of_the_last_two_stages() -> None:
@@ -66,44 +72,46 @@ def test_features_are_the_standard_deviations_of_the_last_two_stages() -> None:
 
 
 def test_file_gives_back_what_was_saved(tmp_path) -> None:
-    known = Familiarity.of(np.random.default_rng(4).normal(size=(60, 4)))
+    known = OutOfDistribution.of(np.random.default_rng(4).normal(size=(60, 4)))
     known.save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [FAMILIARITY_NAME]
-    found = Familiarity.load(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [OUT_OF_DISTRIBUTION_NAME]
+    found = OutOfDistribution.load(tmp_path)
     np.testing.assert_allclose(found.mean, known.mean, rtol=1e-6)
     np.testing.assert_allclose(found.precision, known.precision, rtol=1e-6)
     assert (found.limit, found.count) == (known.limit, 60)
-    assert Familiarity.load(tmp_path / "of before") is None
+    assert OutOfDistribution.load(tmp_path / "of before") is None
 
 
 def test_file_is_replaced_and_nothing_is_left_beside_it(tmp_path) -> None:
-    Familiarity.of(ring()).save(tmp_path)
-    Familiarity.of(ring(radius=6)).save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [FAMILIARITY_NAME]
-    np.testing.assert_allclose(Familiarity.load(tmp_path).precision, np.eye(2) / 18, rtol=1e-6)
+    OutOfDistribution.of(ring()).save(tmp_path)
+    OutOfDistribution.of(ring(radius=6)).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [OUT_OF_DISTRIBUTION_NAME]
+    np.testing.assert_allclose(OutOfDistribution.load(tmp_path).precision, np.eye(2) / 18, rtol=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["cut", "a tensor less"])
 def test_damaged_file_is_named(damage: str, tmp_path) -> None:
-    Familiarity.of(ring()).save(tmp_path)
-    path = tmp_path / FAMILIARITY_NAME
+    OutOfDistribution.of(ring()).save(tmp_path)
+    path = tmp_path / OUT_OF_DISTRIBUTION_NAME
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-3])
     else:
         tensors = load_file(path)
         del tensors["limit"]
         save_file(tensors, path)
-    with pytest.raises(ValueError, match=rf"{FAMILIARITY_NAME} is damaged \(.*\): delete it, or copy it anew"):
-        Familiarity.load(tmp_path)
+    with pytest.raises(ValueError, match=rf"{OUT_OF_DISTRIBUTION_NAME} is damaged \(.*\): delete it, or copy it anew"):
+        OutOfDistribution.load(tmp_path)
 
 
 def test_features_of_another_model_are_refused() -> None:
-    with pytest.raises(ValueError, match=f"{FAMILIARITY_NAME} is of a model of 2 features, this one has 3: delete it"):
-        Familiarity.of(ring()).distances(np.zeros((1, 3)))
+    with pytest.raises(
+        ValueError, match=f"{OUT_OF_DISTRIBUTION_NAME} is of a model of 2 features, this one has 3: delete it"
+    ):
+        OutOfDistribution.of(ring()).distances(np.zeros((1, 3)))
 
 
 def test_flag_gives_distance_limit_and_the_likely_causes() -> None:
-    assert unfamiliar(None, None) == unfamiliar(11.9, 12.0) == unfamiliar(12.0, 12.0) == ()
-    (flag,) = unfamiliar(41.3, 12.4)
+    assert distance_flags(None, None) == distance_flags(11.9, 12.0) == distance_flags(12.0, 12.0) == ()
+    (flag,) = distance_flags(41.3, 12.4)
     assert flag == Flag.OUT_OF_DISTRIBUTION.raised(distance="41", limit="12")
     assert all(cause in flag.message for cause in ("machine", "hospital", "turned", "no frontal"))

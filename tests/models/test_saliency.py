@@ -16,10 +16,10 @@ from transformers.models.vit import modeling_vit
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs, lungs_box
 from hub_models.imaging.resizing import resize_gray
 from hub_models.models import saliency as room
-from hub_models.models.architectures import AUTO_CLASSES, normalize, processor_for
-from hub_models.models.saliency import METHODS, lungs_of, measure_saliency, saliency, saliency_maps, share_in
+from hub_models.models.architectures import AUTO_CLASSES, image_processor_for, normalize
+from hub_models.models.saliency import METHODS, fraction_in, lungs_of, measure_saliency, saliency, saliency_maps
 from hub_models.models.tasks import TASKS, Settings
-from hub_models.models.trained_model import Predictor
+from hub_models.models.trained_model import TrainedModel
 
 TB = TASKS["tb_classification"]
 _VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
@@ -39,7 +39,7 @@ SIZES = {  # of small models, by family
 }
 
 
-def predictor_of(family: str, size: int = 32, fit: str = "squash", region: str = "image", **sizes) -> Predictor:
+def predictor_of(family: str, size: int = 32, fit: str = "squash", region: str = "image", **sizes) -> TrainedModel:
     """A small classifier with random weights."""
     torch.manual_seed(2)
     config = AutoConfig.for_model(family, **SIZES[family] | sizes)
@@ -48,15 +48,15 @@ def predictor_of(family: str, size: int = 32, fit: str = "squash", region: str =
     config.num_labels, config.architectures = 2, []
     model = AUTO_CLASSES["classification"].from_config(config).eval()
     settings = Settings("tb_classification", size, fit, region)
-    return Predictor(TB, model, processor_for("classification", "", True, size), settings)
+    return TrainedModel(TB, model, image_processor_for("classification", "", True, size), settings)
 
 
 def noise(count: int = 3, size: int = 32) -> torch.Tensor:
     return torch.randint(0, 256, (count, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def inputs_of(predictor: Predictor, pixels: torch.Tensor) -> torch.Tensor:
-    return normalize(pixels.float() / 255, predictor.processor)
+def inputs_of(trained: TrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+    return normalize(pixels.float() / 255, trained.image_processor)
 
 
 def log_odds(model: PreTrainedModel, inputs: torch.Tensor) -> torch.Tensor:
@@ -70,12 +70,12 @@ def test_every_family_is_tried_here() -> None:
 
 @pytest.mark.parametrize("family", METHODS)
 def test_maps_are_scaled_and_leave_the_model_as_it_was(family: str) -> None:
-    predictor = predictor_of(family)
-    model = predictor.model.train()
+    trained = predictor_of(family)
+    model = trained.model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     way = model.config._attn_implementation
     with torch.inference_mode():  # as within a prediction
-        maps = saliency_maps(predictor, noise())
+        maps = saliency_maps(trained, noise())
     assert maps.shape == (3, 32, 32) and maps.dtype == np.float32
     assert maps.min() >= 0 and maps.max((1, 2)) == pytest.approx(1) and maps.std((1, 2)).min() > 0.01
     assert model.training and model.config._attn_implementation == way
@@ -83,7 +83,7 @@ def test_maps_are_scaled_and_leave_the_model_as_it_was(family: str) -> None:
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
     assert not any("spread" in repr(hook) for one in model.modules() for hook in one._forward_hooks.values())
     with torch.no_grad():  # of one image alone the same, and of a model whose weights are not to be trained
-        (alone,) = saliency_maps(replace(predictor, model=model.requires_grad_(False)), noise()[1:2])
+        (alone,) = saliency_maps(replace(trained, model=model.requires_grad_(False)), noise()[1:2])
     np.testing.assert_allclose(alone, maps[1], atol=1e-4)
 
 
@@ -92,8 +92,8 @@ def test_last_map_splits_the_log_odds(family: str, monkeypatch) -> None:
     # log odds = (w1 - w0) . mean over cells of the features + (b1 - b0): a cell's part is (w1 - w0) . features / n.
     # ConvNeXt norms the mean: features less their own mean, over the spread of those of the mean, times its weights.
     monkeypatch.setattr(room, "CELLS", 1)
-    predictor = predictor_of(family)
-    model, inputs = predictor.model, inputs_of(predictor, noise()).requires_grad_()
+    trained = predictor_of(family)
+    model, inputs = trained.model, inputs_of(trained, noise()).requires_grad_()
     with room._norms_held(model):
         relevance = METHODS[family](model, inputs).detach()
     with torch.no_grad():
@@ -106,10 +106,10 @@ def test_last_map_splits_the_log_odds(family: str, monkeypatch) -> None:
             spread = (features.mean(1, keepdim=True).var(2, unbiased=False, keepdim=True) + norm.eps).sqrt()
             features = (features - features.mean(2, keepdim=True)) / spread
             weights, rest = weights * norm.weight, rest + weights @ norm.bias
-        parts = features @ weights / features.shape[1]  # (B, cells)
-        torch.testing.assert_close(parts.sum(1) + rest, log_odds(model, inputs), atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(relevance.flatten(1), parts.clamp(min=0), atol=1e-6, rtol=1e-4)
-    assert 0 < (parts > 0).float().mean() < 1 or family == "segformer"  # of a single cell
+        splits = features @ weights / features.shape[1]  # (B, cells)
+        torch.testing.assert_close(splits.sum(1) + rest, log_odds(model, inputs), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(relevance.flatten(1), splits.clamp(min=0), atol=1e-6, rtol=1e-4)
+    assert 0 < (splits > 0).float().mean() < 1 or family == "segformer"  # of a single cell
 
 
 @contextmanager
@@ -135,9 +135,9 @@ def norms_of_first_pass(model: PreTrainedModel) -> Iterator[None]:
 @pytest.mark.parametrize("family", ["resnet", "convnext", "swin"])
 def test_activation_times_gradient_is_what_a_larger_activation_adds(family: str) -> None:
     # activations of one cell times 1 + e: the log odds change by e * (activation . gradient)
-    predictor = predictor_of(family)
-    model = predictor.model.double()
-    inputs = inputs_of(predictor, noise(1)).double()
+    trained = predictor_of(family)
+    model = trained.model.double()
+    inputs = inputs_of(trained, noise(1)).double()
     with room._norms_held(model):
         relevance = METHODS[family](model, inputs.clone().requires_grad_())[0].detach()
     assert relevance.shape == (8, 8)  # of 4 and 8, the last of 7 or more
@@ -165,9 +165,9 @@ def test_activation_times_gradient_is_what_a_larger_activation_adds(family: str)
 
 def test_attention_is_rolled_out_as_published(monkeypatch) -> None:
     # Chefer et al. 2021, equations 5 and 6, with whole matrices; gradients by finite differences in every attention
-    predictor = predictor_of("vit", patch_size=16)
-    model = predictor.model.double()
-    inputs = inputs_of(predictor, noise(1)).double()
+    trained = predictor_of("vit", patch_size=16)
+    model = trained.model.double()
+    inputs = inputs_of(trained, noise(1)).double()
     with room._norms_held(model):
         relevance = METHODS["vit"](model, inputs.clone().requires_grad_())[0].detach()
     factors, kept = torch.ones(2, 2, 5, 5, dtype=torch.float64), []  # layers, heads, tokens
@@ -196,30 +196,30 @@ def test_attention_is_rolled_out_as_published(monkeypatch) -> None:
 
 
 def test_tokens_that_are_no_patches_are_left_out() -> None:
-    predictor = predictor_of("deit", patch_size=16)  # CLS, distillation, 2 x 2 patches
-    inputs = inputs_of(predictor, noise(1)).requires_grad_()
-    assert METHODS["deit"](predictor.model, inputs).shape == (1, 2, 2)
+    trained = predictor_of("deit", patch_size=16)  # CLS, distillation, 2 x 2 patches
+    inputs = inputs_of(trained, noise(1)).requires_grad_()
+    assert METHODS["deit"](trained.model, inputs).shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize(("family", "least"), [("resnet", 0.4), ("vit", 0.7)])
 def test_a_model_that_sees_one_square_looks_at_it(family: str, least: float) -> None:
     # the label says whether there is a bright square, in the lower left quarter; the dark one says nothing
     sizes = {"hidden_size": 32, "intermediate_size": 64} if family == "vit" else {}
-    predictor = predictor_of(family, 48, **sizes)
-    model, rng = predictor.model.train(), np.random.default_rng(0)
+    trained = predictor_of(family, 48, **sizes)
+    model, rng = trained.model.train(), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(60):
         pixels, labels, _ = squares(16, rng)
-        loss = torch.nn.functional.cross_entropy(model(pixel_values=inputs_of(predictor, pixels)).logits, labels)
+        loss = torch.nn.functional.cross_entropy(model(pixel_values=inputs_of(trained, pixels)).logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     pixels, labels, told = squares(40, rng)
     with torch.no_grad():
-        right = (log_odds(model.eval(), inputs_of(predictor, pixels)) > 0) == labels
+        right = (log_odds(model.eval(), inputs_of(trained, pixels)) > 0) == labels
     assert right.float().mean() > 0.9
-    maps = saliency_maps(predictor, pixels)
-    shares = [share_in(one, mask) for one, mask, label in zip(maps, told, labels.tolist(), strict=True) if label]
+    maps = saliency_maps(trained, pixels)
+    shares = [fraction_in(one, mask) for one, mask, label in zip(maps, told, labels.tolist(), strict=True) if label]
     area = told[labels.numpy() == 1].mean()
     assert area < 0.2 and np.mean(shares) > least
 
@@ -239,7 +239,7 @@ def squares(count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.T
 
 
 @pytest.fixture
-def mirror(monkeypatch) -> Callable[..., Predictor]:
+def mirror(monkeypatch) -> Callable[..., TrainedModel]:
     """What makes a predictor whose saliency is how bright the pixels that it sees are: that of a known place."""
     monkeypatch.setitem(METHODS, "resnet", lambda model, inputs: inputs[:, 0] - inputs[:, 0].amin((1, 2), True))
     return lambda *settings: predictor_of("resnet", *settings)
@@ -266,43 +266,43 @@ def test_map_of_a_lung_model_lies_in_the_box_of_the_lungs(fit: str, size: tuple[
     source = Image.effect_noise(size, 60).filter(ImageFilter.GaussianBlur(2))  # which survives a change of size
     mask = np.zeros((source.height, source.width), bool)
     mask[10:40, 12:24] = mask[15:45, 32:50] = True
-    predictor = mirror(64, fit, "lungs")
-    found = saliency(predictor, source, mask)
+    trained = mirror(64, fit, "lungs")
+    found = saliency(trained, source, mask)
     top, left, bottom, right = lungs_box(mask, MARGIN)
     inside = found[top:bottom, left:right]
     assert found.shape == mask.shape and inside.max() == found.max() == 1
     assert np.count_nonzero(found) == np.count_nonzero(inside)  # nothing outside
     seen = np.asarray(crop_to_lungs(source, mask, MARGIN), float)
     assert np.corrcoef(seen.ravel(), inside.ravel())[0, 1] > 0.95  # the same picture, but for two changes of size
-    nothing = saliency(predictor, source, np.zeros_like(mask))  # no lungs found: seen whole, as a prediction does
-    np.testing.assert_array_equal(nothing, saliency(predictor, source, np.ones_like(mask)))
+    nothing = saliency(trained, source, np.zeros_like(mask))  # no lungs found: seen whole, as a prediction does
+    np.testing.assert_array_equal(nothing, saliency(trained, source, np.ones_like(mask)))
     whole = mirror(64, fit)
     np.testing.assert_array_equal(saliency(whole, source, mask), saliency(whole, source))
 
 
 def test_where_nothing_speaks_for_tuberculosis_the_map_is_empty(monkeypatch) -> None:
     monkeypatch.setitem(METHODS, "resnet", lambda model, inputs: torch.zeros(len(inputs), 4, 4))
-    predictor = predictor_of("resnet")
-    assert not saliency_maps(predictor, noise()).any()
-    found = saliency(predictor, Image.effect_noise((40, 50), 60))
+    trained = predictor_of("resnet")
+    assert not saliency_maps(trained, noise()).any()
+    found = saliency(trained, Image.effect_noise((40, 50), 60))
     assert found.shape == (50, 40) and not found.any()
-    assert np.isnan(share_in(found, np.ones((50, 40), bool)))
+    assert np.isnan(fraction_in(found, np.ones((50, 40), bool)))
 
 
 def test_share_by_hand() -> None:
     found = np.array([[0.0, 0.5], [1.0, 0.5]], np.float32)
-    assert share_in(found, np.array([[True, True], [False, False]])) == 0.25
-    assert share_in(found, np.array([[True, False], [False, False]])) == 0
-    assert share_in(found, np.ones((2, 2), bool)) == 1
-    assert share_in(found, np.array([[0.0, 0.0], [0.5, 0.0]])) == 0.25  # half of a pixel
-    assert np.isnan(share_in(found, None))
+    assert fraction_in(found, np.array([[True, True], [False, False]])) == 0.25
+    assert fraction_in(found, np.array([[True, False], [False, False]])) == 0
+    assert fraction_in(found, np.ones((2, 2), bool)) == 1
+    assert fraction_in(found, np.array([[0.0, 0.0], [0.5, 0.0]])) == 0.25  # half of a pixel
+    assert np.isnan(fraction_in(found, None))
     with pytest.raises(ValueError, match=r"saliency \(2, 2\) and mask \(2, 3\) must have one shape"):
-        share_in(found, np.ones((2, 3), bool))
+        fraction_in(found, np.ones((2, 3), bool))
 
 
 @pytest.mark.parametrize(("fit", "region"), [("squash", "image"), ("pad", "image"), ("pad", "lungs")])
 def test_look_is_at_what_a_user_gets(fit: str, region: str) -> None:
-    predictor = predictor_of("resnet", 32, fit, region)
+    trained = predictor_of("resnet", 32, fit, region)
     rng, rows, pixels = np.random.default_rng(0), [], []
     for height, width in ((200, 160), (160, 240), (180, 180)):
         image = Image.fromarray(rng.integers(0, 256, (height, width), np.uint8))
@@ -317,41 +317,41 @@ def test_look_is_at_what_a_user_gets(fit: str, region: str) -> None:
         seen = crop_to_lungs(image, found, MARGIN) if region == "lungs" else image
         pixels.append(torch.from_numpy(resize_gray(seen, 32, fit).copy()))
         shown = found
-    looks = measure_saliency(predictor, torch.stack(pixels), rows)
+    looks = measure_saliency(trained, torch.stack(pixels), rows)
     for row, one in zip(rows, looks, strict=True):
         lungs = lungs_of(row)
         shown = np.asarray(row["mask"]) > 127
         top, left, bottom, right = lungs_box(shown, MARGIN) if region == "lungs" else (0, 0, *lungs.shape)
-        assert one["lungs_share"] == lungs[top:bottom, left:right].mean() > 0.1
-        expected = share_in(saliency(predictor, row["image"], shown), lungs)
+        assert one["lungs_fraction"] == lungs[top:bottom, left:right].mean() > 0.1
+        expected = fraction_in(saliency(trained, row["image"], shown), lungs)
         assert one["saliency_in_lungs"] == pytest.approx(expected, abs=0.01)
         assert 0 < one["saliency_in_lungs"] < 1
     assert len({one["saliency_in_lungs"] for one in looks}) == 3
 
 
 def test_look_without_lungs_or_at_an_unknown_family(monkeypatch) -> None:
-    predictor, lungs = predictor_of("resnet"), Image.new("L", (10, 10), 255)
+    trained, lungs = predictor_of("resnet"), Image.new("L", (10, 10), 255)
     rows = [{"mask": None}, {"mask": lungs, "reference": None}]
-    for one in measure_saliency(predictor, noise(2), rows):
-        assert list(one) == ["saliency_in_lungs", "lungs_share"] and np.isnan(list(one.values())).all()
+    for one in measure_saliency(trained, noise(2), rows):
+        assert list(one) == ["saliency_in_lungs", "lungs_fraction"] and np.isnan(list(one.values())).all()
     monkeypatch.delitem(METHODS, "resnet")
-    assert measure_saliency(predictor, noise(2), rows) == [{}, {}]
+    assert measure_saliency(trained, noise(2), rows) == [{}, {}]
 
 
 def test_threads_can_share_a_model() -> None:
-    predictor = predictor_of("vit")
-    before = saliency_maps(predictor, noise(1))
+    trained = predictor_of("vit")
+    before = saliency_maps(trained, noise(1))
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: saliency_maps(predictor, noise(1)), range(24)):
+        for found in pool.map(lambda _: saliency_maps(trained, noise(1)), range(24)):
             np.testing.assert_allclose(found, before, atol=1e-5)
-    assert predictor.model.config._attn_implementation == "sdpa"
+    assert trained.model.config._attn_implementation == "sdpa"
 
 
 def test_attention_is_put_back_after_an_error() -> None:
-    predictor = predictor_of("vit")
+    trained = predictor_of("vit")
     with pytest.raises(ValueError, match="Input image size"):
-        saliency_maps(predictor, noise(1, 48))
-    assert predictor.model.config._attn_implementation == "sdpa" and not predictor.model.training
+        saliency_maps(trained, noise(1, 48))
+    assert trained.model.config._attn_implementation == "sdpa" and not trained.model.training
 
 
 def test_errors_name_the_way_out() -> None:

@@ -125,23 +125,23 @@ def test_lung_metrics_by_hand(fit: str, height: int, width: int) -> None:
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = predicted
     logits = logits_of(predicted if fit == "squash" else square)
-    figures = LUNGS.measure(logits, {"id": MC, "mask": image_of(reference)}, of_lungs(fit))
-    assert (figures["both"], figures["predicted_only"], figures["reference_only"]) == (8, 8, 8)
-    assert (figures["dice"], figures["iou"]) == (0.5, pytest.approx(1 / 3))
+    metrics = LUNGS.measure(logits, {"id": MC, "mask": image_of(reference)}, of_lungs(fit))
+    assert (metrics["both"], metrics["predicted_only"], metrics["reference_only"]) == (8, 8, 8)
+    assert (metrics["dice"], metrics["iou"]) == (0.5, pytest.approx(1 / 3))
     row_mm = 4892 * 0.0875 / height
-    assert (figures["hd95_mm"], figures["assd_mm"]) == (pytest.approx(row_mm), pytest.approx(row_mm / 2))
+    assert (metrics["hd95_mm"], metrics["assd_mm"]) == (pytest.approx(row_mm), pytest.approx(row_mm / 2))
     row_percent = 100 / np.hypot(height, width)
-    assert figures["hd95_percent"] == pytest.approx(row_percent)
-    assert figures["assd_percent"] == pytest.approx(row_percent / 2)
+    assert metrics["hd95_percent"] == pytest.approx(row_percent)
+    assert metrics["assd_percent"] == pytest.approx(row_percent / 2)
 
 
 def test_lung_distances_along_a_row_and_where_there_are_none() -> None:
     predicted, reference = np.zeros((2, 24, 20), bool)
     predicted[4:12, 5:7] = reference[4:12, 8:10] = True  # three columns apart: 2 and 3 columns to the other's nearest
     row = {"id": MC, "mask": image_of(reference)}
-    figures = LUNGS.measure(logits_of(predicted), row, of_lungs())
-    assert figures["hd95_mm"] == pytest.approx(3 * 4020 * 0.0875 / 20)
-    assert figures["assd_mm"] == pytest.approx(2.5 * 4020 * 0.0875 / 20)
+    metrics = LUNGS.measure(logits_of(predicted), row, of_lungs())
+    assert metrics["hd95_mm"] == pytest.approx(3 * 4020 * 0.0875 / 20)
+    assert metrics["assd_mm"] == pytest.approx(2.5 * 4020 * 0.0875 / 20)
     far = LUNGS.measure(logits_of(predicted), row | {"id": "CHNCXR_0001_0"}, of_lungs())
     assert np.isnan([far["hd95_mm"], far["assd_mm"]]).all()  # nobody knows Shenzhen's spacing
     assert far["hd95_percent"] == pytest.approx(300 / np.hypot(24, 20))
@@ -212,37 +212,37 @@ def test_decision_by_hand(right: int, threshold: float) -> None:
     assert after.threshold == pytest.approx(threshold, abs=1e-3)
     assert (after.task, after.image_size, after.fit, after.region) == ("tb_classification", 32, "pad", "lungs")
     calibrated = {"label": columns["label"], "probability": expit(columns["log_odds"] / after.temperature)}
-    figures = screening_metrics(calibrated, np.ones((1, 20)), after.threshold)
-    assert figures["sensitivity"] >= 0.9
+    metrics = screening_metrics(calibrated, np.ones((1, 20)), after.threshold)
+    assert metrics["sensitivity"] >= 0.9
     assert LUNGS.decide(before, columns) == before
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_main_figure_is_one_of_the_figures(task) -> None:
+def test_main_metric_is_one_of_the_figures(task) -> None:
     shape = (3, 2) if task is TB else (3, 2, 8, 8)
     batch = {"mask": torch.rand(3, 8, 8) > 0.5}
     columns = {name: np.array(values) for name, values in task.validate(torch.randn(shape), batch).items()}
-    figures = task.figures(columns | {"label": np.array([0.0, 1.0, 1.0])}, np.ones((1, 3)))
-    assert 0 <= figures[task.main_figure][0] <= 1
+    metrics = task.metrics(columns | {"label": np.array([0.0, 1.0, 1.0])}, np.ones((1, 3)))
+    assert 0 <= metrics[task.main_metric][0] <= 1
     row = {"id": MC, "mask": image_of(np.ones((8, 8), bool))}
     assert set(task.measure(torch.randn(shape)[0], row, Settings("any", 32))) == set(columns)
 
 
 def test_tb_figures_take_the_threshold_of_each_image() -> None:
     columns = {"label": [1, 0, 1], "probability": [0.4, 0.4, 0.4], "threshold": [0.3, 0.5, 0.5]}
-    figures = TB.figures({name: np.array(values, float) for name, values in columns.items()}, np.ones((1, 3)))
-    assert (figures["sensitivity"][0], figures["specificity"][0]) == (0.5, 1.0)
+    metrics = TB.metrics({name: np.array(values, float) for name, values in columns.items()}, np.ones((1, 3)))
+    assert (metrics["sensitivity"][0], metrics["specificity"][0]) == (0.5, 1.0)
 
 
 def test_tb_figures_tell_where_a_model_looks_if_that_is_known() -> None:
     columns = {"label": [1, 0], "probability": [0.4, 0.4], "threshold": [0.5, 0.5]}
-    looks = {"saliency_in_lungs": [0.5, 0.7], "lungs_share": [0.2, 0.4]}
+    looks = {"saliency_in_lungs": [0.5, 0.7], "lungs_fraction": [0.2, 0.4]}
     without, known = (
-        TB.figures({name: np.array(values, float) for name, values in one.items()}, np.ones((1, 2)))
+        TB.metrics({name: np.array(values, float) for name, values in one.items()}, np.ones((1, 2)))
         for one in (columns, columns | looks)
     )
     assert {name: known[name][0] for name in set(known) - set(without)} == pytest.approx(
-        {"saliency_in_lungs": 0.6, "lungs_share": 0.3}
+        {"saliency_in_lungs": 0.6, "lungs_fraction": 0.3}
     )
     assert TB.explained and not LUNGS.explained
 

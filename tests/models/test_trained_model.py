@@ -18,8 +18,8 @@ from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_gray
-from hub_models.models.architectures import build, normalize, processor_for
-from hub_models.models.trained_model import RUN_PARTS, VIEWS, Predictor, logits_of
+from hub_models.models.architectures import build, image_processor_for, normalize
+from hub_models.models.trained_model import RUN_FILES, VIEWS, TrainedModel, logits_of
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import find_lungs
 
@@ -40,22 +40,22 @@ def tb_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
 
 
 def test_mask_is_on_the_original_pixels_and_as_transformers_has_it(run_folder) -> None:
-    predictor = Predictor.from_run(run_folder, "lung_segmentation")
+    trained = TrainedModel.from_run(run_folder, "lung_segmentation")
     image = Image.effect_noise((150, 90), 60)
-    mask = predictor(image)
+    mask = trained(image)
     assert mask.shape == (90, 150) and mask.dtype == bool
-    inputs = predictor.processor(image.convert("RGB"), return_tensors="pt")
+    inputs = trained.image_processor(image.convert("RGB"), return_tensors="pt")
     with torch.no_grad():
-        outputs = predictor.model(**inputs)
-    (theirs,) = predictor.processor.post_process_semantic_segmentation(outputs, [(90, 150)])
+        outputs = trained.model(**inputs)
+    (theirs,) = trained.image_processor.post_process_semantic_segmentation(outputs, [(90, 150)])
     assert 0 < mask.mean() < 1
     np.testing.assert_array_equal(mask, theirs.bool())
 
 
 def test_the_same_picture_in_any_mode_gives_the_same_mask(run_folder, tmp_path) -> None:
-    predictor = Predictor.from_run(run_folder)
+    trained = TrainedModel.from_run(run_folder)
     image = Image.effect_noise((64, 64), 60)
-    expected = predictor(image)
+    expected = trained(image)
     values = np.asarray(image)
     palette = Image.frombytes("P", image.size, (255 - values).tobytes())
     palette.putpalette([255 - index for index in range(256) for _ in "rgb"])
@@ -63,7 +63,7 @@ def test_the_same_picture_in_any_mode_gives_the_same_mask(run_folder, tmp_path) 
     deep.save(tmp_path / "deep.png")
     assert to_gray(deep).mode == "F"
     for source in (palette, image.convert("RGB"), deep, tmp_path / "deep.png", (tmp_path / "deep.png").read_bytes()):
-        np.testing.assert_array_equal(predictor(source), expected)
+        np.testing.assert_array_equal(trained(source), expected)
 
 
 def test_bars_of_weights_are_shown_on_request_only(run_folder, capsys) -> None:
@@ -72,7 +72,7 @@ def test_bars_of_weights_are_shown_on_request_only(run_folder, capsys) -> None:
     try:
         for verbosity, is_shown in ((logging.ERROR, False), (logging.INFO, True)):
             transformers_logging.set_verbosity(verbosity)
-            Predictor.from_run(run_folder)
+            TrainedModel.from_run(run_folder)
             assert ("Loading weights" in capsys.readouterr().err) == is_shown
             assert transformers_logging.is_progress_bar_enabled()
     finally:
@@ -85,54 +85,54 @@ def test_code_in_a_run_folder_is_not_run(run_folder, tmp_path) -> None:
     config = '{"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.Mine"}}'
     (folder / "preprocessor_config.json").write_text(config)
     with pytest.raises(ValueError, match="trust_remote_code"):
-        Predictor.from_run(folder)
+        TrainedModel.from_run(folder)
     assert not (tmp_path / "ran").exists()
 
 
 def test_padded_model_sees_the_aspect_kept(make_run, tiny_segformer, tmp_path) -> None:
     folder = make_run(TrainConfig("data", str(tmp_path), model=str(tiny_segformer), image_size=64, fit="pad"))
-    predictor = Predictor.from_run(folder)
+    trained = TrainedModel.from_run(folder)
     image = Image.effect_noise((96, 48), 60)
     square = Image.new("L", (96, 96))
     square.paste(image, (0, 24))  # what pad does, at the X-ray's own size
-    np.testing.assert_array_equal(predictor(image), predictor(square)[24:72])
+    np.testing.assert_array_equal(trained(image), trained(square)[24:72])
 
 
 def test_lung_region_is_as_cropped_by_hand(tb_folder) -> None:
-    predictor = Predictor.from_run(tb_folder, "tb_classification")
+    trained = TrainedModel.from_run(tb_folder, "tb_classification")
     image = Image.effect_noise((120, 90), 60)
     mask = np.zeros((90, 120), bool)
     mask[20:70, 30:50] = mask[20:70, 65:95] = True
     small = resize_gray(crop_to_lungs(image, mask, MARGIN), 64, "pad")
     with torch.no_grad():
-        pixels = normalize(torch.from_numpy(small.copy())[None].float() / 255, predictor.processor)
-        expected = predictor.model(pixel_values=pixels).logits.softmax(1)[0, 1].item()
-    assert predictor(image, mask) == pytest.approx(expected)
-    assert 0 < expected < 1 and predictor(image, np.ones_like(mask)) != pytest.approx(expected)
+        pixels = normalize(torch.from_numpy(small.copy())[None].float() / 255, trained.image_processor)
+        expected = trained.model(pixel_values=pixels).logits.softmax(1)[0, 1].item()
+    assert trained(image, mask) == pytest.approx(expected)
+    assert 0 < expected < 1 and trained(image, np.ones_like(mask)) != pytest.approx(expected)
     with pytest.raises(ValueError, match="sees the lungs only: pass their mask, from a lung_segmentation model"):
-        predictor(image)
+        trained(image)
     with pytest.raises(ValueError, match="pass the mask on the X-ray's own pixels"):
-        predictor(image, mask.T)
+        trained(image, mask.T)
 
 
 def test_whole_image_model_passes_over_a_mask(make_run, tiny_resnet, tmp_path) -> None:
     config = TrainConfig("data", str(tmp_path), "tb_classification", model=str(tiny_resnet), image_size=64)
-    predictor = Predictor.from_run(make_run(config))
+    trained = TrainedModel.from_run(make_run(config))
     image = Image.effect_noise((120, 90), 60)
-    assert predictor(image) == predictor(image, np.zeros((90, 120), bool))
+    assert trained(image) == trained(image, np.zeros((90, 120), bool))
 
 
 def test_views_of_a_classifier_by_hand(tiny_resnet) -> None:
     torch.manual_seed(0)
     model = build("classification", str(tiny_resnet), True, ("a", "b"), 32).eval()
-    processor, images = processor_for("classification", "", True, 32), torch.rand(2, 32, 32)
+    image_processor, images = image_processor_for("classification", "", True, 32), torch.rand(2, 32, 32)
     with torch.no_grad():
         moved = [shift_scale_turn(images[:, None], angle, scale, (0, 0))[:, 0] for angle, scale in VIEWS]
-        each = torch.stack([model(pixel_values=normalize(one, processor)).logits for one in moved])
-        plain = model(pixel_values=normalize(images, processor)).logits
-        torch.testing.assert_close(logits_of(model, processor, images), plain)
+        each = torch.stack([model(pixel_values=normalize(one, image_processor)).logits for one in moved])
+        plain = model(pixel_values=normalize(images, image_processor)).logits
+        torch.testing.assert_close(logits_of(model, image_processor, images), plain)
         for views in (1, 3, 5):
-            torch.testing.assert_close(logits_of(model, processor, images, views), each[:views].mean(0))
+            torch.testing.assert_close(logits_of(model, image_processor, images, views), each[:views].mean(0))
     assert VIEWS[0] == (0, 1) and not torch.equal(each[0], each[1])
 
 
@@ -144,51 +144,51 @@ class Pixelwise(torch.nn.Module):
 
 
 def test_views_of_a_map_are_turned_back() -> None:
-    processor = processor_for("segmentation", "", True, 64)
+    image_processor = image_processor_for("segmentation", "", True, 64)
     y, x = torch.meshgrid(torch.linspace(0, 3, 64), torch.linspace(0, 3, 64), indexing="ij")
     images = ((x.sin() + y.cos()) / 4 + 0.5)[None]  # smooth, so that reading between pixels loses little
-    plain, mean = (logits_of(Pixelwise(), processor, images, views) for views in (1, 5))
+    plain, mean = (logits_of(Pixelwise(), image_processor, images, views) for views in (1, 5))
     torch.testing.assert_close(mean[..., 4:-4, 4:-4], plain[..., 4:-4, 4:-4], atol=0.01, rtol=0)
     torch.testing.assert_close(mean[..., 0, 0], plain[..., 0, 0], atol=1.0, rtol=0)  # the rim is of fewer views
     assert not torch.equal(mean, plain)
 
 
 def test_predictor_takes_the_views_of_its_settings(run_folder) -> None:
-    predictor, image = Predictor.from_run(run_folder), Image.effect_noise((64, 64), 60)
-    more = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, views=5))
+    trained, image = TrainedModel.from_run(run_folder), Image.effect_noise((64, 64), 60)
+    more = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, views=5))
     with torch.no_grad():
         pixels = torch.from_numpy(np.array(image))[None].float() / 255
-        logits = logits_of(predictor.model, predictor.processor, pixels, 5)
-    np.testing.assert_array_equal(more(image), predictor.task.predict(logits[0], 64, 64, predictor.settings))
-    assert (more(image) != predictor(image)).any()
+        logits = logits_of(trained.model, trained.image_processor, pixels, 5)
+    np.testing.assert_array_equal(more(image), trained.task.predict(logits[0], 64, 64, trained.settings))
+    assert (more(image) != trained(image)).any()
 
 
 def test_model_of_another_task_is_refused(run_folder, tb_folder) -> None:
     with pytest.raises(ValueError, match="model for lung_segmentation, not for tb_classification: pass another run"):
-        Predictor.from_run(run_folder, "tb_classification")
+        TrainedModel.from_run(run_folder, "tb_classification")
     with pytest.raises(ValueError, match="model for tb_classification, not for lung_segmentation"):
         find_lungs(datasets.Dataset.from_dict({"mask": []}), tb_folder)
 
 
-@pytest.mark.parametrize("part", RUN_PARTS)
+@pytest.mark.parametrize("part", RUN_FILES)
 def test_each_missing_part_is_named(part: str, run_folder, tmp_path) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
     (tmp_path / "run" / part).unlink()
     with pytest.raises(FileNotFoundError, match=f"no {part} in "):
-        Predictor.from_run(tmp_path / "run")
+        TrainedModel.from_run(tmp_path / "run")
 
 
 def test_all_missing_parts_are_named(run_folder, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        Predictor.from_run(tmp_path / "nowhere")
+        TrainedModel.from_run(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="no train_config.json"):
-        Predictor.from_run(tmp_path)
+        TrainedModel.from_run(tmp_path)
     TrainConfig("data", "out").save(tmp_path)
     with pytest.raises(
         FileNotFoundError, match="no data.json, config.json, preprocessor_config.json, model.safetensors"
     ):
-        Predictor.from_run(tmp_path)
-    assert dataclasses.is_dataclass(Predictor.from_run(run_folder))
+        TrainedModel.from_run(tmp_path)
+    assert dataclasses.is_dataclass(TrainedModel.from_run(run_folder))
 
 
 def test_model_of_others_is_refused(run_folder, tmp_path) -> None:
@@ -196,16 +196,16 @@ def test_model_of_others_is_refused(run_folder, tmp_path) -> None:
     text = (tmp_path / "run" / "config.json").read_text()
     (tmp_path / "run" / "config.json").write_text(text.replace("chest_xray_masks", "theirs"))
     with pytest.raises(ValueError, match="has no chest_xray_masks: pass a model of scripts/train.py"):
-        Predictor.from_run(tmp_path / "run")
+        TrainedModel.from_run(tmp_path / "run")
 
 
 def test_lungs_are_found_in_every_x_ray(run_folder, phantoms) -> None:
     rows = load_splits(phantoms)["test"].select(range(6))
-    filled, predictor = find_lungs(rows, run_folder), Predictor.from_run(run_folder)
-    predictor = dataclasses.replace(predictor, settings=dataclasses.replace(predictor.settings, two_lungs=True))
+    filled, trained = find_lungs(rows, run_folder), TrainedModel.from_run(run_folder)
+    trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, two_lungs=True))
     assert filled.features == rows.features and filled["id"] == rows["id"]
     for before, after in zip(rows, filled, strict=True):
-        np.testing.assert_array_equal(to_mask(after["mask"]), predictor(before["image"]))
+        np.testing.assert_array_equal(to_mask(after["mask"]), trained(before["image"]))
         assert after["image"].tobytes() == before["image"].tobytes()
 
 
@@ -214,10 +214,10 @@ def test_found_lungs_are_cached_by_the_weights(run_folder, make_run, tiny_segfor
     first = find_lungs(rows, run_folder)
     shutil.copytree(run_folder, tmp_path / "moved")
 
-    def refuse(self: Predictor, source: object) -> None:
+    def refuse(self: TrainedModel, source: object) -> None:
         raise RuntimeError("predicted anew")
 
-    monkeypatch.setattr(Predictor, "__call__", refuse)
+    monkeypatch.setattr(TrainedModel, "__call__", refuse)
     again = find_lungs(rows, tmp_path / "moved")
     for name in ("mask", "image"):
         assert [png_of(one) for one in again[name]] == [png_of(one) for one in first[name]]
@@ -234,7 +234,7 @@ def png_of(image: Image.Image) -> bytes:
 
 
 def test_x_ray_in_which_no_lungs_are_found_is_taken_whole(tb_folder) -> None:
-    predictor = Predictor.from_run(tb_folder)
-    assert predictor.settings.region != "image"
+    trained = TrainedModel.from_run(tb_folder)
+    assert trained.settings.region != "image"
     image = Image.effect_noise((90, 70), 60)
-    assert predictor(image, np.zeros((70, 90), bool)) == predictor(image, np.ones((70, 90), bool))
+    assert trained(image, np.zeros((70, 90), bool)) == trained(image, np.ones((70, 90), bool))

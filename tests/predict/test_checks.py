@@ -4,7 +4,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from hub_models.imaging.flags import Flag
-from hub_models.predict.checks import LEFT, RIGHT, film_flags, flags_of, lungs_of, sides_of, waist_of
+from hub_models.predict.checks import LEFT, RIGHT, flags_of, image_flags, lungs_of, sides_of, waist_of
 
 
 def two_lungs(height: int = 100, width: int = 200) -> np.ndarray:
@@ -17,7 +17,7 @@ def two_lungs(height: int = 100, width: int = 200) -> np.ndarray:
 
 def test_right_lung_is_at_the_left_of_the_image() -> None:
     lungs = lungs_of(two_lungs(), (0.5, 0.2))
-    assert (lungs.right_share, lungs.left_share) == (3000 / 20000, 2500 / 20000)
+    assert (lungs.right_fraction, lungs.left_fraction) == (3000 / 20000, 2500 / 20000)
     assert (lungs.right_mm2, lungs.left_mm2) == pytest.approx((300, 250))  # 0.1 mm2 a pixel
     assert lungs.borders == () and flags_of(lungs) == ()
 
@@ -34,8 +34,8 @@ def test_areas_are_counted_on_the_x_rays_own_pixels() -> None:
     mask = np.kron(two_lungs(), np.ones((13, 13), bool))  # 1300 x 2600, regions are found at 512
     mask[20 * 13, 30 * 13] = False
     lungs = lungs_of(mask)
-    assert lungs.right_share * mask.size == pytest.approx(3000 * 169 - 1)
-    assert lungs.left_share * mask.size == pytest.approx(2500 * 169)
+    assert lungs.right_fraction * mask.size == pytest.approx(3000 * 169 - 1)
+    assert lungs.left_fraction * mask.size == pytest.approx(2500 * 169)
     assert lungs.right_mm2 is lungs.left_mm2 is None
 
 
@@ -43,7 +43,7 @@ def test_specks_go_with_the_nearer_lung() -> None:
     mask = two_lungs()
     mask[90, 10:14] = mask[90, 180] = True
     lungs = lungs_of(mask)
-    assert (lungs.right_share * 20000, lungs.left_share * 20000) == pytest.approx((3004, 2501))
+    assert (lungs.right_fraction * 20000, lungs.left_fraction * 20000) == pytest.approx((3004, 2501))
 
 
 def test_what_lies_beyond_the_midline_is_of_the_other_lung() -> None:
@@ -99,7 +99,9 @@ def test_areas_are_those_of_the_sides(shape: tuple[int, int]) -> None:
     for reach in (1, 8, 40):
         mask = gaussian_filter(rng.standard_normal(shape), reach) > 0
         lungs, sides = lungs_of(mask), sides_of(mask)
-        assert (lungs.right_share, lungs.left_share) == tuple((mask & (sides == one)).mean() for one in (RIGHT, LEFT))
+        assert (lungs.right_fraction, lungs.left_fraction) == tuple(
+            (mask & (sides == one)).mean() for one in (RIGHT, LEFT)
+        )
 
 
 def chest(lungs: int, mediastinum: int) -> Image.Image:
@@ -111,12 +113,12 @@ def chest(lungs: int, mediastinum: int) -> Image.Image:
 
 
 def test_image_of_an_x_ray_has_no_flags() -> None:
-    assert film_flags(chest(60, 150), 0.0) == film_flags(chest(60, 150).convert("F"), 3.0) == ()
+    assert image_flags(chest(60, 150), 0.0) == image_flags(chest(60, 150).convert("F"), 3.0) == ()
 
 
 def test_inverted_colour_and_blank_images_are_flagged() -> None:
     def codes(gray: Image.Image, chroma: float) -> list[Flag]:
-        return [flag.code for flag in film_flags(gray, chroma)]
+        return [flag.code for flag in image_flags(gray, chroma)]
 
     assert codes(chest(107, 100), 0.0) == []
     assert codes(chest(109, 100), 0.0) == [Flag.INVERTED]  # 9 levels darker between the lungs
@@ -129,4 +131,4 @@ def test_inverted_colour_and_blank_images_are_flagged() -> None:
 def test_one_dark_side_is_not_taken_for_inverted() -> None:
     gray = np.array(chest(200, 100))
     gray[:, :54] = 20  # a lung's side in the dark
-    assert film_flags(Image.fromarray(gray), 0.0) == ()
+    assert image_flags(Image.fromarray(gray), 0.0) == ()

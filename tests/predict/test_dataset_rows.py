@@ -31,8 +31,8 @@ def write(path: Path, group: int = 100, **columns: list) -> Path:
 def test_parquet_of_datasets_is_read_by_its_ids(tmp_path) -> None:
     images = [{"bytes": png, "path": None} for png in PNGS]
     rows = datasets.Dataset.from_dict({"id": ["c", "a", "b"], "image": images})
-    rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / "films.parquet")
-    sources = find_sources(str(tmp_path / "films.parquet"))
+    rows.cast_column("image", datasets.Image()).to_parquet(tmp_path / "xrays.parquet")
+    sources = find_sources(str(tmp_path / "xrays.parquet"))
     assert opened(sources) == dict(zip("cab", PNGS, strict=True))  # in the table's own order
     assert find_sources(str(tmp_path)).digest == sources.digest  # the folder holds no image, but the table
 
@@ -53,7 +53,7 @@ def test_chosen_rows_come_from_their_row_groups(tmp_path) -> None:
 
 
 def test_damaged_row_group_is_an_error_of_its_rows(tmp_path) -> None:
-    path = write(tmp_path / "films.parquet", 2, image=[str(number).encode() for number in range(6)])
+    path = write(tmp_path / "xrays.parquet", 2, image=[str(number).encode() for number in range(6)])
     column = pyarrow.parquet.read_metadata(path).row_group(1).column(0)
     data = bytearray(path.read_bytes())
     data[column.dictionary_page_offset] ^= 255  # the header of its first page
@@ -71,10 +71,10 @@ def test_damaged_row_group_is_an_error_of_its_rows(tmp_path) -> None:
 
 def test_parquet_of_an_object_store() -> None:
     memory = fsspec.filesystem("memory")
-    with memory.open("/bucket/films.parquet", "wb") as file:
+    with memory.open("/bucket/xrays.parquet", "wb") as file:
         pyarrow.parquet.write_table(pyarrow.table({"image": PNGS}), file)
     try:
-        assert list(opened(find_sources("memory://bucket/films.parquet")).values()) == PNGS
+        assert list(opened(find_sources("memory://bucket/xrays.parquet")).values()) == PNGS
         assert list(opened(find_sources("memory://bucket/*.parquet")).values()) == PNGS
     finally:
         memory.rm("/bucket", recursive=True)
@@ -83,7 +83,7 @@ def test_parquet_of_an_object_store() -> None:
 def test_cell_may_hold_a_path_and_an_empty_one_is_an_error_of_its_row(tmp_path) -> None:
     (tmp_path / "x.png").write_bytes(PNGS[0])
     image = [{"bytes": None, "path": str(tmp_path / "x.png")}, {"bytes": None, "path": None}]
-    sources = find_sources(str(write(tmp_path / "films.parquet", image=image)))
+    sources = find_sources(str(write(tmp_path / "xrays.parquet", image=image)))
     first, second = (open_source for _, open_source in sources.stream(sources.index))
     assert first() == tmp_path / "x.png"
     with pytest.raises(ValueError, match="the row holds no image"):
@@ -91,7 +91,7 @@ def test_cell_may_hold_a_path_and_an_empty_one_is_an_error_of_its_row(tmp_path) 
 
 
 def test_column_is_the_one_named_image_the_only_one_or_asked_for(tmp_path) -> None:
-    path = str(write(tmp_path / "films.parquet", front=PNGS, side=PNGS[::-1]))
+    path = str(write(tmp_path / "xrays.parquet", front=PNGS, side=PNGS[::-1]))
     with pytest.raises(ValueError, match=r"has the image columns \['front', 'side'\], got None: name one of them"):
         find_sources(path)
     with pytest.raises(ValueError, match="got back: name one of them with --image_column"):
@@ -102,7 +102,7 @@ def test_column_is_the_one_named_image_the_only_one_or_asked_for(tmp_path) -> No
 
 
 def test_digest_tells_columns_and_tables_apart(tmp_path) -> None:
-    paths = [write(tmp_path / name / "films.parquet", front=PNGS, side=PNGS) for name in ("a", "b")]
+    paths = [write(tmp_path / name / "xrays.parquet", front=PNGS, side=PNGS) for name in ("a", "b")]
     front, side, other = (
         find_sources(str(path), column=column).digest
         for path, column in ((paths[0], "front"), (paths[0], "side"), (paths[1], "front"))
@@ -146,5 +146,5 @@ def test_dataset_without_ids_is_read_by_split_and_row(tmp_path, monkeypatch) -> 
 
 
 def test_no_dataset_of_that_name_is_said() -> None:
-    with pytest.raises(FileNotFoundError, match="no file, folder or dataset films"):
-        find_sources("films")
+    with pytest.raises(FileNotFoundError, match="no file, folder or dataset xrays"):
+        find_sources("xrays")

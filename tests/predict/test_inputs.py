@@ -35,7 +35,7 @@ def opened(sources: Sources) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write_tree(FILES | OTHERS, tmp_path_factory.mktemp("films"))
+    return write_tree(FILES | OTHERS, tmp_path_factory.mktemp("xrays"))
 
 
 def test_folder_is_read_to_its_bottom_and_other_files_are_passed_over(folder) -> None:
@@ -57,8 +57,8 @@ def test_links_are_followed(folder, tmp_path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")
 def test_name_that_is_no_utf8_is_a_printable_key(tmp_path) -> None:
     for name in (b"x.png", b"patient_\xe9.png", b"patient_\xe8.png", b"\xe9/\xe9.png"):
-        write_tree({os.fsdecode(name): name}, tmp_path / "films")
-    for images in (str(tmp_path / "films"), f"{tmp_path}/films/**"):
+        write_tree({os.fsdecode(name): name}, tmp_path / "xrays")
+    for images in (str(tmp_path / "xrays"), f"{tmp_path}/xrays/**"):
         sources = find_sources(images)
         assert keys(sources) == ["\\udce9/\\udce9.png", "patient_\\udce8.png", "patient_\\udce9.png", "x.png"]
         found = list(opened(sources).values())
@@ -79,12 +79,12 @@ def test_glob(folder, pattern: str, found: list[str]) -> None:
 
 
 def test_brackets_in_a_name_are_no_glob(tmp_path) -> None:
-    write_tree({"films [2]/x.png": b"", "films 2/y.png": b""}, tmp_path)
-    assert keys(find_sources(str(tmp_path / "films [2]"))) == ["x.png"]
+    write_tree({"xrays [2]/x.png": b"", "xrays 2/y.png": b""}, tmp_path)
+    assert keys(find_sources(str(tmp_path / "xrays [2]"))) == ["x.png"]
 
 
 def test_zip_is_as_its_folder(folder, tmp_path) -> None:
-    archive = write_zip(FILES | OTHERS, tmp_path / "films.zip")
+    archive = write_zip(FILES | OTHERS, tmp_path / "xrays.zip")
     assert opened(find_sources(str(archive))) == opened(find_sources(str(folder)))
 
 
@@ -103,16 +103,16 @@ def test_list_is_read_in_its_order_once_each(folder, tmp_path, name: str) -> Non
 
 def test_memory_file_system_stands_for_object_stores(folder) -> None:
     memory = fsspec.filesystem("memory")
-    memory.put(str(folder), "/bucket/films", recursive=True)
+    memory.put(str(folder), "/bucket/xrays", recursive=True)
     try:
         here = opened(find_sources(str(folder)))
-        assert opened(find_sources("memory://bucket/films")) == here
-        assert keys(find_sources("memory://bucket/films/*/x.png")) == ["a/x.png", "b/x.png"]
-        memory.pipe("/bucket/list.txt", b"films/a/x.png\nmemory://bucket/films/b/x.png")
+        assert opened(find_sources("memory://bucket/xrays")) == here
+        assert keys(find_sources("memory://bucket/xrays/*/x.png")) == ["a/x.png", "b/x.png"]
+        memory.pipe("/bucket/list.txt", b"xrays/a/x.png\nmemory://bucket/xrays/b/x.png")
         assert list(opened(find_sources("memory://bucket/list.txt")).values()) == [here["a/x.png"], here["b/x.png"]]
-        memory.pipe("/bucket/films.zip", write_zip(FILES, folder.with_suffix(".zip")).read_bytes())
-        assert opened(find_sources("memory://bucket/films.zip")) == here
-        assert opened(find_sources("memory://bucket/films/a/x.png")) == {"x.png": here["a/x.png"]}
+        memory.pipe("/bucket/xrays.zip", write_zip(FILES, folder.with_suffix(".zip")).read_bytes())
+        assert opened(find_sources("memory://bucket/xrays.zip")) == here
+        assert opened(find_sources("memory://bucket/xrays/a/x.png")) == {"x.png": here["a/x.png"]}
     finally:
         memory.rm("/bucket", recursive=True)
 
@@ -127,11 +127,11 @@ def test_digest_tells_places_names_and_sizes_apart(folder, tmp_path, monkeypatch
         assert find_sources(str(write_tree(FILES | change, tmp_path / str(number)))).digest != digest
 
 
-@pytest.mark.parametrize("name", ["list.txt", "films.zip"])
+@pytest.mark.parametrize("name", ["list.txt", "xrays.zip"])
 def test_digest_tells_same_names_in_other_places_apart(tmp_path, name: str) -> None:
     for place in ("A", "B"):
         write_tree({f"{place}/list.txt": b"x.png", f"{place}/x.png": place.encode()}, tmp_path)
-        write_zip({"x.png": place.encode()}, tmp_path / place / "films.zip")
+        write_zip({"x.png": place.encode()}, tmp_path / place / "xrays.zip")
     first, second = (find_sources(str(tmp_path / place / name)) for place in ("A", "B"))
     assert keys(first) == keys(second) and first.digest != second.digest
     assert first.digest == find_sources(str(tmp_path / "A" / name)).digest
@@ -167,13 +167,13 @@ def test_millions_of_x_rays_take_little_memory(tmp_path, monkeypatch) -> None:
     for room in (rows, sources_room):
         monkeypatch.setattr(room, "BLOCK", 500)
     count = 10_000
-    (tmp_path / "list.txt").write_text("\n".join(f"films/{number:09d}.png" for number in range(count)))
+    (tmp_path / "list.txt").write_text("\n".join(f"xrays/{number:09d}.png" for number in range(count)))
     tracemalloc.start()
     sources = find_sources(str(tmp_path / "list.txt"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(sources.index) == count and sources.index["output"][count - 1] == "films/000009999"
-    place = len(f"{tmp_path.as_uri()}/films/000000000.png")
+    assert len(sources.index) == count and sources.index["output"][count - 1] == "xrays/000009999"
+    place = len(f"{tmp_path.as_uri()}/xrays/000000000.png")
     # its columns: number, row and size of 8 bytes, key, output and place with 4 of each for where it begins
     assert sources.index.data.nbytes < count * (3 * 8 + 19 + 15 + place + 3 * 4 + 5)
     assert peak < 200 * count  # of Python: an int and its place in a set, 73 bytes, and a block
@@ -189,8 +189,8 @@ def test_nothing_to_read_is_said_before_anything_else(tmp_path) -> None:
         find_sources(f"{tmp_path}/*.png")
     with pytest.raises(FileNotFoundError, match="nothing at /no/where: pass a file, folder"):
         find_sources("/no/where")
-    with pytest.raises(FileNotFoundError, match=r"nothing at films/x\.png"):
-        find_sources("films/x.png")
+    with pytest.raises(FileNotFoundError, match=r"nothing at xrays/x\.png"):
+        find_sources("xrays/x.png")
     with pytest.raises(FileNotFoundError, match="nothing at memory://nowhere"):
         find_sources("memory://nowhere")
     (tmp_path / "list.txt").write_text("\n \n")
@@ -208,7 +208,7 @@ def test_what_cannot_be_looked_into_is_told(tmp_path) -> None:
 
 
 def test_damaged_member_is_an_error_of_its_own(tmp_path) -> None:
-    path = write_zip({"a.png": FILES["a/x.png"], "b.png": FILES["b/x.png"]}, tmp_path / "films.zip")
+    path = write_zip({"a.png": FILES["a/x.png"], "b.png": FILES["b/x.png"]}, tmp_path / "xrays.zip")
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         start = archive.infolist()[0].header_offset
@@ -223,4 +223,4 @@ def test_damaged_member_is_an_error_of_its_own(tmp_path) -> None:
 
 def test_file_system_of_another_package_is_named() -> None:
     with pytest.raises(ImportError, match="s3fs"):
-        find_sources("s3://bucket/films")
+        find_sources("s3://bucket/xrays")

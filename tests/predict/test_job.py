@@ -35,7 +35,7 @@ def models(make_run, tiny_segformer, tiny_resnet, tmp_path_factory) -> dict[str,
 
 
 @pytest.fixture(scope="module")
-def films(phantoms) -> Path:
+def xrays(phantoms) -> Path:
     return next(phantoms.rglob("CXR_png"))
 
 
@@ -53,19 +53,19 @@ def masks(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(films, models, tmp_path_factory) -> Path:
+def whole(xrays, models, tmp_path_factory) -> Path:
     """A folder read without a stop."""
-    return read_all(str(films), tmp_path_factory.mktemp("whole") / "out", **models)
+    return read_all(str(xrays), tmp_path_factory.mktemp("whole") / "out", **models)
 
 
-def test_table_and_masks_are_what_the_reader_says(films, models, whole) -> None:
+def test_table_and_masks_are_what_the_reader_says(xrays, models, whole) -> None:
     rows, reader = table(whole), ChestXrayReader(**models)
     read = [
         one
         for start in range(0, 60, 4)
-        for one in reader.read([films / row["source"] for row in rows[start : start + 4]])
+        for one in reader.read([xrays / row["source"] for row in rows[start : start + 4]])
     ]
-    assert [row["source"] for row in rows] == sorted(path.name for path in films.glob("*.png"))
+    assert [row["source"] for row in rows] == sorted(path.name for path in xrays.glob("*.png"))
     for row, one in zip(rows, read, strict=True):
         assert (row["probability"], row["flags"]) == (one.probability, "|".join(one.flag_codes))
         np.testing.assert_array_equal(np.asarray(Image.open(whole / row["mask"])), one.mask)
@@ -80,12 +80,12 @@ def test_table_and_masks_are_what_the_reader_says(films, models, whole) -> None:
 
 
 @pytest.fixture(scope="module")
-def many(films, tmp_path_factory) -> Path:
+def many(xrays, tmp_path_factory) -> Path:
     """A folder that holds each of the X-rays five times, so that a launch can be killed in the middle."""
     folder = tmp_path_factory.mktemp("many")
     for copy in range(5):
         (folder / str(copy)).mkdir()
-        for path in films.glob("*.png"):
+        for path in xrays.glob("*.png"):
             (folder / str(copy) / path.name).symlink_to(path)
     return folder
 
@@ -131,14 +131,14 @@ def test_killed_again_and_again_it_ends_the_same(many, models, whole_many, tmp_p
 
 
 @pytest.mark.slow
-def test_script_says_where_and_what_is_wrong(films, models, tmp_path) -> None:
-    done = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
+def test_script_says_where_and_what_is_wrong(xrays, models, tmp_path) -> None:
+    done = python(*command(xrays, tmp_path / "out", models, "--overlays", "--saliency"))
     flagged = sum(row["flags"] not in (None, "") for row in table(tmp_path / "out"))
     said = f"60 images, 0 unreadable, {flagged} flagged: {tmp_path / 'out' / 'predictions.csv'}"
     assert said in done.stderr and "Traceback" not in done.stderr
     assert len(list((tmp_path / "out" / "overlays").iterdir())) == 60
     assert len(list((tmp_path / "out" / "saliency").iterdir())) == 60
-    again = python(*command(films, tmp_path / "out", models, "--overlays", "--saliency"))
+    again = python(*command(xrays, tmp_path / "out", models, "--overlays", "--saliency"))
     assert "is finished: delete it" in again.stderr and said in again.stderr
     (tmp_path / "empty").mkdir()
     refused = python(*command(tmp_path / "empty", tmp_path / "other", models), check=False)
@@ -146,86 +146,86 @@ def test_script_says_where_and_what_is_wrong(films, models, tmp_path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_finished_folder_is_left_alone(films, models, whole, caplog) -> None:
+def test_finished_folder_is_left_alone(xrays, models, whole, caplog) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     with caplog.at_level("INFO", "hub_models"):
-        assert read_all(str(films), whole, **models) == whole
+        assert read_all(str(xrays), whole, **models) == whole
     assert f"{whole} is finished: delete it, or pass another output" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
 
 
 def test_other_x_rays_models_and_settings_are_refused_by_name(
-    films, models, whole, phantoms, tmp_path, monkeypatch
+    xrays, models, whole, phantoms, tmp_path, monkeypatch
 ) -> None:
     with pytest.raises(ValueError, match=r"was made with other X-rays: delete it, or pass another output"):
         read_all(str(phantoms), whole, **models)
     with pytest.raises(ValueError, match="was made with other classifier:"):
-        read_all(str(films), whole, segmenter=models["segmenter"])
+        read_all(str(xrays), whole, segmenter=models["segmenter"])
     with pytest.raises(ValueError, match="was made with other overlays:"):
-        read_all(str(films), whole, overlays=True, **models)
+        read_all(str(xrays), whole, overlays=True, **models)
     changed = Path(shutil.copytree(models["segmenter"], tmp_path / "changed"))
     settings = json.loads((changed / "config.json").read_text())
     settings["chest_xray_masks"]["two_lungs"] = True
     (changed / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match="was made with other segmenter:"):
-        read_all(str(films), whole, changed, models["classifier"])
+        read_all(str(xrays), whole, changed, models["classifier"])
     monkeypatch.setattr(batch, "PREDICTION_VERSION", batch.PREDICTION_VERSION + 1)
     with pytest.raises(ValueError, match="was made with other version:"):
-        read_all(str(films), whole, **models)
+        read_all(str(xrays), whole, **models)
     monkeypatch.undo()
-    assert read_all(str(films), whole, shutil.copytree(models["segmenter"], tmp_path / "moved"), models["classifier"])
+    assert read_all(str(xrays), whole, shutil.copytree(models["segmenter"], tmp_path / "moved"), models["classifier"])
 
 
-def test_other_x_rays_of_the_same_names_are_refused(films, models, tmp_path, monkeypatch) -> None:
-    first, second = (path.read_bytes() for path in sorted(films.glob("*.png"))[:2])
-    for place, film in (("A", first), ("B", second)):
-        write_tree({f"{place}/list.txt": b"x.png", f"{place}/x.png": film}, tmp_path)
-    pyarrow.parquet.write_table(pyarrow.table({"front": [first], "side": [second]}), tmp_path / "films.parquet")
+def test_other_x_rays_of_the_same_names_are_refused(xrays, models, tmp_path, monkeypatch) -> None:
+    first, second = (path.read_bytes() for path in sorted(xrays.glob("*.png"))[:2])
+    for place, xray in (("A", first), ("B", second)):
+        write_tree({f"{place}/list.txt": b"x.png", f"{place}/x.png": xray}, tmp_path)
+    pyarrow.parquet.write_table(pyarrow.table({"front": [first], "side": [second]}), tmp_path / "xrays.parquet")
     read_all(str(tmp_path / "A" / "list.txt"), tmp_path / "listed", **models)
-    read_all(str(tmp_path / "films.parquet"), tmp_path / "rows", **models, column="front")
+    read_all(str(tmp_path / "xrays.parquet"), tmp_path / "rows", **models, column="front")
     with pytest.raises(ValueError, match="was made with other X-rays:"):
         read_all(str(tmp_path / "B" / "list.txt"), tmp_path / "listed", **models)
     with pytest.raises(ValueError, match="was made with other X-rays:"):
-        read_all(str(tmp_path / "films.parquet"), tmp_path / "rows", **models, column="side")
+        read_all(str(tmp_path / "xrays.parquet"), tmp_path / "rows", **models, column="side")
     monkeypatch.chdir(tmp_path)
     assert read_all("A/list.txt", "listed", **models) == Path("listed")
-    assert read_all("films.parquet", "rows", **models, column="front") == Path("rows")
+    assert read_all("xrays.parquet", "rows", **models, column="front") == Path("rows")
 
 
-def test_folders_that_are_in_use_are_refused(films, models, tmp_path) -> None:
+def test_folders_that_are_in_use_are_refused(xrays, models, tmp_path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(FileExistsError, match="holds mine.txt, .*: pass a new or an empty folder"):
-        read_all(str(films), tmp_path, **models)
+        read_all(str(xrays), tmp_path, **models)
     with held(tmp_path / "out"), pytest.raises(ValueError, match="another launch is writing to"):
-        read_all(str(films), tmp_path / "out", **models)
+        read_all(str(xrays), tmp_path / "out", **models)
     with pytest.raises(ValueError, match="lies in .*, and would be read itself"):
-        read_all(str(films), films / "out", **models)
+        read_all(str(xrays), xrays / "out", **models)
 
 
-def test_bad_settings_are_told_before_anything_is_made(films, models, tmp_path) -> None:
+def test_bad_settings_are_told_before_anything_is_made(xrays, models, tmp_path) -> None:
     with pytest.raises(ValueError, match="dicom_seg writes the lungs: pass a segmenter"):
-        read_all(str(films), tmp_path / "out", classifier=models["classifier"], dicom_seg=True)
+        read_all(str(xrays), tmp_path / "out", classifier=models["classifier"], dicom_seg=True)
     with pytest.raises(ValueError, match="overlays show the lungs: pass a segmenter"):
-        read_all(str(films), tmp_path / "out", classifier=models["classifier"], overlays=True)
+        read_all(str(xrays), tmp_path / "out", classifier=models["classifier"], overlays=True)
     with pytest.raises(ValueError, match="saliency shows where a TB model looks: pass a classifier"):
-        read_all(str(films), tmp_path / "out", models["segmenter"], saliency=True)
+        read_all(str(xrays), tmp_path / "out", models["segmenter"], saliency=True)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        read_all(str(films), tmp_path / "out", batch_size=0, **models)
+        read_all(str(xrays), tmp_path / "out", batch_size=0, **models)
     with pytest.raises(ValueError, match="sees lungs only: pass a segmenter="):
-        read_all(str(films), tmp_path / "out", classifier=models["classifier"])
+        read_all(str(xrays), tmp_path / "out", classifier=models["classifier"])
     with pytest.raises(ValueError, match="nothing to read with"):
-        read_all(str(films), tmp_path / "out")
+        read_all(str(xrays), tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no image in"):  # before the models are looked at
         read_all(str(tmp_path / "empty"), tmp_path / "out", segmenter="nowhere")
     assert not (tmp_path / "out").exists()
 
 
-def test_every_bad_file_is_a_row(films, models, tmp_path, caplog) -> None:
-    sound = sorted(films.glob("*.png"))[0]
+def test_every_bad_file_is_a_row(xrays, models, tmp_path, caplog) -> None:
+    sound = sorted(xrays.glob("*.png"))[0]
     bad = {"text.png": b"not an image", "empty.png": b"", "cut.png": sound.read_bytes()[:-200]}
     bad |= {"bomb.png": bare_png(30_000, 30_000), "deep/x.dcm": b"\0" * 128 + b"DICM", "header.png": bare_png(64, 64)}
-    folder = write_tree(bad | {"sound.png": sound.read_bytes()}, tmp_path / "films")
+    folder = write_tree(bad | {"sound.png": sound.read_bytes()}, tmp_path / "xrays")
     Image.new("L", (1, 1)).save(folder / "dot.png")
     with caplog.at_level("INFO", "hub_models"):
         rows = {row["source"]: row for row in table(read_all(str(folder), tmp_path / "out", **models))}
@@ -239,10 +239,10 @@ def test_every_bad_file_is_a_row(films, models, tmp_path, caplog) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")
-def test_name_that_is_no_utf8_is_read(films, models, tmp_path) -> None:
-    film = sorted(films.glob("*.png"))[0].read_bytes()
-    files = {b"x.png": film, b"sound_\xe9.png": film, b"cut_\xe9.png": b"no image"}
-    folder = write_tree({os.fsdecode(name): data for name, data in files.items()}, tmp_path / "films")
+def test_name_that_is_no_utf8_is_read(xrays, models, tmp_path) -> None:
+    xray = sorted(xrays.glob("*.png"))[0].read_bytes()
+    files = {b"x.png": xray, b"sound_\xe9.png": xray, b"cut_\xe9.png": b"no image"}
+    folder = write_tree({os.fsdecode(name): data for name, data in files.items()}, tmp_path / "xrays")
     rows = table(read_all(str(folder), tmp_path / "out", **models))
     assert [row["source"] for row in rows] == ["cut_\\udce9.png", "sound_\\udce9.png", "x.png"]
     assert [row["mask"] for row in rows] == [None, "masks/sound__udce9.png", "masks/x.png"]
@@ -250,9 +250,9 @@ def test_name_that_is_no_utf8_is_read(films, models, tmp_path) -> None:
     assert rows[1]["name"] == "sound_\\udce9.png" and rows[1]["probability"] == rows[2]["probability"]
 
 
-def test_same_names_get_masks_of_their_own(films, models, tmp_path) -> None:
-    first, second = sorted(films.glob("*.png"))[:2]
-    folder = write_tree({"a/x.png": first.read_bytes(), "b/x.png": second.read_bytes()}, tmp_path / "films")
+def test_same_names_get_masks_of_their_own(xrays, models, tmp_path) -> None:
+    first, second = sorted(xrays.glob("*.png"))[:2]
+    folder = write_tree({"a/x.png": first.read_bytes(), "b/x.png": second.read_bytes()}, tmp_path / "xrays")
     Image.open(first).convert("L").rotate(90, expand=True).save(folder / "a" / "x.tif")
     rows = table(read_all(str(folder), tmp_path / "out", **models))
     assert [row["mask"] for row in rows] == ["masks/a/x.png", "masks/a/x.tif.png", "masks/b/x.png"]
@@ -261,9 +261,9 @@ def test_same_names_get_masks_of_their_own(films, models, tmp_path) -> None:
 
 
 @pytest.fixture(scope="module")
-def few(films) -> dict[str, bytes]:
+def few(xrays) -> dict[str, bytes]:
     """Bytes of some X-rays by name."""
-    return {path.name: path.read_bytes() for path in sorted(films.glob("*.png"))[:60:12]}
+    return {path.name: path.read_bytes() for path in sorted(xrays.glob("*.png"))[:60:12]}
 
 
 Give = Callable[[dict[str, bytes], Path], str]
@@ -277,8 +277,8 @@ def as_list(few: dict[str, bytes], folder: Path) -> str:
 
 def as_parquet(few: dict[str, bytes], folder: Path) -> str:
     cells = [{"bytes": data, "path": None} for data in few.values()]
-    pyarrow.parquet.write_table(pyarrow.table({"id": list(few), "image": cells}), folder / "films.parquet")
-    return str(folder / "films.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"id": list(few), "image": cells}), folder / "xrays.parquet")
+    return str(folder / "xrays.parquet")
 
 
 def in_memory(few: dict[str, bytes], folder: Path) -> str:
@@ -287,7 +287,7 @@ def in_memory(few: dict[str, bytes], folder: Path) -> str:
 
 
 WAYS: dict[str, Give] = {
-    "zip": lambda few, folder: str(write_zip(few, folder / "films.zip")),
+    "zip": lambda few, folder: str(write_zip(few, folder / "xrays.zip")),
     "glob": lambda few, folder: f"{write_tree(few, folder)}/*.png",
     "list": as_list,
     "parquet": as_parquet,

@@ -17,11 +17,11 @@ from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_gray
 from hub_models.metrics import count_overlap
 from hub_models.models.architectures import normalize
-from hub_models.models.out_of_distribution import Familiarity
-from hub_models.models.trained_model import Predictor
+from hub_models.models.out_of_distribution import OutOfDistribution
+from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.reader import LEAST_SIDE, ChestXrayReader
 from hub_models.runs.config import TrainConfig
-from hub_models.runs.data import load_cohort
+from hub_models.runs.data import load_run_splits
 from hub_models.runs.run_folder import RunFolder
 
 
@@ -51,8 +51,8 @@ def test_lungs_and_probability_are_those_of_the_evaluation(lungs_folder, tb_fold
     reader = ChestXrayReader(lungs_folder, tb_folder)
     for folder, task in ((lungs_folder, "lung_segmentation"), (tb_folder, "tb_classification")):
         config = TrainConfig(str(phantoms), "unused", task, image_size=64)
-        part = load_cohort(config, Accelerator(), ("test",))["test"]
-        measured = measure(Predictor.from_run(folder), part, Accelerator())
+        part = load_run_splits(config, Accelerator(), ("test",))["test"]
+        measured = measure(TrainedModel.from_run(folder), part, Accelerator())
         found = dict(zip(part.rows["id"], reader.read(part.rows["image"]), strict=True))
         for row, mask in zip(measured, part.rows.sort("id")["mask"], strict=True):
             one = found[row["id"]]
@@ -67,9 +67,9 @@ def test_lungs_and_probability_are_those_of_the_evaluation(lungs_folder, tb_fold
 def test_model_of_the_lungs_is_as_evaluated(lungs_folder, found_folder, phantoms) -> None:
     names = {"region": "lungs", "fit": "pad", "segmenter": str(lungs_folder), "image_size": 64}
     config = TrainConfig(str(phantoms), "unused", "tb_classification", **names)
-    part = load_cohort(config, Accelerator(), ("test",))["test"]
+    part = load_run_splits(config, Accelerator(), ("test",))["test"]
     measured = {
-        row["id"]: row["probability"] for row in measure(Predictor.from_run(found_folder), part, Accelerator())
+        row["id"]: row["probability"] for row in measure(TrainedModel.from_run(found_folder), part, Accelerator())
     }
     found = ChestXrayReader(lungs_folder, found_folder).read(part.rows["image"])
     assert dict(zip(part.rows["id"], [one.probability for one in found], strict=True)) == pytest.approx(measured, 1e-5)
@@ -89,7 +89,7 @@ def test_decision_is_at_the_stored_threshold(tb_folder) -> None:
     at, above = (dataclasses.replace(one, threshold=one.probability + more) for more in (0, 1e-6))
     assert at.is_suspected is True and above.is_suspected is False
     assert at.verdict != above.verdict and at.advice != above.advice
-    odd = dataclasses.replace(at, film_flags=(Flag.BLANK.raised(),))
+    odd = dataclasses.replace(at, image_flags=(Flag.BLANK.raised(),))
     assert odd.is_suspected is True and odd.flag_codes == (Flag.BLANK,) and odd.advice == at.advice
     assert odd.verdict == f"{at.verdict}, but see the flags"
     for found in (at, above, odd):
@@ -140,9 +140,9 @@ def test_spacing_of_a_montgomery_film_is_known_by_its_name(lungs_folder, tmp_pat
     assert unknown.spacing_mm is None and unknown.lungs.right_mm2 is None
 
 
-def known_by(folder: Path, limit: float) -> Familiarity:
+def known_by(folder: Path, limit: float) -> OutOfDistribution:
     """What a model of 24 + 32 channels (the tiny one's last two stages) would know, at the origin, and saved."""
-    known = Familiarity(np.zeros(56), np.eye(56), limit, 30)
+    known = OutOfDistribution(np.zeros(56), np.eye(56), limit, 30)
     known.save(folder)
     return known
 
@@ -151,18 +151,18 @@ def test_distance_is_of_the_x_ray_itself_in_one_pass(lungs_folder, tmp_path) -> 
     folder = Path(shutil.copytree(lungs_folder, tmp_path / "known"))
     known_by(folder, 0.5)
     reader = ChestXrayReader(folder)
-    films = [reader.decode(Image.effect_noise((70, 90 + side), 60)) for side in range(3)]
-    pixels = torch.from_numpy(np.stack([resize_gray(film.gray, 64) for film in films])).float() / 255
+    xrays = [reader.decode(Image.effect_noise((70, 90 + side), 60)) for side in range(3)]
+    pixels = torch.from_numpy(np.stack([resize_gray(xray.gray, 64) for xray in xrays])).float() / 255
     with torch.inference_mode():
-        inputs = normalize(pixels, reader.segmenter.processor)
+        inputs = normalize(pixels, reader.segmenter.image_processor)
         stages = reader.segmenter.model(pixel_values=inputs, output_hidden_states=True).hidden_states[-2:]
     features = torch.cat([stage.flatten(2).std(2, correction=0) for stage in stages], 1)  # (3, 56)
-    looks = reader.segment(films)
+    looks = reader.segment(xrays)
     np.testing.assert_allclose([one.distance for one in looks], features.norm(dim=1), rtol=1e-4)  # to the origin
     reader.segmenter = dataclasses.replace(
         reader.segmenter, settings=dataclasses.replace(reader.segmenter.settings, views=3)
     )
-    many = reader.segment(films)
+    many = reader.segment(xrays)
     np.testing.assert_allclose([one.distance for one in many], [one.distance for one in looks], rtol=1e-5)
     assert not torch.equal(many[0].logits, looks[0].logits)  # the other views do count there
 
@@ -178,7 +178,7 @@ def test_far_x_rays_are_flagged_where_the_run_knows_its_own(lungs_folder, tmp_pa
     np.testing.assert_array_equal(far.mask, unknown.mask)
     known_by(folder, far.distance)
     assert Flag.OUT_OF_DISTRIBUTION not in ChestXrayReader(folder).read(image)[0].flag_codes
-    Familiarity(np.zeros(3), np.eye(3), 1.0, 30).save(folder)
+    OutOfDistribution(np.zeros(3), np.eye(3), 1.0, 30).save(folder)
     with pytest.raises(ValueError, match="is of a model of 3 features, this one has 56"):
         ChestXrayReader(folder).read(image)
 
@@ -236,5 +236,5 @@ def test_sides_are_those_that_the_dicom_header_says(lungs_folder) -> None:
     usual, mirrored = reader.read([dicom(values, PatientOrientation=[side, "F"]) for side in "LR"])
     assert Flag.MIRRORED in mirrored.flag_codes and Flag.MIRRORED not in usual.flag_codes
     np.testing.assert_array_equal(mirrored.mask, usual.mask)  # on the file's own pixels
-    sides = mirrored.lungs.right_share, mirrored.lungs.left_share
-    assert sides == (usual.lungs.left_share, usual.lungs.right_share) and sides[0] != sides[1]
+    sides = mirrored.lungs.right_fraction, mirrored.lungs.left_fraction
+    assert sides == (usual.lungs.left_fraction, usual.lungs.right_fraction) and sides[0] != sides[1]

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 
 from hub_models.predict import row_log as ledger
-from hub_models.predict.row_log import close_ledger, done_before, drop_rows, file_of, is_whole, open_ledger
+from hub_models.predict.row_log import close_row_log, done_before, drop_rows, file_of, is_whole, open_row_log
 
 SCHEMA = pyarrow.schema([("source", pyarrow.string()), ("probability", pyarrow.float64()), ("ok", pyarrow.bool_())])
 
@@ -22,60 +22,60 @@ def append(folder: Path, process: int, *numbers: int) -> None:
 
 def test_rows_of_all_processes_and_launches_become_one_table(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(ledger, "TABLE_ROWS", 2)  # several blocks
-    open_ledger(tmp_path)
+    open_row_log(tmp_path)
     assert not done_before(tmp_path, 6).any()
     append(tmp_path, 0, 0, 1)
     append(tmp_path, 1, 3)
     assert not done_before(tmp_path, 6).any()  # of earlier launches only: no process sees what another does now
-    open_ledger(tmp_path)
+    open_row_log(tmp_path)
     assert done_before(tmp_path, 6).tolist() == [True, True, False, True, False, False]
     file_of(tmp_path, 0).write_text(line(2, probability=0.1 + 0.2, ok=False, other="left out") + line(4))
     append(tmp_path, 2, 5)
-    assert not is_whole(tmp_path, "films")
-    close_ledger(tmp_path, "films", SCHEMA, 6)
-    assert is_whole(tmp_path, "films")
-    table = pyarrow.parquet.read_table(tmp_path / "films.parquet")
+    assert not is_whole(tmp_path, "xrays")
+    close_row_log(tmp_path, "xrays", SCHEMA, 6)
+    assert is_whole(tmp_path, "xrays")
+    table = pyarrow.parquet.read_table(tmp_path / "xrays.parquet")
     assert table.schema == SCHEMA
     assert table["source"].to_pylist() == [f"film, {number}" for number in range(6)]
     assert table["probability"].to_pylist() == [None, None, 0.1 + 0.2, None, None, None]  # to the bit
     assert table["ok"].to_pylist()[2] is False
-    assert pyarrow.csv.read_csv(tmp_path / "films.csv")["source"].to_pylist() == table["source"].to_pylist()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["films.csv", "films.parquet"]
+    assert pyarrow.csv.read_csv(tmp_path / "xrays.csv")["source"].to_pylist() == table["source"].to_pylist()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["xrays.csv", "xrays.parquet"]
 
 
 @pytest.mark.parametrize("cut", [1, 5, len(line(2)) - 1])
 def test_line_that_a_kill_cut_off_is_dropped(tmp_path, cut: int) -> None:
-    open_ledger(tmp_path)
+    open_row_log(tmp_path)
     append(tmp_path, 0, 0, 1)
     with file_of(tmp_path, 0).open("a") as file:
         file.write(line(2)[:cut])
     file_of(tmp_path, 1).write_text(line(3)[:cut])
-    open_ledger(tmp_path)
+    open_row_log(tmp_path)
     assert done_before(tmp_path, 4).tolist() == [True, True, False, False]
 
 
 def test_missing_rows_are_refused_and_double_ones_dropped(tmp_path) -> None:
-    open_ledger(tmp_path)
+    open_row_log(tmp_path)
     append(tmp_path, 0, 0, 1)
     append(tmp_path, 1, 1)
     with pytest.raises(ValueError, match="holds 2 of 3 rows: start the same command again"):
-        close_ledger(tmp_path, "films", SCHEMA, 3)
-    assert not is_whole(tmp_path, "films")
+        close_row_log(tmp_path, "xrays", SCHEMA, 3)
+    assert not is_whole(tmp_path, "xrays")
     append(tmp_path, 1, 2)
-    close_ledger(tmp_path, "films", SCHEMA, 3)
-    sources = pyarrow.parquet.read_table(tmp_path / "films.parquet")["source"].to_pylist()
+    close_row_log(tmp_path, "xrays", SCHEMA, 3)
+    sources = pyarrow.parquet.read_table(tmp_path / "xrays.parquet")["source"].to_pylist()
     assert sources == ["film, 0", "film, 1", "film, 2"]
 
 
 def test_tables_stand_only_when_both_do(tmp_path) -> None:
-    open_ledger(tmp_path)
+    open_row_log(tmp_path)
     append(tmp_path, 0, 0)
-    (tmp_path / "films.parquet").write_bytes(b"of a launch killed between the two")
-    assert not is_whole(tmp_path, "films")
-    close_ledger(tmp_path, "films", SCHEMA, 1)
-    assert is_whole(tmp_path, "films")
-    open_ledger(tmp_path)  # of a launch killed before it deleted these
+    (tmp_path / "xrays.parquet").write_bytes(b"of a launch killed between the two")
+    assert not is_whole(tmp_path, "xrays")
+    close_row_log(tmp_path, "xrays", SCHEMA, 1)
+    assert is_whole(tmp_path, "xrays")
+    open_row_log(tmp_path)  # of a launch killed before it deleted these
     append(tmp_path, 0, 0)
     drop_rows(tmp_path)
     drop_rows(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["films.csv", "films.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["xrays.csv", "xrays.parquet"]

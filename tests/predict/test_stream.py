@@ -32,32 +32,32 @@ def reader(make_run, tiny_segformer, tiny_resnet, tmp_path_factory) -> ChestXray
 
 def items_of(paths: list[Path]) -> Iterator[tuple[dict, partial]]:
     for number, path in enumerate(paths):
-        row = {"number": number, "source": f"films/{path.name}", "output": f"films/{path.stem}"}
+        row = {"number": number, "source": f"xrays/{path.name}", "output": f"xrays/{path.stem}"}
         yield row, partial(Path, path)
 
 
 @pytest.fixture(scope="module")
-def films(phantoms) -> list[Path]:
+def xrays(phantoms) -> list[Path]:
     return sorted(phantoms.rglob("CXR_png/*.png"))[::5]
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 5, 16])
-def test_rows_are_those_of_the_reader(reader, films, tmp_path, batch_size: int | None) -> None:
-    rows = list(read_stream(Desk(reader, tmp_path), items_of(films), CPU, batch_size))
+def test_rows_are_those_of_the_reader(reader, xrays, tmp_path, batch_size: int | None) -> None:
+    rows = list(read_stream(Desk(reader, tmp_path), items_of(xrays), CPU, batch_size))
     size = batch_size or 4
-    read = [one for start in range(0, len(films), size) for one in reader.read(films[start : start + size])]
-    assert [row["number"] for row in rows] == list(range(len(films)))
+    read = [one for start in range(0, len(xrays), size) for one in reader.read(xrays[start : start + size])]
+    assert [row["number"] for row in rows] == list(range(len(xrays)))
     for row, one in zip(rows, read, strict=True):
         mask = Image.open(tmp_path / row["mask"])
-        assert mask.mode == "1" and row["mask"] == f"masks/films/{Path(one.name).stem}.png"
+        assert mask.mode == "1" and row["mask"] == f"masks/xrays/{Path(one.name).stem}.png"
         np.testing.assert_array_equal(np.asarray(mask), one.mask)
         assert set(row) <= {"number", *COLUMNS} and "error" not in row
-        assert row["source"] == f"films/{one.name}" and row["name"] == one.name
+        assert row["source"] == f"xrays/{one.name}" and row["name"] == one.name
         assert (row["probability"], row["threshold"]) == (one.probability, one.threshold)  # to the bit
         assert (row["is_suspected"], row["decision"]) == (one.is_suspected, one.decision)
         assert {name: row[name] for name in ("flags", "flag_messages")} == flag_columns(one.flags)
         assert (row["height"], row["width"]) == one.mask.shape
-        assert (row["right_share"], row["left_share"]) == (one.lungs.right_share, one.lungs.left_share)
+        assert (row["right_fraction"], row["left_fraction"]) == (one.lungs.right_fraction, one.lungs.left_fraction)
         assert (row["right_mm2"], row["left_mm2"]) == (one.lungs.right_mm2, one.lungs.left_mm2)
         assert (row.get("spacing_row_mm"), row.get("spacing_column_mm")) == (one.spacing_mm or (None, None))
 
@@ -71,19 +71,19 @@ def test_flags_are_as_many_codes_as_messages() -> None:
     assert flag_columns([]) == {"flags": "", "flag_messages": ""}
 
 
-def test_model_that_is_absent_leaves_its_columns_empty(reader, films, tmp_path) -> None:
+def test_model_that_is_absent_leaves_its_columns_empty(reader, xrays, tmp_path) -> None:
     lungs = ChestXrayReader(segmenter=reader.segmenter.model.name_or_path)
-    (row,) = read_stream(Desk(lungs, tmp_path), items_of(films[:1]), CPU)
+    (row,) = read_stream(Desk(lungs, tmp_path), items_of(xrays[:1]), CPU)
     assert row["probability"] is row["threshold"] is row["decision"] is row["is_suspected"] is None
     assert (tmp_path / row["mask"]).is_file()
 
 
-def test_bad_file_is_a_row_between_the_others(reader, films, tmp_path) -> None:
+def test_bad_file_is_a_row_between_the_others(reader, xrays, tmp_path) -> None:
     bad = [tmp_path / name for name in ("text.png", "empty.png", "dot.png", "gone.png")]
     bad[0].write_text("not\nan image")
     bad[1].write_bytes(b"")
     Image.new("L", (1, 1)).save(bad[2])
-    paths = [path for pair in zip(films, bad, strict=False) for path in pair]
+    paths = [path for pair in zip(xrays, bad, strict=False) for path in pair]
     for batch_size in (1, 3, 16):
         rows = list(read_stream(Desk(reader, tmp_path), items_of(paths), CPU, batch_size))
         errors = [row.get("error") for row in rows]
@@ -94,25 +94,25 @@ def test_bad_file_is_a_row_between_the_others(reader, films, tmp_path) -> None:
         assert set(rows[1]) == {"number", "source", "name", "error"}
 
 
-def test_overlay_is_small_and_has_a_rim_around_the_lungs(reader, films, tmp_path, monkeypatch) -> None:
+def test_overlay_is_small_and_has_a_rim_around_the_lungs(reader, xrays, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pipeline, "SHOWN", 50)
-    list(read_stream(Desk(reader, tmp_path, overlays=True), items_of(films[:2]), CPU))
-    pictures = sorted((tmp_path / "overlays" / "films").iterdir())
-    assert [path.name for path in pictures] == [path.name for path in films[:2]]
+    list(read_stream(Desk(reader, tmp_path, overlays=True), items_of(xrays[:2]), CPU))
+    pictures = sorted((tmp_path / "overlays" / "xrays").iterdir())
+    assert [path.name for path in pictures] == [path.name for path in xrays[:2]]
     picture = Image.open(pictures[0])
     assert max(picture.size) == 50
     values = np.asarray(picture, int)
     assert 0 < (np.ptp(values, 2) > 0).mean() < 0.5  # coloured, where all else is gray
 
 
-def test_saliency_is_that_of_the_model_and_changes_no_row(reader, films, tmp_path, monkeypatch) -> None:
+def test_saliency_is_that_of_the_model_and_changes_no_row(reader, xrays, tmp_path, monkeypatch) -> None:
     deep = tmp_path / "deep.png"
-    values = np.asarray(Image.open(films[0]).convert("L"), np.uint16) * 200 + 500
+    values = np.asarray(Image.open(xrays[0]).convert("L"), np.uint16) * 200 + 500
     Image.fromarray(values).save(deep)
     shown = []
     heat = pipeline.heat
     monkeypatch.setattr(pipeline, "heat", lambda gray, looks: shown.append(looks) or heat(gray, looks))
-    paths = [*films[:3], deep]
+    paths = [*xrays[:3], deep]
     plain = list(read_stream(Desk(reader, tmp_path / "plain"), items_of(paths), CPU, 1))
     desk = Desk(reader, tmp_path / "asked", asked=Asked(reader.classifier))
     assert list(read_stream(desk, items_of(paths), CPU, 1)) == plain
@@ -122,7 +122,7 @@ def test_saliency_is_that_of_the_model_and_changes_no_row(reader, films, tmp_pat
     ]
     for one in shown:  # in the order of the threads
         assert any(np.array_equal(one, other) for other in expected)
-    pictures = sorted((tmp_path / "asked" / "saliency" / "films").iterdir())
+    pictures = sorted((tmp_path / "asked" / "saliency" / "xrays").iterdir())
     assert [path.name for path in pictures] == sorted(path.name for path in paths)
     assert Image.open(pictures[0]).mode == "RGB"
 
@@ -137,7 +137,7 @@ def test_family_without_saliency_is_named(make_run, tmp_path) -> None:
         Asked(classifier)
 
 
-def test_few_x_rays_are_in_memory_however_many_there_are(reader, films, tmp_path) -> None:
+def test_few_x_rays_are_in_memory_however_many_there_are(reader, xrays, tmp_path) -> None:
     opened, done, most = 0, 0, 0
     lock = threading.Lock()
 
@@ -148,7 +148,7 @@ def test_few_x_rays_are_in_memory_however_many_there_are(reader, films, tmp_path
                 opened += 1
                 most = max(most, opened - done)
             row = {"number": number, "source": f"{number}.png", "output": str(number)}
-            yield row, partial(Path, films[0])
+            yield row, partial(Path, xrays[0])
 
     for _ in read_stream(Desk(reader, tmp_path), endless(), CPU):
         done += 1
@@ -156,38 +156,38 @@ def test_few_x_rays_are_in_memory_however_many_there_are(reader, films, tmp_path
     assert done == 80 and most <= 4 * (2 * lanes + 2)
 
 
-def test_torch_gets_its_threads_back_and_errors_pass(reader, films, tmp_path) -> None:
+def test_torch_gets_its_threads_back_and_errors_pass(reader, xrays, tmp_path) -> None:
     before = torch.get_num_threads()
     (tmp_path / "masks").write_text("in the way")
     with pytest.raises(OSError, match="masks"):
-        list(read_stream(Desk(reader, tmp_path), items_of(films), CPU))
+        list(read_stream(Desk(reader, tmp_path), items_of(xrays), CPU))
     assert torch.get_num_threads() == before
 
 
-def test_lungs_of_dicom_go_out_as_dicom_too(reader, films, tmp_path) -> None:
+def test_lungs_of_dicom_go_out_as_dicom_too(reader, xrays, tmp_path) -> None:
     import highdicom
 
-    gray = np.asarray(Image.open(films[0]).convert("L")).astype(np.uint16)
+    gray = np.asarray(Image.open(xrays[0]).convert("L")).astype(np.uint16)
     (tmp_path / "in").mkdir()
     whole = dicom(gray, 8, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
-    for name, file in (("whole.dcm", whole), ("bare.dcm", dicom(gray, 8)), ("film.png", films[0].read_bytes())):
+    for name, file in (("whole.dcm", whole), ("bare.dcm", dicom(gray, 8)), ("film.png", xrays[0].read_bytes())):
         (tmp_path / "in" / name).write_bytes(file)
     paths = sorted((tmp_path / "in").iterdir())
     out = tmp_path / "out"
     rows = {row["name"]: row for row in read_stream(Desk(reader, out, lungs_version="v1"), items_of(paths), CPU)}
-    assert [path.name for path in (out / "segmentations" / "films").iterdir()] == ["whole.dcm"]
+    assert [path.name for path in (out / "segmentations" / "xrays").iterdir()] == ["whole.dcm"]
     without = {name: Flag.NO_DICOM_SEG in row["flags"].split("|") for name, row in rows.items()}
     assert without == {"bare.dcm": True, "whole.dcm": False, "film.png": False}
     assert "StudyInstanceUID" in rows["bare.dcm"]["flag_messages"]
-    written = highdicom.seg.segread(out / "segmentations" / "films" / "whole.dcm")
+    written = highdicom.seg.segread(out / "segmentations" / "xrays" / "whole.dcm")
     lungs = written.get_pixels_by_source_instance(["1.2.3"], combine_segments=False)[0].any(-1)
     np.testing.assert_array_equal(lungs, np.asarray(Image.open(out / rows["whole.dcm"]["mask"])))
 
 
-def test_sides_of_a_dicom_segmentation_are_the_patients(reader, films, tmp_path) -> None:
+def test_sides_of_a_dicom_segmentation_are_the_patients(reader, xrays, tmp_path) -> None:
     import highdicom
 
-    gray, paths = np.asarray(Image.open(films[0]).convert("L")).astype(np.uint16), []
+    gray, paths = np.asarray(Image.open(xrays[0]).convert("L")).astype(np.uint16), []
     for rows, columns in ("LF", "RF", "PF"):
         uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
         paths.append(tmp_path / f"{rows}.dcm")
@@ -195,7 +195,7 @@ def test_sides_of_a_dicom_segmentation_are_the_patients(reader, films, tmp_path)
     list(read_stream(Desk(reader, tmp_path, lungs_version="v1"), items_of(paths), CPU))
     found = {}
     for path in paths:
-        written = highdicom.seg.segread(tmp_path / "segmentations" / "films" / path.name)
+        written = highdicom.seg.segread(tmp_path / "segmentations" / "xrays" / path.name)
         labels = [one.segment_label for one in written.SegmentSequence]
         masks = written.get_pixels_by_source_instance(["1.2.3"], combine_segments=False)[0]
         found[path.stem] = dict(zip(labels, np.moveaxis(masks, -1, 0), strict=True))
@@ -207,11 +207,11 @@ def test_sides_of_a_dicom_segmentation_are_the_patients(reader, films, tmp_path)
     np.testing.assert_array_equal(lateral["Lung"], np.logical_or.reduce(list(usual.values())))
 
 
-def test_x_ray_is_opened_once(reader, films, tmp_path) -> None:
-    gray = np.asarray(Image.open(films[0]).convert("L")).astype(np.uint16)
+def test_x_ray_is_opened_once(reader, xrays, tmp_path) -> None:
+    gray = np.asarray(Image.open(xrays[0]).convert("L")).astype(np.uint16)
     Image.fromarray(gray * 200).save(tmp_path / "deep.png")
     whole = dicom(gray, 8, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
-    opens = [iter([data]) for data in (films[0].read_bytes(), (tmp_path / "deep.png").read_bytes(), whole)]
+    opens = [iter([data]) for data in (xrays[0].read_bytes(), (tmp_path / "deep.png").read_bytes(), whole)]
     rows = [{"number": number, "source": f"{number}", "output": f"{number}"} for number in range(3)]
     desk = Desk(reader, tmp_path, overlays=True, asked=Asked(reader.classifier), lungs_version="v1")
     items = ((row, partial(next, one)) for row, one in zip(rows, opens, strict=True))  # a second time raises
@@ -231,8 +231,8 @@ def test_dicom_that_is_gone_is_a_flag_and_no_place_for_its_lungs_an_error(reader
         pipeline._segment(desk, source, "film", found)
 
 
-def test_class_that_no_segmentation_refers_to_is_a_flag(reader, films, tmp_path) -> None:
-    gray = np.asarray(Image.open(films[0]).convert("L")).astype(np.uint16)
+def test_class_that_no_segmentation_refers_to_is_a_flag(reader, xrays, tmp_path) -> None:
+    gray = np.asarray(Image.open(xrays[0]).convert("L")).astype(np.uint16)
     uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
     (tmp_path / "film.dcm").write_bytes(dicom(gray, 8, **uids, SOPClassUID="1.2.840.10008.5.1.4.1.1.2"))  # of CT
     desk = Desk(reader, tmp_path / "out", lungs_version="v1")

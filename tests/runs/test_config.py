@@ -31,7 +31,7 @@ TB = {"task": "tb_classification"}
         ("layer_decay", 0.0, r"must be in \(0, 1\], got 0.0"),
         ("layer_decay", 1.1, r"must be in \(0, 1\], got 1.1"),
         ("weight_decay", -0.1, "must not be negative, got -0.1"),
-        ("warmup_share", 1.0, r"must be in \[0, 1\), got 1.0"),
+        ("warmup_fraction", 1.0, r"must be in \[0, 1\), got 1.0"),
         ("gradient_norm", 0.0, "must be above 0, got 0.0"),
         ("dropout", 1.0, r"must be in \[0, 1\), got 1.0"),
         ("label_smoothing", -0.1, r"must be in \[0, 1\), got -0.1"),

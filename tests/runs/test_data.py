@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from chest_xray_masks import PARTS, scan, split_of
+from chest_xray_masks import SPLITS, scan, split_of
 from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.preprocessing import load_splits
 from hub_models.dataset.splits import divide
@@ -18,7 +18,7 @@ from hub_models.imaging.gray import to_gray
 from hub_models.imaging.resizing import resize_gray
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
-from hub_models.runs.data import describe, load_cohort, load_rows, refuse_leaks, trained_ids
+from hub_models.runs.data import describe, load_rows, load_run_splits, refuse_leaks, trained_ids
 from hub_models.runs.run_folder import RunFolder
 
 TB = {"task": "tb_classification"}
@@ -36,23 +36,23 @@ def lung_run(make_run, tiny_segformer, tmp_path_factory) -> Path:
 
 
 def test_parts_hold_the_rows_and_the_same_at_the_models_size(phantoms) -> None:
-    parts = load_cohort(config_of(phantoms, seed=5), Accelerator())
+    splits = load_run_splits(config_of(phantoms, seed=5), Accelerator())
     rows = divide(load_splits(phantoms), "default", "lung_segmentation")
-    assert tuple(parts) == PARTS
-    for name, part in parts.items():
+    assert tuple(splits) == SPLITS
+    for name, part in splits.items():
         assert list(part.rows["id"]) == list(TASKS["lung_segmentation"].usable(rows[name])["id"])
         assert list(part.arrays.prepared["id"]) == list(part.rows["id"])
         assert (part.arrays.image_size, part.arrays.seed) == (32, 5)
         pixels = resize_gray(to_gray(part.rows[1]["image"]), 32)
         assert torch.equal(part.arrays.__getitems__([1])["pixels"][0], torch.from_numpy(pixels.copy()))
-    ranges = {name: part.arrays.ranges for name, part in parts.items()}
+    ranges = {name: part.arrays.ranges for name, part in splits.items()}
     assert ranges == {"train": STRENGTHS["light"], "validation": None, "test": None}
 
 
 def test_size_fit_and_parts_are_those_asked_for(phantoms) -> None:
-    parts = load_cohort(config_of(phantoms, image_size=None, **TB), Accelerator(), ("test",))
-    assert list(parts) == ["test"] and parts["test"].arrays.image_size == TASKS["tb_classification"].image_size
-    padded = load_cohort(config_of(phantoms, fit="pad"), Accelerator(), ("test",))["test"]
+    splits = load_run_splits(config_of(phantoms, image_size=None, **TB), Accelerator(), ("test",))
+    assert list(splits) == ["test"] and splits["test"].arrays.image_size == TASKS["tb_classification"].image_size
+    padded = load_run_splits(config_of(phantoms, fit="pad"), Accelerator(), ("test",))["test"]
     pixels = resize_gray(to_gray(padded.rows[0]["image"]), 32, "pad")
     assert torch.equal(padded.arrays.__getitems__([0])["pixels"][0], torch.from_numpy(pixels.copy()))
 
@@ -75,7 +75,7 @@ def test_empty_part_is_named(phantoms, tmp_path) -> None:
             mask.unlink()
     said = r"no validation X-ray in .*set \(protocol default\) is fit for lung_segmentation: pass more of the set"
     with pytest.raises(ValueError, match=said):
-        load_cohort(config_of(tmp_path / "set"), Accelerator())
+        load_run_splits(config_of(tmp_path / "set"), Accelerator())
     assert len(load_rows(config_of(tmp_path / "set"), ("train",))["train"])  # the others are there
     assert len(load_rows(config_of(tmp_path / "set", **TB))["validation"])  # TB needs no mask
     with pytest.raises(FileNotFoundError, match="set2"):
@@ -88,15 +88,15 @@ def test_part_of_one_class_is_named(phantoms, tmp_path) -> None:
         if split_of(image.name[:11]) == "test":
             image.unlink()
     with pytest.raises(ValueError, match=r"no X-ray of test \(protocol default\) is tuberculosis"):
-        load_cohort(config_of(tmp_path / "set", **TB), Accelerator())
+        load_run_splits(config_of(tmp_path / "set", **TB), Accelerator())
 
 
 def test_lung_region_is_what_the_lung_model_finds(phantoms, lung_run) -> None:
     config = config_of(phantoms, region="lungs", **TB)
     with pytest.raises(ValueError, match="region lungs needs a lung model that finds them: pass --segmenter"):
-        load_cohort(config, Accelerator(), ("test",))
-    found = load_cohort(dataclasses.replace(config, segmenter=str(lung_run)), Accelerator(), ("test",))["test"]
-    whole = load_cohort(config_of(phantoms, **TB), Accelerator(), ("test",))["test"]
+        load_run_splits(config, Accelerator(), ("test",))
+    found = load_run_splits(dataclasses.replace(config, segmenter=str(lung_run)), Accelerator(), ("test",))["test"]
+    whole = load_run_splits(config_of(phantoms, **TB), Accelerator(), ("test",))["test"]
     assert list(found.rows["id"]) == list(whole.rows["id"])
     for one, own in zip(found.rows, whole.rows, strict=True):
         assert one["mask"] is not None and one["mask"] != own["mask"]
@@ -108,10 +108,10 @@ def test_description_has_ids_and_fingerprint(phantoms) -> None:
     config = config_of(phantoms)
     rows = load_rows(config)
     data = describe(config, rows)
-    assert {part: data[part] for part in PARTS} == {part: list(rows[part]["id"]) for part in PARTS}
+    assert {part: data[part] for part in SPLITS} == {part: list(rows[part]["id"]) for part in SPLITS}
     assert data["fingerprint"] == scan(phantoms).fingerprint(None) and data["earlier"] == []
     assert json.loads(json.dumps(data)) == data
-    assert data["synthetic"] == sum(len(rows[part]) for part in PARTS)
+    assert data["synthetic"] == sum(len(rows[part]) for part in SPLITS)
     mc = config_of(phantoms, config_name="MC")
     assert (
         describe(mc, load_rows(mc))["fingerprint"] == scan(phantoms).fingerprint("Montgomery") != data["fingerprint"]
@@ -120,16 +120,16 @@ def test_description_has_ids_and_fingerprint(phantoms) -> None:
 
 def test_x_rays_that_do_not_say_so_are_not_synthetic(phantoms, tmp_path) -> None:
     shutil.copytree(phantoms, tmp_path / "set")
-    films = sorted((tmp_path / "set").rglob("CXR_png/*.png"))
-    for film in films[1:]:
-        with Image.open(film) as image:
+    xrays = sorted((tmp_path / "set").rglob("CXR_png/*.png"))
+    for xray in xrays[1:]:
+        with Image.open(xray) as image:
             image.load()
-            image.save(film)  # drops what the file says of itself
+            image.save(xray)  # drops what the file says of itself
     config = config_of(tmp_path / "set", **TB)
     assert describe(config, load_rows(config))["synthetic"] == 1
-    with Image.open(films[0]) as image:
+    with Image.open(xrays[0]) as image:
         image.load()
-        image.save(films[0])
+        image.save(xrays[0])
     assert "synthetic" not in describe(config, load_rows(config))
 
 

@@ -11,13 +11,13 @@ from transformers import DeiTConfig, PreTrainedModel, SegformerConfig, SwinConfi
 from hub_models.models.architectures import build
 from hub_models.runs.config import TrainConfig
 from hub_models.training.optimization import (
-    SharedBatchNorm2d,
+    SynchronizedBatchNorm2d,
     divide_logits,
     layer_depths,
     make_optimizer,
     make_schedule,
     running_mean,
-    share_batch_norms,
+    synchronize_batch_norms,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -58,9 +58,9 @@ def test_learning_rate_without_layer_decay(options: dict, rate: float, tiny_resn
     assert {group["lr"] for group in make_optimizer(config(**options), classifier(tiny_resnet)).param_groups} == {rate}
 
 
-def depth_of(depths: dict[str, int], *parts: str) -> int:
+def depth_of(depths: dict[str, int], *splits: str) -> int:
     """The one depth of all weights whose names hold `parts`."""
-    (depth,) = {depth for name, depth in depths.items() if all(part in name for part in parts)}
+    (depth,) = {depth for name, depth in depths.items() if all(part in name for part in splits)}
     return depth
 
 
@@ -122,7 +122,7 @@ def test_layer_decay_by_hand(tiny_vit) -> None:
 
 def test_schedule_counts_updates_not_steps(tiny_resnet) -> None:
     # 5 steps of which 2 make an update, the last alone: 3 updates in each of 4 epochs, 12; a quarter of them climbs
-    options = config(learning_rate=1.0, epochs=4, accumulation=2, warmup_share=0.25)
+    options = config(learning_rate=1.0, epochs=4, accumulation=2, warmup_fraction=0.25)
     optimizer = make_optimizer(options, classifier(tiny_resnet))
     schedule, rates = make_schedule(options, optimizer, 5), []
     for _ in range(12):
@@ -188,9 +188,9 @@ def test_divided_logits_are_calibrated_however_they_are_used(name: str, request,
 def test_shared_norms_keep_weights_and_names(tiny_resnet) -> None:
     model = classifier(tiny_resnet)
     before = copy.deepcopy(model.state_dict())
-    share_batch_norms(model)
+    synchronize_batch_norms(model)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert norms and all(type(module) is SharedBatchNorm2d for module in norms)
+    assert norms and all(type(module) is SynchronizedBatchNorm2d for module in norms)
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
     assert set(model.state_dict()) == set(before)
     inputs = torch.randn(2, 3, 32, 32)
@@ -204,7 +204,7 @@ import os
 import sys
 import tempfile
 import torch
-from hub_models.training.optimization import share_batch_norms
+from hub_models.training.optimization import synchronize_batch_norms
 
 torch.set_num_threads(1)
 store = tempfile.mktemp()
@@ -219,7 +219,7 @@ for momentum, shift in ((0.1, 0.0), (None, 3.0)):
     torch.nn.init.normal_(plain.bias)
     shared = torch.nn.Sequential(torch.nn.BatchNorm2d(3, momentum=momentum))
     shared[0].load_state_dict(plain.state_dict())
-    share_batch_norms(shared)
+    synchronize_batch_norms(shared)
     mine = slice(2 * rank, 2 * rank + 2)
     for step in range(2):
         whole = values[step].clone().requires_grad_()
@@ -238,7 +238,7 @@ for momentum, shift in ((0.1, 0.0), (None, 3.0)):
     torch.testing.assert_close(shared.eval()(values[0]), plain.eval()(values[0]))
 
 constant = torch.nn.Sequential(torch.nn.BatchNorm2d(64))  # of a constant, rounding may leave a variance below 0
-share_batch_norms(constant)
+synchronize_batch_norms(constant)
 assert constant(torch.linspace(1, 1000, 64)[None, :, None, None].expand(2, 64, 9, 9)).isfinite().all()
 
 torch.distributed.destroy_process_group()

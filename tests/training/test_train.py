@@ -23,14 +23,15 @@ from chest_xray_masks import split_of
 from hub_models.dataset.preprocessing import load_splits
 from hub_models.files import held
 from hub_models.imaging.flags import Flag
-from hub_models.models.out_of_distribution import FAMILIARITY_NAME, Familiarity
+from hub_models.models.out_of_distribution import OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
 from hub_models.models.tasks import TASKS
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.notes import CARD_NAME, refuse_edited
 from hub_models.runs.run_folder import read_per_image
-from hub_models.training import loop, train
-from hub_models.training.train import fit
+from hub_models.training import loop
+from hub_models.training import train as module
+from hub_models.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def tb_config(config, tiny_resnet, tmp_path_factory) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def results(config) -> dict:
-    return fit(config)
+    return train(config)
 
 
 def line(config: TrainConfig) -> list[str]:
@@ -61,7 +62,7 @@ def line(config: TrainConfig) -> list[str]:
 def test_folder_of_another_launch_is_refused(config, tmp_path) -> None:
     other = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
     with held(tmp_path / "run"), pytest.raises(ValueError, match=f"another launch is writing to {tmp_path}/run: let"):
-        fit(other)
+        train(other)
     assert not list(tmp_path.iterdir())  # nothing is left of either
 
 
@@ -77,7 +78,7 @@ def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> 
         "dice.png",
         "outlines.png",
     }
-    names |= {"tracking", "familiarity.safetensors", "README.md"}
+    names |= {"tracking", "out_of_distribution.safetensors", "README.md"}
     assert {path.name for path in folder.iterdir()} == names
     assert TrainConfig.load(folder) == config
     assert results["training"]["device"] == "cpu" and results["training"]["duration_seconds"] > 0
@@ -95,15 +96,15 @@ def test_results_are_of_the_test_images_and_add_up(config, results) -> None:
     per_image = read_per_image(Path(config.output_dir))
     assert [one["id"] for one in per_image] == sorted(rows["id"])
     assert all(split_of(row["patient_id"]) == "test" for row in rows)
-    assert results["images"] == results["parts"]["test"] == len(rows)
+    assert results["images"] == results["splits"]["test"] == len(rows)
     for site in ("all", "Montgomery", "Shenzhen"):
-        summary = results["figures"]["all" if site == "all" else f"site: {site}"]
+        summary = results["metrics"]["all" if site == "all" else f"site: {site}"]
         of_site = [one["dice"] for one in per_image if site in (one["site"], "all")]
         assert summary["n"] == len(of_site)
         assert summary["dice"]["value"] == pytest.approx(sum(of_site) / len(of_site))
         assert summary["dice"]["low"] <= summary["dice"]["value"] <= summary["dice"]["high"]
     # even this small a model learns in 12 epochs; a blank mask gets 0
-    assert results["figures"]["all"]["dice"]["value"] > 0.5
+    assert results["metrics"]["all"]["dice"]["value"] > 0.5
     epochs = results["training"]["epochs"]
     best = max(range(12), key=lambda index: epochs[index]["validation_dice"])
     assert len(epochs) == 12 and results["training"]["kept_epoch"] == best + 1
@@ -117,13 +118,13 @@ def test_training_is_tracked(config, results) -> None:
 
 def test_finished_run_is_not_trained_again(config, results) -> None:
     written = (Path(config.output_dir) / "model.safetensors").stat().st_mtime_ns
-    assert fit(config) == results
+    assert train(config) == results
     assert (Path(config.output_dir) / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_other_config_for_the_same_folder_names_the_field(config, results) -> None:
     with pytest.raises(ValueError, match=rf"\(epochs: 9, not 12\).* pass --model {config.output_dir} too"):
-        fit(dataclasses.replace(config, epochs=9))
+        train(dataclasses.replace(config, epochs=9))
 
 
 def test_config_is_saved_with_the_values_used_and_null_stands_for_them(config, tmp_path, caplog) -> None:
@@ -131,24 +132,24 @@ def test_config_is_saved_with_the_values_used_and_null_stands_for_them(config, t
         config, learning_rate=None, epochs=1, batch_size=4096, output_dir=str(tmp_path / "run"), tracker="tensorboard"
     )
     with caplog.at_level("INFO", "hub_models"):
-        results = fit(bare)
+        results = train(bare)
     folder = tmp_path / "run"
     saved = json.loads((folder / "train_config.json").read_text())
     assert (saved["learning_rate"], saved["image_size"], saved["model"]) == (1e-3, 32, config.model)
     assert results["config"].items() <= saved.items()
-    parts = results["parts"]
+    splits = results["splits"]
     said = caplog.messages
-    assert f"X-rays: {parts['train']} train, {parts['validation']} validation, {parts['test']} test" in said[0]
+    assert f"X-rays: {splits['train']} train, {splits['validation']} validation, {splits['test']} test" in said[0]
     assert "cpu" in said[0] and "1 process," in said[0]
     assert "32 px" in said[1] and "1 epoch of 1 step" in said[1] and "learning rate 0.001" in said[1]
-    assert said[2].startswith(f"batch_size 4096 is more than the {parts['train']} X-rays")
+    assert said[2].startswith(f"batch_size 4096 is more than the {splits['train']} X-rays")
     value = results["training"]["epochs"][0]["validation_dice"]
     assert said[-1] == f"wrote {folder} (epoch 1 kept, best validation dice {value:.4f})"
     (epoch,) = [line for line in said if line.startswith("epoch 1:")]
     rate = float(epoch.split(", ")[-1].removesuffix(" images/s"))
     assert rate < 8_000  # some 500; 4096 images in the time of the 41 that there are would be 50,000
     (folder / "train_config.json").write_text(json.dumps(saved | {"learning_rate": None, "tracker": "none"}))
-    assert fit(bare) == results  # a folder of before, and another tracker
+    assert train(bare) == results  # a folder of before, and another tracker
 
 
 def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None:
@@ -156,22 +157,22 @@ def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None
     run = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"), epochs=1)
     data = json.loads((Path(config.output_dir) / "data.json").read_text())
     assert all(split_of(id[:-2]) == part for part in ("validation", "test") for id in data[part] if id[:3] == "CHN")
-    results = fit(run)
-    assert fit(run) == results
+    results = train(run)
+    assert train(run) == results
     next((tmp_path / "set").rglob("CXR_png/*.png")).touch()
     with pytest.raises(ValueError, match="set changed since the run in .*run began"):
-        fit(run)
+        train(run)
     written = json.loads((tmp_path / "run" / "data.json").read_text())
     (tmp_path / "run" / "data.json").write_text(json.dumps(written | {"model": "0" * 64, "earlier": ["x"]}))
     started = dataclasses.replace(run, model="runs/first")
     with pytest.raises(ValueError, match="^runs/first changed since"):
-        train._check_data(started, tmp_path / "run", written | {"model": "1" * 64})
+        module._check_data(started, tmp_path / "run", written | {"model": "1" * 64})
 
 
 def test_folder_of_something_else_is_left_alone(config, tmp_path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="holds thesis.txt, which belongs to no run: pass a new"):
-        fit(dataclasses.replace(config, output_dir=str(tmp_path)))
+        train(dataclasses.replace(config, output_dir=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -181,17 +182,17 @@ def test_part_without_masks_is_named_before_training(config, phantoms, tmp_path)
         if split_of(mask.name[:11]) == "validation":
             mask.unlink()
     with pytest.raises(ValueError, match="no validation X-ray in .*set .* is fit for lung_segmentation"):
-        fit(dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run")))
+        train(dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
 def test_model_that_does_not_fit_is_refused_before_x_rays_are_scaled(
     config, tiny_resnet, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(train, "load_cohort", lambda *_: pytest.fail("X-rays were asked for"))
+    monkeypatch.setattr(module, "load_run_splits", lambda *_: pytest.fail("X-rays were asked for"))
     for model, said in ((str(tiny_resnet), "is a resnet model, and this task takes"), ("nowhere", "got nowhere")):
         with pytest.raises(ValueError, match=said):
-            fit(dataclasses.replace(config, model=model, output_dir=str(tmp_path / "run")))
+            train(dataclasses.replace(config, model=model, output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
@@ -199,25 +200,25 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_x_rays(config,
     broken = dataclasses.replace(config, learning_rate=1e30, output_dir=str(tmp_path / "run"), tracker="none")
     said = r"in epoch 1, step \d+, of (MCU|CHN)CXR_.*: lower learning_rate.* the same output_dir may be used again"
     with pytest.raises(ValueError, match=said):
-        fit(broken)
+        train(broken)
     assert not (tmp_path / "run" / "results.json").exists()
     assert not list((tmp_path / "run").glob("checkpoints/epoch-*"))  # nothing spoilt is kept
     sound = dataclasses.replace(broken, learning_rate=0.001, epochs=1)
-    assert fit(sound)["training"]["kept_epoch"] == 1 and TrainConfig.load(tmp_path / "run") == sound
+    assert train(sound)["training"]["kept_epoch"] == 1 and TrainConfig.load(tmp_path / "run") == sound
     with pytest.raises(ValueError, match="holds a run of another config"):
-        fit(broken)
+        train(broken)
 
 
 def test_tracker_asked_for_by_name_must_be_installed(config, tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(train, "get_available_trackers", lambda: [])
+    monkeypatch.setattr(module, "get_available_trackers", lambda: [])
     run = dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=1, tracker="wandb")
     with pytest.raises(ImportError, match=r"tracker wandb .*pip install wandb.*chest-xray-masks\[tracking\]"):
-        fit(run)
+        train(run)
     with pytest.raises(ImportError, match=r"tracker tensorboard .*: pip install 'chest-xray-masks\[tracking\]'"):
-        fit(dataclasses.replace(run, tracker="tensorboard"))
+        train(dataclasses.replace(run, tracker="tensorboard"))
     assert not (tmp_path / "run").exists()
     with caplog.at_level("INFO", "hub_models"):
-        assert train.training_accelerator(dataclasses.replace(run, tracker="auto")).log_with == []
+        assert module.training_accelerator(dataclasses.replace(run, tracker="auto")).log_with == []
     assert "chest-xray-masks[tracking]" in caplog.text
 
 
@@ -225,19 +226,19 @@ def test_a_line_is_logged_within_an_epoch_off_the_terminal(config, tmp_path, mon
     monkeypatch.setattr(loop, "TELL_SECONDS", 0)
     monkeypatch.delenv("ACCELERATE_USE_CPU")
     with caplog.at_level("INFO", "hub_models"):
-        fit(dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=1, tracker="none", batch_size=2))
+        train(dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=1, tracker="none", batch_size=2))
     steps = [line for line in caplog.messages if line.startswith("epoch 1 of 1, step ")]
     assert len(steps) > 10 and ", loss " in steps[-1]
     assert caplog.messages[0] == "no GPU found: training on the CPU"
 
 
 def test_run_of_before_gets_its_familiarity_and_card_and_nothing_else(config, results) -> None:
-    folder, lacking = Path(config.output_dir), (FAMILIARITY_NAME, CARD_NAME)
+    folder, lacking = Path(config.output_dir), (OUT_OF_DISTRIBUTION_NAME, CARD_NAME)
     written = [(folder / name).read_bytes() for name in lacking]
     for name in lacking:
         (folder / name).unlink()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert fit(config) == results
+    assert train(config) == results
     assert [(folder / name).read_bytes() for name in lacking] == written
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name not in lacking}
     assert after == before
@@ -248,14 +249,14 @@ def test_edited_card_stops_a_run_before_it_is_written_over(config, results, tmp_
     (folder / CARD_NAME).write_text("# My words\n")
     (folder / "results.json").unlink()
     with pytest.raises(ValueError, match="README.md was edited"):
-        fit(dataclasses.replace(config, output_dir=str(folder)))
+        train(dataclasses.replace(config, output_dir=str(folder)))
     assert (folder / CARD_NAME).read_text() == "# My words\n"
 
 
 def test_familiarity_tells_the_x_rays_of_the_training_from_others(config, results) -> None:
     reader = ChestXrayReader(config.output_dir)
-    known = reader.segmenter.familiarity
-    assert known.count == results["parts"]["train"] and known.mean.shape == (24 + 32,)  # the last two stages
+    known = reader.segmenter.out_of_distribution
+    assert known.count == results["splits"]["train"] and known.mean.shape == (24 + 32,)  # the last two stages
     rows = load_splits(config.data_dir)["test"]
     found = reader.read(rows["image"])
     assert np.mean([one.distance > one.limit for one in found]) < 0.2
@@ -270,8 +271,8 @@ def test_few_x_rays_of_training_leave_no_familiarity(config, results, phantoms, 
     for id in json.loads((Path(config.output_dir) / "data.json").read_text())["train"][19:]:
         next((tmp_path / "set").rglob(f"masks/{id}*.png")).unlink()
     few = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"), epochs=1)
-    assert fit(few)["parts"]["train"] == 19
-    assert not (tmp_path / "run" / FAMILIARITY_NAME).exists()
+    assert train(few)["splits"]["train"] == 19
+    assert not (tmp_path / "run" / OUT_OF_DISTRIBUTION_NAME).exists()
     assert ChestXrayReader(tmp_path / "run").read(Image.effect_noise((50, 50), 9))[0].distance is None
 
 
@@ -284,7 +285,7 @@ def assert_same_run(folder: Path, config: TrainConfig) -> None:
     weights, again = weights_of(config.output_dir), weights_of(folder)
     assert all(torch.equal(weights[name], again[name]) for name in weights | again)
     if config.task == "lung_segmentation":
-        one, other = (Familiarity.load(Path(run)) for run in (config.output_dir, folder))
+        one, other = (OutOfDistribution.load(Path(run)) for run in (config.output_dir, folder))
         assert (one.count, one.limit) == (other.count, pytest.approx(other.limit, rel=1e-3))  # sums of other threads
         np.testing.assert_allclose(one.mean, other.mean, rtol=1e-3, atol=1e-5)
     first, second = (json.loads((Path(run) / "results.json").read_text()) for run in (config.output_dir, folder))
@@ -306,7 +307,7 @@ def test_run_killed_and_started_again_ends_with_the_same_weights(config, results
 @pytest.mark.slow
 def test_run_killed_within_an_epoch_ends_with_the_same_weights_though_it_draws_dropout(config, tmp_path) -> None:
     whole = dataclasses.replace(config, dropout=0.2, epochs=4, output_dir=str(tmp_path / "whole"))
-    fit(whole)
+    train(whole)
     again = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
     kill_when((tmp_path / "run" / "checkpoints" / "epoch-00001-step-000003").exists, *line(again))
     assert "going on from epoch 2, step" in accelerate(*line(again)).stderr
@@ -315,7 +316,7 @@ def test_run_killed_within_an_epoch_ends_with_the_same_weights_though_it_draws_d
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_a_checkpoint_and_tb_with_all_extras_resumes_the_same(tb_config, tmp_path) -> None:
-    fit(tb_config)
+    train(tb_config)
     again = dataclasses.replace(tb_config, output_dir=str(tmp_path / "run"))
     checkpoints = tmp_path / "run" / "checkpoints"
     status, log = interrupt_when(lambda: any(checkpoints.glob("epoch-*")), *line(again))
@@ -345,8 +346,8 @@ def test_one_process_and_two_learn_the_same(config, results, tmp_path) -> None:
     pairs = zip(read_per_image(Path(config.output_dir)), read_per_image(tmp_path / "run"), strict=True)
     for one, two in pairs:
         assert two["id"] == one["id"] and two["dice"] == pytest.approx(one["dice"], abs=5e-3)
-    for group, figures in results["figures"].items():
-        assert found["figures"][group]["dice"]["value"] == pytest.approx(figures["dice"]["value"], abs=1e-3)
+    for group, metrics in results["metrics"].items():
+        assert found["metrics"][group]["dice"]["value"] == pytest.approx(metrics["dice"]["value"], abs=1e-3)
 
 
 @pytest.mark.slow
@@ -363,7 +364,7 @@ def test_two_processes_test_each_image_once_even_where_one_has_none(config, resu
     assert [one["id"] for one in read_per_image(tmp_path / "run")] == sorted(
         TASKS["lung_segmentation"].usable(load_splits(both.data_dir)["test"])["id"]
     )
-    assert found["parts"] == results["parts"] | {"validation": 1}
+    assert found["splits"] == results["splits"] | {"validation": 1}
 
 
 @pytest.mark.slow
@@ -379,10 +380,10 @@ def test_early_stop_keeps_the_best_epoch(config, tmp_path) -> None:
     slow = dataclasses.replace(
         config, learning_rate=1e-12, patience=2, epochs=9, output_dir=str(tmp_path / "run"), tracker="none"
     )
-    training = fit(slow)["training"]
-    figures = [epoch["validation_dice"] for epoch in training["epochs"]]
-    assert len(figures) < 9 and len(figures) - training["kept_epoch"] == 2
-    assert training["kept_epoch"] == figures.index(max(figures)) + 1
+    training = train(slow)["training"]
+    metrics = [epoch["validation_dice"] for epoch in training["epochs"]]
+    assert len(metrics) < 9 and len(metrics) - training["kept_epoch"] == 2
+    assert training["kept_epoch"] == metrics.index(max(metrics)) + 1
 
 
 def test_accumulated_parts_are_one_batch(config, tmp_path) -> None:
@@ -396,7 +397,7 @@ def test_accumulated_parts_are_one_batch(config, tmp_path) -> None:
             config.data_dir, str(tmp_path / name), model=str(tmp_path / "vit"), from_scratch=True, tracker="none",
             batch_size=batch_size, accumulation=accumulation, **settings,
         )  # fmt: skip
-        fit(run)
+        train(run)
         weights.append(weights_of(tmp_path / name))
     assert all(torch.allclose(one, weights[1][name], atol=1e-5) for name, one in weights[0].items())
 
@@ -406,29 +407,29 @@ def test_all_folds_are_trained_and_every_x_ray_is_tested_once(tb_config, tmp_pat
     folds = dataclasses.replace(
         tb_config, protocol="folds", epochs=1, output_dir=str(tmp_path / "run"), tracker="none"
     )
-    results = fit(folds)
+    results = train(folds)
     rows = load_splits(folds.data_dir)
     assert results["images"] == sum(len(part) for part in rows.values())
     per_image = read_per_image(tmp_path / "run")
     assert [row["id"] for row in per_image] == sorted(id for part in rows.values() for id in part["id"])
-    assert fit(folds)["figures"] == results["figures"]  # from the finished folds
+    assert train(folds)["metrics"] == results["metrics"]  # from the finished folds
     with pytest.raises(FileExistsError, match="which belongs to no run of all folds: pass a new or an empty folder"):
-        fit(dataclasses.replace(folds, output_dir=str(tmp_path / "run" / "fold-0")))
+        train(dataclasses.replace(folds, output_dir=str(tmp_path / "run" / "fold-0")))
 
 
 @pytest.mark.slow
 def test_folds_of_tb_take_the_segmenter_of_each_fold(config, tb_config, tmp_path) -> None:
     short = {"protocol": "folds", "epochs": 1, "tracker": "none"}
-    fit(dataclasses.replace(config, output_dir=str(tmp_path / "lungs"), **short))
+    train(dataclasses.replace(config, output_dir=str(tmp_path / "lungs"), **short))
     other = {"region": "lungs", "segmenter": str(tmp_path / "lungs")}
-    results = fit(dataclasses.replace(tb_config, output_dir=str(tmp_path / "tb"), **short, **other))
+    results = train(dataclasses.replace(tb_config, output_dir=str(tmp_path / "tb"), **short, **other))
     assert results["images"] == 60
     assert TrainConfig.load(tmp_path / "tb" / "fold-3").segmenter == str(tmp_path / "lungs" / "fold-3")
     wrong = other | {"segmenter": str(tmp_path / "lungs" / "fold-0")}  # has seen most of the others' test X-rays
     with pytest.raises(
         ValueError, match="fold-0 was trained on patients of .* pass a model whose training left them out"
     ):
-        fit(dataclasses.replace(tb_config, output_dir=str(tmp_path / "no"), **short | {"fold": 1}, **wrong))
+        train(dataclasses.replace(tb_config, output_dir=str(tmp_path / "no"), **short | {"fold": 1}, **wrong))
     assert not (tmp_path / "no").exists()
 
 
@@ -439,12 +440,12 @@ def test_tb_part_without_positives_is_named_before_training(tb_config, tmp_path)
             image.unlink()
     bare = dataclasses.replace(tb_config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"))
     with pytest.raises(ValueError, match=r"no X-ray of validation \(protocol default\) is tuberculosis"):
-        fit(bare)
+        train(bare)
     assert not (tmp_path / "run").exists()
 
 
 def test_calibrated_probabilities_and_the_threshold_are_in_the_model_itself(tb_config) -> None:
-    fit(tb_config)
+    train(tb_config)
     folder = Path(tb_config.output_dir)
     model = AutoModelForImageClassification.from_pretrained(folder)
     settings = model.config.chest_xray_masks
