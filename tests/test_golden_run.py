@@ -79,7 +79,7 @@ def _files(folder: Path) -> list[str]:
 
 def _keys(folder: Path) -> list[str]:
     results = json.loads((folder / "results.json").read_text())
-    return [*results, *(f"figures: {name}" for name in results["metrics"]["all"])]
+    return [*results, *(f"metrics: {name}" for name in results["metrics"]["all"])]
 
 
 def _columns(path: Path) -> list[str]:
