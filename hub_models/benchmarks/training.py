@@ -23,8 +23,8 @@ from transformers import PreTrainedModel, default_data_collator
 from transformers.image_processing_utils import BaseImageProcessor
 
 from chest_xray_masks import SITE_OF_PREFIX
+from hub_models.dataset.batches import Arrays, training_loader
 from hub_models.dataset.phantoms import write_phantoms
-from hub_models.dataset.preprocessing import Arrays, training_loader
 from hub_models.models.architectures import build, normalize
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split, load_rows, load_run_splits

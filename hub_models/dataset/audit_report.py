@@ -1,13 +1,13 @@
-"""The report of an audit: what can be odd and what to do about it, what is known as odd, and how it is shown."""
+"""Define the report of an audit: what can be odd, what to do about it, what is known as odd, and how it is shown."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, NamedTuple
 
 import chest_xray_masks as cxm
 from hub_models.console import counted
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PUBLISHED = {  # doi 10.3978/j.issn.2223-4292.2014.11.20; the Shenzhen masks: arXiv 1803.01199
     "MC": {"images": 138, "normal": 80, "tuberculosis": 58, "masks": 138, "readings": 138},
@@ -16,7 +16,7 @@ PUBLISHED = {  # doi 10.3978/j.issn.2223-4292.2014.11.20; the Shenzhen masks: ar
 
 
 class Kind(NamedTuple):
-    """Whether findings of a kind make a copy off, unless they are `KNOWN`, and what to do about them."""
+    """Whether findings of a kind make a copy off, unless they are `PUBLISHED_ODDITIES`, and what to do about them."""
 
     is_off: bool
     advice: str
@@ -24,27 +24,29 @@ class Kind(NamedTuple):
 
 KINDS = {
     "synthetic X-ray": Kind(True, "for trials only: a program drew it"),
-    "X-ray missing": Kind(True, "download the set again, or go on with fewer: results are not those of the whole set"),
+    "X-ray missing": Kind(
+        True, "download the set again, or continue with fewer: results are not those of the whole set"
+    ),
     "not of the published set": Kind(True, "leave out, unless you added it: none of the 800 has this name"),
     "unreadable file": Kind(True, "download again: the builder refuses it"),
     "too many pixels": Kind(True, "download again, or scale it down: the builder refuses it"),
     "blank image": Kind(True, "download again, or leave out"),
-    "image without reading": Kind(True, "download the reading again, or go on: its sex, age and findings are None"),
-    "reading without image": Kind(True, "download the X-ray again, or go on: the reading is not used"),
-    "mask without image": Kind(True, "download the X-ray again, or go on: the mask is not used"),
-    "mask missing": Kind(True, "download the masks again, or go on: such a mask is None"),
+    "image without reading": Kind(True, "download the reading again, or accept that sex, age and findings are None"),
+    "reading without image": Kind(True, "download the X-ray again: the reading is not used"),
+    "mask without image": Kind(True, "download the X-ray again: the mask is not used"),
+    "mask missing": Kind(True, "download the masks again, or accept that the mask is None"),
     "one lung of two": Kind(True, "download the mask of the other lung: half a pair is not used"),
     "mask of another size": Kind(True, "download both again: the builder refuses them"),
     "mask of gray values": Kind(True, "download again: an X-ray may stand in the mask's place"),
     "empty mask": Kind(True, "download again, or leave out"),
-    "mask of one part": Kind(True, "view it: harmless where the lungs touch, leave out where one lacks"),
+    "mask of one part": Kind(True, "view it: harmless where the lungs touch, leave out where one is missing"),
     "mask of more than two parts": Kind(True, "view it: harmless where a lung is cut in two, else leave out"),
     "label against reading": Kind(True, "view it: the label is that of the name; leave out if in doubt"),
     "two labels": Kind(True, "leave out the one that is not of the published set"),
     "same pixels": Kind(True, "leave out all but one, or download again"),
     "near-duplicate": Kind(True, "view both: leave out one if they are one X-ray"),
     "copies differ": Kind(True, "keep one copy: the builder takes the one named last"),
-    "test/ copy of no image": Kind(True, "download again: the X-ray that it repeats lacks"),
+    "test/ copy of no image": Kind(True, "download again: the X-ray that it repeats is missing"),
     "test/ copy of another image": Kind(True, "download again: one of two files has a wrong name"),
     "site absent": Kind(False, "harmless: the two sets are offered apart"),
     "image without mask": Kind(False, "harmless: its mask is None; 96 of the 800 were published without one"),
@@ -55,7 +57,7 @@ KINDS = {
 }
 
 # Findings that the published set itself has, by kind and ids, with the reason. Of the 800; the areas of 525 of them.
-KNOWN = {
+PUBLISHED_ODDITIES = {
     ("mask of more than two parts", ("CHNCXR_0361_1",)): "the edges of its polygon cross",
     ("lung of odd area", ("CHNCXR_0339_1",)): "drawn large",
     ("lung of odd area", ("CHNCXR_0513_1",)): "drawn large",
@@ -81,17 +83,17 @@ class Finding(NamedTuple):
 
     @property
     def known(self) -> str | None:
-        """Why the published set itself has it; None where it has not."""
-        return KNOWN.get((self.kind, self.ids))
+        """Return why the published set has it, too; None where it has not."""
+        return PUBLISHED_ODDITIES.get((self.kind, self.ids))
 
     @property
     def is_off(self) -> bool:
-        """Whether it makes the copy off: neither mere information nor known."""
+        """Return whether it makes the copy off: neither mere information nor known."""
         return KINDS[self.kind].is_off and self.known is None
 
     @property
     def mark(self) -> str:
-        """Its key in `LEGEND`."""
+        """Return its key in `LEGEND`."""
         return "off" if self.is_off else "known" if self.known else "info"
 
 
@@ -114,17 +116,17 @@ class Audit:
 
     @property
     def is_off(self) -> bool:
-        """Whether any finding is more than information and not known."""
+        """Return whether any finding is more than information and not known."""
         return any(finding.is_off for finding in self.findings)
 
     @property
     def is_empty(self) -> bool:
-        """Whether the copy holds no image at all."""
+        """Return whether the copy holds no image at all."""
         return not self._total("images")
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing published of the copy's sites lacks; synthetic X-rays are none of it."""
+        """Return whether everything published of the copy's sites is there, and no synthetic X-ray."""
         return not (self.is_empty or self.synthetic or any(self.missing.values()))
 
     def _total(self, what: str) -> int:
@@ -132,26 +134,25 @@ class Audit:
 
     def headline(self) -> str:
         """Return how much of the published set the copy holds, in one line."""
+        drawn = f"{counted(self.synthetic, 'synthetic X-ray')} (phantoms)"
         if self.synthetic and self.synthetic == self._total("images"):
-            splits = (counted(self._total(what), what[:-1]) for what in ("masks", "readings"))
-            return ", ".join((counted(self.synthetic, "synthetic X-ray") + " (phantoms)", *splits))
+            return ", ".join([drawn, *(counted(self._total(what), what[:-1]) for what in ("masks", "readings"))])
         configs = [config for config, row in self.counts.items() if any(row.values())]
         said = []
         for what, name in (("images", "X-rays"), ("masks", "masks"), ("readings", "readings")):
             published = sum(PUBLISHED[config][what] for config in configs)
-            present = published - len(self.missing[what])
             of_all = "" if self.is_complete and what == "readings" else f" of {published}"
-            said.append(f"{present}{of_all} {name}")
+            said.append(f"{published - len(self.missing[what])}{of_all} {name}")
         site = "" if len(configs) != 1 else f" ({cxm.SITES[configs[0]]} alone)"
-        drawn = f"; {counted(self.synthetic, 'synthetic X-ray')} (phantoms) among them" if self.synthetic else ""
-        return f"{'complete: ' if self.is_complete else ''}{', '.join(said)}{site}{drawn}"
+        mixed = f"; {drawn} among them" if self.synthetic else ""
+        return f"{'complete: ' if self.is_complete else ''}{', '.join(said)}{site}{mixed}"
 
     def of_kind(self, kind: str) -> list[Finding]:
-        """Findings of one of `KINDS`."""
+        """Return the findings of one of `KINDS`."""
         return [finding for finding in self.findings if finding.kind == kind]
 
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON types, with the published counts, and `is_off` for the whole and per finding."""
+    def to_dict(self) -> dict[str, object]:
+        """Return all of it as JSON types, with the published counts, and `is_off` for the whole and per finding."""
         findings = [
             found._asdict() | {"ids": list(found.ids), "is_off": found.is_off, "known": found.known}
             for found in self.findings
@@ -160,19 +161,21 @@ class Audit:
         whole = {"is_off": self.is_off, "is_complete": self.is_complete, "advice": advice, "findings": findings}
         return vars(self) | {"published": PUBLISHED} | whole
 
-    def table(self) -> Table:
-        """What people read: the counts, then a row per kind of finding; `to_dict` has the whole lists."""
-        verdict = "something is off" if self.is_off else "nothing is off"
-        legend = "\n".join(f"{mark}: {text}" for mark, text in LEGEND.items())
-        title, caption = Text(f"{verdict}: {self.data_dir}"), Text(legend)
+    def table(self) -> "Table":
+        """Return what people read: the counts, then a row per kind of finding; `to_dict` has the whole lists."""
+        from rich.table import Table  # here: the reader imports a constant by way of this module, without rich
+        from rich.text import Text
+
+        title = Text(f"{'something' if self.is_off else 'nothing'} is off: {self.data_dir}")
+        caption = Text("\n".join(f"{mark}: {text}" for mark, text in LEGEND.items()))
         table = Table("", "what", "files", "details", title=title, caption=caption, caption_justify="left")
         for config, counts in self.counts.items():
-            shares = [f"{what} {count} of {PUBLISHED[config][what]}" for what, count in counts.items()]
-            table.add_row("", f"{config}, of the published", "", ", ".join(shares))
-        for what, shares in (("modes", self.modes), ("mask values", self.mask_values)):
-            details = ", ".join(f"{name}: {count}" for name, count in shares.items())
-            soft = "\nharmless: of soft edges, above 127 is lung" if "soft edges" in shares else ""
-            table.add_row("", what, str(sum(shares.values())), details + soft)
+            held = ", ".join(f"{what} {count} of {PUBLISHED[config][what]}" for what, count in counts.items())
+            table.add_row("", f"{config}, of the published", "", held)
+        for what, numbers in (("modes", self.modes), ("mask values", self.mask_values)):
+            held = ", ".join(f"{name}: {count}" for name, count in numbers.items())
+            soft = "\nharmless: of soft edges, above 127 is lung" if "soft edges" in numbers else ""
+            table.add_row("", what, str(sum(numbers.values())), held + soft)
         table.add_row("", "test/ copies", str(self.test_copies), "harmless: the pixels of their image, not read")
         table.add_row("", "second copies", str(self.second_copies), "harmless: not read", end_section=True)
         for kind, (_, advice) in KINDS.items():
@@ -185,8 +188,7 @@ class Audit:
 
 
 def _listed(findings: list[Finding]) -> str:
-    """Findings of one kind, a line each where they have something to say, the first ten."""
-    lines = [" ".join(filter(None, (*one.ids, one.message))) for one in findings]
-    lines = [f"{line} ({one.known})" if one.known else line for line, one in zip(lines, findings, strict=True)]
+    """Return the first ten findings of one kind, a line each if any has a message."""
+    lines = [" ".join(filter(None, (*one.ids, one.message, one.known and f"({one.known})"))) for one in findings]
     lines[10:] = [f"and {len(lines) - 10} more: see the JSON report"] if len(lines) > 10 else []
     return ("\n" if any(one.message for one in findings) else ", ").join(lines)

@@ -1,4 +1,4 @@
-"""Augmentation of a batch on its device, image and mask together, drawn per X-ray and epoch."""
+"""Augment a batch on its device, image and mask together, with random numbers per X-ray and epoch."""
 
 import math
 from dataclasses import dataclass, fields
@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import conv2d, grid_sample, interpolate, pad
 
 POINTS = 4  # control points of the elastic displacement along each side
-ELASTIC_LIMIT = 1 / 9  # where neighbouring points drawn furthest apart give a slope of 1, and the picture folds over
-BLUR_LIMIT = 0.1  # three sigmas must stay inside the picture
-MID_GRAY = 0.5
+# At an elastic 1 / 9, neighbouring points drawn furthest apart give a slope of 1, and the picture folds over. Three
+# sigmas of blur must stay inside the picture.
+LARGEST_FRACTION = {"elastic_fraction": 1 / 9, "blur_sigma_fraction": 0.1}
 
 
 @dataclass(frozen=True)
@@ -29,41 +29,30 @@ class Ranges:
     elastic_fraction: float = 0.0  # largest displacement of a control point along each axis, of the side
     blur_sigma_fraction: float = 0.0  # largest sigma of the Gaussian, of the side
     noise_sigma: float = 0.0  # largest, of the full range
-    erase_fraction: float = 0.0  # largest side of the rectangle painted mid-gray in the image, of the side
     shading: float = 0.0  # largest brightness of a control point of a smooth field, of the full range
 
     def __post_init__(self) -> None:
         """Raise ValueError for ranges that no picture can be drawn from."""
-        for name in ("scale", "contrast"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be (low, high) with 0 < low <= high, got ({low}, {high})")
-        for name in (field.name for field in fields(self) if field.name not in ("scale", "contrast")):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 (off) or more, got {getattr(self, name)}")
-        for name, limit in (
-            ("elastic_fraction", ELASTIC_LIMIT),
-            ("blur_sigma_fraction", BLUR_LIMIT),
-            ("erase_fraction", 1.0),
-        ):
-            if getattr(self, name) > limit:
-                raise ValueError(f"{name} must be at most {limit:.3g} of the side, got {getattr(self, name)}")
+        for name in (field.name for field in fields(self)):
+            value, limit = getattr(self, name), LARGEST_FRACTION.get(name, math.inf)
+            if isinstance(value, tuple):
+                if not 0 < value[0] <= value[1]:
+                    raise ValueError(f"{name} must be (low, high) with 0 < low <= high, got {value}")
+            elif not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be 0 (off) or more, got {value}")
+            elif value > limit:
+                raise ValueError(f"{name} must be at most {limit:.3g} of the side, got {value}")
 
     @property
     def moves(self) -> bool:
-        """Whether pixels may move, and the mask with them."""
+        """Return whether pixels may move, and the mask with them."""
         return bool(self.turn_degrees or self.scale != (1, 1) or self.shift_fraction or self.elastic_fraction)
 
 
 STRENGTHS = {
     "none": Ranges(),
     "light": Ranges(
-        turn_degrees=10,
-        scale=(0.85, 1.2),
-        shift_fraction=0.06,
-        gamma_log=0.35,
-        contrast=(0.75, 1.25),
-        brightness=0.12,
+        turn_degrees=10, scale=(0.85, 1.2), shift_fraction=0.06, gamma_log=0.35, contrast=(0.75, 1.25), brightness=0.12
     ),
     "strong": Ranges(
         turn_degrees=12,
@@ -79,8 +68,8 @@ STRENGTHS = {
     ),
 }
 
-# What a row of `draw` holds, and how many numbers each takes. The order is part of what a seed means: append only.
-COLUMNS = {
+# The columns of `draw`, and how many numbers each has. The order is part of what a seed means: append only.
+DRAWN_COLUMNS = {
     "angle": 1,
     "scale": 1,
     "shift": 2,  # x to the right, y down
@@ -90,7 +79,7 @@ COLUMNS = {
     "blur_sigma": 1,
     "noise_sigma": 1,
     "noise_seed": 1,
-    "erase": 4,  # center x and y, width, height
+    "unused": 4,  # of a rectangle that was painted over the image; here for the seeds
     "elastic": 2 * POINTS * POINTS,  # x then y of where a pixel is read from, row by row
     "shading": POINTS * POINTS,
 }
@@ -98,45 +87,50 @@ NOISE_SEEDS = 2**24  # each exact in float32
 
 
 def draw(ids_seeds: list[int], seed: int, epoch: int, ranges: Ranges) -> torch.Tensor:
-    """What changes each example of a batch, (B, K) float32 on the CPU: a pure function of its input, row by row.
+    """Return what changes each example of a batch, (B, K) float32 on the CPU: a pure function of its input, by row.
 
     Args:
-        ids_seeds: a number for each X-ray, the same wherever it is drawn.
+        ids_seeds: a number for each X-ray, the same in every batch.
         seed: of the run.
         epoch: counted from 0.
-        ranges: how far each change may go; the same random numbers are spread over whatever they are.
+        ranges: how far each change may go; the same random numbers are spread over any ranges.
     """
     limits = _limits(ranges)
-    low, high = (
-        np.concatenate([np.broadcast_to(limits[name][end], COLUMNS[name]) for name in COLUMNS]) for end in (0, 1)
-    )
-    drawn = np.array([np.random.default_rng([seed, epoch, one]).uniform(low, high) for one in ids_seeds])
-    drawn = torch.from_numpy(drawn.reshape(-1, len(low)))  # (B, K) float64
-    _split(drawn)["noise_seed"].floor_()
+    ends = [[np.broadcast_to(limits[name][end], width) for name, width in DRAWN_COLUMNS.items()] for end in (0, 1)]
+    low, high = map(np.concatenate, ends)
+    numbers = np.array([np.random.default_rng([seed, epoch, one]).uniform(low, high) for one in ids_seeds])
+    drawn = torch.from_numpy(numbers.reshape(-1, len(low)))  # (B, K) float64
+    _columns(drawn)["noise_seed"].floor_()
     return drawn.float()
+
+
+def _limits(ranges: Ranges) -> dict[str, tuple[float, float]]:
+    """Return the lowest and highest value of the numbers of each of `DRAWN_COLUMNS`."""
+    both_ways = {"angle": ranges.turn_degrees, "shift": ranges.shift_fraction, "log_gamma": ranges.gamma_log}
+    both_ways |= {"brightness": ranges.brightness, "elastic": ranges.elastic_fraction, "shading": ranges.shading}
+    return {name: (-high, high) for name, high in both_ways.items()} | {
+        "scale": ranges.scale,
+        "contrast": ranges.contrast,
+        "blur_sigma": (0, ranges.blur_sigma_fraction),
+        "noise_sigma": (0, ranges.noise_sigma),
+        "noise_seed": (0, NOISE_SEEDS),
+        "unused": (0, 0),
+    }
 
 
 def augment(
     images: torch.Tensor, masks: torch.Tensor | None, drawn: torch.Tensor, ranges: Ranges
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Images (B, S, S) float in [0, 1] and masks (B, S, S) bool or None, changed as `drawn` says; shapes stay.
+    """Return images (B, S, S) float in [0, 1] and masks (B, S, S) bool or None, changed by `drawn` (B, K).
 
     What comes in from outside the picture is black and no lung. A row's result depends on that row alone, up to float
-    rounding. On a GPU no step waits for the device, given that `drawn` is there already: what is off in `ranges` is
-    left out by that, without a look at the numbers.
-
-    Args:
-        images: on any device, float32.
-        masks: on the same device; move with the images.
-        drawn: (B, K) as `draw` gives it.
-        ranges: what `drawn` was drawn from.
+    rounding. No step makes the CPU wait for a GPU: `ranges`, those of the draw, say what to leave out.
     """
-    values = _split(drawn.to(images.device))
+    values, side = _columns(drawn.to(images.device)), images.shape[-1]
     if ranges.moves:
         planes = torch.stack([images] if masks is None else [images, masks.to(images.dtype)], 1)  # (B, 1 or 2, S, S)
-        x, y = _affine_grid(values["angle"][:, 0], values["scale"][:, 0], values["shift"], images.shape[-1])
+        x, y = _affine_grid(values["angle"][:, 0], values["scale"][:, 0], values["shift"], side)
         if ranges.elastic_fraction:
-            side = images.shape[-1]
             offsets = _smooth(values["elastic"], side) * (2 * side / (side - 1))  # (B, 2, S, S), as in _affine_grid
             x, y = x.add_(offsets[:, 0]), y.add_(offsets[:, 1])
         planes = _read(planes, x, y)
@@ -151,16 +145,15 @@ def shift_scale_turn(
     shift: tuple[float, float] | torch.Tensor,
     inverse: bool = False,
 ) -> torch.Tensor:
-    """Planes (B, C, S, S) turned and scaled about the center, then shifted; with `inverse`, back from there.
+    """Return planes (B, C, S, S) float32, turned and scaled about the center, then shifted; with `inverse`, back.
 
-    Bilinear; what comes in from outside is 0, on the way back too, so what had left the picture is lost: send a plane
-    of ones along to know where.
+    Bilinear; what comes in from outside is 0, on the way back too: send a plane of ones along to know where.
 
     Args:
-        planes: float32, such as images or probabilities.
+        planes: such as images or probabilities.
         angle: degrees, clockwise; one for all or (B,).
         scale: above 1 enlarges; one for all or (B,).
-        shift: right and down, shares of the side; one pair for all or (B, 2).
+        shift: right and down, fractions of the side; one pair for all or (B, 2).
         inverse: undo the same angle, scale and shift.
     """
     angle, scale, shift = (
@@ -170,40 +163,21 @@ def shift_scale_turn(
     return _read(planes, *_affine_grid(angle, scale, shift, planes.shape[-1], inverse))
 
 
-def _limits(ranges: Ranges) -> dict[str, tuple[float | list[float], float | list[float]]]:
-    """Lowest and highest value of each of `COLUMNS`, one for all its numbers or one each."""
-    erase = ranges.erase_fraction
-    both = {
-        "angle": ranges.turn_degrees,
-        "shift": ranges.shift_fraction,
-        "log_gamma": ranges.gamma_log,
-        "brightness": ranges.brightness,
-        "elastic": ranges.elastic_fraction,
-        "shading": ranges.shading,
-    }
-    upward = {"blur_sigma": ranges.blur_sigma_fraction, "noise_sigma": ranges.noise_sigma, "noise_seed": NOISE_SEEDS}
-    return (
-        {name: (-high, high) for name, high in both.items()}
-        | {name: (0.0, high) for name, high in upward.items()}
-        | {"scale": ranges.scale, "contrast": ranges.contrast, "erase": (0.0, [1.0, 1.0, erase, erase])}
-    )
-
-
-def _split(drawn: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Name to its (B, n) columns of `drawn`; ValueError for a row of another length."""
-    if drawn.shape[1] != sum(COLUMNS.values()):
-        raise ValueError(f"drawn must be (B, {sum(COLUMNS.values())}) as draw() gives it, got {tuple(drawn.shape)}")
-    return dict(zip(COLUMNS, drawn.split(list(COLUMNS.values()), dim=1), strict=True))
+def _columns(drawn: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return name to its (B, n) columns of `drawn`; ValueError for a row of another length."""
+    if drawn.shape[1] != sum(DRAWN_COLUMNS.values()):
+        wanted = sum(DRAWN_COLUMNS.values())
+        raise ValueError(f"drawn must be (B, {wanted}) as draw() gives it, got {tuple(drawn.shape)}")
+    return dict(zip(DRAWN_COLUMNS, drawn.split(list(DRAWN_COLUMNS.values()), dim=1), strict=True))
 
 
 def _affine_grid(
     angle: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, side: int, inverse: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each pixel is read from: x and y, each (B, S, S), -1 and 1 at the centers of the outermost pixels.
+    """Return where to read each pixel: x and y, each (B, S, S), -1 and 1 at the centers of the outermost pixels.
 
-    Moves a point p to scale * turned(p) + shift, so a pixel is read from where that came from; with `inverse`, from
-    where it went. Written out because a matrix inverse would make the CPU wait for a GPU, and because on a CPU
-    affine_grid() takes longer than the reading itself.
+    A point p moves to scale * turned(p) + shift. Written out because a matrix inverse would make the CPU wait for a
+    GPU, and because on a CPU affine_grid() takes longer than the reading itself.
     """
     angle, scale = angle.deg2rad()[:, None, None], scale[:, None, None]
     shift_x, shift_y = (shift * (2 * side / (side - 1)))[..., None, None].unbind(1)  # each (B, 1, 1)
@@ -218,51 +192,39 @@ def _affine_grid(
 
 
 def _smooth(points: torch.Tensor, side: int) -> torch.Tensor:
-    """Smooth planes (B, n, S, S) through control points (B, 16 n).
-
-    Bicubic, as `interpolate` of the (B, n, 4, 4) points would give it, at a twentieth of its time on a CPU.
-    """
+    """Return planes (B, n, S, S) through control points (B, 16 n): bicubic, at a twentieth of interpolate's time."""
     eye = torch.eye(POINTS, dtype=points.dtype, device=points.device)[None, None]
     weights = interpolate(eye, (side, POINTS), mode="bicubic", align_corners=True)[0, 0]  # (S, 4)
     return weights @ points.reshape(len(points), -1, POINTS, POINTS) @ weights.T
 
 
 def _read(planes: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Planes (B, C, S, S) read at x and y, each (B, S, S); 0 outside."""
+    """Return planes (B, C, S, S), read at x and y, each (B, S, S); 0 outside."""
     grid = x.new_empty(*x.shape, 2)  # filled in place: torch.stack is several times slower along the last axis
     grid[..., 0], grid[..., 1] = x, y
     return grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 def _change_grays(images: torch.Tensor, values: dict[str, torch.Tensor], ranges: Ranges) -> torch.Tensor:
-    """Images (B, S, S) in [0, 1], blurred, changed in tone, shaded, with noise, a rectangle over it, in this order."""
+    """Return images (B, S, S) in [0, 1], blurred, changed in tone, shaded, with noise, in this order."""
     side, value = images.shape[-1], {name: columns[..., None] for name, columns in values.items()}  # (B, n, 1)
     if ranges.blur_sigma_fraction:
         radius = min(math.ceil(3 * ranges.blur_sigma_fraction * side), side - 1)
         images = _blur(images, values["blur_sigma"] * side, radius)
     if ranges.gamma_log:
-        images = (
-            images.clamp(0, 1).log_().mul_(value["log_gamma"].exp()).exp_()
-        )  # a power, at half of pow()'s time or less
+        # a power, at half of pow()'s time or less
+        images = images.clamp(0, 1).log_().mul_(value["log_gamma"].exp()).exp_()
     if ranges.contrast != (1, 1) or ranges.brightness:
         images = (images - 0.5) * value["contrast"] + (0.5 + value["brightness"])
     if ranges.shading:
         images = images + _smooth(values["shading"], side)[:, 0]
     if ranges.noise_sigma:
         images = images + normal_noise(values["noise_seed"][:, 0], side).mul_(value["noise_sigma"])
-    if ranges.erase_fraction:
-        pixels = (torch.arange(side, device=images.device) + 0.5) / side
-        x, y, width, height = value["erase"].unbind(1)  # each (B, 1)
-        columns, rows = (pixels - x).abs() < width / 2, (pixels - y).abs() < height / 2  # (B, S)
-        images = images.masked_fill(rows[:, :, None] & columns[:, None, :], MID_GRAY)
     return images if ranges == Ranges() else images.clamp(0, 1)
 
 
 def _blur(images: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Tensor:
-    """Return images (B, S, S), edges mirrored, blurred by a Gaussian of sigma (B, 1) in pixels, cut at `radius`.
-
-    No step looks at the sigmas, which would make the CPU wait for a GPU.
-    """
+    """Return images (B, S, S), edges mirrored, blurred by a Gaussian of sigma (B, 1) in pixels, cut at `radius`."""
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
     weights = (-0.5 * (offsets / sigma.clamp(min=0.05)) ** 2).exp()  # at 0.05 pixels a neighbour has no weight
     kernels = (weights / weights.sum(1, keepdim=True))[:, None]  # (B, 1, 2 radius + 1)
@@ -272,7 +234,7 @@ def _blur(images: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Tenso
 
 
 def normal_noise(seeds: torch.Tensor, side: int) -> torch.Tensor:
-    """Standard normal noise (B, S, S) float32, on the device of the seeds (B,): a pure function of seed and pixel."""
+    """Return standard normal noise (B, S, S) float32, on the device of the seeds (B,): a function of them."""
     pixels = _hash(torch.arange(side * side, dtype=torch.int32, device=seeds.device)).view(side, side)
     bits = _hash(pixels ^ _hash(seeds.to(torch.int32) + NOISE_SEEDS)[:, None, None])  # (B, S, S); seed 0 is no pixel 0
     uniform = (bits >> 8).float().add_(0.5).div_(2**23)  # 24 bits with the sign, so never quite -1 or 1
@@ -280,7 +242,7 @@ def normal_noise(seeds: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _hash(numbers: torch.Tensor) -> torch.Tensor:
-    """int32 numbers with their bits mixed, in place; products wrap around.
+    """Mix the bits of int32 numbers in place; products wrap around.
 
     Source: Wellons and Ellis, github.com/skeeto/hash-prospector (constants of the least biased two-round hash).
     """

@@ -1,4 +1,4 @@
-"""What each file of a copy of the set says of itself once decoded, on every core, as hashes and figures."""
+"""Decode every file of a copy of the set, on every core, and keep facts: sizes, modes, hashes, lung areas."""
 
 import hashlib
 import os
@@ -13,43 +13,36 @@ from scipy.fft import dctn
 from scipy.ndimage import label
 
 import chest_xray_masks as cxm
+from hub_models.dataset.audit_report import Finding
 from hub_models.imaging.gray import is_synthetic, to_gray
 from hub_models.imaging.resizing import BOX
 from hub_models.imaging.source import open_image
 
-BLANK_SPREAD = 1.0  # standard deviation in gray levels of 255, at 64x64 pixels; the flattest of 525 films has 40
-SPECK_AREA = 0.002  # share of the image: lungs of 449 real masks take 0.018 to 0.258, specks at most 0.00025
-CHUNK = 8  # jobs that a worker does with one `Reader`: large enough to open a zip seldom, small enough to share out
+BLANK_SPREAD = 1.0  # standard deviation in gray levels of 255, at 64x64 pixels; the flattest of 525 X-rays has 40
+SPECK_AREA = 0.002  # fraction of the image: lungs of 449 real masks take 0.018 to 0.258, specks at most 0.00025
+CHUNK_JOBS = 8  # jobs of a worker with one `Reader`: enough to open a zip seldom, few enough to keep every core busy
 
 Job = tuple[cxm.SetFile, ...]  # all copies, best first, of an id's image, mask (one, or left and right), reading, ...
-
-
-class Failure(NamedTuple):
-    """A file that could not be decoded, or was not tried as it has more than `MAX_PIXELS`."""
-
-    id: str
-    message: str
-    is_too_large: bool
 
 
 class ImageFacts(NamedTuple):
     """An image: its PNG `mode` ("P 8-bit"), (width, height), hash of its gray pixels, `perceptual_hash`.
 
-    `is_synthetic`: it says of itself that a program drew it.
+    `is_synthetic`: the file says that a program drew it.
     """
 
     mode: str
     size: tuple[int, int]
     content: str
     phash: bytes | None
-    is_synthetic: bool = False
+    is_synthetic: bool
 
 
-class Mask(NamedTuple):
-    """A mask, the left and right lung of a pair joined; areas are shares of the image in (0, 1].
+class MaskFacts(NamedTuple):
+    """A mask, the left and right lung of a pair joined; areas are fractions of the image in (0, 1].
 
-    `values` is "0/255", "soft edges", "0/1" or "all 0"; `gray_fraction` the share of pixels between black and white;
-    `lungs` the components above `SPECK_AREA`, largest first; `specks` counts the others.
+    `values` is "0/255", "soft edges", "0/1" or "all 0"; `gray_fraction` the fraction of pixels between black and
+    white; `lungs` the areas of the components above `SPECK_AREA`, largest first; `specks` counts the others.
     """
 
     mode: str
@@ -60,60 +53,64 @@ class Mask(NamedTuple):
     specks: int
 
 
-class Look(NamedTuple):
-    """What one job found: `facts` (a reading's are its text) is None where nothing was readable or a lung is missing.
+class Inspected(NamedTuple):
+    """The result of one job; `facts` (a reading's are its text) is None for no readable file, or one lung of two.
 
-    `differing` names the copies whose pixels (of a reading: words) are not those of the copy that is used.
+    `role` is image, mask, reading or test_copy. `findings` name the files that cannot be decoded or have too many
+    pixels, and the copies with other pixels (of a reading: words) than the copy in use.
     """
 
-    role: str  # image, mask, reading, test_copy
+    role: str
     id: str
-    facts: ImageFacts | Mask | str | None
-    failures: tuple[Failure, ...]
-    differing: tuple[str, ...]
+    facts: ImageFacts | MaskFacts | str | None
+    findings: tuple[Finding, ...]
 
 
-class _Part(NamedTuple):
-    """One decoded file; `lungs` is the (H, W) bool of a mask."""
+class _Decoded(NamedTuple):
+    """One file; `lungs` is the (H, W) bool of a mask."""
 
     name: str
-    kind: tuple[str, bool]  # role, is_png: only files of one kind are compared
     content: str
-    facts: ImageFacts | Mask | str
+    facts: ImageFacts | MaskFacts | str
     lungs: np.ndarray | None = None
 
 
-def inspect_tree(tree: cxm.Tree, progress: bool = True) -> list[Look]:
-    """One `Look` per image, mask, reading and test copy, each file fully decoded; damage never raises."""
-    from rich.console import Console  # of no use to the reader, which uses a constant from here
+def inspect_tree(tree: cxm.Tree, progress: bool = True) -> list[Inspected]:
+    """Return one `Inspected` per image, mask, reading and test copy, each file fully decoded; damage never raises."""
+    from rich.console import Console  # the reader takes a constant from this module, and does without rich
     from rich.progress import track
 
     files = sorted(tree.files, key=_job_key)  # stable: the copy that the builder uses stays first
     jobs = [tuple(copies) for _, copies in groupby(files, key=_job_key)]
-    chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
+    chunks = [jobs[start : start + CHUNK_JOBS] for start in range(0, len(jobs), CHUNK_JOBS)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     console = Console(stderr=True)
-    bar = {"total": len(chunks), "console": console, "disable": not (progress and console.is_terminal)}
+
+    def gather(done: Iterable[list[Inspected]]) -> list[Inspected]:
+        hidden = not (progress and console.is_terminal)
+        bar = track(done, "audit", total=len(chunks), console=console, disable=hidden)
+        return [inspected for chunk in bar for inspected in chunk]
+
     if min(cores, len(chunks)) <= 1:
-        return [look for looks in track(map(_inspect_chunk, chunks), "audit", **bar) for look in looks]
+        return gather(map(_inspect_chunk, chunks))
     with ProcessPoolExecutor(min(cores, len(chunks))) as pool:
         # map() starts the workers before track() starts its thread: no fork with a thread of ours running
-        return [look for looks in track(pool.map(_inspect_chunk, chunks), "audit", **bar) for look in looks]
+        return gather(pool.map(_inspect_chunk, chunks))
 
 
 def _job_key(file: cxm.SetFile) -> tuple[str, str]:
     return file.id, "sides" if file.role in ("left_mask", "right_mask") else file.role
 
 
-def _inspect_chunk(jobs: list[Job]) -> list[Look]:
+def _inspect_chunk(jobs: list[Job]) -> list[Inspected]:
     with cxm.Reader() as read:
         return [_inspect(job, read) for job in jobs]
 
 
-def _inspect(job: Job, read: cxm.Reader) -> Look:
-    """The look at one job; every copy is read, those with the same bytes are decoded once."""
-    splits: dict[tuple[str, bool], _Part] = {}  # the first of each kind
-    failures, differing, seen = [], [], set()
+def _inspect(job: Job, read: cxm.Reader) -> Inspected:
+    """Return the facts of one job; every copy is read, those with the same bytes are decoded once."""
+    first: dict[tuple[str, bool], _Decoded] = {}  # by role and is_png: only files of one kind are compared
+    findings, seen = [], set()
     for file in job:
         try:
             data = read(file)
@@ -121,36 +118,35 @@ def _inspect(job: Job, read: cxm.Reader) -> Look:
             if digest in seen:
                 continue
             seen.add(digest)
-            part = _decode(file, data)
+            decoded = _decode(file, data)
         except Exception as error:  # a damaged file is a row of the report, whatever its decoder raises
-            failures.append(_failure(file, error))
+            findings.append(_failure(file, error))
             continue
-        if splits.setdefault(part.kind, part).content != part.content:
-            differing.append(f"{part.name} is not {splits[part.kind].name}")
-    role, facts = job[0].role, None
-    if not role.endswith("mask"):
-        facts = next((part.facts for part in splits.values()), None)
-    else:
+        used = first.setdefault((file.role, file.is_png), decoded)
+        if used.content != decoded.content:
+            findings.append(Finding("copies differ", (file.id,), f"{file.name} is not {used.name}"))
+    role, id, facts = job[0].role, job[0].id, next((decoded.facts for decoded in first.values()), None)
+    if role.endswith("mask"):
         try:
-            facts = _join(list(splits.values()), needed=1 if role == "mask" else 2)
+            facts = _join(list(first.values()), needed=1 if role == "mask" else 2)
         except ValueError as error:
-            failures.append(_failure(job[0], error))
+            facts = None
+            findings.append(_failure(job[0], error))
         role = "mask"
-    return Look(role, job[0].id, facts, tuple(failures), tuple(differing))
+    return Inspected(role, id, facts, tuple(findings))
 
 
-def _failure(file: cxm.SetFile, error: Exception) -> Failure:
+def _failure(file: cxm.SetFile, error: Exception) -> Finding:
     message = cxm.reason(error)
-    message = message if file.name in message else f"{file.name}: {message}"
-    return Failure(file.id, message, isinstance(error, cxm.TooManyPixelsError))
+    kind = "too many pixels" if isinstance(error, cxm.TooManyPixelsError) else "unreadable file"
+    return Finding(kind, (file.id,), message if file.name in message else f"{file.name}: {message}")
 
 
-def _decode(file: cxm.SetFile, data: bytes) -> _Part:
-    """One file's facts, from a full decode; it may raise anything that decoders raise."""
-    kind = (file.role, file.is_png)
+def _decode(file: cxm.SetFile, data: bytes) -> _Decoded:
+    """Return one file's facts, from a full decode; it may raise anything that decoders raise."""
     if file.role == "reading":
         text = cxm.decode_text(data)
-        return _Part(file.name, kind, " ".join(text.split()), text)
+        return _Decoded(file.name, " ".join(text.split()), text)
     is_mask = file.role.endswith("mask")
     png = data if file.is_png or is_mask else cxm.dicom_png(data, file.name)  # no layout has DICOM masks
     size = cxm.check_image(png, file.name)
@@ -160,48 +156,44 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Part:
     gray = to_gray(image)
     if not is_mask:
         content = _hash(np.asarray(gray))
-        return _Part(
-            file.name, kind, content, ImageFacts(mode, size, content, perceptual_hash(gray), is_synthetic(png))
-        )
+        return _Decoded(file.name, content, ImageFacts(mode, size, content, perceptual_hash(gray), is_synthetic(png)))
     lungs = cxm.binarize(image)
     counts = gray.convert("L").histogram()
-    black_or_white = counts[0] + counts[1] + counts[255]
-    gray_fraction = 1 - black_or_white / lungs.size
+    gray_fraction = 1 - (counts[0] + counts[1] + counts[255]) / lungs.size
     values = "soft edges" if gray_fraction else "0/255" if counts[255] else "0/1" if counts[1] else "all 0"
-    return _Part(file.name, kind, _hash(lungs), Mask(mode, size, values, gray_fraction, (), 0), lungs)
+    return _Decoded(file.name, _hash(lungs), MaskFacts(mode, size, values, gray_fraction, (), 0), lungs)
 
 
 def _hash(pixels: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
-    digest.update(np.ascontiguousarray(pixels))
-    return digest.hexdigest()
+    return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
-def _join(splits: list[_Part], needed: int) -> Mask | None:
-    """Facts of a mask of one file, or of a left and a right one; None if fewer files than `needed` could be read.
+def _join(decoded: list[_Decoded], needed: int) -> MaskFacts | None:
+    """Return the facts of a mask in one file or two (left, right); None for fewer readable files than `needed`.
 
     Raises:
         ValueError: left and right are not of one size.
     """
-    if len(splits) < needed:
+    masks = [one.facts for one in decoded if isinstance(one.facts, MaskFacts)]
+    if len(masks) < needed:
         return None
-    if len(sizes := [part.facts.size for part in splits]) != sizes.count(sizes[0]):
-        raise ValueError(f"left and right lung are of {sizes[0]} and {sizes[1]} pixels: make them one size")
-    facts = max((part.facts for part in splits), key=lambda facts: facts.gray_fraction)
-    areas = component_areas(np.logical_or.reduce([part.lungs for part in splits]))
+    if len(sizes := {mask.size: None for mask in masks}) > 1:
+        raise ValueError(f"left and right lung are of {' and '.join(map(str, sizes))} pixels: make them one size")
+    areas = component_areas(np.logical_or.reduce([one.lungs for one in decoded if one.lungs is not None]))
     lungs = tuple(area for area in areas if area >= SPECK_AREA)
-    mode = " and ".join(sorted({part.facts.mode for part in splits}))
-    return facts._replace(mode=mode, lungs=lungs, specks=len(areas) - len(lungs))
+    mode = " and ".join(sorted({mask.mode for mask in masks}))
+    grayest = max(masks, key=lambda mask: mask.gray_fraction)
+    return grayest._replace(mode=mode, lungs=lungs, specks=len(areas) - len(lungs))
 
 
 def component_areas(foreground: np.ndarray) -> list[float]:
-    """Shares in (0, 1] of the (H, W) bool that its connected parts (8 neighbours) take, largest first."""
+    """Return the fractions in (0, 1] of the (H, W) bool in each connected component (8 neighbours), largest first."""
     components, _ = label(foreground, np.ones((3, 3)))
     return sorted((np.bincount(components[foreground])[1:] / foreground.size).tolist(), reverse=True)
 
 
 def perceptual_hash(gray: Image.Image) -> bytes | None:
-    """256 bits (32 bytes): which of the 16x16 lowest frequencies are above their median; None for a blank image.
+    """Return 256 bits (32 bytes): which of the 16x16 lowest frequencies exceed their median; None for a blank image.
 
     Source: pHash (Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions), 16x16 for its 8x8.
     """
@@ -213,7 +205,7 @@ def perceptual_hash(gray: Image.Image) -> bytes | None:
 
 
 def hash_distances(hashes: Iterable[bytes]) -> np.ndarray:
-    """(N, N) int32: the number of bits in which each two of N hashes differ."""
+    """Return (N, N) int32: the number of bits in which each two of N hashes differ."""
     bits = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8)).reshape(-1, 256)
     signs = 2 * bits.astype(np.float32) - 1
     return ((256 - signs @ signs.T) / 2).astype(np.int32)

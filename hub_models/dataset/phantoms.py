@@ -1,7 +1,7 @@
-"""Synthetic chest X-rays in the Kaggle layout: the demo data and the test data of this project.
+"""Draw synthetic chest X-rays in the Kaggle layout: the demo data and the test data of this project.
 
-No pixel comes from a patient. Anatomy is drawn in patient coordinates: x to the image's right, y down, the origin
-mid-chest, one unit about half the shorter side. As on a film, image-left is the patient's right, and dense is bright.
+No pixel comes from a patient. Patient coordinates: x to the image's right, y down, the origin mid-chest, one unit
+about half the shorter side. Image-left is the patient's right, and dense is bright.
 """
 
 import json
@@ -22,7 +22,10 @@ from hub_models.imaging.gray import synthetic_mark
 Array = np.ndarray
 Site = Literal["Montgomery", "Shenzhen"]
 VERSION = 2  # of the drawing: raise it when the same arguments give other files
-SITES = {"Montgomery": ("MCUCXR", 58 / 138, 101), "Shenzhen": ("CHNCXR", 336 / 662, 327)}  # id, TB share, first TB id
+PHANTOM_SITES = {
+    "Montgomery": ("MCUCXR", 58 / 138, 101),
+    "Shenzhen": ("CHNCXR", 336 / 662, 327),
+}  # id, TB fraction, first TB id
 SIDES = {"right": -1, "left": 1}  # the patient's side to the sign of x
 ZONES = {"upper": (0.14, 0.40), "middle": (0.40, 0.62), "lower": (0.62, 0.85)}  # from apex (0) to diaphragm (1)
 FINDINGS = {  # a lesion in Montgomery's words, in Shenzhen's
@@ -40,14 +43,14 @@ FORMS = {  # of readings by site and label: the common form, then the odd ones
     ("Shenzhen", 1): ["{sex} {age}yrs  \t\n{findings} \t", "{sex} {age}yrs\r\nSTB\r\n{lines}"]
     + ["{Sex}, {age}yrs  \t\n{findings}   \t", "{Sex} , {age}yrs  \t\n{items} \t"],
 }
-IMPLIED = {"femal ": ("sex", "F"), "Sex: O": ("sex", "O"), "16month": ("age_years", 16 / 12)}
-IMPLIED |= {"64days": ("age_years", 64 / 365.25), "1yr\r": ("age_years", 1.0)}
-SAME_PATIENT = {1: (0,), 4: (3,), 5: (4, 3)}  # the n-th Montgomery TB film has the patient of these
+IMPLIED_SEX = {"femal ": "F", "Sex: O": "O"}  # what an odd form says whatever was drawn
+IMPLIED_YEARS = {"16month": 16 / 12, "64days": 64 / 365.25, "1yr\r": 1.0}
+EARLIER_VISITS = {1: (0,), 4: (3,), 5: (4, 3)}  # the n-th Montgomery TB X-ray has the patient of these
 
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """One synthetic X-ray: image (H, W) uint8, mask (H, W) bool of both lungs, and its reading.
+    """One synthetic X-ray: image (H, W) uint8, mask (H, W) bool of both lungs, and what its reading says.
 
     label is 0 (normal) or 1 (tuberculosis), sex M, F or O, age_years a fraction below one; sides are the patient's.
     """
@@ -60,11 +63,20 @@ class Phantom:
     sex: str
     age_years: float
     findings: tuple[str, ...]
-    reading: str
+    form: str
+
+    @property
+    def reading(self) -> str:
+        """Return the text of the reading in its form."""
+        words, sex = self.findings or ("normal",), {"F": "female", "M": "male", "O": "other"}[self.sex]
+        items = "; ".join(f"{n}.{word}" for n, word in enumerate(words, 1))
+        findings = {"findings": ", ".join(words), "lines": "\r\n".join(words), "items": items}
+        said = {"S": self.sex, "sex": sex, "Sex": sex.title(), "age": int(self.age_years)}
+        return self.form.format_map(said | findings)
 
 
 class _Chest:
-    """One patient's anatomy in patient units, and the patient coordinates x, y (H, W) of every pixel of one film."""
+    """One patient's anatomy in patient units, and the patient coordinates x, y (H, W) of every pixel."""
 
     def __init__(self, rng: np.random.Generator, pose_rng: np.random.Generator, size: tuple[int, int]) -> None:
         # heart, knob (of the aorta): their reach into the left lung; drop: of the left diaphragm below the right.
@@ -80,7 +92,7 @@ class _Chest:
         self.x, self.y = x + bends[0] + bends[1], y + bends[2] + bends[3]
 
     def edges(self, side: int, y: Array) -> tuple[Array, Array]:
-        """Distances from the midline where the lung of that side begins and ends at height y."""
+        """Return the distances from the midline where the lung of that side begins and ends at height y."""
         rise = np.clip((0.32 - y) / (0.32 - self.apex), 0, 1)
         outer = self.half_width * (1 - rise**2.7) ** (1 / 2.2) - 0.05 * np.clip(y - 0.32, 0, None)
         heart = (self.heart if side > 0 else 0.09) * np.exp(-(((y - 0.3) / np.where(y < 0.3, 0.24, 0.4)) ** 2))
@@ -88,28 +100,28 @@ class _Chest:
         return self.mediastinum + heart + knob + 0.18 * np.exp((self.apex - y) / 0.06), outer
 
     def diaphragm(self, side: int) -> Array:
-        """Height (H, W) of the diaphragm of that side under or over every pixel."""
+        """Return the height (H, W) of the diaphragm of that side under or over every pixel."""
         return self.dome + self.drop * (side > 0) + np.where((off := side * self.x - 0.34) > 0, 1.35, 0.7) * off**2
 
     def lung(self, side: int) -> Array:
-        """Lung field (H, W) bool of one side: no heart, above the diaphragm, one connected piece."""
+        """Return the lung field (H, W) bool of one side: no heart, above the diaphragm, one connected piece."""
         inner, outer = self.edges(side, self.y)
         pieces, _ = label((side * self.x > inner) & (side * self.x < outer) & (self.y < self.diaphragm(side)))
         return pieces == 1 + np.argmax(np.bincount(pieces.ravel(), minlength=2)[1:])
 
     def points(self, rng: np.random.Generator, side: int, zone: tuple[float, float], count: int) -> Array:
-        """Random x and y (2, count) in a zone of one lung."""
+        """Return random x and y (2, count) in a zone of one lung."""
         y = self.apex + rng.uniform(*zone, count) * (self.dome - self.apex)
         inner, outer = self.edges(side, y)
         return np.stack([side * (inner + rng.uniform(0.2, 0.8, count) * (outer - inner)), y])
 
     def project(self, drawn: Array) -> Array:
-        """A picture (N, N) drawn over x, y in -1..1, put on the film (H, W)."""
+        """Return a picture (N, N), drawn over x, y in -1..1, as pixels (H, W) of the X-ray."""
         return map_coordinates(drawn, (np.stack([self.y, self.x]) + 1) * self.unit_px, order=1)
 
 
 def _density(chest: _Chest) -> Array:
-    """Density (H, W) of the body without the air in its lungs: soft tissue, diaphragm, bones; air lowers it."""
+    """Return the density (H, W) of the body without the air in its lungs: soft tissue, diaphragm, bones."""
     x, y, a, t = chest.x, chest.y, np.abs(chest.x), np.abs(chest.x) / chest.half_width
     trunk_edge = chest.half_width + 0.12 + 0.3 * expit((-0.34 - y) / 0.07)  # wide above the armpits
     trunk = np.minimum(trunk_edge - a, y + 1.03 - 0.4 * expit((a - 0.6) / 0.14))
@@ -141,7 +153,7 @@ def _density(chest: _Chest) -> Array:
 
 
 def _vessels(rng: np.random.Generator, chest: _Chest) -> Array:
-    """Density (H, W) of the vessels that leave both hila."""
+    """Return the density (H, W) of the vessels that leave both hila."""
     draw = ImageDraw.Draw(canvas := Image.new("F", (round(2 * chest.unit_px),) * 2))
     for side, angle in product(SIDES.values(), np.linspace(-1.4, 1.5, 16)):
         angles = angle + rng.normal(0, 0.17, 15).cumsum()
@@ -154,7 +166,7 @@ def _vessels(rng: np.random.Generator, chest: _Chest) -> Array:
 
 
 def _lesions(rng: np.random.Generator) -> list[tuple[str, str, str]]:
-    """Kind, side and zone of one patient's one to three lesions, mostly in the upper lungs as in the disease."""
+    """Return kind, side and zone of one patient's one to three lesions, mostly in the upper lungs."""
     side, other = rng.permutation(list(SIDES)).tolist()
     kind = str(rng.choice(list(FINDINGS), p=(0.45, 0.3, 0.13, 0.12)))
     lesions = [(kind, side, str(rng.choice(list(ZONES), p=(0.7, 0.2, 0.1))))]
@@ -163,7 +175,7 @@ def _lesions(rng: np.random.Generator) -> list[tuple[str, str, str]]:
 
 
 def _lesion(rng: np.random.Generator, kind: str, side: int, zone: tuple[float, float], chest: _Chest) -> Array:
-    """Density (H, W) that one lesion adds where there is lung."""
+    """Return the density (H, W) that one lesion adds where there is lung."""
     if kind == "miliary":
         spots = np.concatenate([chest.points(rng, s, (0.08, 1.1), 170) for s in SIDES.values()], axis=1)
         drawn, sigma_px = np.zeros((round(2 * chest.unit_px),) * 2), max(0.7, 0.011 * chest.unit_px)
@@ -183,8 +195,8 @@ def _lesion(rng: np.random.Generator, kind: str, side: int, zone: tuple[float, f
     return 0.3 * np.tanh(density / 0.3)
 
 
-def _film(rng: np.random.Generator, density: Array, lowest: int, montgomery: bool, unit_px: float) -> Array:
-    """Film (H, W) uint8 of a density: scatter, quantum noise, the site's contrast curve, border, markers."""
+def _expose(rng: np.random.Generator, density: Array, lowest: int, montgomery: bool, unit_px: float) -> Array:
+    """Return the X-ray (H, W) uint8 of a density: scatter, quantum noise, contrast curve, border, markers."""
     height, width = density.shape
     density = 0.85 * density + 0.15 * gaussian_filter(density, 0.12 * unit_px)
     grain = gaussian_filter(rng.normal(size=density.shape), 0.6)
@@ -202,21 +214,15 @@ def _film(rng: np.random.Generator, density: Array, lowest: int, montgomery: boo
     return np.asarray(image)
 
 
-def _reading(form: str, phantom: Phantom) -> str:
-    words, sex = phantom.findings or ("normal",), {"F": "female", "M": "male", "O": "other"}[phantom.sex]
-    items = "; ".join(f"{n}.{word}" for n, word in enumerate(words, 1))
-    findings = {"findings": ", ".join(words), "lines": "\r\n".join(words), "items": items}
-    return form.format(S=phantom.sex, sex=sex, Sex=sex.title(), age=int(phantom.age_years), **findings)
-
-
 def render_phantom(seed: int, site: Site, tuberculosis: bool, size: tuple[int, int], visit: int = 0) -> Phantom:
-    """One synthetic X-ray of size (height, width) px, the same for the same arguments.
+    """Return one synthetic X-ray of size (height, width) px, the same for the same arguments.
 
-    Another visit is another film of the same patient; without tuberculosis it is the same film less the lesions.
+    Another visit is another X-ray of the same patient; without tuberculosis it is the same X-ray less the lesions.
     Raises ValueError for an unknown site, a negative seed or visit, a side under 32 px.
     """
-    if site not in SITES or min(seed, visit) < 0 or min(size) < 32:
-        raise ValueError(f"pass site in {list(SITES)}, seed, visit >= 0, sides >= 32, got {(site, seed, visit, size)}")
+    if site not in PHANTOM_SITES or min(seed, visit) < 0 or min(size) < 32:
+        got = f"got {(site, seed, visit, size)}"
+        raise ValueError(f"pass site in {list(PHANTOM_SITES)}, seed, visit >= 0, sides >= 32, {got}")
     patient_rng, lesion_rng = (np.random.default_rng((seed, key)) for key in (0, 1))
     pose_rng, xray_rng = (np.random.default_rng((seed, key, visit)) for key in (2, 3))
     sex, age_years = str(patient_rng.choice(["F", "M"])), float(patient_rng.integers(16, 80))
@@ -229,24 +235,24 @@ def render_phantom(seed: int, site: Site, tuberculosis: bool, size: tuple[int, i
     for kind, side, zone in lesions:
         density += air * _lesion(lesion_rng, kind, SIDES[side], ZONES[zone], chest)
     montgomery, lowest = site == "Montgomery", int(np.flatnonzero(mask.any(axis=1))[-1])
-    image = _film(xray_rng, density, lowest, montgomery, chest.unit_px)
+    image = _expose(xray_rng, density, lowest, montgomery, chest.unit_px)
     findings = tuple(FINDINGS[kind][not montgomery].format(side=side, zone=zone) for kind, side, zone in lesions)
-    name, tb = f"{SITES[site][0]}_{seed % 10_000:04d}_{tuberculosis:d}", int(tuberculosis)
-    phantom = Phantom(image, mask, name, site, tb, sex, age_years, findings, "")
-    return replace(phantom, reading=_reading(FORMS[site, phantom.label][0], phantom))
+    id, tb = f"{PHANTOM_SITES[site][0]}_{seed % 10_000:04d}_{tuberculosis:d}", int(tuberculosis)
+    return Phantom(image, mask, id, site, tb, sex, age_years, findings, FORMS[site, tb][0])
 
 
 def _write_phantom(folder: Path, site: Site, count: int, index: int, image_size: int, seed: int) -> None:
     """Write the files of the index-th of a site's count phantoms, normals first."""
-    (prefix, share, first), montgomery = SITES[site], site == "Montgomery"
-    normals = count - round(count * share)
+    (prefix, fraction, first), montgomery = PHANTOM_SITES[site], site == "Montgomery"
+    normals = count - round(count * fraction)
     tuberculosis, nth = index >= normals, index - normals * (index >= normals)
     start = max(first, normals + 1) if tuberculosis else 1
-    earlier = SAME_PATIENT.get(nth, ()) if tuberculosis and montgomery else ()
+    earlier = EARLIER_VISITS.get(nth, ()) if tuberculosis and montgomery else ()
     site_rng, rng = np.random.default_rng((seed, first)), np.random.default_rng((seed, first, index))
     rank, patient_seeds = site_rng.permutation(count)[index], site_rng.integers(2**32, size=count)
     long, ratio = (1.0, 4020 / 4892) if montgomery else rng.uniform((0.8, 0.8), 1)
-    size = (round(image_size * long), round(image_size * long * ratio))[:: 1 if rng.uniform() < 0.7 else -1]
+    high, wide = round(image_size * long), round(image_size * long * ratio)
+    size = (high, wide) if rng.uniform() < 0.7 else (wide, high)
     patient_seed = int(patient_seeds[normals + earlier[-1] if earlier else index])
     phantom = render_phantom(patient_seed, site, tuberculosis, size, visit=len(earlier))
     common, *odd = FORMS[site, phantom.label]
@@ -254,9 +260,10 @@ def _write_phantom(folder: Path, site: Site, count: int, index: int, image_size:
     if earlier:
         same = ", ".join(f"{prefix}_{start + n:04d}_1" for n in earlier)
         form = form.replace("{findings}", "{findings} (same pt as " + same + ")")
-    implied = dict(fact for text, fact in IMPLIED.items() if text in form)
-    phantom = replace(phantom, id=f"{prefix}_{start + nth:04d}_{phantom.label}", **implied)
-    (folder / "ClinicalReadings" / f"{phantom.id}.txt").write_bytes(_reading(form, phantom).encode())
+    sex = next((sex for text, sex in IMPLIED_SEX.items() if text in form), phantom.sex)
+    years = next((years for text, years in IMPLIED_YEARS.items() if text in form), phantom.age_years)
+    phantom = replace(phantom, id=f"{prefix}_{start + nth:04d}_{phantom.label}", sex=sex, age_years=years, form=form)
+    (folder / "ClinicalReadings" / f"{phantom.id}.txt").write_bytes(phantom.reading.encode())
     colored = not montgomery and rank >= count - max(count >= 10, round(count * 27 / 662))
     picture = Image.fromarray(phantom.image).convert("RGB" if colored else "L")
     if not montgomery and not colored:
@@ -272,7 +279,7 @@ def _write_phantom(folder: Path, site: Site, count: int, index: int, image_size:
 
 
 def write_phantoms(root: Path, montgomery: int = 40, shenzhen: int = 80, image_size: int = 256, seed: int = 0) -> Path:
-    """The data_dir, root, of a seeded set in the Kaggle layout, written whole or not at all.
+    """Write a seeded set in the Kaggle layout, whole or not at all, and return its data_dir, `root`.
 
     image_size is the longest side in px. The same arguments give the same files; a set that is there already is kept.
     Raises ValueError for counts, a size or a seed that no set can have, FileExistsError where root holds other things.

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hub_models.dataset.preprocessing import Arrays
+from hub_models.dataset.batches import Arrays
 from hub_models.files import new_file
 from hub_models.metrics.intervals import paired_difference, with_intervals
 from hub_models.models.saliency import measure_saliency

@@ -14,7 +14,8 @@ from PIL import Image
 
 from chest_xray_masks import SITES, SPLITS, scan
 from hub_models.dataset.augmentation import STRENGTHS
-from hub_models.dataset.preprocessing import Arrays, load_splits, prepare
+from hub_models.dataset.batches import Arrays
+from hub_models.dataset.preprocessing import load_splits, prepare
 from hub_models.dataset.splits import PATIENT_SHARING, divide, leaks
 from hub_models.imaging.gray import is_synthetic
 from hub_models.models.tasks import TASKS

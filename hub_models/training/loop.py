@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.dataset.augmentation import STRENGTHS, augment
-from hub_models.dataset.preprocessing import training_loader
+from hub_models.dataset.batches import training_loader
 from hub_models.evaluation.evaluate import launch_of
 from hub_models.evaluation.measure import validate
 from hub_models.models.architectures import normalize

@@ -20,7 +20,8 @@ from hub_models.benchmarks.training import (
     training_ratios,
 )
 from hub_models.dataset.augmentation import STRENGTHS
-from hub_models.dataset.preprocessing import Arrays, load_splits, prepare
+from hub_models.dataset.batches import Arrays
+from hub_models.dataset.preprocessing import load_splits, prepare
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_mask
 from hub_models.models.architectures import image_processor_for

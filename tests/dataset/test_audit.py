@@ -17,8 +17,9 @@ from tiny import dicom
 
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import audit, report, says_normal
-from hub_models.dataset.audit_report import KINDS, KNOWN, PUBLISHED, Audit
+from hub_models.dataset.audit_report import KINDS, PUBLISHED, PUBLISHED_ODDITIES, Audit
 from hub_models.dataset.inspection import component_areas, hash_distances, inspect_tree, perceptual_hash
+from hub_models.dataset.published import published_ids
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64
@@ -53,10 +54,13 @@ def reading(id: str) -> str:
     return f"Patient's Sex: F\nPatient's Age: 031Y\n{findings}\n" if id[0] == "M" else f"male 46yrs\n{findings}"
 
 
+def text_of(id: str) -> str:
+    return f"ClinicalReadings/{id}.txt"
+
+
 def files_of(id: str, seed: int) -> dict[str, bytes]:
-    mask = f"masks/{id}.png" if id[0] == "M" else f"masks/{id}_mask.png"
-    image = {f"CXR_png/{id}.png": png(xray(seed)), mask: png(lungs())}
-    return image | {f"ClinicalReadings/{id}.txt": reading(id).encode()}
+    mask = f"masks/{id}{'' if id[0] == 'M' else '_mask'}.png"
+    return {f"CXR_png/{id}.png": png(xray(seed)), mask: png(lungs()), text_of(id): reading(id).encode()}
 
 
 def write(root: Path, files: dict[str, bytes]) -> Path:
@@ -107,9 +111,7 @@ def complete_set() -> dict[str, bytes]:
             own.pop(f"masks/{id}_mask.png")
             pixels = Image.open(io.BytesIO(own[f"CXR_png/{id}.png"]))
             own[f"test/{id}.png"] = png(pixels.convert("RGB"))
-        own[f"ClinicalReadings/{id}.txt"] = own[f"ClinicalReadings/{id}.txt"].replace(
-            b"31Y", b"%dY" % (20 + number % 50)
-        )
+        own[text_of(id)] = own[text_of(id)].replace(b"31Y", b"%dY" % (20 + number % 50))
         files |= own
     return files | {f"masks/{CROSSING}_mask.png": png(three_parts())}
 
@@ -121,7 +123,7 @@ def three_parts() -> np.ndarray:
     return mask
 
 
-def test_a_sound_subset_is_off_by_what_it_lacks_alone(make: Make) -> None:
+def test_sound_subset_is_off_by_what_it_lacks_alone(make: Make) -> None:
     found = run(make())
     assert kinds(found) == {}
     assert found.is_off
@@ -132,10 +134,7 @@ def test_a_sound_subset_is_off_by_what_it_lacks_alone(make: Make) -> None:
     assert found.headline() == "3 of 800 X-rays, 3 of 704 masks, 3 of 800 readings"
     assert found.mask_values == {"0/255": 3}
     assert found.modes == {
-        "MC image L 8-bit": 1,
-        "MC mask L 8-bit": 1,
-        "Shenzhen image L 8-bit": 2,
-        "Shenzhen mask L 8-bit": 2,
+        f"{site} {role} L 8-bit": count for site, count in (("MC", 1), ("Shenzhen", 2)) for role in ("image", "mask")
     }
 
 
@@ -147,38 +146,26 @@ def test_a_site_without_any_file_is_information(tmp_path: Path) -> None:
 
 
 def test_missing_partners(make: Make) -> None:
-    path = make(
-        {
-            f"CXR_png/{SICK}.png": None,
-            f"masks/{NORMAL}_mask.png": None,
-            f"ClinicalReadings/{MC}.txt": None,
-        }
-    )
+    found = run(make({f"CXR_png/{SICK}.png": None, f"masks/{NORMAL}_mask.png": None, text_of(MC): None}))
     expected = {"mask missing": [(NORMAL,)], "image without reading": [(MC,)]}
-    expected |= {"mask without image": [(SICK,)], "reading without image": [(SICK,)]}
-    assert kinds(run(path)) == expected
+    assert kinds(found) == expected | {"mask without image": [(SICK,)], "reading without image": [(SICK,)]}
 
 
-def test_label_against_reading(make: Make) -> None:
-    path = make({f"ClinicalReadings/{SICK}.txt": b"male 46yrs\nNormal", f"ClinicalReadings/{MC}.txt": b"F 31Y\nTB"})
+def test_label_against_reading_and_reading_without_values(make: Make) -> None:
+    path = make({text_of(SICK): b"male 46yrs\nNormal", text_of(MC): b"Patient's Sex: \nPatient's Age: \nTB"})
     found = run(path)
-    assert kinds(found) == {"label against reading": [(SICK,), (MC,)]}
+    assert kinds(found) == {"reading lacks a value": [(MC,)], "label against reading": [(SICK,), (MC,)]}
     assert found.of_kind("label against reading")[0].message == "named tuberculosis, the reading says 'Normal'"
+    assert found.of_kind("reading lacks a value")[0].message.startswith("no sex, age_years in ")
 
 
 @pytest.mark.parametrize(
     ("findings", "normal"),
     [("normal", True), ("Normale", True), ("STB; 1.normal", False), ("pt had previously normal CXR", False)]
-    + [("abnormal", False), ("; normal", True), ("poor film; normal", True)],
+    + [("abnormal", False), ("; normal", True), ("poor image; normal", True)],
 )
 def test_says_normal(findings: str, normal: bool) -> None:
     assert says_normal(findings) == normal
-
-
-def test_reading_without_sex_and_age(make: Make) -> None:
-    found = run(make({f"ClinicalReadings/{MC}.txt": b"Patient's Sex: \nPatient's Age: \nnormal"}))
-    assert kinds(found) == {"reading lacks a value": [(MC,)]}
-    assert found.of_kind("reading lacks a value")[0].message.startswith("no sex, age_years in ")
 
 
 def test_image_under_both_labels(make: Make) -> None:
@@ -205,12 +192,6 @@ def test_modes_and_bit_depths(make: Make) -> None:
     assert found.modes["MC image I;16 16-bit"] == 1
 
 
-def test_mask_of_another_size(make: Make) -> None:
-    found = run(make({f"masks/{MC}.png": png(lungs(32))}))
-    assert kinds(found) == {"mask of another size": [(MC,)]}
-    assert found.of_kind("mask of another size")[0].message == "32x32, its image 64x64"
-
-
 def test_mask_values(make: Make) -> None:
     soft = lungs()
     soft[16, 8:12] = 90, 200, 180, 140  # 4 of 4096 pixels
@@ -220,14 +201,13 @@ def test_mask_values(make: Make) -> None:
     assert kinds(found) == {}
 
 
-def test_image_in_place_of_a_mask(make: Make) -> None:
-    assert ("mask of gray values", [(MC,)]) in kinds(run(make({f"masks/{MC}.png": png(xray(7))}))).items()
-
-
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
         (lambda mask: mask * 0, "empty mask", ""),
+        (lambda _: lungs(32), "mask of another size", "32x32, its image 64x64"),
+        (lambda mask: np.pad(mask[3:-3, 3:-3], 3, constant_values=100), "mask of gray values", " not black or white"),
+        (lambda mask: mask + 255 * (np.arange(SIZE**2) == 130).reshape(SIZE, SIZE), "specks in mask", ""),  # at (2, 2)
         (lambda mask: mask * (np.arange(SIZE) < 32).astype(np.uint8), "mask of one part", "12.5%"),
         (lambda _: three_parts(), "mask of more than two parts", "3: 12.5% and 6.2% and 5.9%"),
         # 2 columns x 32 of 64 x 64 pixels: 1.6 % of the image
@@ -242,13 +222,6 @@ def test_lungs(make: Make, change: Callable[[np.ndarray], np.ndarray], kind: str
     (finding,) = found.of_kind(kind)
     assert finding.message.endswith(message)
     assert (finding.mark, finding.known) == ("off" if KINDS[kind].is_off else "info", None)
-
-
-def test_specks_are_no_lungs(make: Make) -> None:
-    mask = lungs()
-    mask[2, 2] = mask[60, 60] = 255
-    found = run(make({f"masks/{MC}.png": png(mask)}))
-    assert kinds(found) == {"specks in mask": [(MC,)]}
 
 
 def test_left_and_right_masks_are_one(make: Make) -> None:
@@ -281,19 +254,14 @@ def test_same_pixels_in_other_bytes_and_modes(make: Make) -> None:
     assert kinds(run(path)) == {"same pixels": [(NORMAL, SICK, MC)]}
 
 
-def test_near_duplicates_of_other_patients(make: Make) -> None:
-    darker = (xray(1) * 0.9).astype(np.uint8)
-    found = run(make({f"CXR_png/{SICK}.png": png(darker)}))
-    assert kinds(found) == {"near-duplicate": [(NORMAL, SICK)]}
-
-
-def test_near_duplicates_of_one_patient_are_expected(tmp_path: Path) -> None:
+def test_near_duplicates_are_of_different_patients(make: Make, tmp_path: Path) -> None:
+    darker = png((xray(1) * 0.9).astype(np.uint8))
+    assert kinds(run(make({f"CXR_png/{SICK}.png": darker}))) == {"near-duplicate": [(NORMAL, SICK)]}
     earlier, later = "MCUCXR_0200_1", "MCUCXR_0201_1"
-    files = files_of(earlier, 1) | files_of(later, 1)
-    files[f"CXR_png/{later}.png"] = png((xray(1) * 0.9).astype(np.uint8))
-    files[f"ClinicalReadings/{earlier}.txt"] = b"Patient's Sex: M\nPatient's Age: 040Y\nold scars"
-    files[f"ClinicalReadings/{later}.txt"] = b"Patient's Sex: M\nPatient's Age: 041Y\n(same pt as MCUCXR_0200_1)"
-    assert kinds(run(write(tmp_path, files))) == {"site absent": [("Shenzhen",)]}
+    files = files_of(earlier, 1) | files_of(later, 1) | {f"CXR_png/{later}.png": darker}
+    files[text_of(earlier)] = b"Patient's Sex: M\nPatient's Age: 040Y\nold scars"
+    files[text_of(later)] = b"Patient's Sex: M\nPatient's Age: 041Y\n(same pt as MCUCXR_0200_1)"
+    assert kinds(run(write(tmp_path / "one patient", files))) == {"site absent": [("Shenzhen",)]}
 
 
 def test_may_be_one_patient(tmp_path: Path) -> None:
@@ -309,17 +277,17 @@ def test_may_be_one_patient(tmp_path: Path) -> None:
     for id, text in said.items():
         sex, age, findings = text.split(" ", 2)
         files |= files_of(id, len(files))
-        files[f"ClinicalReadings/{id}.txt"] = f"Patient's Sex: {sex}\nPatient's Age: 0{age}Y\n{findings}".encode()
+        files[text_of(id)] = f"Patient's Sex: {sex}\nPatient's Age: 0{age}Y\n{findings}".encode()
     found = kinds(run(write(tmp_path, files)))
     assert found == {"site absent": [("Shenzhen",)], "may be one patient": [("MCUCXR_0200_1", "MCUCXR_0201_1")]}
 
 
-def test_films_known_to_be_of_one_patient_are_no_finding(tmp_path: Path) -> None:
+def test_xrays_known_to_be_of_one_patient_are_no_finding(tmp_path: Path) -> None:
     files, findings = {}, "stable scar in the right upper lobe"
     for id, link in (("MCUCXR_0200_1", ""), ("MCUCXR_0201_1", " (same pt as MCUCXR_0200_1)")):
         files |= files_of(id, len(files))
         text = f"Patient's Sex: M\nPatient's Age: 033Y\n{findings}{link}"
-        files[f"ClinicalReadings/{id}.txt"] = text.encode()
+        files[text_of(id)] = text.encode()
     assert kinds(run(write(tmp_path, files))) == {"site absent": [("Shenzhen",)]}
 
 
@@ -360,9 +328,10 @@ def test_blank_image(make: Make) -> None:
 
 def test_damaged_files_are_rows(make: Make) -> None:
     whole = png(xray(2))
-    path = make({f"CXR_png/{NORMAL}.png": b"", f"CXR_png/{SICK}.png": whole[:-500], f"masks/{MC}.png": b"no image"})
+    files = {f"CXR_png/{NORMAL}.png": b"", f"CXR_png/{SICK}.png": whole[:-500], f"masks/{MC}.png": b"no image"}
+    path = make(files | {f"CXR_png/{MC}.png": None, f"CXR_png/{MC}.dcm": b"no dicom"})
     found = run(path)
-    assert kinds(found) == {"unreadable file": [(NORMAL,), (SICK,), (MC,)]}
+    assert kinds(found) == {"unreadable file": [(NORMAL,), (SICK,), (MC,), (MC,)]}
     assert str(path) not in str(found.findings)
     assert " at 0x" not in str(found.findings)
 
@@ -384,11 +353,6 @@ def test_too_many_pixels(make: Make, side: int) -> None:
     assert kinds(run(make({f"CXR_png/{MC}.png": huge}))) == {"too many pixels": [(MC,)]}
 
 
-def test_damaged_dicom_is_a_row(make: Make) -> None:
-    found = run(make({f"CXR_png/{MC}.png": None, f"CXR_png/{MC}.dcm": b"no dicom"}))
-    assert kinds(found) == {"unreadable file": [(MC,)]}
-
-
 def test_dicom_image(make: Make) -> None:
     data = dicom(xray(3).astype(np.uint16) * 16)
     found = run(make({f"CXR_png/{MC}.png": None, f"CXR_png/{MC}.dcm": data}))
@@ -397,7 +361,7 @@ def test_dicom_image(make: Make) -> None:
 
 
 def test_readings_alone(tmp_path: Path) -> None:
-    found = run(write(tmp_path, {f"ClinicalReadings/{MC}.txt": reading(MC).encode()}))
+    found = run(write(tmp_path, {text_of(MC): reading(MC).encode()}))
     assert kinds(found) == {"site absent": [("Shenzhen",)], "reading without image": [(MC,)]}
 
 
@@ -455,10 +419,11 @@ def test_json_holds_all_of_it(make: Make, tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir() if "report" in entry.name] == ["report.json"]
 
 
-def test_published_counts_add_up() -> None:
-    assert sum(row["images"] for row in PUBLISHED.values()) == 800
-    assert sum(row["masks"] for row in PUBLISHED.values()) == 704
+def test_published_counts_add_up_and_oddities_are_of_the_set() -> None:
+    assert [sum(row[what] for row in PUBLISHED.values()) for what in ("images", "masks")] == [800, 704]
     assert all(row["normal"] + row["tuberculosis"] == row["images"] for row in PUBLISHED.values())
+    assert {kind for kind, _ in PUBLISHED_ODDITIES} <= set(KINDS)
+    assert {id for _, ids in PUBLISHED_ODDITIES for id in ids} <= published_ids()
 
 
 def test_hash_is_of_the_picture_not_of_its_size_or_brightness() -> None:
@@ -478,10 +443,10 @@ def test_component_areas() -> None:
     assert component_areas(mask) == pytest.approx([0.07, 0.01])
 
 
-def test_looks_hold_no_pixels(make: Make) -> None:
-    looks = inspect_tree(cxm.scan(str(make())), progress=False)
-    assert [(look.role, look.id) for look in looks if look.id == MC] == [("image", MC), ("mask", MC), ("reading", MC)]
-    assert not [look for look in looks for value in look.facts if isinstance(value, np.ndarray)]
+def test_inspected_facts_hold_no_pixels(make: Make) -> None:
+    inspected = inspect_tree(cxm.scan(str(make())), progress=False)
+    assert [one.role for one in inspected if one.id == MC] == ["image", "mask", "reading"]
+    assert not [one for one in inspected for value in one.facts if isinstance(value, np.ndarray)]
 
 
 def script(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -496,29 +461,20 @@ def test_script_on_the_complete_set_in_a_zip(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0] == "complete: 800 of 800 X-rays, 704 of 704 masks, 800 readings"
     read = json.loads((tmp_path / "report.json").read_text())
     assert (read["is_off"], read["is_complete"], read["test_copies"], read["counts"]) == (False, True, 96, PUBLISHED)
-    assert Counter(finding["kind"] for finding in read["findings"]) == {
-        "image without mask": 96,
-        "mask of more than two parts": 1,
-    }
+    kinds = Counter(finding["kind"] for finding in read["findings"])
+    assert kinds == {"image without mask": 96, "mask of more than two parts": 1}
     assert [finding["ids"] for finding in read["findings"] if finding["known"]] == [[CROSSING]]
     files |= {f"masks/{SICK}_mask.png": png(three_parts())}  # such a mask of another X-ray is no oddity of the set
     done = script("--data_dir", zipped(path, files), "--strict")
     assert done.returncode == 1 and done.stdout.startswith("complete: ")
-    del files[f"CXR_png/{MC}.png"], files[f"masks/{MC}.png"], files[f"ClinicalReadings/{MC}.txt"]
+    del files[f"CXR_png/{MC}.png"], files[f"masks/{MC}.png"], files[text_of(MC)]
     done = script("--data_dir", zipped(path, files), "--strict")
     assert done.returncode == 1
     assert done.stdout.splitlines()[0] == "799 of 800 X-rays, 703 of 704 masks, 799 of 800 readings"
 
 
-def test_known_oddities_are_of_kinds_and_of_the_set() -> None:
-    with IDS.open(newline="") as file:
-        published = {row["id"] for row in csv.DictReader(file)}
-    assert {kind for kind, _ in KNOWN} <= set(KINDS)
-    assert {id for _, ids in KNOWN for id in ids} <= published
-
-
-def test_script_is_strict_only_if_asked(make: Make) -> None:
-    path = make({f"ClinicalReadings/{SICK}.txt": b"male 46yrs\nnormal [/red]"})
+def test_script_is_strict_only_with_the_option(make: Make) -> None:
+    path = make({text_of(SICK): b"male 46yrs\nnormal [/red]"})
     done, strict = script("--data_dir", path), script("--data_dir", path, "--strict")
     assert (done.returncode, strict.returncode) == (0, 1)
     assert "something is off" in done.stdout
@@ -528,18 +484,14 @@ def test_script_is_strict_only_if_asked(make: Make) -> None:
 def test_script_without_the_set(tmp_path: Path) -> None:
     for folder, said in ((tmp_path, "no chest X-rays in"), (tmp_path / "nowhere", "does not exist")):
         done = script("--data_dir", folder)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert str(folder) in done.stderr
-        assert "Traceback" not in done.stderr
-        assert done.stdout == ""
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr and str(folder) in done.stderr and "Traceback" not in done.stderr
 
 
 def test_real_set(real_data_dir: Path) -> None:
     found = run(real_data_dir)
-    assert sum(row["images"] for row in found.counts.values()) == 525
-    assert sum(row["masks"] for row in found.counts.values()) == 449
-    assert sum(row["readings"] for row in found.counts.values()) == 525
+    totals = [sum(row[what] for row in found.counts.values()) for what in ("images", "masks", "readings")]
+    assert totals == [525, 449, 525]
     assert (found.test_copies, found.second_copies) == (76, 0)
     assert found.mask_values == {"soft edges": 449}
     assert found.headline() == "525 of 800 X-rays, 449 of 704 masks, 525 of 800 readings"
@@ -549,6 +501,4 @@ def test_real_set(real_data_dir: Path) -> None:
     assert pairs == [("MCUCXR_0254_1", "MCUCXR_0255_1"), ("MCUCXR_0372_1", "MCUCXR_0375_1")]
     odd = [finding.ids[0] for finding in found.of_kind("lung of odd area")]
     assert odd == ["CHNCXR_0339_1", "CHNCXR_0513_1", "CHNCXR_0603_1", "CHNCXR_0606_1"]
-    assert all(
-        finding.known for finding in found.findings if finding.kind in ("lung of odd area", "may be one patient")
-    )
+    assert all(one.known for one in found.of_kind("lung of odd area") + found.of_kind("may be one patient"))

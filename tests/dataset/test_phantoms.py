@@ -1,5 +1,3 @@
-"""Tests of the synthetic chest X-rays: layout, modes, masks, readings, determinism, errors, atomicity."""
-
 import re
 from pathlib import Path
 
@@ -66,21 +64,16 @@ def test_ids_stay_unique_past_the_first_tb_number(tmp_path: Path) -> None:
     assert names(tmp_path / "CXR_png") == {"MCUCXR_0110_0", "MCUCXR_0111_1"}
 
 
-def test_modes(folder: Path) -> None:
+def test_modes_palette_indices_and_equal_channels(folder: Path) -> None:
     modes = {path.stem: load(path).mode for path in (folder / "CXR_png").iterdir()}
     assert {mode for name, mode in modes.items() if name.startswith("MC")} == {"L"}
     shenzhen = [mode for name, mode in modes.items() if name.startswith("CH")]
     assert (shenzhen.count("P"), shenzhen.count("RGB")) == (58, 2)  # 60 * 27 / 662 = 2.4
-
-
-def test_palette_indices_are_not_gray_and_rgb_channels_are_equal(folder: Path) -> None:
     for path in (folder / "CXR_png").glob("CH*.png"):
         picture = load(path)
         gray = np.asarray(picture.convert("L"))
-        if picture.mode == "P":
-            assert np.mean(np.asarray(picture) != gray) > 0.9
-        rgb = np.asarray(picture.convert("RGB"))
-        assert (rgb == gray[..., None]).all()
+        assert picture.mode != "P" or np.mean(np.asarray(picture) != gray) > 0.9  # indices are not gray
+        assert (np.asarray(picture.convert("RGB")) == gray[..., None]).all()
 
 
 def test_sizes(folder: Path) -> None:
@@ -188,12 +181,9 @@ def test_lesions_lie_in_the_lungs_on_the_named_side(site: str) -> None:
         assert change.max() > 8
         assert np.abs(change[near]).sum() > 0.8 * np.abs(change).sum()
         text = " ".join(sick.findings)
-        if "right" in text and "left" not in text:
+        if ("right" in text) != ("left" in text):
             one_sided += 1
-            assert change[:, :48].sum() > change[:, 48:].sum()
-        elif "left" in text and "right" not in text:
-            one_sided += 1
-            assert change[:, :48].sum() < change[:, 48:].sum()
+            assert (change[:, :48].sum() > change[:, 48:].sum()) == ("right" in text)
     assert one_sided > 5
 
 
@@ -205,7 +195,7 @@ def test_sites_differ() -> None:
     assert means["Shenzhen"] > means["Montgomery"] + 30
 
 
-def test_every_film_says_that_it_is_synthetic(folder: Path) -> None:
+def test_every_xray_says_that_it_is_synthetic(folder: Path) -> None:
     xrays = [path for name in ("CXR_png", "test") for path in (folder / name).glob("*.png")]
     assert xrays and all(is_synthetic(path.read_bytes()) for path in xrays)
 
@@ -225,10 +215,10 @@ def test_finished_set_is_kept_and_anything_else_refused(tmp_path: Path) -> None:
     stamp = (root / "phantoms.json").stat().st_mtime_ns
     assert write_phantoms(root, 2, 2, 64) == root
     assert (root / "phantoms.json").stat().st_mtime_ns == stamp
-    with pytest.raises(FileExistsError, match="set holds .*pass a new or an empty folder"):
+    with pytest.raises(FileExistsError, match="set holds"):
         write_phantoms(root, 2, 2, 64, seed=1)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError, match="file is a file: pass a new"):
+    with pytest.raises(FileExistsError, match="file is a file"):
         write_phantoms(tmp_path / "file", 2, 2, 64)
     (tmp_path / "empty").mkdir()
     assert (write_phantoms(tmp_path / "empty", 1, 0, 64) / "phantoms.json").is_file()
@@ -265,6 +255,6 @@ def test_impossible_sets_are_refused(tmp_path: Path, arguments: dict[str, int], 
 @pytest.mark.parametrize(
     "arguments", [(0, "Boston", True, (64, 64)), (-1, "Shenzhen", True, (64, 64)), (0, "Shenzhen", True, (64, 31))]
 )
-def test_impossible_films_are_refused(arguments: tuple) -> None:
-    with pytest.raises(ValueError, match="pass site in .*Montgomery.*got"):
+def test_impossible_xrays_are_refused(arguments: tuple) -> None:
+    with pytest.raises(ValueError, match="Montgomery.*got"):
         render_phantom(*arguments)

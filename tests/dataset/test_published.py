@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hub_models.dataset.published import SPLITS, TABLE, pixel_spacing_mm, published_ids, published_split
+from hub_models.dataset.published import PUBLISHED_SPLITS, TABLE, pixel_spacing_mm, published_ids, published_split
 
 IDS = Path(__file__).parents[1] / "data" / "ids.csv"
 
@@ -30,10 +30,10 @@ def test_table_holds_the_800_in_order() -> None:
         ("ark_shenzhen", (0, 0, 0, 138), (463, 65, 134, 0)),
     ],
 )
-def test_parts_are_as_large_as_published(split: str, montgomery: tuple[int, ...], shenzhen: tuple[int, ...]) -> None:
+def test_splits_are_as_large_as_published(split: str, montgomery: tuple[int, ...], shenzhen: tuple[int, ...]) -> None:
     for prefix, expected in (("MCU", montgomery), ("CHN", shenzhen)):
         counts = Counter(published_split(id, split) for id in ids() if id.startswith(prefix))
-        assert tuple(counts[part] for part in ("train", "validation", "test", None)) == expected
+        assert tuple(counts[name] for name in ("train", "validation", "test", None)) == expected
 
 
 def test_segmentation_split_holds_the_x_rays_with_a_mask() -> None:
@@ -43,36 +43,31 @@ def test_segmentation_split_holds_the_x_rays_with_a_mask() -> None:
     assert published_ids() == set(ids())
 
 
-def test_published_split_parts_a_patient() -> None:
-    """Why the project has a split of its own: 0162, 0166 and 0170 are one patient."""
-    splits = {id: published_split(f"MCUCXR_{id}_1", "idiap_segmentation") for id in ("0162", "0166", "0170")}
-    assert splits == {"0162": "train", "0166": "test", "0170": "train"}
+def test_published_split_separates_one_patients_xrays() -> None:
+    """The reason for the project's own split: 0162, 0166 and 0170 are one patient."""
+    splits = [published_split(f"MCUCXR_{id}_1", "idiap_segmentation") for id in ("0162", "0166", "0170")]
+    assert splits == ["train", "test", "train"]
 
 
-def test_unknown_ids_are_in_no_part() -> None:
-    assert {published_split("MCUCXR_9999_0", split) for split in SPLITS} == {None}
-
-
-def test_unknown_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="no published split 'idiap': choose one of idiap_segmentation"):
+def test_unknown_ids_are_in_no_split_and_an_unknown_split_is_refused() -> None:
+    assert {published_split("MCUCXR_9999_0", split) for split in PUBLISHED_SPLITS} == {None}
+    with pytest.raises(ValueError, match="'idiap'.*idiap_segmentation"):
         published_split("MCUCXR_0001_0", "idiap")
 
 
-def test_spacing_of_an_original_and_of_a_squashed_copy() -> None:
-    # MCUCXR_0001_0 has 4020 rows of 4892 pixels at 0.0875 mm: a film 351.75 mm high and 428.05 mm wide
-    assert pixel_spacing_mm("MCUCXR_0001_0", 4020, 4892) == pytest.approx((0.0875, 0.0875))
-    # 351.75 / 512 and 428.05 / 512
-    assert pixel_spacing_mm("MCUCXR_0001_0", 512, 512) == pytest.approx((0.687012, 0.836035), abs=1e-6)
-
-
-def test_spacing_of_a_tall_film() -> None:
-    # MCUCXR_0399_1 has 4892 rows of 4020 pixels: a tenth of the rows, each ten times as high
-    assert pixel_spacing_mm("MCUCXR_0399_1", 489, 4020) == pytest.approx((0.8754, 0.0875), abs=1e-4)
-
-
-def test_spacing_is_unknown_of_shenzhen_and_of_other_ids() -> None:
-    assert pixel_spacing_mm("CHNCXR_0001_0", 512, 512) is None
-    assert pixel_spacing_mm("MCUCXR_9999_0", 512, 512) is None
+@pytest.mark.parametrize(
+    ("id", "height", "width", "spacing"),
+    [  # MCUCXR_0001_0 has 4020 rows of 4892 pixels at 0.0875 mm: 351.75 mm high and 428.05 mm wide
+        ("MCUCXR_0001_0", 4020, 4892, (0.0875, 0.0875)),
+        ("MCUCXR_0001_0", 512, 512, (351.75 / 512, 428.05 / 512)),
+        # MCUCXR_0399_1 has 4892 rows of 4020 pixels: a tenth of the rows, each ten times as high
+        ("MCUCXR_0399_1", 489, 4020, (4892 * 0.0875 / 489, 0.0875)),
+        ("CHNCXR_0001_0", 512, 512, None),
+        ("MCUCXR_9999_0", 512, 512, None),
+    ],
+)
+def test_spacing(id: str, height: int, width: int, spacing: tuple[float, float] | None) -> None:
+    assert pixel_spacing_mm(id, height, width) == (spacing and pytest.approx(spacing))
 
 
 @pytest.mark.parametrize("size", [(0, 512), (512, -1)])

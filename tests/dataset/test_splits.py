@@ -24,7 +24,7 @@ def patient(id: str) -> str:
     return patient_of(id, patients_of({}))
 
 
-def part_rows(ids: list[str], **other: list) -> datasets.Dataset:
+def split_rows(ids: list[str], **other: list) -> datasets.Dataset:
     absent = dict.fromkeys(FEATURES, [None] * len(ids))
     known = {
         "id": ids,
@@ -39,7 +39,7 @@ def part_rows(ids: list[str], **other: list) -> datasets.Dataset:
 def build(ids: list[str]) -> datasets.DatasetDict:
     """The rows as the builder splits them, images that cannot be decoded."""
     return datasets.DatasetDict(
-        {part: part_rows([id for id in ids if split_of(patient(id)) == part]) for part in SPLITS}
+        {split: split_rows([id for id in ids if split_of(patient(id)) == split]) for split in SPLITS}
     )
 
 
@@ -49,35 +49,30 @@ def full() -> datasets.DatasetDict:
 
 
 def counts(splits: dict[str, datasets.Dataset]) -> dict[str, tuple[int, int]]:
-    """Montgomery's and Shenzhen's X-rays by part."""
+    """Montgomery's and Shenzhen's X-rays by split."""
     return {
-        part: tuple(sum(id.startswith(prefix) for id in share["id"]) for prefix in ("MCU", "CHN"))
-        for part, share in splits.items()
+        split: tuple(sum(id.startswith(prefix) for id in rows["id"]) for prefix in ("MCU", "CHN"))
+        for split, rows in splits.items()
     }
-
-
-def test_protocols_are_named() -> None:
-    assert PROTOCOLS == ("default", "idiap", "ark", "mc_to_shenzhen", "shenzhen_to_mc", "folds")
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("task", TASKS)
-def test_parts_are_apart_sorted_and_keep_their_columns(full, protocol: str, task: str) -> None:
+def test_splits_are_disjoint_sorted_and_keep_their_columns(full, protocol: str, task: str) -> None:
     splits = divide(full, protocol, task, 2 if protocol == "folds" else None)
     assert tuple(splits) == SPLITS
-    ids = [id for share in splits.values() for id in share["id"]]
+    ids = [id for rows in splits.values() for id in rows["id"]]
     assert len(ids) == len(set(ids))
-    for share in splits.values():
-        assert share.column_names == list(FEATURES) and share.features == full["train"].features
-        assert list(share["id"]) == sorted(share["id"])
-        assert [patient(id) for id in share["id"]] == list(share["patient_id"])
+    for rows in splits.values():
+        assert rows.column_names == list(FEATURES) and rows.features == full["train"].features
+        assert list(rows["id"]) == sorted(rows["id"])
+        assert [patient(id) for id in rows["id"]] == list(rows["patient_id"])
 
 
 def test_default_is_the_builders(full) -> None:
     splits = divide(full, "default", "lung_segmentation")
-    assert {part: list(share["id"]) for part, share in splits.items()} == {
-        part: sorted(share["id"]) for part, share in full.items()
-    }
+    expected = {split: sorted(rows["id"]) for split, rows in full.items()}
+    assert {split: list(rows["id"]) for split, rows in splits.items()} == expected
 
 
 @pytest.mark.parametrize(
@@ -101,28 +96,26 @@ def test_across_sites_tests_on_all_of_the_other(full) -> None:
     assert back == {"train": (0, own["train"][1]), "validation": (0, own["validation"][1]), "test": (138, 0)}
 
 
-def test_parted_patients_of_a_published_split_are_told(full, caplog) -> None:
+def test_patients_in_several_splits_are_logged(full, caplog) -> None:
     with caplog.at_level(logging.WARNING, "hub_models.dataset.splits"):
         divide(full, "idiap", "lung_segmentation")
     (record,) = caplog.records
     assert "MCUCXR_0162_1 in train, MCUCXR_0166_1 in test, MCUCXR_0170_1 in train" in record.getMessage()
+    caplog.clear()
+    divide(build([row["id"] for row in table() if row["id"] != "MCUCXR_0166_1"]), "idiap", "lung_segmentation")
+    assert "0162" not in caplog.text
 
 
 @pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name != "idiap"])
-def test_no_other_protocol_parts_a_patient(full, protocol: str, caplog) -> None:
+def test_other_protocols_keep_a_patient_in_one_split(full, protocol: str, caplog) -> None:
     for fold in range(FOLDS) if protocol == "folds" else [None]:
         assert not shared_patients(divide(full, protocol, "lung_segmentation", fold))
     assert not caplog.records
 
 
-def test_patients_not_in_hand_are_not_told(caplog) -> None:
-    divide(build([row["id"] for row in table() if row["id"] != "MCUCXR_0166_1"]), "idiap", "lung_segmentation")
-    assert "0162" not in caplog.text
-
-
 def test_unpublished_ids_are_left_out() -> None:
     rows = build([row["id"] for row in table()])
-    rows["train"] = datasets.concatenate_datasets([rows["train"], part_rows(["CHNCXR_9999_1"])])
+    rows["train"] = datasets.concatenate_datasets([rows["train"], split_rows(["CHNCXR_9999_1"])])
     assert "CHNCXR_9999_1" in divide(rows, "default", "tb_classification")["train"]["id"]
     assert sum(map(len, divide(rows, "idiap", "tb_classification").values())) == 800
 
@@ -149,21 +142,20 @@ def test_folds_are_even() -> None:
     for row in table():
         groups[row["id"][:3], row["id"][-1], row["has_mask"]][tenth_of(patient(row["id"])) // 2] += 1
     assert len(groups) == 6  # site x label x has-mask; Montgomery has all its masks
-    shares = [100 * group[fold] / group.total() for group in groups.values() for fold in range(FOLDS)]
-    worst = max(abs(share - 20) for share in shares)
+    worst = max(abs(100 * group[fold] / group.total() - 20) for group in groups.values() for fold in range(FOLDS))
     assert worst == pytest.approx(3.69, abs=0.005)  # 68 of Shenzhen's 287 TB with a mask are 23.69 %
 
 
 @pytest.mark.parametrize("alike", [("MCUCXR_0254", "MCUCXR_0255"), ("MCUCXR_0372", "MCUCXR_0375")])
-def test_films_that_look_like_one_patients_share_a_part(alike: tuple[str, str]) -> None:
+def test_xrays_that_may_be_one_patients_are_in_one_split(alike: tuple[str, str]) -> None:
     for fold in range(FOLDS):
         assert len({fold_split(name, fold) for name in alike}) == 1
 
 
 def test_a_copy_folds_as_the_whole(full) -> None:
     some = build([row["id"] for row in table()][::3])
-    for part, share in divide(some, "folds", "tb_classification", 3).items():
-        assert set(share["id"]) <= set(divide(full, "folds", "tb_classification", 3)[part]["id"])
+    for split, rows in divide(some, "folds", "tb_classification", 3).items():
+        assert set(rows["id"]) <= set(divide(full, "folds", "tb_classification", 3)[split]["id"])
 
 
 def test_division_has_the_same_cache_key_every_time(full) -> None:
@@ -171,50 +163,46 @@ def test_division_has_the_same_cache_key_every_time(full) -> None:
     assert keys[0] == keys[1] != divide(full, "folds", "tb_classification", 2)["train"]._fingerprint
 
 
-def test_unknown_protocol_is_refused(full) -> None:
-    with pytest.raises(ValueError, match="no protocol 'bob': choose one of default, idiap, ark"):
-        divide(full, "bob", "lung_segmentation")
+@pytest.mark.parametrize(
+    ("protocol", "task", "fold", "said"),
+    [
+        ("bob", "lung_segmentation", None, "'bob'.*default, idiap, ark"),
+        ("idiap", "age", None, "'age'.*lung_segmentation"),
+        ("folds", "lung_segmentation", None, "0 to 4, got None"),
+        ("folds", "lung_segmentation", -1, "0 to 4, got -1"),
+        ("folds", "lung_segmentation", 5, "0 to 4, got 5"),
+        ("idiap", "lung_segmentation", 0, "no folds, got fold 0"),
+    ],
+)
+def test_impossible_divisions_are_refused(full, protocol: str, task: str, fold: int | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        divide(full, protocol, task, fold)
 
 
-def test_task_without_a_published_split_is_refused(full) -> None:
-    with pytest.raises(ValueError, match="no split for task 'age': choose one of lung_segmentation"):
-        divide(full, "idiap", "age")
+@pytest.mark.parametrize(
+    ("prefix", "protocol", "fold", "said"),
+    [
+        ("MCU", "ark", None, "ark leaves no train X-ray: the data hold 138 Montgomery and 0 Shenzhen"),
+        ("MCU", "mc_to_shenzhen", None, "mc_to_shenzhen leaves no test X-ray"),
+        ("MCUCXR_0001_0", "folds", 4, r"folds \(fold 4\) leaves no \w+ X-ray: the data hold 1 Mont"),
+    ],
+)
+def test_empty_split_is_named_with_what_the_data_hold(prefix: str, protocol: str, fold: int | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        divide(build([row["id"] for row in table() if row["id"].startswith(prefix)]), protocol, TASKS[1], fold)
 
 
-@pytest.mark.parametrize("fold", [None, -1, 5])
-def test_folds_need_a_fold(full, fold: int | None) -> None:
-    with pytest.raises(ValueError, match=f"needs a fold from 0 to 4, got {fold}"):
-        divide(full, "folds", "lung_segmentation", fold)
-
-
-def test_other_protocols_have_no_fold(full) -> None:
-    with pytest.raises(ValueError, match="protocol idiap has no folds, got fold 0"):
-        divide(full, "idiap", "lung_segmentation", 0)
-
-
-def test_empty_part_is_named_with_what_the_data_hold() -> None:
-    only = build([row["id"] for row in table() if row["id"].startswith("MCU")])
-    with pytest.raises(
-        ValueError, match="protocol ark leaves no train X-ray: the data hold 138 Montgomery and 0 Shenzhen"
-    ):
-        divide(only, "ark", "tb_classification")
-    with pytest.raises(ValueError, match="protocol mc_to_shenzhen leaves no test X-ray"):
-        divide(only, "mc_to_shenzhen", "tb_classification")
-    with pytest.raises(ValueError, match=r"protocol folds \(fold 4\) leaves no \w+ X-ray: the data hold 1 Mont"):
-        divide(build(["MCUCXR_0001_0"]), "folds", "tb_classification", 4)
-
-
-def test_leaks_are_the_films_of_trained_patients() -> None:
-    test = part_rows(["CHNCXR_0001_0", "MCUCXR_0117_1", "MCUCXR_0166_1", "MCUCXR_0170_1"])
+def test_leaks_are_the_xrays_of_trained_patients() -> None:
+    test = split_rows(["CHNCXR_0001_0", "MCUCXR_0117_1", "MCUCXR_0166_1", "MCUCXR_0170_1"])
     assert leaks([], test) == []
     assert leaks(["CHNCXR_0002_0", "MCUCXR_0001_0"], test) == []
     assert leaks(["MCUCXR_0162_1"], test) == ["MCUCXR_0166_1", "MCUCXR_0170_1"]  # one patient, in training
-    assert leaks(["MCUCXR_0113_1", "CHNCXR_0001_0"], test) == ["CHNCXR_0001_0", "MCUCXR_0117_1"]  # the film itself
+    assert leaks(["MCUCXR_0113_1", "CHNCXR_0001_0"], test) == ["CHNCXR_0001_0", "MCUCXR_0117_1"]  # the X-ray itself
 
 
 def test_leaks_know_what_readings_say() -> None:
     # patient_id as the builder gives it: the reading of 0399 says that it is 0393's patient
-    test = part_rows(
+    test = split_rows(
         ["MCUCXR_0399_1", "MCUCXR_0400_1"],
         reading=["Patient's Sex: M\nPatient's Age: 031Y\nsame pt as MCUCXR_0393\n", None],
         patient_id=["MCUCXR_0393", "MCUCXR_0400"],
@@ -222,5 +210,5 @@ def test_leaks_know_what_readings_say() -> None:
     assert leaks(["MCUCXR_0393_1"], test) == ["MCUCXR_0399_1"]
     assert leaks(["MCUCXR_0393_1"], test.remove_columns("reading")) == ["MCUCXR_0399_1"]
     # a later film of the patient in training: known from the reading alone
-    earlier = part_rows(["MCUCXR_0393_1"], reading=["same pt as MCUCXR_0399"])
+    earlier = split_rows(["MCUCXR_0393_1"], reading=["same pt as MCUCXR_0399"])
     assert leaks(["MCUCXR_0399_1"], earlier) == ["MCUCXR_0393_1"]

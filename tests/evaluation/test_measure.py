@@ -5,7 +5,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hub_models.dataset.preprocessing import Arrays, load_splits, prepare
+from hub_models.dataset.batches import Arrays
+from hub_models.dataset.preprocessing import load_splits, prepare
 from hub_models.evaluation import measure as evaluation
 from hub_models.evaluation.measure import (
     columns_of,
