@@ -1,1 +1,1 @@
-"""The rows of the set: splits, audit, synthetic X-rays, preprocessing and augmentation."""
+"""Rows of the set: splits, audit, synthetic X-rays, preprocessing, batches and augmentation."""

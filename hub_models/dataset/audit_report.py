@@ -99,14 +99,11 @@ class Finding(NamedTuple):
 
 @dataclass
 class Audit:
-    """What `audit` found; `counts` as in `PUBLISHED`, `modes` and `mask_values` as numbers of files.
-
-    `missing` holds the published ids that lack an image, a mask, a reading, of the sites that the copy has.
-    """
+    """What `audit` found; `counts` as in `PUBLISHED`, `modes` and `mask_values` as numbers of files."""
 
     data_dir: str
     counts: dict[str, dict[str, int]]
-    missing: dict[str, list[str]] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)  # published ids of its sites, by what they lack
     synthetic: int = 0  # images that a program drew
     modes: dict[str, int] = field(default_factory=dict)
     mask_values: dict[str, int] = field(default_factory=dict)
@@ -153,10 +150,8 @@ class Audit:
 
     def to_dict(self) -> dict[str, object]:
         """Return all of it as JSON types, with the published counts, and `is_off` for the whole and per finding."""
-        findings = [
-            found._asdict() | {"ids": list(found.ids), "is_off": found.is_off, "known": found.known}
-            for found in self.findings
-        ]
+        marks = ({"ids": list(one.ids), "is_off": one.is_off, "known": one.known} for one in self.findings)
+        findings = [one._asdict() | mark for one, mark in zip(self.findings, marks, strict=True)]
         advice = {kind: KINDS[kind].advice for kind in KINDS if self.of_kind(kind)}
         whole = {"is_off": self.is_off, "is_complete": self.is_complete, "advice": advice, "findings": findings}
         return vars(self) | {"published": PUBLISHED} | whole

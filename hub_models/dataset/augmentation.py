@@ -89,11 +89,7 @@ NOISE_SEEDS = 2**24  # each exact in float32
 def draw(ids_seeds: list[int], seed: int, epoch: int, ranges: Ranges) -> torch.Tensor:
     """Return what changes each example of a batch, (B, K) float32 on the CPU: a pure function of its input, by row.
 
-    Args:
-        ids_seeds: a number for each X-ray, the same in every batch.
-        seed: of the run.
-        epoch: counted from 0.
-        ranges: how far each change may go; the same random numbers are spread over any ranges.
+    `ids_seeds` holds a number for each X-ray, the same in every batch; `seed` is the run's, `epoch` counts from 0.
     """
     limits = _limits(ranges)
     ends = [[np.broadcast_to(limits[name][end], width) for name, width in DRAWN_COLUMNS.items()] for end in (0, 1)]
@@ -148,13 +144,8 @@ def shift_scale_turn(
     """Return planes (B, C, S, S) float32, turned and scaled about the center, then shifted; with `inverse`, back.
 
     Bilinear; what comes in from outside is 0, on the way back too: send a plane of ones along to know where.
-
-    Args:
-        planes: such as images or probabilities.
-        angle: degrees, clockwise; one for all or (B,).
-        scale: above 1 enlarges; one for all or (B,).
-        shift: right and down, fractions of the side; one pair for all or (B, 2).
-        inverse: undo the same angle, scale and shift.
+    `angle` is in degrees, clockwise; `scale` above 1 enlarges; `shift` goes right and down, in fractions of the side.
+    Each is one for all, or angle (B,), scale (B,) and shift (B, 2).
     """
     angle, scale, shift = (
         torch.as_tensor(value, dtype=planes.dtype, device=planes.device).expand(len(planes), *ends)

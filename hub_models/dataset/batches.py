@@ -19,10 +19,7 @@ def example_seed(id: str) -> int:
 class Arrays(Dataset):
     """Prepared rows as batches of tensors, read from the memory map a batch at a time.
 
-    Attributes:
-        ranges: of the augmentation to draw, or None for no augmentation.
-        seed: of the draws.
-        epoch: of the draws; set it before each pass.
+    `ranges` (None: no augmentation), `seed` and `epoch` are of the draws; set `epoch` before each pass.
     """
 
     def __init__(

@@ -26,10 +26,7 @@ Job = tuple[cxm.SetFile, ...]  # all copies, best first, of an id's image, mask 
 
 
 class ImageFacts(NamedTuple):
-    """An image: its PNG `mode` ("P 8-bit"), (width, height), hash of its gray pixels, `perceptual_hash`.
-
-    `is_synthetic`: the file says that a program drew it.
-    """
+    """An image: its PNG mode ("P 8-bit"), (width, height), hashes of its gray pixels, whether a program drew it."""
 
     mode: str
     size: tuple[int, int]
@@ -56,8 +53,7 @@ class MaskFacts(NamedTuple):
 class Inspected(NamedTuple):
     """The result of one job; `facts` (a reading's are its text) is None for no readable file, or one lung of two.
 
-    `role` is image, mask, reading or test_copy. `findings` name the files that cannot be decoded or have too many
-    pixels, and the copies with other pixels (of a reading: words) than the copy in use.
+    `role` is image, mask, reading or test_copy. `findings` are damaged files and copies with other content.
     """
 
     role: str
@@ -149,8 +145,7 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Decoded:
         return _Decoded(file.name, " ".join(text.split()), text)
     is_mask = file.role.endswith("mask")
     png = data if file.is_png or is_mask else cxm.dicom_png(data, file.name)  # no layout has DICOM masks
-    size = cxm.check_image(png, file.name)
-    image = open_image(png)
+    size, image = cxm.check_image(png, file.name), open_image(png)
     mode = f"{image.mode} {png[24]}-bit" if image.format == "PNG" else f"{image.format} {image.mode}"
     mode = mode if file.is_png else "DICOM"
     gray = to_gray(image)

@@ -22,10 +22,8 @@ from hub_models.imaging.gray import synthetic_mark
 Array = np.ndarray
 Site = Literal["Montgomery", "Shenzhen"]
 VERSION = 2  # of the drawing: raise it when the same arguments give other files
-PHANTOM_SITES = {
-    "Montgomery": ("MCUCXR", 58 / 138, 101),
-    "Shenzhen": ("CHNCXR", 336 / 662, 327),
-}  # id, TB fraction, first TB id
+# id, TB fraction, first TB id
+PHANTOM_SITES = {"Montgomery": ("MCUCXR", 58 / 138, 101), "Shenzhen": ("CHNCXR", 336 / 662, 327)}
 SIDES = {"right": -1, "left": 1}  # the patient's side to the sign of x
 ZONES = {"upper": (0.14, 0.40), "middle": (0.40, 0.62), "lower": (0.62, 0.85)}  # from apex (0) to diaphragm (1)
 FINDINGS = {  # a lesion in Montgomery's words, in Shenzhen's
@@ -70,9 +68,8 @@ class Phantom:
         """Return the text of the reading in its form."""
         words, sex = self.findings or ("normal",), {"F": "female", "M": "male", "O": "other"}[self.sex]
         items = "; ".join(f"{n}.{word}" for n, word in enumerate(words, 1))
-        findings = {"findings": ", ".join(words), "lines": "\r\n".join(words), "items": items}
-        said = {"S": self.sex, "sex": sex, "Sex": sex.title(), "age": int(self.age_years)}
-        return self.form.format_map(said | findings)
+        said = {"S": self.sex, "sex": sex, "Sex": sex.title(), "age": int(self.age_years), "items": items}
+        return self.form.format_map(said | {"findings": ", ".join(words), "lines": "\r\n".join(words)})
 
 
 class _Chest:
@@ -221,8 +218,8 @@ def render_phantom(seed: int, site: Site, tuberculosis: bool, size: tuple[int, i
     Raises ValueError for an unknown site, a negative seed or visit, a side under 32 px.
     """
     if site not in PHANTOM_SITES or min(seed, visit) < 0 or min(size) < 32:
-        got = f"got {(site, seed, visit, size)}"
-        raise ValueError(f"pass site in {list(PHANTOM_SITES)}, seed, visit >= 0, sides >= 32, {got}")
+        sites, got = " or ".join(PHANTOM_SITES), (site, seed, visit, size)
+        raise ValueError(f"pass site {sites}, seed and visit of 0 or more, sides of 32 or more, got {got}")
     patient_rng, lesion_rng = (np.random.default_rng((seed, key)) for key in (0, 1))
     pose_rng, xray_rng = (np.random.default_rng((seed, key, visit)) for key in (2, 3))
     sex, age_years = str(patient_rng.choice(["F", "M"])), float(patient_rng.integers(16, 80))
@@ -244,16 +241,15 @@ def render_phantom(seed: int, site: Site, tuberculosis: bool, size: tuple[int, i
 def _write_phantom(folder: Path, site: Site, count: int, index: int, image_size: int, seed: int) -> None:
     """Write the files of the index-th of a site's count phantoms, normals first."""
     (prefix, fraction, first), montgomery = PHANTOM_SITES[site], site == "Montgomery"
-    normals = count - round(count * fraction)
-    tuberculosis, nth = index >= normals, index - normals * (index >= normals)
-    start = max(first, normals + 1) if tuberculosis else 1
+    tuberculosis = index >= (normals := count - round(count * fraction))
+    nth, start = (index - normals, max(first, normals + 1)) if tuberculosis else (index, 1)
     earlier = EARLIER_VISITS.get(nth, ()) if tuberculosis and montgomery else ()
     site_rng, rng = np.random.default_rng((seed, first)), np.random.default_rng((seed, first, index))
-    rank, patient_seeds = site_rng.permutation(count)[index], site_rng.integers(2**32, size=count)
+    rank, patient_seeds = site_rng.permutation(count)[index], site_rng.integers(2**32, size=count).tolist()
     long, ratio = (1.0, 4020 / 4892) if montgomery else rng.uniform((0.8, 0.8), 1)
     high, wide = round(image_size * long), round(image_size * long * ratio)
     size = (high, wide) if rng.uniform() < 0.7 else (wide, high)
-    patient_seed = int(patient_seeds[normals + earlier[-1] if earlier else index])
+    patient_seed = patient_seeds[normals + earlier[-1] if earlier else index]
     phantom = render_phantom(patient_seed, site, tuberculosis, size, visit=len(earlier))
     common, *odd = FORMS[site, phantom.label]
     form = odd[nth // 3 % len(odd)] if nth % 3 == 1 else common

@@ -112,8 +112,7 @@ def shared_patients(splits: dict[str, datasets.Dataset]) -> dict[str, list[tuple
 def leaks(trained_ids: Iterable[str], test: datasets.Dataset) -> list[str]:
     """Return the sorted ids of the test rows whose patient has an X-ray among `trained_ids`, or that are among them.
 
-    A patient's X-rays are known from `chest_xray_masks.SAME_PATIENT`, the rows' `patient_id`, and the readings ("same
-    pt as ...") where the rows have the column `reading`. No image is decoded.
+    Patients are known from `SAME_PATIENT`, from `patient_id`, and from the column `reading` ("same pt as ...") if any.
     """
     known = test.select_columns([name for name in ("id", "patient_id", "reading") if name in test.column_names])[:]
     readings = zip(known["id"], known.get("reading", []), strict=False)
