@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from hub_models.cli.model_commands import COMMANDS, train_config
+from hub_models.cli.commands import COMMANDS
+from hub_models.cli.plans import train_config
 from hub_models.runs.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 def config_of(words: list[str]) -> TrainConfig:
     """Config that the options of `cxm train` make."""
     parser = COMMANDS["train"].parser("train")
-    return train_config(parser, parser.parse(words))
+    return train_config(parser.parse(words))
 
 
 def python(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:

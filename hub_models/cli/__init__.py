@@ -1,24 +1,21 @@
-"""The command `cxm`: one subcommand for each thing to do; `scripts/` call the same.
-
-What a command needs is imported once its options are understood: help and mistakes are answered within a second.
-"""
+"""The command `cxm`, which `scripts/` call too; libraries are imported after the options are parsed."""
 
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from hub_models.cli import benchmark_commands, data_commands, hub_commands, model_commands
-from hub_models.cli.options import Parser, nearest
+from hub_models.cli.commands import COMMANDS
+from hub_models.cli.config_file import nearest
+from hub_models.cli.options import Parser
 from hub_models.console import plain_terminal
 
-COMMANDS = data_commands.COMMANDS | model_commands.COMMANDS | hub_commands.COMMANDS | benchmark_commands.COMMANDS
-SUMMARY = "Load, check, learn from and read the Montgomery County and Shenzhen tuberculosis chest X-rays."
-EXAMPLES = (
+CXM_SUMMARY = "Load, check, learn from and read the Montgomery County and Shenzhen tuberculosis chest X-rays."
+CXM_EXAMPLES = (
     "cxm train --data DATA --output runs/lungs --model segformer-light --from_scratch",
     "cxm predict --data XRAYS --output OUT --segmenter runs/lungs --classifier runs/tb",
 )
-# One library of each kind that [models] brings; what only some commands use, such as gradio, they name themselves
-LIBRARIES = ("torch", "transformers", "accelerate", "monai", "sklearn", "scipy", "matplotlib", "rich")
+# One library of each kind that [models] brings; commands themselves name those that only some use, such as gradio
+MODEL_LIBRARIES = ("torch", "transformers", "accelerate", "monai", "sklearn", "scipy", "matplotlib", "rich")
 
 
 def main(line: Sequence[str] | None = None) -> None:
@@ -38,7 +35,9 @@ def main(line: Sequence[str] | None = None) -> None:
     parser = command.parser(name)
     work = command.prepare(parser, parser.parse(words[len(name.split()) :]))
     with plain_terminal():
-        absent = next((one for one in LIBRARIES if find_spec(one) is None), None) if command.reads_models else None
+        absent = (
+            next((one for one in MODEL_LIBRARIES if find_spec(one) is None), None) if command.reads_models else None
+        )
         if absent:
             raise ImportError(f"cxm {name} needs {absent}: pip install 'chest-xray-masks[{command.extra}]'")
         work()
@@ -55,7 +54,7 @@ def _name(words: Sequence[str]) -> str:
         if not below:
             break
         group = name
-    parser = Parser(f"cxm {group}".strip(), SUMMARY, EXAMPLES)
+    parser = Parser(f"cxm {group}".strip(), CXM_SUMMARY, CXM_EXAMPLES)
     known = {one.removeprefix(group).split()[0] for one in COMMANDS if one.startswith(group)}
     rest = words[len(group.split()) :]
     if rest and rest[0] not in ("-h", "--help"):

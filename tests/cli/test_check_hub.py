@@ -1,4 +1,4 @@
-"""The rehearsal on a Hub that does what it should, and on ones that do not."""
+"""The check on a Hub that does what it should, and on ones that do not."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ import pytest
 from launch import python
 from loopback_hub import LoopbackHub
 
-from hub_models.cli import check_hub as rehearsal
+from hub_models.cli import check_hub as check
 from hub_models.cli.check_hub import check_hub
 from hub_models.hub.dataset_export import export
 from hub_models.hub.push import push_model
@@ -44,21 +44,21 @@ def test_script_finds_all_well_and_leaves_nothing(
 @pytest.fixture
 def made(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was made before, in place of one that is trained now."""
-    monkeypatch.setattr(rehearsal, "fit", lambda config: shutil.copytree(finished_run, config.output_dir))
-    monkeypatch.setattr(rehearsal, "write_phantoms", lambda folder, *_: folder)
+    monkeypatch.setattr(check, "train", lambda config: shutil.copytree(finished_run, config.output_dir))
+    monkeypatch.setattr(check, "write_phantoms", lambda folder, *_: folder)
 
 
 @pytest.fixture
 def data_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is made or pushed."""
-    monkeypatch.setattr(rehearsal, "fit", lambda config: None)
-    monkeypatch.setattr(rehearsal, "_rehearse_model", lambda *_: None)
+    monkeypatch.setattr(check, "train", lambda config: None)
+    monkeypatch.setattr(check, "_check_model", lambda *_: None)
 
 
 def check_said_and_deleted(
     hub: LoopbackHub, as_user: AsUser, pattern: str, fault: dict[str, Any], kind: type, said: str
 ) -> None:
-    """With a fault, the rehearsal raises one sentence and leaves no repository, though there was one."""
+    """With a fault, the check raises one sentence and leaves no repository, though there was one."""
     hub.fail(pattern, times=None, **fault)
     with as_user(xet=False), pytest.raises(kind, match=said):
         check_hub()
@@ -83,7 +83,7 @@ def test_what_is_not_well_is_said_and_the_repository_deleted(
 def test_repository_that_everyone_sees_is_said(
     hub: LoopbackHub, as_user: AsUser, made: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rehearsal, "push_model", partial(push_model, private=False))
+    monkeypatch.setattr(check, "push_model", partial(push_model, private=False))
     with as_user(xet=False), pytest.raises(ValueError, match="^the Hub is not as expected: everyone sees http"):
         check_hub()
     assert hub.repos == {}
@@ -112,7 +112,7 @@ def test_set_that_everyone_sees_or_that_is_another_is_said(
         ({"public": True, "i_accept_the_terms": True}, "everyone sees http"),
         ({"data_dir": phantoms}, "other rows of MC, "),
     ):
-        monkeypatch.setattr(rehearsal, "export", lambda config, changed=changed: export(replace(config, **changed)))
+        monkeypatch.setattr(check, "export", lambda config, changed=changed: export(replace(config, **changed)))
         with as_user(xet=False), pytest.raises(ValueError, match=f"^the Hub is not as expected: {said}"):
             check_hub()
         assert hub.repos == {}

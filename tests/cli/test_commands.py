@@ -1,6 +1,8 @@
 """The command `cxm`: its help and its mistakes at once, one name for one thing, its config files, its install."""
 
 import dataclasses
+import importlib
+import inspect
 import json
 import os
 import re
@@ -9,7 +11,6 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -17,10 +18,10 @@ from launch import ROOT, config_of, python
 
 import chest_xray_masks
 import hub_models
-from hub_models.cli import COMMANDS, main, model_commands
-from hub_models.cli.data_commands import SITES
-from hub_models.cli.hub_commands import EXPORT_GROUPS
-from hub_models.cli.options import nearest, read_config
+from hub_models.cli import main
+from hub_models.cli.commands import CHOICES, COMMANDS, EXPORT_GROUPS, SPLIT_NAMES, TRAIN_GROUPS
+from hub_models.cli.config_file import nearest, read_config
+from hub_models.cli.options import Call
 from hub_models.hub.export_config import ExportConfig
 from hub_models.models import tasks
 from hub_models.models.architectures import ARCHITECTURES, FAMILIES
@@ -69,9 +70,12 @@ def test_help_opens_with_a_sentence_and_two_examples(name: str, capsys) -> None:
     assert summary.endswith(".") and ". " not in summary and head == "examples:"
     examples = [line for line in rest[: rest.index("")] if line]
     assert len(examples) == 2 and all("cxm " in one or "hub_models.training" in one for one in examples)
-    for example in examples:  # as somebody types it who believes it
+    for example in examples:
         words = re.split(r"cxm |-m hub_models\.", example.replace("training", "train", 1))[-1].split(" > ")[0].split()
-        COMMANDS[name].parser(name).parse(words[len(name.split()) :])
+        options, plan = COMMANDS[name].parser(name).parse(words[len(name.split()) :]), COMMANDS[name].plan
+        if isinstance(plan, Call) and "--config" not in words:  # the function takes what the options give
+            function = getattr(importlib.import_module(plan.module), plan.function)
+            inspect.signature(function).bind(**plan.arguments(options))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -136,16 +140,12 @@ def test_spellings_of_one_thing(name: str, old: str, new: str, capsys) -> None:
 
 
 def test_every_field_is_an_option_with_help_and_its_true_default(capsys) -> None:
-    fields = dataclasses.fields(TrainConfig)
-    assert sorted(name for names in model_commands.TRAIN_GROUPS.values() for name in names) == sorted(
-        field.name for field in fields
-    )
-    assert sorted(name for names in EXPORT_GROUPS.values() for name in names) == sorted(
-        field.name for field in dataclasses.fields(ExportConfig)
-    )
+    for kind, groups in ((TrainConfig, TRAIN_GROUPS), (ExportConfig, EXPORT_GROUPS)):
+        names = sorted(name for group in groups.values() for name in group)
+        assert names == sorted(field.name for field in dataclasses.fields(kind))
     out = " ".join(ended(capsys, "train", "--help")[1].split())
     assert "None" not in out and "(default: 256 for lungs, 224 for TB)" in out and "(default: 30)" in out
-    for title in model_commands.TRAIN_GROUPS:
+    for title in TRAIN_GROUPS:
         assert f" {title}: " in out
     for task in tasks.TASKS.values():  # as the help says
         assert f"{task.image_size} for {'lungs' if task.learns_masks else 'TB'}" in out
@@ -162,9 +162,7 @@ def _help(name: str) -> str:
 
 
 def test_choices_are_those_of_the_data() -> None:
-    assert (*chest_xray_masks.SITES,) == SITES[1:] and model_commands.SPLITS == chest_xray_masks.SPLITS
-    hints = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
-    assert get_args(hints["config_name"]) == SITES
+    assert CHOICES["config_name"] == ("all", *chest_xray_masks.SITES) and SPLIT_NAMES == chest_xray_masks.SPLITS
 
 
 def test_options_read_every_kind_of_field() -> None:

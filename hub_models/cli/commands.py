@@ -1,0 +1,264 @@
+"""The table of all commands: what each says, takes and calls."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+from hub_models.cli import plans
+from hub_models.cli.config_file import made
+from hub_models.cli.options import Call, Command, Option, options_of, plain
+from hub_models.hub.export_config import ExportConfig
+from hub_models.runs.config import TrainConfig
+
+CHOICES = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items()}
+SPLIT_NAMES = ("train", "validation", "test")
+TRAIN_GROUPS = {
+    "data": ("data_dir", "config_name", "protocol", "fold"),
+    "model": ("task", "model", "from_scratch", "image_size", "fit", "region", "segmenter"),
+    "training": ("epochs", "batch_size", "accumulation", "augment", "balance", "keep", "patience", "seed"),
+    "optimization": (
+        *("learning_rate", "layer_decay", "weight_decay", "warmup_fraction"),
+        *("gradient_norm", "dropout", "label_smoothing", "ema"),
+    ),
+    "run folder": ("output_dir", "checkpoint_steps", "checkpoints", "tracker"),
+}
+EXPORT_GROUPS = {
+    "set": ("data_dir", "output", "max_shard_size"),
+    "Hub": ("repo_id", "version", "public", "i_accept_the_terms", "dry_run"),
+}
+DATA = Option("data", "the set: a folder or a zip", "DATA", required=True, dest="data_dir", old="data_dir")
+XRAYS = Option(
+    "data", "file, folder, zip, glob, list, Parquet, URL, or a dataset", "XRAYS", dest="images", old="images"
+)
+SEGMENTER = Option("segmenter", "lung model: a run folder or a Hub id", "RUN")
+CLASSIFIER = Option("classifier", "TB model: a run folder or a Hub id", "RUN")
+REVISION = Option("revision", "branch, tag or commit of models that come from the Hub (default: main)", "REV")
+
+
+COMMANDS = {
+    "phantoms": Command(
+        "Write synthetic chest X-rays with lungs, lesions and readings, in the layout of the Kaggle set.",
+        ("cxm phantoms --output phantoms", "cxm phantoms --output few --montgomery 8 --shenzhen 8 --image_size 128"),
+        {
+            "": [Option("output", "folder to make", "FOLDER", Path, required=True, dest="root")],
+            "X-rays": [
+                Option("montgomery", "count of Montgomery-like X-rays", "N", int, 40),
+                Option("shenzhen", "count of Shenzhen-like X-rays", "N", int, 80),
+                Option("image_size", "larger side in pixels, about", "N", int, 256),
+                Option("seed", "another seed draws other patients", "N", int, 0),
+            ],
+        },
+        Call("hub_models.dataset.phantoms", "write_phantoms", lambda root: print(f"wrote {root}")),
+    ),
+    "audit": Command(
+        "Check a copy of the chest X-rays against the published counts, and list what is odd in it.",
+        ("cxm audit --data DATA", "cxm audit --data DATA --json report.json --strict"),
+        plain(
+            replace(DATA, kind=Path),
+            Option("json", "file to write the whole report to", "FILE", Path),
+            Option("strict", "exit with 1 if something is off", kind=bool),
+        ),
+        plans.plan_audit,
+    ),
+    "show": Command(
+        "Load the X-rays and show the counts of each split and the first row.",
+        ("cxm show --data DATA", "cxm show --data DATA --config_name MC"),
+        plain(
+            DATA,
+            Option(
+                "config_name",
+                "sites to read",
+                default="all",
+                choices=CHOICES["config_name"],
+                dest="config",
+                old="config",
+            ),
+        ),
+        Call("chest_xray_masks", "load", plans.print_rows),
+        reads_models=False,
+    ),
+    "launch-config": Command(
+        "Print a config for `accelerate launch --config_file`.",
+        ("cxm launch-config many_gpus > many_gpus.yaml", "cxm launch-config cpu > cpu.yaml"),
+        plain(Option("NAME", f"one of {', '.join(plans.launch_configs())}")),
+        plans.plan_launch_config,
+        reads_models=False,
+    ),
+    "train": Command(
+        "Train a model on the chest X-rays, for lung masks or tuberculosis, to a run folder.",
+        (
+            "cxm train --data DATA --output runs/lungs --model segformer-light --from_scratch",
+            "accelerate launch --num_processes 2 -m hub_models.training --config run.yaml --epochs 10",
+        ),
+        {
+            "": [Option("config", "YAML or JSON file, or run folder: values of options that are not given", "FILE")],
+            **options_of(TrainConfig, TRAIN_GROUPS),
+        },
+        Call("hub_models.training.train", "train", arguments=lambda given: {"config": plans.train_config(given)}),
+        epilog="Device, processes and precision are those of accelerate launch (--mixed_precision bf16).",
+    ),
+    "evaluate": Command(
+        "Test a model with intervals, per site, sex and age: results.json, per_image.parquet and pictures.",
+        (
+            "cxm evaluate --model runs/lungs --data DATA --split validation",
+            "cxm evaluate --model OWNER/chest-xray-lungs --data DATA --output evaluation --compare runs/lungs2",
+        ),
+        {
+            "models": [
+                Option("model", "run folder or Hub id of the model to test", "RUN", required=True),
+                Option("segmenter", "lung model, for a TB model of the lung region", "RUN"),
+                Option("compare", "second model to compare with, a run folder or Hub id", "RUN", dest="compared"),
+                REVISION,
+                Option(
+                    "views", "slightly moved views of each X-ray (default: the model's)", kind=int, choices=range(1, 6)
+                ),
+                Option("two_lungs", "keep the two largest regions of a lung mask", kind=bool),
+            ],
+            "data": [
+                DATA,
+                Option("split", "split to test on", default="test", choices=SPLIT_NAMES),
+                Option("protocol", "division of the X-rays (default: the run's own)", choices=CHOICES["protocol"]),
+                Option("fold", "fold of protocol folds (default: the run's own)", "N", int),
+            ],
+            "": [
+                Option("output", "folder to write to (default: evaluation/PROTOCOL-SPLIT in the run folder)", "FOLDER")
+            ],
+        },
+        Call("hub_models.evaluation.evaluate", "evaluate_run"),
+    ),
+    "predict": Command(
+        "Read any number of X-rays: lung masks, and a table with areas, probability, decision and flags.",
+        (
+            "cxm predict --data XRAYS --output OUT --segmenter runs/lungs --classifier runs/tb",
+            "cxm predict --data chest_xray_masks --data_dir DATA --split test --output OUT --classifier runs/tb",
+        ),
+        {
+            "X-rays": [
+                replace(XRAYS, required=True),
+                Option("data_dir", "folder or zip of a dataset that is on this machine", "DATA"),
+                Option("config_name", "config of a dataset", "NAME", dest="config", old="config"),
+                Option("split", "split of a dataset (default: all)"),
+                Option("image_column", "column of the X-rays, of a dataset or Parquet", "NAME", dest="column"),
+            ],
+            "models, one or both": [
+                SEGMENTER,
+                CLASSIFIER,
+                REVISION,
+                Option("batch_size", "X-rays in a forward pass (default: 16, on a CPU 4)", "N", int),
+            ],
+            "output": [
+                Option("output", "folder to write to", "FOLDER", required=True),
+                Option("overlays", "pictures of the lungs, too", kind=bool),
+                Option("saliency", "pictures of what speaks for TB to the model, too", kind=bool),
+                Option("dicom_seg", "lungs of DICOM X-rays as DICOM-SEG, too", kind=bool),
+            ],
+        },
+        Call("hub_models.predict.job", "read_all", arguments=plans.reader_arguments),
+    ),
+    "app": Command(
+        "Serve a page that reads X-rays: drop one, see its lungs, the probability of tuberculosis, flags and limits.",
+        (
+            "cxm app --segmenter runs/lungs --classifier runs/tb",
+            "cxm app --segmenter OWNER/chest-xray-lungs --host 0.0.0.0 --port 8080",
+        ),
+        plain(
+            SEGMENTER,
+            CLASSIFIER,
+            REVISION,
+            Option("host", "address to listen at", default="127.0.0.1"),
+            Option("port", "port to listen at", "N", int, 7860),
+        ),
+        Call("hub_models.app.page", "serve", arguments=plans.reader_arguments),
+        extra="app",
+    ),
+    "push": Command(
+        "Push a finished run to the Hub, or the page that reads X-rays; private unless told.",
+        (
+            "cxm push --model runs/lungs --repo_id OWNER/chest-xray-lungs --license apache-2.0 --dry_run",
+            "cxm push --space --repo_id OWNER/chest-xray-reader --segmenter OWNER/chest-xray-lungs",
+        ),
+        {
+            "what to push, one of the two": [
+                Option("model", "run folder of a training", "RUN", Path, dest="run", old="run"),
+                Option("space", "page that reads X-rays, as a Space", kind=bool),
+            ],
+            "where to": [
+                Option("repo_id", "OWNER/NAME on the Hub, or NAME to be your own", "ID", required=True),
+                Option("public", "let everyone see it (default: private)", kind=bool, default=True, dest="private"),
+                Option("version", "tag to set, such as v1 (default: none)", "TAG"),
+                Option("revision", "branch to push to (default: main)", "BRANCH"),
+                Option("replace", "let another model or other files there go", kind=bool),
+                Option("dry_run", "say what would go, and send nothing", kind=bool),
+            ],
+            "card": [
+                Option("license", "the Hub's name of a licence (default: the one in the run's README.md)", "NAME"),
+                Option("also", "evaluations and runs for the card's table", "RUN", Path, (), nargs="+"),
+                Option("segmenter", "Hub id of the lung model, for a TB model's card or the page", "ID"),
+                Option("classifier", "Hub id of the TB model, for the page", "ID"),
+            ],
+        },
+        Call("hub_models.hub.space", "push", print),
+    ),
+    "pull": Command(
+        "Fetch a model of this project from the Hub, every byte checked, and print its run folder.",
+        ("cxm pull --model OWNER/chest-xray-lungs", "cxm pull --model OWNER/chest-xray-lungs --output runs/lungs"),
+        plain(
+            Option("model", "OWNER/NAME on the Hub", "ID", required=True),
+            REVISION,
+            Option("output", "folder to make (default: the Hub's cache)", "FOLDER", Path),
+        ),
+        plans.plan_pull,
+    ),
+    "export": Command(
+        "Build the set as Parquet with its card, as a folder that `load_dataset` reads, and push it to the Hub.",
+        ("cxm export --data DATA --output chest-xrays", "cxm export --data DATA --repo_id USER/chest-xrays --dry_run"),
+        options_of(ExportConfig, EXPORT_GROUPS),
+        Call(
+            "hub_models.hub.dataset_export", "export", print, lambda given: {"config": made(ExportConfig, vars(given))}
+        ),
+    ),
+    "check-hub": Command(
+        "Check the Hub itself: a tiny model and a tiny set go there, come back and are deleted.",
+        ("cxm check-hub", "HF_HUB_DISABLE_XET=1 cxm check-hub --owner ORGANIZATION"),
+        plain(Option("owner", "user or organization to make repositories of (default: you)", "NAME")),
+        Call("hub_models.cli.check_hub", "check_hub", lambda _: print("all is well")),
+    ),
+    "benchmark dataset": Command(
+        'Measure the dataset builder against `load_dataset("imagefolder")` on the same files.',
+        ("cxm benchmark dataset --data DATA", "cxm benchmark dataset"),
+        plain(replace(DATA, required=False, default="demo/phantoms")),
+        Call("hub_models.benchmarks.dataset", "dataset_ratios", plans.print_ratios),
+    ),
+    "benchmark train": Command(
+        "Measure the training loop against bare compute and the loop of transformers' examples, in some minutes.",
+        ("cxm benchmark train", "cxm benchmark train --data DATA --task tb_classification --precision bf16"),
+        plain(
+            replace(DATA, help="folder that holds the X-rays (default: large phantoms)", required=False),
+            Option("images", "count of such phantoms", "N", int, 24),
+            Option("task", "what to learn", default=CHOICES["task"][0], choices=CHOICES["task"]),
+            Option("model", "architecture, or folder with a config.json (default: that of make demo)", "NAME"),
+            Option("image_size", "side in pixels (default: 256 for lungs, 224 for TB)", "N", int),
+            Option("batch_size", "images in a step", "N", int, 8),
+            Option("steps", "steps of an epoch (default: 2 for each core, 4 or more)", "N", int),
+            Option("precision", "mixed precision", default="no", choices=("no", "bf16")),
+        ),
+        Call("hub_models.benchmarks.training", "training_ratios", plans.print_ratios),
+    ),
+    "benchmark predict": Command(
+        "Measure reading X-rays against decoding, the models and transformers' pipeline, each alone.",
+        ("cxm benchmark predict --segmenter runs/lungs --classifier runs/tb", "cxm benchmark predict --xrays 8"),
+        plain(
+            replace(SEGMENTER, default="demo/runs-phantoms/lungs"),
+            replace(CLASSIFIER, default="demo/runs-phantoms/tb"),
+            Option("xrays", "phantoms of native size", "N", int, 16, old="films"),
+            Option("images", "small phantoms", "N", int, 10_000),
+        ),
+        Call("hub_models.benchmarks.prediction", "prediction_ratios", plans.print_ratios),
+    ),
+    "benchmark start": Command(
+        "Measure the import of the reader against that of torch and transformers.",
+        ("cxm benchmark start", "OMP_NUM_THREADS=1 cxm benchmark start"),
+        {},
+        Call("hub_models.benchmarks.start", "start_ratios", plans.print_ratios),
+    ),
+}

@@ -1,0 +1,97 @@
+"""What the commands do beyond one call: configs that options make, what is printed, exit statuses."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hub_models.cli.config_file import made
+from hub_models.cli.options import Options, Work
+from hub_models.runs.config import TrainConfig
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+def train_config(options: Options) -> TrainConfig:
+    """Return the config that the options of `cxm train` make, over those of its file."""
+    given = vars(options).copy()
+    source = given.pop("config")
+    return made(TrainConfig, given, source)
+
+
+def reader_arguments(options: Options) -> Mapping[str, Any]:
+    """Return the options as they are; raise ValueError where no model is named."""
+    if not (options.segmenter or options.classifier):
+        raise ValueError("no model to read with: pass --segmenter, --classifier, or both")
+    return vars(options)
+
+
+def plan_audit(options: Options) -> Work:
+    """Return the work of `cxm audit`: it prints a report and ends with the status that the report asks for."""
+
+    def work() -> None:
+        from rich.console import Console
+
+        from hub_models.dataset.audit import report
+
+        try:
+            found = report(options.data_dir, options.json)
+        except OSError as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from error
+        print(found.headline())
+        Console().print(found.table())
+        if found.is_empty or (options.strict and found.is_off):
+            raise SystemExit(2 if found.is_empty else 1)
+
+    return work
+
+
+def launch_configs() -> dict[str, Traversable]:
+    """Return the file of each launch config of Accelerate by its name, in order."""
+    found = {one.name: one for one in files("hub_models.training").joinpath("launch").iterdir()}
+    return {name.removesuffix(".yaml"): found[name] for name in sorted(found) if name.endswith(".yaml")}
+
+
+def plan_launch_config(options: Options) -> Work:
+    """Return the work of `cxm launch-config`; raise ValueError for an unknown name."""
+    configs = launch_configs()
+    if options.NAME not in configs:
+        problem = f"no launch config {options.NAME}" if options.NAME else "no launch config is named"
+        raise ValueError(f"{problem}: pass one of {', '.join(configs)}")
+    return lambda: print(configs[options.NAME].read_text(), end="")
+
+
+def plan_pull(options: Options) -> Work:
+    """Return the work of `cxm pull`, whose folder is whole or absent; raise ValueError where it exists."""
+    output: Path | None = options.output
+    if output and output.exists():
+        raise ValueError(f"{output} is there already: pass another --output")
+
+    def work() -> None:
+        from hub_models.hub.push import pull_model
+
+        run = pull_model(options.model, options.revision)
+        if output:
+            aside = output.with_name(f".{output.name}.pulling")
+            shutil.rmtree(aside, ignore_errors=True)  # what a killed pull left
+            run = shutil.copytree(run, aside).rename(output)
+        print(run)
+
+    return work
+
+
+def print_rows(splits: "DatasetDict") -> None:
+    """Print the counts of each split and the first row."""
+    print(splits)
+    print(next((row for split in splits.values() for row in split), None))
+
+
+def print_ratios(ratios: Mapping[str, float]) -> None:
+    """Print a line for each ratio of a benchmark."""
+    for name, ratio in ratios.items():
+        print(f"{name} {ratio:.2f}")
