@@ -1,4 +1,4 @@
-"""Ratios that tell whether the project is fast enough, each measured against its yardstick in one run."""
+"""Ratios that tell whether the dataset builder is fast and small, against `load_dataset("imagefolder")`."""
 
 import resource
 import statistics
@@ -16,21 +16,21 @@ import datasets
 
 from chest_xray_masks import rows_of, scan
 
-REPEATS = 5
+BUILD_REPEATS = 5
 COPIES = 4  # how many times the images, to see whether memory grows with them
 
 
 def dataset_ratios(data_dir: str | Path) -> dict[str, float]:
-    """Ratios of the dataset builder against `load_dataset("imagefolder")`, medians of `REPEATS` pairs taken in turn.
+    """Return ratios against `load_dataset("imagefolder")`, medians of `BUILD_REPEATS` pairs taken in turn.
 
-    `build_time`: both are given the folder. `build_time_listed`: imagefolder is given each PNG file that our rows use;
-    it notes their paths and opens none, while the builder reads and checks every byte, thresholds the masks and keeps
-    all in the Arrow file. `build_memory`: peak memory of building `COPIES` times as many images over that of building
-    them once. `first_row_files`: PNG files opened to stream the first row; its image and its mask make 2.
+    `build_time`: both are given the folder. `build_time_listed`: imagefolder is given each PNG file that our rows use.
+    It notes their paths and opens none; the builder checks every byte and keeps all in the Arrow file.
+    `build_memory`: peak memory of building `COPIES` times as many images over that of building them once.
+    `first_row_files`: PNG files opened to stream the first row; its image and its mask make 2.
     """
     files = [file.path for row in rows_of(scan(data_dir)) for file in (row.image, *row.masks)]
     works = (_build, _imagefolder, partial(_imagefolder_listed, files))
-    runs = [[measure_alone(work, data_dir) for work in works] for _ in range(REPEATS)]
+    runs = [[measure_alone(work, data_dir) for work in works] for _ in range(BUILD_REPEATS)]
     with tempfile.TemporaryDirectory() as folder:
         _link_copies(Path(data_dir), Path(folder))
         many_bytes = measure_alone(_build, folder).peak_bytes
@@ -43,7 +43,7 @@ def dataset_ratios(data_dir: str | Path) -> dict[str, float]:
 
 
 class Cost(NamedTuple):
-    """What a work took: seconds, peak of memory in bytes, count of PNG files opened, seconds of all cores together."""
+    """What a work took; `cpu_seconds` are of all cores together."""
 
     seconds: float
     peak_bytes: int
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
 
 def measure_alone(work: Callable[[str, str], None], data_dir: str | Path) -> Cost:
-    """Cost of `work`, which is given `data_dir` and an empty cache, in a process of its own."""
+    """Return the cost of `work`, given `data_dir` and an empty cache, in a process of its own."""
     with (
         tempfile.TemporaryDirectory() as cache,
         ProcessPoolExecutor(1, get_context("spawn")) as pool,  # a fresh process: its peak is the work's
@@ -62,7 +62,7 @@ def measure_alone(work: Callable[[str, str], None], data_dir: str | Path) -> Cos
 
 def _measured(work: Callable[[str, str], None], data_dir: str, cache: str) -> Cost:
     datasets.disable_progress_bars()
-    opened = set()
+    opened: set[str] = set()
     sys.addaudithook(lambda event, seen: opened.add(seen[0]) if event == "open" and isinstance(seen[0], str) else None)
     started, started_cpu = time.perf_counter(), time.process_time()
     work(data_dir, cache)
@@ -71,7 +71,7 @@ def _measured(work: Callable[[str, str], None], data_dir: str, cache: str) -> Co
 
 
 def _peak_bytes() -> int:
-    """Most memory that this process has held; Linux counts in getrusage what its parent held, too."""
+    """Return the most memory that this process has held; on Linux, getrusage counts what its parent held, too."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)

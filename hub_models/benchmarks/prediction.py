@@ -1,8 +1,7 @@
-"""Ratios that tell whether reading many X-rays is fast: ours, its parts alone, and transformers' pipeline."""
+"""Ratios that tell whether reading many X-rays is fast: ours, its stages alone, and transformers' pipeline."""
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,88 +9,86 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, pipeline
 
 from hub_models.benchmarks.dataset import measure_alone
-from hub_models.benchmarks.training import native_phantoms
+from hub_models.benchmarks.native_phantoms import native_phantoms
+from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_ratio, speeds, timed_rounds
 from hub_models.dataset.phantoms import write_phantoms
 from hub_models.predict.job import read_all
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.predict.stream import BATCH_SIZE, BATCH_SIZES, Desk, cores, read_stream
 
-ROUNDS = 3  # that count; the one before warms up
-FEW = 100  # X-rays to compare many with
-SMALL = 128  # pixels of their longer side, about
-DIFFERENT = 20  # of them; the others are links
-Works = dict[str, Callable[[], Any]]
+FEW_XRAYS = 100  # to compare many with
+SMALL_SIDE = 128  # pixels of a small X-ray's longer side, about
+DIFFERENT = 20  # small X-rays; the others are links
 
 
 def prediction_ratios(
     segmenter: str | Path, classifier: str | Path, xrays: int = 16, images: int = 10_000
 ) -> dict[str, float]:
-    """Ratios of speeds of reading X-rays, medians over `ROUNDS` rounds of the same files taken in turn, and speeds.
+    """Return ratios of speeds, medians over `ROUNDS` rounds of the same files, and the speeds in images per second.
 
-    Read are `films` `native_phantoms`, in one process, masks and rows written:
+    Each work takes `xrays` phantoms of native size, in one process:
 
-    * predict: as scripts/predict.py reads them, with both models;
+    * predict: `cxm predict` with both models, masks and rows written;
     * decode: the same files to gray, on all cores, and nothing else;
     * compute: both models on batches that are there already, all cores, and nothing else;
-    * predict_lungs: with the lung model alone;
-    * pipeline: `pipeline("image-segmentation")` of transformers with the same lung model, given the same files, with
-      no worker or with one for each core, the faster of the two (`pipeline_workers`). It writes nothing, and is
-      measured in the last round only, as it takes the longest.
+    * predict_lungs: as predict, with the lung model alone;
+    * pipeline: `pipeline("image-segmentation")` of transformers with the same lung model and files, with no worker or
+      one for each core, the faster of the two (`pipeline_workers`). It writes nothing. It takes the longest, so it
+      runs in the last round only.
 
-    `predict_over_slower` is over the slower of decode and compute; `predict_over_both` over the two done one behind
-    the other, which is all that can be had where one processor does both.
+    `predict_over_slower` is over the slower of decode and compute; `predict_over_both` over the two one after the
+    other, the best that is possible where one processor does both.
 
-    `time_per_image`, `cpu_time_per_image` (of all cores, which a busy machine changes less) and `memory`: reading
-    `images` small X-rays, over FEW of them, each in a process of its own: the time of each, without the start, and the
-    peak of memory. `bytes_per_image`: how much that peak grew for each.
+    `time_per_image`, `cpu_time_per_image` (of all cores; a busy machine changes it less) and `memory` (its peak):
+    `images` small X-rays over `FEW_XRAYS` of them, each in a process of its own, without the start.
+    `bytes_per_image`: growth of that peak for each.
 
     Raises:
-        FileNotFoundError, ValueError: as ChestXrayReader; or counts below 1, or `images` not above FEW.
+        FileNotFoundError, ValueError: as ChestXrayReader; or counts below 1, or `images` not above `FEW_XRAYS`.
     """
-    if xrays < 1 or images <= FEW:
-        raise ValueError(f"xrays must be at least 1 and images above {FEW}, got {xrays} and {images}")
-    reader = ChestXrayReader(segmenter, classifier)
+    if xrays < 1 or images <= FEW_XRAYS:
+        raise ValueError(f"xrays must be at least 1 and images above {FEW_XRAYS}, got {xrays} and {images}")
+    reader, lung_reader = ChestXrayReader(segmenter, classifier), ChestXrayReader(segmenter)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = sorted(native_phantoms(folder / "native", xrays).rglob("CXR_png/*.png"))
-        found = summarize(_rounds(works_on(reader, paths, folder)), xrays)
+        works = works_on(reader, lung_reader, paths, folder)
+        found = summarize(timed_rounds(works, ROUNDS, [one for one in works if one.isdigit()]), xrays)
         shutil.rmtree(folder / "native")
         return found | growth(folder, {"segmenter": str(segmenter), "classifier": str(classifier)}, images)
 
 
-def works_on(reader: ChestXrayReader, paths: list[Path], folder: Path) -> Works:
-    """What is measured, by name; pipelines by their number of workers."""
-    device = next(reader.segmenter.model.parameters()).device
-    size, rounds = BATCH_SIZES.get(device.type, BATCH_SIZE), count()
-    lungs = ChestXrayReader(reader.segmenter.model.name_or_path)
+def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[Path], folder: Path) -> Works:
+    """Return what is measured, by name; pipelines by their number of workers."""
+    models = [one for one in (reader.segmenter, reader.classifier) if one]
+    lungs, rounds = models[0].model, count()
+    device, names = next(lungs.parameters()).device, list(map(str, paths))
+    size = BATCH_SIZES.get(device.type, BATCH_SIZE)
 
     def read(reader: ChestXrayReader) -> None:
-        """All, to a folder of its own."""
-        for _ in read_stream(Desk(reader, folder / str(next(rounds))), _items(paths), device):
+        desk = Desk(reader, folder / str(next(rounds)))
+        for _ in read_stream(desk, _items(paths), device):
             pass
 
     def decode() -> None:
-        """All, kept no longer than it takes."""
         with ThreadPoolExecutor(cores()) as pool:
-            for _ in pool.map(lambda path: reader.decode(path) and None, paths):
+            for _ in pool.map(lambda path: reader.decode(path) and None, paths):  # kept no longer than it takes
                 pass
 
-    works = {"predict": partial(read, reader), "decode": decode, "compute": _compute(reader, len(paths), size, device)}
-    works["predict_lungs"] = partial(read, lungs)
-    image_processor = AutoImageProcessor.from_pretrained(lungs.segmenter.model.name_or_path, backend="pil")
-    segment = pipeline(
-        "image-segmentation", model=lungs.segmenter.model, image_processor=image_processor, device=device
-    )
-    names = list(map(str, paths))
-    for workers in (0, cores()):
-        works[str(workers)] = partial(segment, names, batch_size=size, num_workers=workers)
-    return works
+    image_processor = AutoImageProcessor.from_pretrained(lungs.name_or_path, backend="pil")
+    segment = pipeline("image-segmentation", model=lungs, image_processor=image_processor, device=device)
+    inputs = [torch.rand(size, 3, one.settings.image_size, one.settings.image_size, device=device) for one in models]
+    return {
+        "predict": partial(read, reader),
+        "decode": decode,
+        "compute": _compute([one.model for one in models], inputs, len(paths)),
+        "predict_lungs": partial(read, lung_reader),
+        **{str(workers): partial(segment, names, batch_size=size, num_workers=workers) for workers in (0, cores())},
+    }
 
 
 def _items(paths: list[Path]) -> Iterator[tuple[dict[str, Any], Callable[[], Path]]]:
@@ -99,21 +96,17 @@ def _items(paths: list[Path]) -> Iterator[tuple[dict[str, Any], Callable[[], Pat
         yield {"number": number, "source": path.name, "output": path.stem}, partial(Path, path)
 
 
-def _compute(reader: ChestXrayReader, images: int, size: int, device: torch.device) -> Callable[[], None]:
-    """Both models on as many images as there are files, from batches that are on the device, a core each on a CPU."""
-    models = [one.model for one in (reader.segmenter, reader.classifier)]
-    sides = [one.settings.image_size for one in (reader.segmenter, reader.classifier)]
-    inputs = [torch.rand(size, 3, side, side, device=device) for side in sides]
+def _compute(models: list[torch.nn.Module], inputs: list[torch.Tensor], images: int) -> Callable[[], None]:
+    """Return forward passes of all models over `images`, in batches (B, 3, S, S) of `inputs`, a core each on a CPU."""
+    size, device = len(inputs[0]), inputs[0].device
     batches = [min(size, images - start) for start in range(0, images, size)]
 
     @torch.inference_mode()
     def forward(count: int) -> None:
-        """A batch of `count` through both."""
         for model, batch in zip(models, inputs, strict=True):
             model(pixel_values=batch[:count]).logits.cpu()
 
     def compute() -> None:
-        """All batches, torch in the thread that calls it."""
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -125,65 +118,44 @@ def _compute(reader: ChestXrayReader, images: int, size: int, device: torch.devi
     return compute
 
 
-def _rounds(works: Works) -> dict[str, list[float]]:
-    """Seconds of each work in each round that counts, of pipelines in the last."""
-    seconds = {name: [] for name in works}
-    for number in tqdm(range(ROUNDS + 1), desc="Rounds", disable=None):
-        for name, work in works.items():
-            if number < ROUNDS and name.isdigit():
-                continue
-            started = time.perf_counter()
-            work()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def summarize(seconds: dict[str, list[float]], images: int) -> dict[str, float]:
-    """Ratios, medians over rounds, from each round's seconds for so many images; see `prediction_ratios`."""
-    workers = min((name for name in seconds if name.isdigit()), key=seconds.get)
-    named = {name: np.array(taken) for name, taken in seconds.items() if not name.isdigit()}
-    named["pipeline"] = np.array(seconds[workers])  # (1,)
+def summarize(seconds: Seconds, images: int) -> dict[str, float]:
+    """Return ratios and speeds from each round's seconds for so many images; see `prediction_ratios`."""
+    workers = fastest(seconds)
+    named = {name: taken for name, taken in seconds.items() if not name.isdigit()} | {"pipeline": seconds[workers]}
     predict, decode, compute = (named[name] for name in ("predict", "decode", "compute"))
-    ratios = {
-        "predict_over_decode": decode / predict,
-        "predict_over_compute": compute / predict,
-        "predict_over_slower": np.maximum(decode, compute) / predict,
-        "predict_over_both": (decode + compute) / predict,
-        "predict_lungs_over_pipeline": named["pipeline"] / named["predict_lungs"],
+    return {
+        "predict_over_decode": speed_ratio(predict, decode),
+        "predict_over_compute": speed_ratio(predict, compute),
+        "predict_over_slower": speed_ratio(predict, list(map(max, decode, compute))),
+        "predict_over_both": speed_ratio(predict, [sum(both) for both in zip(decode, compute, strict=True)]),
+        "predict_lungs_over_pipeline": speed_ratio(named["predict_lungs"], named["pipeline"]),
+        **speeds(named, images),
+        "pipeline_workers": int(workers),
     }
-    per_second = {f"{name}_images_per_second": images / taken for name, taken in named.items()}
-    medians = {name: float(np.median(values)) for name, values in (ratios | per_second).items()}
-    return medians | {"pipeline_workers": int(workers)}
 
 
 def growth(folder: Path, models: dict[str, str], images: int) -> dict[str, float]:
-    """Ratios of time for each of `images` small X-rays and of peak memory, over those of FEW."""
-    write_phantoms(folder / "small", 0, DIFFERENT, image_size=SMALL)
+    """Return ratios of time for each of `images` small X-rays and of peak memory, over those of `FEW_XRAYS`."""
+    write_phantoms(folder / "small", 0, DIFFERENT, image_size=SMALL_SIDE)
     originals = sorted((folder / "small").rglob("CXR_png/*.png"))
-    taken = {}
-    for number in (1, FEW, images):
+    costs = []
+    for number in (1, FEW_XRAYS, images):
         home = folder / f"small-{number}"
         home.mkdir()
         for place in range(number):
             (home / f"{place:06d}.png").symlink_to(originals[place % DIFFERENT])
-        taken[number] = measure_alone(partial(_read, models), home)
-    start, few, many = (taken[number] for number in (1, FEW, images))
-
-    def for_each(name: str) -> tuple[float, float]:
-        """Of the few and of the many, without the start."""
-        begun = getattr(start, name)
-        return (getattr(few, name) - begun) / (FEW - 1), (getattr(many, name) - begun) / (images - 1)
-
-    seconds, cpu_seconds = for_each("seconds"), for_each("cpu_seconds")
+        costs.append(measure_alone(partial(_read, models), home))
+    start, few, many = costs
+    more = (images - 1) / (FEW_XRAYS - 1)  # without the first, which pays for the start
+    seconds, cpu_seconds = many.seconds - start.seconds, many.cpu_seconds - start.cpu_seconds
     return {
-        "time_per_image": seconds[1] / seconds[0],
-        "cpu_time_per_image": cpu_seconds[1] / cpu_seconds[0],
+        "time_per_image": seconds / (few.seconds - start.seconds) / more,
+        "cpu_time_per_image": cpu_seconds / (few.cpu_seconds - start.cpu_seconds) / more,
         "memory": many.peak_bytes / few.peak_bytes,
-        "bytes_per_image": (many.peak_bytes - few.peak_bytes) / (images - FEW),
-        "small_images_per_second": 1 / seconds[1],
+        "bytes_per_image": (many.peak_bytes - few.peak_bytes) / (images - FEW_XRAYS),
+        "small_images_per_second": (images - 1) / seconds,
     }
 
 
 def _read(models: dict[str, str], images: str, cache: str) -> None:
-    read_all(images, f"{cache}/out", **models)
+    read_all(images, f"{cache}/out", models["segmenter"], models["classifier"])

@@ -3,31 +3,25 @@
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 
-REPEATS = 5
-READER = "import hub_models.predict.reader"
-LIBRARIES = (
+from hub_models.benchmarks.rounds import speed_ratio, timed_rounds
+
+READER_IMPORT = "import hub_models.predict.reader"
+LIBRARY_IMPORTS = (
     "import torch; from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, "
     "AutoModelForSemanticSegmentation, PreTrainedModel, SegformerImageProcessorPil, ViTImageProcessorPil"
 )
 
 
 def start_ratios() -> dict[str, float]:
-    """Return medians over `REPEATS` pairs of fresh processes, taken in turn.
+    """Return medians over 5 pairs of fresh processes, their own start included.
 
-    `start_time`: the seconds of `READER` over those of `LIBRARIES`, what it uses of torch and transformers.
+    `start_time`: the seconds of `READER_IMPORT` over those of `LIBRARY_IMPORTS`, what it uses of both libraries.
     `start_more_seconds`: the first less the second.
     """
-    pairs = [(_seconds(READER), _seconds(LIBRARIES)) for _ in range(REPEATS)]
-    return {
-        "start_time": statistics.median(ours / theirs for ours, theirs in pairs),
-        "start_more_seconds": statistics.median(ours - theirs for ours, theirs in pairs),
-    }
-
-
-def _seconds(code: str) -> float:
-    """Return how long a fresh Python takes for `code`, its own start included."""
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return time.perf_counter() - started
+    codes = {"reader": READER_IMPORT, "libraries": LIBRARY_IMPORTS}
+    works = {name: partial(subprocess.run, [sys.executable, "-c", code], check=True) for name, code in codes.items()}
+    reader, libraries = timed_rounds(works, 5).values()
+    more = statistics.median(ours - theirs for ours, theirs in zip(reader, libraries, strict=True))
+    return {"start_time": speed_ratio(libraries, reader), "start_more_seconds": more}

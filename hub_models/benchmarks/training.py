@@ -2,29 +2,25 @@
 
 import copy
 import os
-import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
-import numpy as np
 import torch
 from accelerate.utils import set_seed
-from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, default_data_collator
 from transformers.image_processing_utils import BaseImageProcessor
 
-from chest_xray_masks import SITE_OF_PREFIX
+from hub_models.benchmarks.native_phantoms import native_phantoms
+from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_ratio, speeds, timed_rounds
 from hub_models.dataset.batches import Arrays, training_loader
-from hub_models.dataset.phantoms import write_phantoms
 from hub_models.models.architectures import build, normalize
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split, load_rows, load_run_splits
@@ -33,51 +29,13 @@ from hub_models.training.loop import Run, make_learner, train_epoch
 from hub_models.training.optimization import make_optimizer
 from hub_models.training.train import make_run, training_accelerator
 
-MODELS = {"lung_segmentation": "segformer-light", "tb_classification": "resnet-light"}  # those of `make demo`
-ROUNDS = 3  # that count; the one before warms up
+DEMO_MODELS = {"lung_segmentation": "segformer-light", "tb_classification": "resnet-light"}
 STEPS_PER_WORKER = 2  # so that an epoch is long beside the start of its workers
-NATIVE = {"Montgomery": 4892, "Shenzhen": 3000}  # longest side of the originals in pixels
-DRAWN = 1223  # longest side at which phantoms are drawn: a quarter of 4892, and 1005 of 4020
-GRAIN = {"Montgomery": 0.4, "Shenzhen": 2.0}  # sd in gray levels: smooth pictures would be decoded faster than X-rays
-
-
-def native_phantoms(root: Path, images: int = 24, longest: dict[str, int] | None = None, drawn: int = DRAWN) -> Path:
-    """The data_dir, root, of phantoms as large as the originals and in their PNG modes, both sites in their shares.
-
-    Montgomery comes as 8-bit gray of 4020x4892 or 4892x4020, Shenzhen as palette (one in 25 as RGB) with a longest
-    side of 3000 pixels; masks are as large. They are drawn `drawn` pixels long, enlarged to `longest`, by site, and
-    get a fine grain.
-
-    Raises:
-        ValueError: counts or sizes that no set can have.
-        FileExistsError: root holds other things.
-    """
-    montgomery = round(images * 138 / 800)
-    write_phantoms(root, montgomery, images - montgomery, image_size=drawn)
-    (root / "phantoms.json").unlink()  # they are no longer what it says
-    shutil.rmtree(root / "Lung Segmentation" / "test")  # copies
-    files = sorted(root.rglob("*.png"))
-    with ThreadPoolExecutor() as pool:
-        enlarged = pool.map(partial(_enlarge, longest or NATIVE), files)
-        list(tqdm(enlarged, desc="Phantoms at native size", total=len(files), disable=None))
-    return root
-
-
-def _enlarge(longest: dict[str, int], path: Path) -> None:
-    with Image.open(path) as image:
-        site, mode = SITE_OF_PREFIX[path.name.split("_")[0]], image.mode
-        size = [round(side * longest[site] / max(image.size)) for side in image.size]
-        if path.parent.name == "masks":
-            return image.resize(size, Image.Resampling.NEAREST).save(path)
-        gray = np.asarray(image.convert("L").resize(size, Image.Resampling.BICUBIC))  # (H, W)
-    grain = np.random.default_rng(gray.shape).standard_normal(gray.shape, np.float32) * np.float32(GRAIN[site])
-    values = (gray + grain).round().clip(0, 255).astype(np.uint8)
-    Image.fromarray(values).convert(mode).save(path)
 
 
 def training_ratios(
     data_dir: str | Path | None = None,
-    task: str = "lung_segmentation",
+    task: Literal["lung_segmentation", "tb_classification"] = "lung_segmentation",
     model: str | None = None,
     image_size: int | None = None,
     batch_size: int = 8,
@@ -85,45 +43,49 @@ def training_ratios(
     precision: str = "no",
     images: int = 24,
 ) -> dict[str, float]:
-    """Ratios of training speeds, medians over `ROUNDS` rounds of epochs of `steps` steps taken in turn, and speeds.
+    """Return ratios of training speeds, medians over `ROUNDS` rounds of epochs, and the speeds in images per second.
 
-    Three loops train the same model from random weights, in batches of the same size, in one process:
+    Three loops train the same model from random weights, with the same batch size, in one process:
 
     * compute: forward, loss, backward, clipping and update on one normalized batch that stays on the device;
-    * loop: an epoch as `fit` trains it, from X-rays that `data.prepare` scaled once;
-    * example: an epoch as transformers' example scripts train it: every sample of every epoch decoded from its file by
-      PIL and given to the image processor, in a DataLoader with no worker or with one for each core, the faster of the
-      two (`example_workers`). It has no augmentation, no clipping and the model's own loss, so no more work than ours.
+    * loop: an epoch of `train`, from X-rays that were scaled once;
+    * example: an epoch of transformers' run_semantic_segmentation_no_trainer.py or
+      run_image_classification_no_trainer.py: PIL decodes each sample in each epoch, with no worker or one for each
+      core, the faster of the two (`example_workers`). It does no more work than ours: no augmentation, no clipping.
 
-    `prepare_epochs`: how many epochs of pure compute over the same X-rays the one-time scaling took. The Arrow set,
-    which every loop reads, is built before. All are kept in a temporary folder, so that nothing is cached.
+    `prepare_epochs`: how many epochs of compute over the same X-rays the scaling took. All loops read one Arrow set,
+    which is built before, in a temporary folder.
 
     Args:
-        data_dir: a set, or None for `images` `native_phantoms`.
+        data_dir: a set, or None for `images` phantoms of native size.
         task: key of TASKS.
-        model: an architecture by name or a folder with a config.json (by default the one of `make demo`).
-        image_size: side in pixels of the model's input (by default the task's).
+        model: an architecture by name or a folder with a config.json (default: that of `make demo`).
+        image_size: side in pixels of the model's input (default: the task's).
         batch_size: images in a step.
-        steps: of an epoch (by default 2 for each core, 4 or more).
+        steps: of an epoch (default: 2 for each core, 4 or more).
         precision: "no" or "bf16".
-        images: phantoms to make.
+        images: count of phantoms.
 
     Raises:
         ValueError: steps below 1, or settings or X-rays that cannot be trained with.
         FileNotFoundError: nothing of the set under `data_dir`.
-
-    Source of the example: run_semantic_segmentation_no_trainer.py and run_image_classification_no_trainer.py in
-    github.com/huggingface/transformers, examples/pytorch.
     """
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    chosen = {"model": model or MODELS.get(task), "image_size": image_size, "batch_size": batch_size}
     with tempfile.TemporaryDirectory() as name, _caching_in(folder := Path(name)):
-        source = str(data_dir or folder / "phantoms")
-        rest = {"from_scratch": True, "epochs": ROUNDS + 1, "tracker": "none"}
-        config = TrainConfig(source, str(folder / "run"), task, **chosen, **rest)
+        config = TrainConfig(
+            str(data_dir or folder / "phantoms"),
+            str(folder / "run"),
+            task,
+            model=model or DEMO_MODELS.get(task),
+            from_scratch=True,
+            image_size=image_size,
+            batch_size=batch_size,
+            epochs=ROUNDS + 1,
+            tracker="none",
+        )
         if data_dir is None:
-            native_phantoms(Path(source), images)
+            native_phantoms(Path(config.data_dir), images)
         return _measure(config, steps or STEPS_PER_WORKER * max(2, os.cpu_count() or 1), precision)
 
 
@@ -142,68 +104,62 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
     accelerator = training_accelerator(config, mixed_precision=precision)
     load_rows(config, ("train",))
     started = time.perf_counter()
-    part = load_run_splits(config, accelerator, ("train",))["train"]
-    prepared = (time.perf_counter() - started) / len(part.rows)
-    run = make_run(config, accelerator, {"train": repeated(part, steps * config.batch_size)})
+    split = load_run_splits(config, accelerator, ("train",))["train"]
+    prepared = (time.perf_counter() - started) / len(split.rows)
+    images = steps * config.batch_size
+    run = make_run(config, accelerator, {"train": repeated(split, images)})
     size = run.splits["train"].arrays.image_size
-    model = build(run.task.kind, config.model, True, run.task.labels, size)
-    works = {"compute": _compute(run, copy.deepcopy(model), steps), "loop": _loop(run, copy.deepcopy(model))}
-    works |= _examples(run, model)
-    seconds = {name: [] for name in works}
-    for _ in tqdm(range(ROUNDS + 1), desc="Rounds", disable=None):
-        for name, work in works.items():
-            seconds[name].append(_seconds(work))
-    return summarize({name: taken[1:] for name, taken in seconds.items()}, steps * config.batch_size, prepared)
+    model = build(run.task.kind, str(config.model), True, run.task.labels, size)
+    learner = make_learner(run, copy.deepcopy(model))
+    works: Works = {
+        "compute": _compute(run, copy.deepcopy(model), steps),
+        "loop": partial(train_epoch, run, learner, tqdm(disable=True), Stop()),
+        **_examples(run, model),
+    }
+    return summarize(
+        timed_rounds({name: _synchronized(work) for name, work in works.items()}, ROUNDS), images, prepared
+    )
 
 
-def repeated(part: Split, count: int) -> Split:
-    """`count` X-rays of a part, evenly spread over it and each as often as the others, or one time more."""
-    indices = [place * len(part.rows) // count for place in range(count)]
-    arrays = part.arrays
+def repeated(split: Split, count: int) -> Split:
+    """Return `count` X-rays of a split, evenly spread over it and each as often as the others, or one time more."""
+    indices = [place * len(split.rows) // count for place in range(count)]
+    arrays = split.arrays
     prepared = arrays.prepared.select(indices).flatten_indices()  # as it comes from data.prepare, without a detour
-    return Split(part.rows.select(indices), Arrays(prepared, arrays.image_size, arrays.ranges, arrays.seed))
+    return Split(split.rows.select(indices), Arrays(prepared, arrays.image_size, arrays.ranges, arrays.seed))
 
 
-def summarize(seconds: dict[str, list[float]], images: int, prepare_seconds: float) -> dict[str, float]:
-    """Ratios, medians over rounds, from the seconds of each round's epochs of so many images.
+def summarize(seconds: Seconds, images: int, prepare_seconds: float) -> dict[str, float]:
+    """Return what `training_ratios` does, from the seconds of each round's epochs of so many images.
 
     `seconds` has the keys compute, loop and, for each example loop, its number of workers; `prepare_seconds` is one
     image's.
     """
-    workers = min((name for name in seconds if name.isdigit()), key=lambda name: statistics.median(seconds[name]))
+    workers = fastest(seconds)
     compute, loop, example = seconds["compute"], seconds["loop"], seconds[workers]
-
-    def faster(ours: list[float], theirs: list[float]) -> float:
-        """How many times as fast ours is, the median over rounds."""
-        return statistics.median(there / here for here, there in zip(ours, theirs, strict=True))
-
-    ratios = {
-        "loop_over_compute": faster(loop, compute),
-        "example_over_compute": faster(example, compute),
-        "loop_over_example": faster(loop, example),
+    return {
+        "loop_over_compute": speed_ratio(loop, compute),
+        "example_over_compute": speed_ratio(example, compute),
+        "loop_over_example": speed_ratio(loop, example),
         "prepare_epochs": prepare_seconds * images / statistics.median(compute),
+        **speeds({"compute": compute, "loop": loop, "example": example}, images),
+        "example_workers": int(workers),
     }
-    speeds = {"compute": compute, "loop": loop, "example": example}
-    per_second = {f"{name}_images_per_second": images / statistics.median(one) for name, one in speeds.items()}
-    return ratios | per_second | {"example_workers": int(workers)}
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    _wait()
-    started = time.perf_counter()
-    work()
-    _wait()
-    return time.perf_counter() - started
+def _synchronized(work: Callable[[], object]) -> Callable[[], None]:
+    """Return a work that ends when the device has done all of it."""
 
+    def run() -> None:
+        work()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
 
-def _wait() -> None:
-    """Until the device has done what it was given."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+    return run
 
 
 def _compute(run: Run, model: PreTrainedModel, steps: int) -> Callable[[], None]:
-    """An epoch on one batch, in plain torch."""
+    """Return an epoch on one batch, in plain torch."""
     config, device = run.config, run.accelerator.device
     model = model.to(device).train()
     optimizer = make_optimizer(config, model)
@@ -214,7 +170,6 @@ def _compute(run: Run, model: PreTrainedModel, steps: int) -> Callable[[], None]
     half = run.accelerator.mixed_precision == "bf16"
 
     def epoch() -> None:
-        """Steps on the one batch."""
         for _ in range(steps):
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 logits = model(pixel_values=inputs).logits
@@ -226,41 +181,36 @@ def _compute(run: Run, model: PreTrainedModel, steps: int) -> Callable[[], None]
     return epoch
 
 
-def _loop(run: Run, model: PreTrainedModel) -> Callable[[], Any]:
-    return partial(train_epoch, run, make_learner(run, model), tqdm(disable=True), Stop())
-
-
-def _examples(run: Run, model: PreTrainedModel) -> dict[str, Callable[[], None]]:
-    """Epochs of the example scripts by their number of workers."""
-    accelerator, part = run.accelerator, run.splits["train"]
-    target = "mask" if run.task.learns_masks else "label"
-    samples = part.rows.select_columns(["image", target]).with_transform(partial(example_samples, run.image_processor))
+def _examples(run: Run, model: PreTrainedModel) -> Works:
+    """Return epochs of the example scripts by their number of workers."""
+    accelerator, split = run.accelerator, run.splits["train"]
+    columns = ["image", "mask" if run.task.learns_masks else "label"]
+    samples = split.rows.select_columns(columns).with_transform(partial(example_samples, run.image_processor))
     model, optimizer = accelerator.prepare(model.train(), torch.optim.AdamW(model.parameters(), lr=5e-5))
 
-    def epoch(loader: torch.utils.data.DataLoader) -> None:
-        """One pass over a loader."""
-        for batch in loader:
+    def loader(workers: int) -> torch.utils.data.DataLoader:
+        size, collate = run.config.batch_size, default_data_collator
+        return accelerator.prepare(
+            torch.utils.data.DataLoader(samples, size, shuffle=True, num_workers=workers, collate_fn=collate)
+        )
+
+    def epoch(batches: torch.utils.data.DataLoader) -> None:
+        for batch in batches:
             with accelerator.accumulate(model):
-                loss = model(**batch).loss
-                accelerator.backward(loss)
+                accelerator.backward(model(**batch).loss)
                 optimizer.step()
                 optimizer.zero_grad()
 
-    options = {"batch_size": run.config.batch_size, "shuffle": True, "collate_fn": default_data_collator}
-    loaders = {
-        str(workers): accelerator.prepare(torch.utils.data.DataLoader(samples, num_workers=workers, **options))
-        for workers in (0, os.cpu_count() or 1)
-    }
-    return {workers: partial(epoch, loader) for workers, loader in loaders.items()}
+    return {str(workers): partial(epoch, loader(workers)) for workers in (0, os.cpu_count() or 1)}
 
 
 def example_samples(image_processor: BaseImageProcessor, rows: dict[str, list[Any]]) -> dict[str, Any]:
-    """`pixel_values` (B, 3, S, S) and `labels` of decoded rows with image and mask, or image and label.
+    """Return `pixel_values` (B, 3, S, S) and `labels` of decoded rows with image and mask, or image and label.
 
     Labels are (B, S, S) int64 of 0 and 1 for masks, else the rows' own.
     """
     images = [image.convert("RGB") for image in rows["image"]]
     if "mask" not in rows:
         return {**image_processor(images=images, return_tensors="pt"), "labels": rows["label"]}
-    inputs = image_processor(images=images, segmentation_maps=rows["mask"], return_tensors="pt")
+    inputs = image_processor.preprocess(images, segmentation_maps=rows["mask"], return_tensors="pt")
     return {**inputs, "labels": inputs["labels"].clamp(max=1)}  # 255 is lung

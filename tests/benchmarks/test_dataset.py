@@ -10,15 +10,8 @@ from PIL import Image
 from chest_xray_masks import rows_of, scan
 from hub_models.benchmarks import dataset as benchmark
 from hub_models.benchmarks.dataset import COPIES, _link_copies, dataset_ratios, measure_alone
-from hub_models.benchmarks.training import (
-    DRAWN,
-    NATIVE,
-    example_samples,
-    native_phantoms,
-    repeated,
-    summarize,
-    training_ratios,
-)
+from hub_models.benchmarks.native_phantoms import DRAWN, NATIVE, native_phantoms
+from hub_models.benchmarks.training import example_samples, repeated, summarize, training_ratios
 from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.batches import Arrays
 from hub_models.dataset.preprocessing import load_splits, prepare
@@ -54,7 +47,7 @@ def test_cost_is_the_works_own() -> None:
 
 @pytest.mark.slow
 def test_script_prints_its_ratios(phantoms) -> None:
-    lines = python("scripts/benchmark.py", "dataset", "--data_dir", phantoms).stdout.splitlines()
+    lines = python("scripts/benchmark.py", "dataset", "--data", phantoms).stdout.splitlines()
     ratios = {name: float(value) for name, value in map(str.split, lines)}
     assert list(ratios) == ["build_time", "build_time_listed", "build_memory", "first_row_files"]
     assert ratios["first_row_files"] in (1, 2)  # the image, and its mask if it has one
@@ -62,7 +55,7 @@ def test_script_prints_its_ratios(phantoms) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(real_data_dir, monkeypatch) -> None:
-    monkeypatch.setattr(benchmark, "REPEATS", 1)
+    monkeypatch.setattr(benchmark, "BUILD_REPEATS", 1)
     # 4 times 85 MB: kept in memory, they would more than double the 200 MB of one build
     assert dataset_ratios(real_data_dir)["build_memory"] < 1.3
 
@@ -99,7 +92,7 @@ def test_native_phantoms_are_grainy(tmp_path, monkeypatch) -> None:
     for name in ("grain", "smooth"):
         native_phantoms(tmp_path / name, 2, {"Montgomery": 320, "Shenzhen": 320}, 80)
         sizes.append(sum(path.stat().st_size for path in (tmp_path / name).rglob("CXR_png/*.png")))
-        monkeypatch.setattr("hub_models.benchmarks.training.GRAIN", {"Montgomery": 0.0, "Shenzhen": 0.0})
+        monkeypatch.setattr("hub_models.benchmarks.native_phantoms.GRAIN", {"Montgomery": 0.0, "Shenzhen": 0.0})
     assert sizes[0] > 1.3 * sizes[1]
 
 
@@ -121,10 +114,10 @@ def test_summary_is_of_medians_by_round() -> None:
 @pytest.mark.parametrize(("count", "places"), [(2, [0, 3]), (6, [0, 1, 2, 3, 4, 5]), (9, [0, 0, 1, 2, 2, 3, 4, 4, 5])])
 def test_repeated_spreads_evenly(phantoms, count: int, places: list[int]) -> None:
     rows = load_splits(phantoms)["train"].select(range(6))
-    part = repeated(Split(rows, Arrays(prepare(rows, 32), 32, STRENGTHS["light"], 7)), count)
-    assert part.rows["id"] == part.arrays.prepared["id"] == [rows["id"][place] for place in places]
-    assert part.arrays.prepared._indices is None  # a read of neighbours is one of the memory map
-    assert (part.arrays.ranges, part.arrays.seed, part.arrays.image_size) == (STRENGTHS["light"], 7, 32)
+    split = repeated(Split(rows, Arrays(prepare(rows, 32), 32, STRENGTHS["light"], 7)), count)
+    assert split.rows["id"] == split.arrays.prepared["id"] == [rows["id"][place] for place in places]
+    assert split.arrays.prepared._indices is None  # a read of neighbours is one of the memory map
+    assert (split.arrays.ranges, split.arrays.seed, split.arrays.image_size) == (STRENGTHS["light"], 7, 32)
 
 
 def test_example_samples_are_what_the_models_take(phantoms) -> None:
@@ -160,7 +153,7 @@ def test_bad_settings_are_told_before_anything_is_made() -> None:
 
 @pytest.mark.slow
 def test_script_prints_training_ratios(phantoms, tiny_segformer) -> None:
-    options = {"--data_dir": phantoms, "--model": tiny_segformer, "--image_size": 32, "--batch_size": 2, "--steps": 2}
+    options = {"--data": phantoms, "--model": tiny_segformer, "--image_size": 32, "--batch_size": 2, "--steps": 2}
     done = python("scripts/benchmark.py", "train", *(text for option in options.items() for text in option))
     found = dict(line.split() for line in done.stdout.splitlines())
     assert list(found) == NAMES

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from hub_models.benchmarks import prediction as prediction_benchmark
+from hub_models.benchmarks.native_phantoms import native_phantoms
 from hub_models.benchmarks.prediction import growth, prediction_ratios, summarize
-from hub_models.benchmarks.training import native_phantoms
 from hub_models.runs.config import TrainConfig
 
 RATIOS = [f"predict_over_{name}" for name in ("decode", "compute", "slower", "both")] + ["predict_lungs_over_pipeline"]
@@ -53,10 +53,10 @@ def test_bad_counts_are_refused(models) -> None:
 
 @pytest.mark.slow
 def test_memory_stays_as_it_is_however_many_x_rays(models, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prediction_benchmark, "FEW", 500)
+    monkeypatch.setattr(prediction_benchmark, "FEW_XRAYS", 500)
     found = growth(tmp_path, models, 2000)
     assert list(found) == GROWTH
-    # gray and mask of 128x128 pixels would take 32 KB; an X-ray of the index takes 0.5 KB, and of all 1500 more only
-    # half a block of the ledger's rows, 2 KB each, and what the system's memory is scattered over: 3 KB, at times more
+    # gray and mask of 128x128 pixels take 32 KB; an X-ray of the index takes 0.5 KB, and of all 1500 more only half a
+    # block of the row log, 2 KB each, and what the system's memory is scattered over: 3 KB, at times more
     assert found["memory"] < 1.05 and found["bytes_per_image"] < 10_000
     assert found["cpu_time_per_image"] < 1.5
