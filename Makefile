@@ -1,10 +1,10 @@
-# Two commands do everything: `make demo` (DATA=<folder> for the real X-rays) and `make test`.
+# `make demo` (DATA=<folder> for the real X-rays) shows everything, `make test` and `make lint` check it.
 PYTHON ?= python3.11
 VENV ?= .venv
 DATA ?=
 # bf16 halves the time of a step where the processor has it in hardware
 PRECISION ?= $(shell grep -q avx512_bf16 /proc/cpuinfo 2>/dev/null && echo bf16 || echo no)
-# left to itself, the launcher gives a process one thread
+# the launcher's default is one thread for a process
 THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 BIN := $(VENV)/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no \
@@ -28,17 +28,17 @@ TB := --image_size 96 --epochs 50
 LICENSE := cc-by-nc-sa-4.0
 endif
 # Lungs: most epochs on small images, the last ones on larger ones. TB: from the lungs, as the lung model finds them.
-TRAIN = $(LAUNCH) scripts/train.py --data_dir "$(SOURCE)"
+TRAIN = $(LAUNCH) -m hub_models.training --data "$(SOURCE)"
 LUNGS := --batch_size 4 --augment strong --ema 0.995
 FIRST := $(LUNGS) --model segformer-light --from_scratch --learning_rate 1.5e-3
 THEN := $(LUNGS) --learning_rate 6e-4
 SCREEN := --task tb_classification --model resnet-light --from_scratch --batch_size 16 --learning_rate 2e-3 \
 	--weight_decay 0.05 --label_smoothing 0.1 --ema 0.99 --keep last
 
-# A Hub of the tests, on the loopback address: gone at the end, what was pushed is kept in demo/hub
+# The tests' Hub, on the loopback address; it ends with the command, and demo/hub keeps what was pushed
 HUB := PYTHONPATH=tests $(BIN)/python -m loopback_hub --keep demo/hub --
 
-.PHONY: install demo hub figures docs test coverage test-slow test-legacy lint types clean
+.PHONY: install demo hub figures docs test coverage test-slow test-legacy lint clean
 
 install: $(VENV)/.installed
 
@@ -51,53 +51,53 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install
 	mkdir -p demo
-	$(if $(strip $(DATA)),,$(BIN)/python scripts/write_phantoms.py --output $(SOURCE))
-	$(BIN)/python scripts/audit_dataset.py --data_dir "$(SOURCE)" --json demo/audit.json
-	$(BIN)/python scripts/show_dataset.py --data_dir "$(SOURCE)"
-	$(TRAIN) --output_dir $(RUNS)/lungs-small $(FIRST) $(SMALL)
-	$(TRAIN) --output_dir $(RUNS)/lungs --model $(RUNS)/lungs-small $(THEN) $(FULL)
-	$(TRAIN) --output_dir $(RUNS)/tb --region lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
+	$(if $(strip $(DATA)),,$(BIN)/cxm phantoms --output $(SOURCE))
+	$(BIN)/cxm audit --data "$(SOURCE)" --json demo/audit.json
+	$(BIN)/cxm show --data "$(SOURCE)"
+	$(TRAIN) --output $(RUNS)/lungs-small $(FIRST) $(SMALL)
+	$(TRAIN) --output $(RUNS)/lungs --model $(RUNS)/lungs-small $(THEN) $(FULL)
+	$(TRAIN) --output $(RUNS)/tb --region lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
 	$(HUB) $(MAKE) --no-print-directory hub OWNER=demo
 	@echo "Done. Lungs found: $(RUNS)/predictions/overlays; a row for each X-ray: $(RUNS)/predictions/predictions.csv"
-	@echo "The models, their figures and pictures: $(RUNS)/lungs and $(RUNS)/tb; what was pushed, with cards: demo/hub"
+	@echo "The models, their metrics and pictures: $(RUNS)/lungs and $(RUNS)/tb; what was pushed, with cards: demo/hub"
 
-# Models and data to the Hub of OWNER, private, and from there to masks and a table of the test part
+# Models and data go to the Hub of OWNER, private, and from there to masks and a table of the test split
 OWNER ?= $(error pass OWNER=<your name on the Hub>)
 hub:
-	$(BIN)/python scripts/push.py --run $(RUNS)/lungs --repo_id $(OWNER)/chest-xray-lungs --license $(LICENSE)
-	$(BIN)/python scripts/push.py --run $(RUNS)/tb --repo_id $(OWNER)/chest-xray-tb --license $(LICENSE) \
+	$(BIN)/cxm push --model $(RUNS)/lungs --repo_id $(OWNER)/chest-xray-lungs --license $(LICENSE)
+	$(BIN)/cxm push --model $(RUNS)/tb --repo_id $(OWNER)/chest-xray-tb --license $(LICENSE) \
 		--segmenter $(OWNER)/chest-xray-lungs
-	$(BIN)/python scripts/build_dataset.py --data_dir "$(SOURCE)" --repo_id $(OWNER)/chest_xray_masks
+	$(BIN)/cxm export --data "$(SOURCE)" --repo_id $(OWNER)/chest_xray_masks
 	rm -rf $(RUNS)/predictions
-	$(BIN)/python scripts/predict.py --images $(OWNER)/chest_xray_masks --split test --output $(RUNS)/predictions \
+	$(BIN)/cxm predict --data $(OWNER)/chest_xray_masks --split test --output $(RUNS)/predictions \
 		--segmenter $(OWNER)/chest-xray-lungs --classifier $(OWNER)/chest-xray-tb --overlays
 
-# Every figure of docs/results.md, and not the ratios, with DATA=<folder>: about two hours of one CPU core
+# Every number of docs/results.md but the ratios, with DATA=<folder>: about two hours of one CPU core
 F := demo/figures
 figures: install
 	$(if $(strip $(DATA)),,$(error pass DATA=<folder or zip of the set>))
 	mkdir -p $(F)
-	$(TRAIN) --output_dir $(F)/lungs-small $(FIRST) --image_size 128 --epochs 40
-	$(TRAIN) --output_dir $(F)/lungs --model $(F)/lungs-small $(THEN) --image_size 256 --epochs 20
-	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-lungs $(FIRST) --image_size 128 --epochs 100
-	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-lungs-small $(FIRST) --image_size 128 --epochs 40
-	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-lungs --model $(F)/sz-lungs-small $(THEN) \
+	$(TRAIN) --output $(F)/lungs-small $(FIRST) --image_size 128 --epochs 40
+	$(TRAIN) --output $(F)/lungs --model $(F)/lungs-small $(THEN) --image_size 256 --epochs 20
+	$(TRAIN) --protocol mc_to_shenzhen --output $(F)/mc-lungs $(FIRST) --image_size 128 --epochs 100
+	$(TRAIN) --protocol shenzhen_to_mc --output $(F)/sz-lungs-small $(FIRST) --image_size 128 --epochs 40
+	$(TRAIN) --protocol shenzhen_to_mc --output $(F)/sz-lungs --model $(F)/sz-lungs-small $(THEN) \
 		--image_size 256 --epochs 12
-	$(TRAIN) --output_dir $(F)/tb $(SCREEN) $(TB) --region lungs --segmenter $(F)/lungs
-	$(TRAIN) --output_dir $(F)/tb-image $(SCREEN) $(TB) --region image
-	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-tb $(SCREEN) --image_size 96 --epochs 100 \
+	$(TRAIN) --output $(F)/tb $(SCREEN) $(TB) --region lungs --segmenter $(F)/lungs
+	$(TRAIN) --output $(F)/tb-image $(SCREEN) $(TB) --region image
+	$(TRAIN) --protocol mc_to_shenzhen --output $(F)/mc-tb $(SCREEN) --image_size 96 --epochs 100 \
 		--region lungs --segmenter $(F)/mc-lungs
-	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-tb $(SCREEN) $(TB) --region lungs \
+	$(TRAIN) --protocol shenzhen_to_mc --output $(F)/sz-tb $(SCREEN) $(TB) --region lungs \
 		--segmenter $(F)/sz-lungs
-	$(TRAIN) --protocol mc_to_shenzhen --output_dir $(F)/mc-tb-image $(SCREEN) --image_size 96 --epochs 100
-	$(TRAIN) --protocol shenzhen_to_mc --output_dir $(F)/sz-tb-image $(SCREEN) $(TB)
-	$(TRAIN) --protocol folds --output_dir $(F)/lungs-folds $(FIRST) --image_size 128 --epochs 5
-	$(TRAIN) --protocol folds --output_dir $(F)/tb-folds $(SCREEN) $(TB) --region lungs \
+	$(TRAIN) --protocol mc_to_shenzhen --output $(F)/mc-tb-image $(SCREEN) --image_size 96 --epochs 100
+	$(TRAIN) --protocol shenzhen_to_mc --output $(F)/sz-tb-image $(SCREEN) $(TB)
+	$(TRAIN) --protocol folds --output $(F)/lungs-folds $(FIRST) --image_size 128 --epochs 5
+	$(TRAIN) --protocol folds --output $(F)/tb-folds $(SCREEN) $(TB) --region lungs \
 		--segmenter $(F)/lungs-folds
-	$(TRAIN) --protocol folds --output_dir $(F)/tb-folds-image $(SCREEN) $(TB)
+	$(TRAIN) --protocol folds --output $(F)/tb-folds-image $(SCREEN) $(TB)
 	for run in lungs mc-lungs sz-lungs; do for way in "--views 5" --two_lungs; do \
-		$(BIN)/python scripts/evaluate.py --model $(F)/$$run --data_dir "$(SOURCE)" $$way || exit 1; done; done
-	$(BIN)/python scripts/evaluate.py --model $(F)/tb-folds --data_dir "$(SOURCE)" --compare $(F)/tb-folds-image
+		$(BIN)/cxm evaluate --model $(F)/$$run --data "$(SOURCE)" $$way || exit 1; done; done
+	$(BIN)/cxm evaluate --model $(F)/tb-folds --data "$(SOURCE)" --compare $(F)/tb-folds-image
 
 # The pages of docs/ to build/docs; --strict ends at a broken link, and nothing is fetched
 docs: install
@@ -129,8 +129,6 @@ $(VENV)-datasets%/.installed: tests/constraints-datasets%.txt
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: install
 	$(BIN)/mypy
 
 clean:

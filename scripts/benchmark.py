@@ -1,4 +1,4 @@
-"""Measure the project against its yardsticks; prints ratios, as seconds differ from machine to machine.
+"""Measure the project against other code; ratios are printed, as seconds differ from machine to machine.
 
 The dataset builder against `load_dataset("imagefolder")` on the same files:
     python scripts/benchmark.py dataset --data DATA
@@ -7,8 +7,10 @@ the originals (takes some minutes), or on a set:
     python scripts/benchmark.py train
     python scripts/benchmark.py train --data DATA --task tb_classification --precision bf16
 Reading X-rays with trained models, against decoding alone, the models alone and transformers' pipeline, on phantoms as
-large as the originals; and whether time and memory stay as they are for many small ones:
+large as the originals; and whether time and memory grow with many small ones:
     python scripts/benchmark.py predict --segmenter runs/lungs --classifier runs/tb
+The import of the reader, against that of torch and transformers:
+    python scripts/benchmark.py start
 """
 
 import sys

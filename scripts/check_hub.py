@@ -1,4 +1,4 @@
-"""Check the Hub itself: a tiny model and a tiny set, made on the spot, go there, come back and are deleted.
+"""Check the Hub itself: a tiny model and a tiny set are made, pushed, pulled and deleted.
 
 Logged in (`hf auth login`, or HF_TOKEN) with a token that may write and delete, by Xet and by plain LFS:
     python scripts/check_hub.py

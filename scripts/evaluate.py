@@ -1,8 +1,8 @@
 r"""Test a model with intervals, per site, sex and age: results.json, per_image.parquet and pictures.
 
-On the test part that its run left out:
+On the test split of its run:
     python scripts/evaluate.py --model runs/lungs --data DATA
-On another site, or another part:
+On another site, or another split:
     python scripts/evaluate.py --model runs/mc --data DATA --protocol mc_to_shenzhen
     python scripts/evaluate.py --model runs/lungs --data DATA --split validation
 Against another model, on the same X-rays:

@@ -10,8 +10,8 @@ On several GPUs, or machines with a shared disk:
     accelerate launch --config_file scripts/accelerate/many_gpus.yaml scripts/predict.py --data XRAYS --output OUT \
         --segmenter runs/lungs --classifier runs/tb
 
-OUT gets predictions.parquet, predictions.csv and masks/. A file that cannot be read is a row that says why. Stopped at
-any moment, the same command goes on from there. Models are run folders of scripts/train.py or Hub ids.
+OUT gets predictions.parquet, predictions.csv and masks/. A file that cannot be read is a row that says why. After a
+stop, the same command resumes. Models are run folders of scripts/train.py or Hub ids.
 """
 
 import sys

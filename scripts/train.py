@@ -14,8 +14,8 @@ TB, from the lungs that a lung run finds:
         --data DATA --output runs/tb --region lungs --segmenter runs/lungs \
         --model resnet-light --from_scratch --image_size 96 --batch_size 16
 
-Stopped at any moment, the same command goes on from the newest checkpoint: each epoch's, and every
-`--checkpoint_steps`. `--help` lists the options.
+After a stop, the same command resumes from the newest checkpoint: each epoch's, and every `--checkpoint_steps`.
+`--help` lists the options.
 """
 
 import sys
