@@ -1,7 +1,4 @@
-"""What the commands show at the terminal: errors as one sentence, the project's own log, no advice of libraries.
-
-Libraries are imported when a block begins or fails, not with this module: help and mistakes need none of them.
-"""
+"""What the commands show at the terminal: errors as one sentence, the project's own log, no advice of libraries."""
 
 import logging
 import signal
@@ -14,7 +11,7 @@ from importlib.util import find_spec
 
 @contextmanager
 def plain_terminal() -> Iterator[None]:
-    """Run a block with the log of `hub_models` shown; where it meets bad input, end the program with one sentence.
+    """Run a block with the log of `hub_models` shown, and end the program with one sentence for bad input.
 
     Raises:
         SystemExit: for Ctrl-C, a ValueError, OSError or ImportError, with its text; other errors are bugs, and pass.
@@ -36,6 +33,7 @@ def plain_terminal() -> Iterator[None]:
 
 
 def _quiet_libraries() -> None:
+    """Silence the advice of libraries, which are imported here as help and mistakes need none of them."""
     from huggingface_hub.utils import logging as hub_logging
 
     hub_logging.set_verbosity_error()  # its warnings name addresses with signatures
@@ -54,6 +52,6 @@ def _generation_error() -> type[Exception]:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return `number` with its noun, in the plural unless there is one: "1 image", "2 images", "2 processes"."""
+    """Return `number` with its noun: "1 image", "2 images", "2 processes"."""
     plural = "es" if noun.endswith("s") else "s"
     return f"{number} {noun}{'' if number == 1 else plural}"

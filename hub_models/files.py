@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, that one launch at a time writes to, and that hold nothing else."""
+"""Files and folders that are written whole or not at all, by one launch at a time, and never over files of others."""
 
 import json
 import os
@@ -27,9 +27,9 @@ def write_bytes(data: bytes, path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to; where the block ends well, the file there becomes `path` in one step.
+    """Yield a path to write to; if the block succeeds, its file becomes `path` in one step.
 
-    The path aside is always the same, so what a killed launch left there is overwritten. Launches that could write the
+    The yielded path is always the same, so the file of a killed launch is overwritten. Launches that could write the
     same file at one time keep each other out by `held`.
     """
     aside = path.with_name(f".{path.name}.writing")
@@ -42,7 +42,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold a file, or every file of a folder, before its name says that it is whole."""
+    """Flush a file, or every file of a folder, to the disk."""
     for file in [path] if path.is_file() else path.rglob("*"):
         if file.is_file():
             with file.open("rb+") as opened:
@@ -51,9 +51,9 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path, aside: Path | None = None) -> Iterator[Path]:
-    """Give an empty folder to fill; where the block ends well, it becomes `path`, in place of what was there.
+    """Yield an empty folder to fill; if the block succeeds, it replaces `path`.
 
-    It lies in `aside`, a hidden folder beside `path` unless given. What a killed launch left there is swept.
+    It lies in `aside` (default: a hidden folder beside `path`). The files of a killed launch there are deleted.
 
     Raises:
         ValueError: another launch is making the same.
@@ -82,12 +82,12 @@ def _sweep(aside: Path, path: Path) -> None:
 
 
 def check_output(folder: Path, kind: str, is_ours: Callable[[str], bool] = lambda name: False) -> None:
-    """Raise FileExistsError unless `folder` is new, or each file in it is one that may be written beside or replaced.
+    """Raise FileExistsError if `folder` is a file or holds one that is not ours.
 
     Args:
         folder: to write to.
         kind: what is written, for the error.
-        is_ours: whether the file of a relative path, with slashes, may be there; none may unless given.
+        is_ours: whether a file may be there, by its relative path with slashes (default: none may).
     """
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file: pass a new or an empty folder")
@@ -97,13 +97,13 @@ def check_output(folder: Path, kind: str, is_ours: Callable[[str], bool] = lambd
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether a relative path is of a hidden file or folder, such as a lock or what a system puts there."""
+    """Return whether a relative path is hidden, as locks and files of the system are."""
     return name.startswith(".")
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep other launches out of `folder`, which is made, while a block runs; the system lets go where a process dies.
+    """Make `folder` and keep other launches out of it while a block runs; the lock ends with the process.
 
     Raises:
         ValueError: another launch holds the folder.

@@ -9,7 +9,6 @@ def loader(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Return the `__getattr__` of a package whose public names lie in `modules`, by name."""
 
     def load(name: str) -> Any:
-        """Load a public name from its module."""
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(import_module(modules[name]), name)
