@@ -9,7 +9,7 @@ from hub_models.cli.config_file import nearest
 from hub_models.cli.options import Parser
 from hub_models.console import plain_terminal
 
-CXM_SUMMARY = "Load, check, learn from and read the Montgomery County and Shenzhen tuberculosis chest X-rays."
+CXM_SUMMARY = "Load, check, train on and read the Montgomery County and Shenzhen tuberculosis chest X-rays."
 CXM_EXAMPLES = (
     "cxm train --data DATA --output runs/lungs --model segformer-light --from_scratch",
     "cxm predict --data XRAYS --output OUT --segmenter runs/lungs --classifier runs/tb",
@@ -35,11 +35,9 @@ def main(line: Sequence[str] | None = None) -> None:
     parser = command.parser(name)
     work = command.prepare(parser, parser.parse(words[len(name.split()) :]))
     with plain_terminal():
-        absent = (
-            next((one for one in MODEL_LIBRARIES if find_spec(one) is None), None) if command.reads_models else None
-        )
-        if absent:
-            raise ImportError(f"cxm {name} needs {absent}: pip install 'chest-xray-masks[{command.extra}]'")
+        for library in MODEL_LIBRARIES if command.reads_models else ():
+            if find_spec(library) is None:
+                raise ImportError(f"cxm {name} needs {library}: pip install 'chest-xray-masks[{command.extra}]'")
         work()
 
 
@@ -65,7 +63,3 @@ def _name(words: Sequence[str]) -> str:
     )
     parser.print_help()
     parser.exit(0 if rest else 2)
-
-
-if __name__ == "__main__":
-    main()

@@ -95,9 +95,8 @@ def _loaded(repository: Repository, name: str, split: str, streaming: bool, cach
     """Return the rows of a config as `load_dataset` reads them from the Hub."""
     try:
         with plain_errors("loading", f"dataset {repository.id}"):
-            return _rows(
-                datasets.load_dataset(repository.id, name, split=split, streaming=streaming, cache_dir=str(cache))
-            )
+            rows = datasets.load_dataset(repository.id, name, split=split, streaming=streaming, cache_dir=str(cache))
+            return _rows(rows)
     except DatasetsError as error:  # none of the Hub's clients' own
         raise ValueError(f"the Hub is not as expected: {name} cannot be read ({error.__cause__ or error})") from error
 

@@ -94,7 +94,7 @@ COMMANDS = {
             "": [Option("config", "YAML or JSON file, or run folder: values of options that are not given", "FILE")],
             **options_of(TrainConfig, TRAIN_GROUPS),
         },
-        Call("hub_models.training.train", "train", arguments=lambda given: {"config": plans.train_config(given)}),
+        Call("hub_models.training.train", "train", arguments=lambda one: {"config": plans.train_config(one)}),
         epilog="Device, processes and precision are those of accelerate launch (--mixed_precision bf16).",
     ),
     "evaluate": Command(
@@ -110,7 +110,7 @@ COMMANDS = {
                 Option("compare", "second model to compare with, a run folder or Hub id", "RUN", dest="compared"),
                 REVISION,
                 Option(
-                    "views", "slightly moved views of each X-ray (default: the model's)", kind=int, choices=range(1, 6)
+                    "views", "slightly moved views of an X-ray (default: the model's)", "N", int, choices=range(1, 6)
                 ),
                 Option("two_lungs", "keep the two largest regions of a lung mask", kind=bool),
             ],
@@ -120,9 +120,7 @@ COMMANDS = {
                 Option("protocol", "division of the X-rays (default: the run's own)", choices=CHOICES["protocol"]),
                 Option("fold", "fold of protocol folds (default: the run's own)", "N", int),
             ],
-            "": [
-                Option("output", "folder to write to (default: evaluation/PROTOCOL-SPLIT in the run folder)", "FOLDER")
-            ],
+            "": [Option("output", "folder to write to (default: evaluation/PROTOCOL-SPLIT of the run)", "FOLDER")],
         },
         Call("hub_models.evaluation.evaluate", "evaluate_run"),
     ),
@@ -138,7 +136,7 @@ COMMANDS = {
                 Option("data_dir", "folder or zip of a dataset that is on this machine", "DATA"),
                 Option("config_name", "config of a dataset", "NAME", dest="config", old="config"),
                 Option("split", "split of a dataset (default: all)"),
-                Option("image_column", "column of the X-rays, of a dataset or Parquet", "NAME", dest="column"),
+                Option("image_column", "column of the X-rays, where there are several", "NAME", dest="column"),
             ],
             "models, one or both": [
                 SEGMENTER,
@@ -149,7 +147,7 @@ COMMANDS = {
             "output": [
                 Option("output", "folder to write to", "FOLDER", required=True),
                 Option("overlays", "pictures of the lungs, too", kind=bool),
-                Option("saliency", "pictures of what speaks for TB to the model, too", kind=bool),
+                Option("saliency", "pictures of what raises the model's TB probability, too", kind=bool),
                 Option("dicom_seg", "lungs of DICOM X-rays as DICOM-SEG, too", kind=bool),
             ],
         },
@@ -213,9 +211,7 @@ COMMANDS = {
         "Build the set as Parquet with its card, as a folder that `load_dataset` reads, and push it to the Hub.",
         ("cxm export --data DATA --output chest-xrays", "cxm export --data DATA --repo_id USER/chest-xrays --dry_run"),
         options_of(ExportConfig, EXPORT_GROUPS),
-        Call(
-            "hub_models.hub.dataset_export", "export", print, lambda given: {"config": made(ExportConfig, vars(given))}
-        ),
+        Call("hub_models.hub.dataset_export", "export", print, lambda one: {"config": made(ExportConfig, vars(one))}),
     ),
     "check-hub": Command(
         "Check the Hub itself: a tiny model and a tiny set go there, come back and are deleted.",

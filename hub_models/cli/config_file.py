@@ -1,7 +1,6 @@
 """Values of a config dataclass from options and from a YAML or JSON file, each converted to the type of its field."""
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,15 +57,12 @@ def read_config(path: Path, kind: "type[DataclassInstance]") -> dict[str, Any]:
     path = path / "train_config.json" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no config {path}: pass a YAML or JSON file, or a run folder")
-    try:
-        if path.suffix == ".json":
-            values = json.loads(path.read_text())
-        else:
-            import yaml  # of datasets, and not needed for help
+    import yaml  # of datasets, and not needed for help; it reads JSON, too
 
-            values = yaml.safe_load(path.read_text())
-    except Exception as error:  # of two libraries
-        raise ValueError(f"{path} is no {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from error
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML or JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no keys with values, such as `epochs: 30`")
     fields = [field.name for field in dataclasses.fields(kind)]

@@ -20,7 +20,7 @@ import chest_xray_masks
 import hub_models
 from hub_models.cli import main
 from hub_models.cli.commands import CHOICES, COMMANDS, EXPORT_GROUPS, SPLIT_NAMES, TRAIN_GROUPS
-from hub_models.cli.config_file import nearest, read_config
+from hub_models.cli.config_file import read_config
 from hub_models.cli.options import Call
 from hub_models.hub.export_config import ExportConfig
 from hub_models.models import tasks
@@ -28,7 +28,14 @@ from hub_models.models.architectures import ARCHITECTURES, FAMILIES
 from hub_models.runs.config import TrainConfig
 
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "numpy", "huggingface_hub", "accelerate")
-OF_TRAINING = ("monai", "sklearn", "matplotlib", "rich", "hub_models.training.train", "hub_models.evaluation.evaluate")
+TRAINING_ONLY = (
+    "monai",
+    "sklearn",
+    "matplotlib",
+    "rich",
+    "hub_models.training.train",
+    "hub_models.evaluation.evaluate",
+)
 PLACES = ["--data", "d", "--output", "o"]
 SCRIPTS = {
     path.stem: re.search(r'main\(\["([\w-]+)"', path.read_text())[1] for path in (ROOT / "scripts").glob("*.py")
@@ -79,7 +86,7 @@ def test_help_opens_with_a_sentence_and_two_examples(name: str, capsys) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_call_their_command(script: str, monkeypatch, capsys) -> None:
+def test_scripts_call_their_command(script: str) -> None:
     name = {"benchmark": "benchmark train"}.get(script, SCRIPTS[script])
     done = python(f"scripts/{script}.py", *name.split()[1:], "--wrong", check=False)
     assert (done.returncode, done.stdout) == (2, "") and "unknown option --wrong" in done.stderr
@@ -87,7 +94,7 @@ def test_scripts_call_their_command(script: str, monkeypatch, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("train --epoch 1", "cxm train: error: unknown option --epoch: did you mean --epochs?"),
         ("train --learning-rat=1", "cxm train: error: unknown option --learning-rat: did you mean --learning_rate?"),
@@ -100,20 +107,16 @@ def test_scripts_call_their_command(script: str, monkeypatch, capsys) -> None:
         ("trian", "cxm: error: unknown command trian: did you mean train?"),
         ("benchmark strat", "cxm benchmark: error: unknown command strat: did you mean start?"),
         ("predict --data x --output y", "pass --segmenter, --classifier, or both"),
+        ("pull --model a/b --output .", "cxm pull: error: . is there already"),
         ("app", "pass --segmenter, --classifier, or both"),
         ("export --data x --output y --dry-run", "--dry_run is only for a push: pass --repo_id too"),
         ("launch-config one", "no launch config one: pass one of cpu, cpu_2_processes, fsdp, many_gpus, one_gpu"),
         ("launch-config", "no launch config is named: pass one of cpu, "),
     ],
 )
-def test_mistake_is_one_line_that_names_the_way_out(line: str, said: str, capsys) -> None:
+def test_mistake_is_one_line_that_names_the_way_out(line: str, message: str, capsys) -> None:
     code, out, err = ended(capsys, *line.split())
-    assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1
-
-
-def test_nearest_is_near() -> None:
-    assert nearest("epoch", ["epochs", "ema"], "--") == ": did you mean --epochs?"
-    assert nearest("xyz", ["epochs"]) == ""
+    assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,12 @@ def test_spellings_of_one_thing(name: str, old: str, new: str, capsys) -> None:
     hidden = {word.partition("=")[0].replace("-", "_")[2:] for word in old.split() if word.startswith("--")}
     for option in hidden & set(parser.old_names):
         assert f"--{option} " not in parser.format_help()
+
+
+def test_push_is_private_unless_public() -> None:
+    words = ["--model", "r", "--repo_id", "a/b"]
+    options = [COMMANDS["push"].parser("push").parse([*words, *more]) for more in ([], ["--public"])]
+    assert [one.private for one in options] == [True, False] and "public" not in vars(options[0])
 
 
 def test_every_field_is_an_option_with_help_and_its_true_default(capsys) -> None:
@@ -187,9 +196,8 @@ def test_config_file_gives_values_that_options_override(form: str, tmp_path: Pat
 def test_config_file_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: d\noutput: o\nlearning-rate: 1e-3\nimage_size: 64\naugment: none\nmodel: null\n")
-    assert config_of(["--config", str(path)]) == TrainConfig(
-        "d", "o", image_size=64, learning_rate=1e-3, augment="none"
-    )
+    expected = TrainConfig("d", "o", image_size=64, learning_rate=1e-3, augment="none")
+    assert config_of(["--config", str(path)]) == expected
 
 
 @pytest.mark.parametrize(
@@ -219,12 +227,14 @@ def test_launch_config_prints_the_file_that_a_clone_uses(path: Path, capsys) -> 
 
 
 def test_versions_are_one(capsys) -> None:
-    assert hub_models.__version__ == chest_xray_masks.__version__
-    assert ended(capsys, "--version")[1] == f"cxm {chest_xray_masks.__version__}\n"
-    assert re.fullmatch(r"\d+\.\d+\.\d+", chest_xray_masks.__version__)
+    version = chest_xray_masks.__version__
+    assert hub_models.__version__ == version and ended(capsys, "--version")[1] == f"cxm {version}\n"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    for module in ("hub_models", "hub_models.cli"):  # as accelerate launch -m starts them
+        assert python("-m", module, "--version").stdout == f"cxm {version}\n"
 
 
-def test_public_names_are_there_when_asked_for() -> None:
+def test_public_names_load_on_first_use() -> None:
     assert all(getattr(hub_models, name) is not None for name in hub_models.__all__)
     assert hub_models.TrainConfig is TrainConfig
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
@@ -232,7 +242,7 @@ def test_public_names_are_there_when_asked_for() -> None:
 
 
 def test_reader_loads_nothing_of_training() -> None:
-    code = f"import sys, hub_models.predict.reader; print([name for name in {OF_TRAINING} if name in sys.modules])"
+    code = f"import sys, hub_models.predict.reader; print([name for name in {TRAINING_ONLY} if name in sys.modules])"
     assert python("-c", code).stdout == "[]\n"
 
 
