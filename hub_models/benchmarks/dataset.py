@@ -29,11 +29,12 @@ def dataset_ratios(data_dir: str | Path) -> dict[str, float]:
     `first_row_files`: PNG files opened to stream the first row; its image and its mask make 2.
     """
     files = [file.path for row in rows_of(scan(data_dir)) for file in (row.image, *row.masks)]
-    works = (_build, _imagefolder, partial(_imagefolder_listed, files))
+    build = partial(_load, "chest_xray_masks", None)
+    works = (build, partial(_load, "imagefolder", None), partial(_load, "imagefolder", files))
     runs = [[measure_alone(work, data_dir) for work in works] for _ in range(BUILD_REPEATS)]
     with tempfile.TemporaryDirectory() as folder:
         _link_copies(Path(data_dir), Path(folder))
-        many_bytes = measure_alone(_build, folder).peak_bytes
+        many_bytes = measure_alone(build, folder).peak_bytes
     return {
         "build_time": statistics.median(ours.seconds / folder.seconds for ours, folder, _ in runs),
         "build_time_listed": statistics.median(ours.seconds / listed.seconds for ours, _, listed in runs),
@@ -78,16 +79,8 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of macOS, in bytes
 
 
-def _build(data_dir: str, cache: str) -> None:
-    datasets.load_dataset("chest_xray_masks", data_dir=data_dir, cache_dir=cache)
-
-
-def _imagefolder(data_dir: str, cache: str) -> None:
-    datasets.load_dataset("imagefolder", data_dir=data_dir, cache_dir=cache)
-
-
-def _imagefolder_listed(files: list[str], data_dir: str, cache: str) -> None:
-    datasets.load_dataset("imagefolder", data_files=files, cache_dir=cache)
+def _load(builder: str, files: list[str] | None, data_dir: str, cache: str) -> None:
+    datasets.load_dataset(builder, data_dir=None if files else data_dir, data_files=files, cache_dir=cache)
 
 
 def _first_row(data_dir: str, cache: str) -> None:
@@ -95,7 +88,7 @@ def _first_row(data_dir: str, cache: str) -> None:
 
 
 def _link_copies(data_dir: Path, folder: Path) -> None:
-    """Fill `folder` with a tree that holds each image, mask and reading of `data_dir` `COPIES` times, as links."""
+    """Fill `folder` with links to each image, mask and reading of `data_dir`, `COPIES` times under other ids."""
     chosen = scan(str(data_dir)).chosen()
     if any(file.member for file in chosen.values()):
         raise ValueError(f"{data_dir} is or holds a zip: unpack it to measure memory")
@@ -104,8 +97,7 @@ def _link_copies(data_dir: Path, folder: Path) -> None:
         (folder / home).mkdir()
     for (role, id), file in chosen.items():
         for copy in range(COPIES if role in homes else 0):
-            name = f"{id[:7]}{copy + 1}{id[7:]}"  # MCUCXR_0001_0 to MCUCXR_10001_0
-            mask = "_mask" if role == "mask" else ""
-            (folder / homes[role] / f"{name}{mask}{Path(file.path).suffix}").symlink_to(file.path)
+            name = f"{id[:7]}{copy + 1}{id[7:]}{'_mask' if role == 'mask' else ''}"  # MCUCXR_0001_0 to MCUCXR_10001_0
+            (folder / homes[role] / f"{name}{Path(file.path).suffix}").symlink_to(file.path)
     if len(rows_of(scan(str(folder)))) != COPIES * sum(role == "image" for role, _ in chosen):
         raise ValueError(f"{data_dir} could not be linked {COPIES} times: are its ids longer than the set's?")

@@ -38,7 +38,7 @@ def hold(data_dir: str, cache: str) -> None:
 
 
 @pytest.mark.slow
-def test_cost_is_the_works_own() -> None:
+def test_cost_leaves_out_the_parent_process() -> None:
     held = np.ones(1500 * 2**20, np.uint8)  # by the parent, and nothing to the child
     small, large = (measure_alone(hold, megabytes) for megabytes in ("1", "400"))
     assert large.peak_bytes < held.nbytes and 350 < (large.peak_bytes - small.peak_bytes) / 2**20 < 450
@@ -80,10 +80,7 @@ def test_native_phantoms_have_the_sizes_and_modes_of_the_originals(large_phantom
             mask = Image.open(file.path)
             assert mask.size == image.size and set(mask.getdata()) == {0, 255}
     assert sorted(set(modes)) == ["P", "RGB"] and modes.count("RGB") == 1  # 27 of the 662
-
-
-def test_native_size_is_4020_by_4892() -> None:
-    # a quarter as drawn: 1223 * 4020 / 4892 = 1005.0
+    # native: drawn at a quarter, 1223 * 4020 / 4892 = 1005.0
     assert (DRAWN * 4, round(DRAWN * 4020 / 4892) * 4) == (4892, 4020) and NATIVE["Montgomery"] == 4892
 
 
@@ -94,12 +91,6 @@ def test_native_phantoms_are_grainy(tmp_path, monkeypatch) -> None:
         sizes.append(sum(path.stat().st_size for path in (tmp_path / name).rglob("CXR_png/*.png")))
         monkeypatch.setattr("hub_models.benchmarks.native_phantoms.GRAIN", {"Montgomery": 0.0, "Shenzhen": 0.0})
     assert sizes[0] > 1.3 * sizes[1]
-
-
-def test_native_phantoms_leave_other_files_alone(tmp_path) -> None:
-    (tmp_path / "mine.txt").write_text("kept")
-    with pytest.raises(FileExistsError, match="holds mine.txt"):
-        native_phantoms(tmp_path, 12)
 
 
 def test_summary_is_of_medians_by_round() -> None:
@@ -132,7 +123,7 @@ def test_example_samples_are_what_the_models_take(phantoms) -> None:
     assert torch.equal(tb["pixel_values"], lungs["pixel_values"]) and tb["labels"] == [0, 1, 0]
 
 
-def test_training_is_measured_for_tb_too(phantoms, tiny_resnet, monkeypatch) -> None:
+def test_all_of_training_is_measured_for_tb(phantoms, tiny_resnet, monkeypatch) -> None:
     monkeypatch.setattr("hub_models.benchmarks.training.ROUNDS", 1)
     cache = datasets.config.HF_DATASETS_CACHE
     found = training_ratios(phantoms, "tb_classification", str(tiny_resnet), 32, 4, steps=2)
@@ -141,14 +132,12 @@ def test_training_is_measured_for_tb_too(phantoms, tiny_resnet, monkeypatch) -> 
     assert cache == datasets.config.HF_DATASETS_CACHE
 
 
-def test_training_needs_a_step(phantoms) -> None:
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        training_ratios(phantoms, steps=0)
-
-
-def test_bad_settings_are_told_before_anything_is_made() -> None:
-    with pytest.raises(ValueError, match="image_size must be a positive multiple of 32, got 100"):
-        training_ratios(image_size=100)
+@pytest.mark.parametrize("setting", [{"steps": 0}, {"image_size": 100}], ids=str)
+def test_bad_setting_is_named_before_phantoms_are_made(setting: dict[str, int], monkeypatch) -> None:
+    monkeypatch.setattr("hub_models.benchmarks.training.native_phantoms", None)
+    (name, value), *_ = setting.items()
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value}"):
+        training_ratios(**setting)
 
 
 @pytest.mark.slow
