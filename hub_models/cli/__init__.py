@@ -35,7 +35,7 @@ def main(line: Sequence[str] | None = None) -> None:
     parser = command.parser(name)
     work = command.prepare(parser, parser.parse(words[len(name.split()) :]))
     with plain_terminal():
-        for library in MODEL_LIBRARIES if command.reads_models else ():
+        for library in MODEL_LIBRARIES if command.extra else ():
             if find_spec(library) is None:
                 raise ImportError(f"cxm {name} needs {library}: pip install 'chest-xray-masks[{command.extra}]'")
         work()

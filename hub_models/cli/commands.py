@@ -75,14 +75,14 @@ COMMANDS = {
             ),
         ),
         Call("chest_xray_masks", "load", plans.print_rows),
-        reads_models=False,
+        extra="",
     ),
     "launch-config": Command(
         "Print a config for `accelerate launch --config_file`.",
         ("cxm launch-config many_gpus > many_gpus.yaml", "cxm launch-config cpu > cpu.yaml"),
         plain(Option("NAME", f"one of {', '.join(plans.launch_configs())}")),
         plans.plan_launch_config,
-        reads_models=False,
+        extra="",
     ),
     "train": Command(
         "Train a model on the chest X-rays, for lung masks or tuberculosis, to a run folder.",

@@ -155,8 +155,7 @@ class Command:
         examples: two command lines.
         options: by the title of their group; an empty title is none.
         plan: returns the work to do, or raises ValueError for options that cannot be.
-        reads_models: whether it needs more than the data's own libraries.
-        extra: of the package, that brings what it needs.
+        extra: of the package, that brings what it needs; empty where the data's own libraries do.
         epilog: last line of the help.
     """
 
@@ -164,7 +163,6 @@ class Command:
     examples: Sequence[str]
     options: Mapping[str, Sequence[Option]]
     plan: Callable[[Options], Work]
-    reads_models: bool = True
     extra: str = "models"
     epilog: str = ""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub_models.cli.config_file import made
 from hub_models.cli.options import Options, Work
+from hub_models.files import new_folder
 from hub_models.runs.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -77,10 +78,9 @@ def plan_pull(options: Options) -> Work:
 
         run = pull_model(options.model, options.revision)
         if output:
-            aside = output.with_name(f".{output.name}.pulling")
-            shutil.rmtree(aside, ignore_errors=True)  # what a killed pull left
-            run = shutil.copytree(run, aside).rename(output)
-        print(run)
+            with new_folder(output) as new:
+                shutil.copytree(run, new, dirs_exist_ok=True)
+        print(output or run)
 
     return work
 

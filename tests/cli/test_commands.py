@@ -148,6 +148,16 @@ def test_push_is_private_unless_public() -> None:
     assert [one.private for one in options] == [True, False] and "public" not in vars(options[0])
 
 
+def test_pull_fills_a_folder_of_its_own(tmp_path: Path, monkeypatch, capsys) -> None:
+    cached, output = tmp_path / "cached", tmp_path / "deep" / "run"
+    cached.mkdir()
+    (cached / "config.json").symlink_to(Path(__file__))  # as in the Hub's cache
+    monkeypatch.setattr("hub_models.hub.push.pull_model", lambda *_: cached)
+    assert ended(capsys, "pull", "--model", "a/b", "--output", output)[1] == f"{output}\n"
+    assert [(path.name, path.is_symlink()) for path in output.rglob("*")] == [("config.json", False)]
+    assert list(output.parent.iterdir()) == [output]
+
+
 def test_every_field_is_an_option_with_help_and_its_true_default(capsys) -> None:
     for kind, groups in ((TrainConfig, TRAIN_GROUPS), (ExportConfig, EXPORT_GROUPS)):
         names = sorted(name for group in groups.values() for name in group)
