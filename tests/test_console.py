@@ -24,11 +24,11 @@ def test_bugs_keep_their_traceback() -> None:
     assert logging.getLogger("hub_models").isEnabledFor(logging.INFO)
 
 
-def test_stopped_run_says_how_it_goes_on(capsys) -> None:
+def test_interrupt_ends_with_its_text_and_status(capsys) -> None:
     with pytest.raises(SystemExit) as ended, plain_terminal():
-        raise KeyboardInterrupt("stopped after epoch 2: the same command goes on from there")
+        raise KeyboardInterrupt("stopped after epoch 2")
     assert ended.value.code == 130  # as shells have it: 128 and the number of SIGINT
-    assert capsys.readouterr().err == "stopped after epoch 2: the same command goes on from there\n"
+    assert capsys.readouterr().err == "stopped after epoch 2\n"
 
 
 @pytest.mark.parametrize("what", ["no folder", "empty folder", "cut zip", "broken image"])
@@ -41,15 +41,13 @@ def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_pat
     elif what == "broken image":
         shutil.copytree(phantoms, path)
         min(path.rglob("CXR_png/*.png")).write_bytes(b"no image")
-    said = ended(monkeypatch, capsys, "scripts/show_dataset.py", "--data_dir", path)
-    assert said.startswith("error: ") and str(path) in said
+    message = ended(monkeypatch, capsys, "scripts/show_dataset.py", "--data_dir", path)
+    assert message.startswith("error: ") and str(path) in message
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
-        (("--image_size", "300"), "image_size must be a positive multiple of 32, got 300"),
-        (("--image_sze", "64"), "unknown option --image_sze: did you mean --image_size?"),
         (("--model", "runs/typo", "--from_scratch", "False"), "no model at 'runs/typo'"),
         (("--model", "runs/typo", "--from_scratch"), "got runs/typo"),
         (("--config_name", "mc"), "invalid choice: 'mc'"),
@@ -58,15 +56,15 @@ def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_pat
     ],
 )
 def test_training_names_the_option(
-    option: tuple[str, ...], said: str, phantoms, tmp_path, monkeypatch, capsys
+    option: tuple[str, ...], message: str, phantoms, tmp_path, monkeypatch, capsys
 ) -> None:
-    arguments = ("--data_dir", phantoms, "--output_dir", tmp_path / "run", "--image_size", "32", *option)
-    assert said in ended(monkeypatch, capsys, "scripts/train.py", *arguments)
+    arguments = ("--data", phantoms, "--output", tmp_path / "run", "--image_size", "32", *option)
+    assert message in ended(monkeypatch, capsys, "scripts/train.py", *arguments)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ((), "no train_config.json in"),
         (("--split", "all"), "invalid choice: 'all'"),
@@ -74,33 +72,32 @@ def test_training_names_the_option(
     ],
 )
 def test_evaluation_names_the_option(
-    option: tuple[str, ...], said: str, phantoms, tmp_path, monkeypatch, capsys
+    option: tuple[str, ...], message: str, phantoms, tmp_path, monkeypatch, capsys
 ) -> None:
-    arguments = ("--model", tmp_path, "--data_dir", phantoms, *option)
-    assert said in ended(monkeypatch, capsys, "scripts/evaluate.py", *arguments)
+    arguments = ("--model", tmp_path, "--data", phantoms, *option)
+    assert message in ended(monkeypatch, capsys, "scripts/evaluate.py", *arguments)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_script_of_its_own_ends_with_one_sentence(tmp_path) -> None:
-    done = python("scripts/show_dataset.py", "--data_dir", tmp_path / "set", check=False)
+def test_script_in_its_own_process_ends_with_one_sentence(tmp_path) -> None:
+    done = python("scripts/show_dataset.py", "--data", tmp_path / "set", check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and str(tmp_path / "set") in last
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, script: str, *arguments: object) -> str:
-    """Last line that a script ends with; run within this process, which has the libraries at hand."""
+    """Return the last line of a script, run within this process, which has loaded the libraries."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     with pytest.raises(SystemExit) as caught:
         runpy.run_path(str(Path(ROOT) / script), run_name="__main__")
-    code = caught.value.code
-    said = capsys.readouterr().err.strip().splitlines()
-    return code if isinstance(code, str) else said[-1]
+    code, lines = caught.value.code, capsys.readouterr().err.strip().splitlines()
+    return code if isinstance(code, str) else lines[-1]
 
 
 @pytest.mark.parametrize(
-    ("number", "noun", "said"),
+    ("number", "noun", "text"),
     [(1, "image", "1 image"), (0, "image", "0 images"), (2, "process", "2 processes"), (1, "process", "1 process")],
 )
-def test_counted(number: int, noun: str, said: str) -> None:
-    assert counted(number, noun) == said
+def test_counted(number: int, noun: str, text: str) -> None:
+    assert counted(number, noun) == text

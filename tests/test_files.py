@@ -26,7 +26,7 @@ def test_json_is_replaced_in_one_step(tmp_path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_file_takes_the_place_of_the_old_one_where_its_block_ends_well(tmp_path) -> None:
+def test_new_file_replaces_the_old_one_if_its_block_succeeds(tmp_path) -> None:
     path = tmp_path / "a.bin"
     for data in (b"first", b"second"):
         with new_file(path) as aside:
@@ -41,7 +41,7 @@ def test_file_takes_the_place_of_the_old_one_where_its_block_ends_well(tmp_path)
 
 
 @pytest.mark.parametrize("aside", [None, ".here"])
-def test_folder_takes_the_place_of_the_old_one_where_its_block_ends_well(tmp_path, aside: str | None) -> None:
+def test_new_folder_replaces_the_old_one_if_its_block_succeeds(tmp_path, aside: str | None) -> None:
     path, place = tmp_path / "deep" / "set", None if aside is None else tmp_path / "deep" / aside
     for name in ("first", "second"):
         with new_folder(path, place) as new:
@@ -61,7 +61,7 @@ def test_folder_takes_the_place_of_the_old_one_where_its_block_ends_well(tmp_pat
     assert (path / "in" / "second").is_file() and list((tmp_path / "deep").iterdir()) == [path]
 
 
-def test_only_folders_without_files_of_others_are_written_to(tmp_path) -> None:
+def test_folder_with_files_of_others_is_refused(tmp_path) -> None:
     check_output(tmp_path / "new", "run")
     (tmp_path / "empty").mkdir()
     check_output(tmp_path, "run")
@@ -77,7 +77,7 @@ def test_only_folders_without_files_of_others_are_written_to(tmp_path) -> None:
         check_output(tmp_path / "empty" / "thesis.tex", "run")
 
 
-def test_folder_is_kept_from_others_and_left_as_it_was(tmp_path) -> None:
+def test_held_folder_is_refused_and_removed_if_empty(tmp_path) -> None:
     folder = tmp_path / "run"
     refusal = pytest.raises(ValueError, match=f"another launch is writing to {folder}: let it end")
     with held(folder), refusal, held(folder):
@@ -88,7 +88,7 @@ def test_folder_is_kept_from_others_and_left_as_it_was(tmp_path) -> None:
     assert [one.name for one in folder.iterdir()] == ["weights"]
 
 
-def test_process_that_is_killed_lets_go(tmp_path) -> None:
+def test_lock_ends_with_its_process(tmp_path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="another launch"), held(Path(tmp_path)):

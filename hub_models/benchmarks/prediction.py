@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -71,13 +72,11 @@ def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[
 
     def read(reader: ChestXrayReader) -> None:
         desk = Desk(reader, folder / str(next(rounds)))
-        for _ in read_stream(desk, _items(paths), device):
-            pass
+        deque(read_stream(desk, _items(paths), device), maxlen=0)
 
     def decode() -> None:
         with ThreadPoolExecutor(cores()) as pool:
-            for _ in pool.map(lambda path: reader.decode(path) and None, paths):  # kept no longer than it takes
-                pass
+            deque(pool.map(lambda path: reader.decode(path) and None, paths), maxlen=0)  # frees each X-ray at once
 
     image_processor = AutoImageProcessor.from_pretrained(lungs.name_or_path, backend="pil")
     segment = pipeline("image-segmentation", model=lungs, image_processor=image_processor, device=device)

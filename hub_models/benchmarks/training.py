@@ -56,15 +56,8 @@ def training_ratios(
     `prepare_epochs`: how many epochs of compute over the same X-rays the scaling took. All loops read one Arrow set,
     which is built before, in a temporary folder.
 
-    Args:
-        data_dir: a set, or None for `images` phantoms of native size.
-        task: key of TASKS.
-        model: an architecture by name or a folder with a config.json (default: that of `make demo`).
-        image_size: side in pixels of the model's input (default: the task's).
-        batch_size: images in a step.
-        steps: of an epoch (default: 2 for each core, 4 or more).
-        precision: "no" or "bf16".
-        images: count of phantoms.
+    Without `data_dir`, the set is `images` phantoms of native size. `model` is by default that of `make demo`,
+    `image_size` the task's, and `steps`, of an epoch, 2 for each core but at least 4. `precision` is "no" or "bf16".
 
     Raises:
         ValueError: steps below 1, or settings or X-rays that cannot be trained with.
