@@ -21,7 +21,8 @@ import zipfile
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import chain
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+from datasets.utils.file_utils import xopen
 from PIL import Image
 
 __version__ = "0.2.0"  # of the whole project; pyproject.toml and hub_models read it here
@@ -44,11 +46,10 @@ LAYOUTS = (
 SITES = {"MC": "Montgomery", "Shenzhen": "Shenzhen"}  # config -> site
 SITE_OF_PREFIX = {"MCUCXR": "Montgomery", "CHNCXR": "Shenzhen"}
 SPLITS = ("train", "validation", "test")
-# Chosen among 65 million so that, on the full 800, every group of site x label x has-mask keeps its 70/10/20 shares
-# within 1.4 points, and films that look like one patient's though no reading says so (MCUCXR_0254 and 0255, 0372 and
-# 0375) share a part.
+# Chosen among 65 million: on the full 800, every group of site x label x has-mask is split 70/10/20 within 1.4 points.
+# X-rays that resemble one patient's though no reading says so (MCUCXR_0254 and 0255, 0372 and 0375) are in one split.
 SPLIT_SALT = 62858640
-# What the readings of the full set say ("same pt as ..."): kept here too, so that a copy without them splits alike.
+# Said by the readings of the full set ("same pt as ..."); kept here so that a copy without readings is split alike.
 SAME_PATIENT = {"MCUCXR_0117": "MCUCXR_0113", "MCUCXR_0166": "MCUCXR_0162", "MCUCXR_0170": "MCUCXR_0162"}
 ROWS_VERSION = 1  # raise when a row comes to hold something else; part of the cache's path
 MAX_PIXELS = 100_000_000  # the largest original holds 19.7 million
@@ -80,7 +81,7 @@ Stirenko et al. 2018 (Shenzhen masks), arXiv 1803.01199"""
 
 
 class Reading(NamedTuple):
-    """What a radiologist's text says: `sex` female, male or other; `age_years` > 0; `findings`. None where unsaid."""
+    """Sex (female, male or other), age (> 0) and findings in a radiologist's text; each None where it is not said."""
 
     sex: str | None = None
     age_years: float | None = None
@@ -116,13 +117,13 @@ _BLANK = re.compile(r"[\s\x00-\x1f\x7f\ufeff]+")
 
 
 def parse_reading(text: str | None) -> Reading:
-    """Sex, age and findings of a Montgomery or Shenzhen reading; the parts it cannot read are None, it never raises.
+    """Return sex, age and findings of a Montgomery or Shenzhen reading; None for each that cannot be read.
 
-    Reads both sites' forms ("Patient's Sex: F / Patient's Age: 031Y / ..." and "male 46yrs / ...") and their family:
-    any line ends, order, capitals and spacing, misspelt sexes ("femal"), months, weeks and days as fractions of a
-    year (64 days is 0.175), an age without unit as years. An age of 0 (DICOM's unknown) or over 120 is None.
-    Sex and age stand together at the head of a line, of the first where none has both: numbers and units inside the
-    findings are none. `findings` is the rest with white space tidied and lines joined by "; ", spelling as written.
+    Reads "Patient's Sex: F / Patient's Age: 031Y / ..." and "male 46yrs / ..." in any order, spacing and capitals,
+    misspelt sexes ("femal") too. Months, weeks and days are fractions of a year (64 days is 0.175). An age without
+    unit is in years; one of 0 (DICOM's unknown) or over 120 is None. Sex and age are read at the head of the first
+    line that has both, else of the first line, so numbers inside the findings are no age. `findings` is the rest as
+    written, its white space tidied and its lines joined by "; ".
     """
     tidy = (_BLANK.sub(" ", line).strip() for line in (text or "").splitlines())
     text = "\n".join(line for line in tidy if line)
@@ -135,27 +136,34 @@ def parse_reading(text: str | None) -> Reading:
 
 
 def _head(text: str, start: int) -> tuple[dict[str, str], int]:
-    """Sex and age as written, by name, at `start` of a text, and where what follows them begins."""
+    """Return sex and age as written, by name, at `start` of a text, and where the text after them begins."""
     values: dict[str, str] = {}
     end = start
     while len(values) < 2:
-        here = _GAP.match(text, end).end()
+        here = _end_of(_GAP, text, end)
         below = "\n" in text[end:here]
         plain_age = _AGE_FIRST if "sex" not in values else _AGE_BELOW_SEX if below else _AGE_BEHIND_SEX
         sex = _LABELLED_SEX.match(text, here) or _SEX.match(text, here)
         age = _LABELLED_AGE.match(text, here) or plain_age.match(text, here)
-        is_sex = sex and (sex.re is _LABELLED_SEX or _sex_of(sex["value"], fuzzy=sex["alone"] is not None))
-        if is_sex and "sex" not in values:
+        if sex and sex.re is not _LABELLED_SEX and not _sex_of(sex["value"], fuzzy=sex["alone"] is not None):
+            sex = None
+        if sex and "sex" not in values:
             values["sex"], end = sex["value"], sex.end()
         elif age and "age" not in values:
             values["age"], end = age["value"], age.end()
         else:
             break
-    return values, _END_OF_HEAD.match(text, end).end() if values else start
+    return values, _end_of(_END_OF_HEAD, text, end) if values else start
+
+
+def _end_of(pattern: re.Pattern[str], text: str, start: int) -> int:
+    """Return where the match at `start` ends; `start` without one."""
+    match = pattern.match(text, start)
+    return match.end() if match else start
 
 
 def _sex_of(word: str, fuzzy: bool) -> str | None:
-    """Sex a word names; with `fuzzy` also by one letter, or misspelt but with three quarters of the letters."""
+    """Return the sex a word names; with `fuzzy` also by one letter, or misspelt with three quarters of the letters."""
     word = word.lower()
     if word in _SEX_WORDS and (fuzzy or len(word) > 1):
         return _SEX_WORDS[word]
@@ -164,21 +172,21 @@ def _sex_of(word: str, fuzzy: bool) -> str | None:
 
 
 def _years(age: str) -> float | None:
-    """Years in "16month", "1yr 2 months", "45"; None where there is no number, or none in (0, 120]."""
+    """Return the years in "16month", "1yr 2 months", "45"; None where there is no number in (0, 120]."""
     spans = re.findall(r"(\d+(?:[.,]\d+)?)[\W_]*([a-z]?)", age.lower())
     days = sum(float(number.replace(",", ".")) * _DAYS.get(unit, _DAYS["y"]) for number, unit in spans)
     return days / _DAYS["y"] if 0 < days <= 120 * _DAYS["y"] else None
 
 
 def split_of(patient_id: str) -> str:
-    """Part of a patient: train (70 %), validation (10 %) or test (20 %), a pure function of `patient_id`."""
+    """Return a patient's split: train (70 %), validation (10 %) or test (20 %), a pure function of `patient_id`."""
     digest = hashlib.sha256(f"{SPLIT_SALT}:{patient_id}".encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    return SPLITS[(share >= 0.7) + (share >= 0.8)]
+    fraction = int.from_bytes(digest[:8], "big") / 2**64
+    return SPLITS[(fraction >= 0.7) + (fraction >= 0.8)]
 
 
 class SetFile(NamedTuple):
-    """One file of the set: its role, its image's id, and where it stands (a path, or a member of the zip `path`)."""
+    """One file of the set: its role, its image's id, and where it is (a path, or a member of the zip `path`)."""
 
     role: str  # image, mask, left_mask, right_mask, reading, test_copy
     id: str
@@ -189,29 +197,30 @@ class SetFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Path to show to people: `folder/file.png` or `archive.zip/folder/file.png`."""
+        """Return the path as people see it: `folder/file.png` or `archive.zip/folder/file.png`."""
         return f"{self.path}/{self.member}" if self.member else self.path
 
     @property
     def is_png(self) -> bool:
-        """False for a DICOM image."""
+        """Return whether an image is PNG; False for DICOM."""
         return self.name.lower().endswith(".png")
 
 
 @dataclass
 class Tree:
-    """Every file of the set under `root`, best copy first, and what could not be read as (name, message)."""
+    """Every file of the set under `root`, best copy first, and the files that cannot be read as (name, message)."""
 
     root: str
     files: list[SetFile] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    jpegs: int = 0  # images of the set that somebody saved as JPEG; none is used
 
     def chosen(self) -> dict[tuple[str, str], SetFile]:
-        """One file per (role, id): no file counts twice, however many copies the tree holds."""
+        """Return one file per (role, id), so that no copy counts twice."""
         return {(file.role, file.id): file for file in reversed(self.files)}
 
     def fingerprint(self, site: str | None) -> str:
-        """Hash of the names, sizes and times of the files used for `site` (None: all), and of what cannot be read."""
+        """Return a hash of the problems and of the names, sizes and times of the files used for `site` (None: all)."""
         used = sorted(row for row in self.chosen().values() if row.role != "test_copy" and _is_at(row.id, site))
         facts = [(file.role, file.id, PurePosixPath(file.member or file.path).name, *file[4:]) for file in used]
         return hashlib.sha256(repr((facts, self.problems)).encode()).hexdigest()[:16]
@@ -228,13 +237,14 @@ class Row(NamedTuple):
 
 
 _FILE_NAME = re.compile(r"(?P<id>(?:MCU|CHN)CXR_\d+_[01])(?P<mask>_mask)?\.(?P<kind>png|txt|dcm|dicom)", re.I)
+_JPEG_NAME = re.compile(r"(?:MCU|CHN)CXR_\d+_[01]\.jpe?g", re.I)
 _ROLE_OF_FOLDER = {"cxr_png": "image", "mask": "mask", "masks": "mask"} | {
     f"{side}mask": f"{side}_mask" for side in ("left", "right")
 }
 
 
 def _role_of(folders: tuple[str, ...], name: str) -> tuple[str, str] | None:
-    """(role, id) of a file in any of the known layouts, None for a file that is not of the set."""
+    """Return (role, id) of a file in any of the known layouts; None for a file that is not of the set."""
     match = _FILE_NAME.fullmatch(name)
     if not match or any(folder.lower() in ("__macosx", ".ipynb_checkpoints") for folder in folders):
         return None
@@ -251,14 +261,15 @@ def _role_of(folders: tuple[str, ...], name: str) -> tuple[str, str] | None:
 
 
 def scan(source: str | Path) -> Tree:
-    """Every file of the set in a folder (zips in it too), a zip, or a zip's URL; only names and sizes are read.
+    """List every file of the set in a folder (zips in it too), a zip, or a zip's URL; only names and sizes are read.
 
     Raises:
         FileNotFoundError: `source` does not exist.
+        ConnectionError: the URL cannot be reached.
     """
     tree = Tree(str(source))
     if "://" in tree.root:
-        _scan_zip(tree, tree.root, ())
+        _scan_url(tree)
     elif (root := Path(source).expanduser().resolve()).is_dir():
         _scan_folder(tree, str(root), (root.name,), ())
     elif root.is_file():
@@ -275,10 +286,11 @@ def _scan_folder(tree: Tree, folder: str, inside: tuple[str, ...], above: tuple[
     state = Path(folder).stat()
     if (state.st_dev, state.st_ino) in above:
         return
-    with os.scandir(folder) as entries:
-        entries = sorted(entries, key=lambda entry: entry.name)
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         stem, _, suffix = entry.name.rpartition(".")
+        tree.jpegs += _JPEG_NAME.fullmatch(entry.name) is not None
         if entry.is_dir():
             _scan_folder(tree, entry.path, (*inside, entry.name), (*above, (state.st_dev, state.st_ino)))
         elif suffix.lower() == "zip" and not stem.startswith("._") and "__MACOSX" not in inside:
@@ -286,10 +298,9 @@ def _scan_folder(tree: Tree, folder: str, inside: tuple[str, ...], above: tuple[
         elif found := _role_of(inside, entry.name):
             try:
                 facts = entry.stat()
+                tree.files.append(SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
             except OSError as error:
                 tree.problems.append((entry.path, f"cannot be read ({error}): replace it by a sound copy"))
-                continue
-            tree.files.append(SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
 
 
 def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
@@ -298,23 +309,40 @@ def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
         with _open_zip(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        if "://" in path and not isinstance(error, zipfile.BadZipFile):
+            raise
         tree.problems.append((path, f"is no whole zip ({error}): download it again, or pass the unzipped folder"))
         return
     for member in members:
         *folders, name = member.filename.replace("\\", "/").split("/")
+        tree.jpegs += _JPEG_NAME.fullmatch(name) is not None
         if ".." in folders or (folders and re.fullmatch(r"|[a-z]:", folders[0], re.I)):
-            tree.problems.append((f"{path}/{member.filename}", "has an unsafe path in the zip: get the zip anew"))
+            tree.problems.append((f"{path}/{member.filename}", "has an unsafe path in the zip: get the zip again"))
         elif found := _role_of((*inside, *folders), name):
             tree.files.append(SetFile(*found, path, member.filename, member.file_size, member.CRC))
 
 
+def _scan_url(tree: Tree) -> None:
+    """Add the members of the zip behind the URL `tree.root`, tried once: datasets would try for 100 seconds."""
+    config = datasets.config
+    tries, config.STREAMING_OPEN_MAX_RETRIES = config.STREAMING_OPEN_MAX_RETRIES, 1
+    try:
+        _scan_zip(tree, tree.root, ())
+    except Exception as error:  # each transport has its own
+        cause = error.__cause__ or error
+        way_out = 'pass a folder or a zip of this machine; a data set on the Hub is load_dataset("<owner>/<name>")'
+        raise ConnectionError(f"{tree.root} cannot be reached ({type(cause).__name__}: {cause}): {way_out}") from error
+    finally:
+        config.STREAMING_OPEN_MAX_RETRIES = tries
+
+
 def _open_zip(path: str) -> zipfile.ZipFile:
-    """A zip on disk or, where `datasets` has made `open` read URLs, behind a URL."""
-    return zipfile.ZipFile(open(path, "rb") if "://" in path else path)  # noqa: PTH123, SIM115  Path reads no URL
+    """Open a zip on disk or behind a URL."""
+    return zipfile.ZipFile(xopen(path, "rb") if "://" in path else path)
 
 
 def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
-    """One row per image of `site` (None: both), sorted by id, each with its patient, masks and reading.
+    """Return one row per image of `site` (None: both), sorted by id, each with its patient, masks and reading.
 
     Raises:
         ValueError: the tree holds a cut zip, or a member with an unsafe path.
@@ -325,9 +353,7 @@ def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
     chosen = {key: file for key, file in tree.chosen().items() if _is_at(file.id, site)}
     ids = sorted(id for role, id in chosen if role == "image")
     if not ids:
-        wanted = site or "Montgomery or Shenzhen"
-        looked_for = "CXR_png/{MCUCXR,CHNCXR}_<number>_<0 or 1>.png at any depth, in one of these layouts"
-        raise FileNotFoundError(f"no {wanted} chest X-rays in {tree.root}: looked for {looked_for}: {LAYOUTS}")
+        raise FileNotFoundError(_nothing_in(tree, site))
     if all(role in ("image", "test_copy") for role, _ in chosen):
         hint = "%s has X-rays but no mask and no reading: if they are beside it, pass the folder above"
         datasets.logging.get_logger(__name__).warning(hint, tree.root)
@@ -346,12 +372,24 @@ def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
     return rows
 
 
+def _nothing_in(tree: Tree, site: str | None) -> str:
+    """Return the error for a tree without images of `site`: what was looked for, and what was found instead."""
+    said = f"no {site or 'Montgomery or Shenzhen'} chest X-rays in {tree.root}: "
+    if tree.jpegs:
+        return f"{said}{tree.jpegs} of them are .jpg copies, which lose detail: pass the original .png or .dcm files"
+    root = Path(tree.root)
+    if root.is_dir() and any(chain(root.rglob("*.parquet"), root.glob("dataset_*.json"))):
+        load_with = "load_from_disk" if any(root.glob("dataset_*.json")) else "load_dataset"
+        return f'{said}it is a data set that was built already: call datasets.{load_with}("{tree.root}")'
+    names = "CXR_png/{MCUCXR,CHNCXR}_<number>_<0 or 1>.png"
+    return f"{said}looked for {names} at any depth, in one of these layouts: {LAYOUTS}"
+
+
 def patients_of(readings: dict[str, str]) -> dict[str, str]:
-    """Patient id of each image that shares its patient with another, from "same pt as ..." in readings by image id."""
+    """Return the patient of each id that shares one with another, by "same pt as ..." in readings by image id."""
     links = dict(SAME_PATIENT)
 
     def first(patient: str) -> str:
-        """Patient that a chain of links leads to."""
         while patient in links:
             patient = links[patient]
         return patient
@@ -366,12 +404,12 @@ def patients_of(readings: dict[str, str]) -> dict[str, str]:
 
 
 def patient_of(id: str, patients: dict[str, str]) -> str:
-    """Patient id of an image, given what `patients_of` found: by itself the id without the label digit."""
+    """Return the patient id of an image: the one in `patients` (see `patients_of`), else its id without the label."""
     return patients.get(id[:-2], id[:-2])
 
 
 def decode_text(data: bytes) -> str:
-    """Text of a reading: UTF-8 or UTF-16, each with or without mark, else Latin-1, which reads any byte."""
+    """Return the text of a reading: UTF-8 or UTF-16, each with or without mark, else Latin-1, which reads any byte."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:2]:
         return data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16", errors="replace")
     try:
@@ -384,25 +422,17 @@ def _is_at(id: str, site: str | None) -> bool:
     return site is None or SITE_OF_PREFIX[id[:6]] == site
 
 
-class Reader:
-    """Reads `SetFile`s, each zip opened once; one per generator, as an open zip must not cross a fork."""
+class Reader(ExitStack):
+    """Reads `SetFile`s, each zip opened once; one per generator, since an open zip must not cross a fork."""
 
     def __init__(self) -> None:
         """Start with nothing open."""
+        super().__init__()
         self.archives: dict[str, zipfile.ZipFile] = {}
         self.lock = threading.Lock()
 
-    def __enter__(self) -> "Reader":
-        """Return itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the zips."""
-        for archive in self.archives.values():
-            archive.close()
-
     def __call__(self, file: SetFile) -> bytes:
-        """Bytes of a file.
+        """Return the bytes of a file.
 
         Raises:
             ValueError: the zip's member is damaged, encrypted, or larger than an image of `MAX_PIXELS` can be.
@@ -410,24 +440,23 @@ class Reader:
         if not file.member:
             return Path(file.path).read_bytes()
         if file.size > 8 * MAX_PIXELS:
-            raise ValueError(
-                f"{file.name} would unpack to {file.size} bytes, more than an X-ray has: get the zip anew"
-            )
+            size = f"{file.size} bytes, more than an X-ray has"
+            raise ValueError(f"{file.name} would unpack to {size}: get the zip again")
         with self.lock:
             if file.path not in self.archives:
-                self.archives[file.path] = _open_zip(file.path)
+                self.archives[file.path] = self.enter_context(_open_zip(file.path))
         try:
             return self.archives[file.path].read(file.member)
         except Exception as error:  # each kind of compression has its own
-            raise ValueError(f"{file.name} cannot be read from its zip ({error}): get the zip anew") from error
+            raise ValueError(f"{file.name} cannot be read from its zip ({error}): get the zip again") from error
 
 
 class TooManyPixelsError(ValueError):
-    """An image that holds more than `MAX_PIXELS`, and is not decoded."""
+    """An image holds more than `MAX_PIXELS`, and is not decoded."""
 
 
 def reason(error: Exception) -> str:
-    """What an error says, without the address in memory that PIL puts into its own."""
+    """Return the message of an error, without the address in memory that PIL puts into its own."""
     return re.sub(r" <_io\.[^>]*>", "", str(error)) or type(error).__name__
 
 
@@ -435,10 +464,10 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def check_image(data: bytes, name: str) -> tuple[int, int]:
-    """(width, height) of an image file whose header and checksums are sound.
+    """Return (width, height) of an image file whose header and checksums are sound.
 
-    A PNG's pixels are not unpacked, which takes ten times as long: a file cut off or changed anywhere is found, one
-    that was written wrong and then check-summed is found where it is used. Other formats have no checksums: unpacked.
+    A PNG's pixels are not unpacked, which takes ten times as long. Its checksums show any cut or change. Other formats
+    have no checksums, so they are unpacked.
 
     Raises:
         ValueError: it is no image, or is cut off or damaged.
@@ -446,27 +475,26 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if image.format == "PNG" or width * height > MAX_PIXELS:
-                image.verify()
-            else:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+            if image.format != "PNG":
                 image.load()
-            if image.format == "PNG" and data.rfind(_PNG_END) < 0:
+            elif data.rfind(_PNG_END) < 0:
                 raise ValueError("its last bytes are missing")
+            else:
+                image.verify()
+            return image.size
     except Image.DecompressionBombError as error:
-        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels: scale it down") from error
+        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels ({error}): scale it down") from error
     except Exception as error:  # PIL raises whatever its many decoders raise
         raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): get a sound copy") from error
-    if width * height > MAX_PIXELS:
-        raise TooManyPixelsError(f"{name} has {width}x{height} pixels, more than {MAX_PIXELS}: scale it down")
-    return width, height
 
 
 def binarize(mask: Image.Image) -> np.ndarray:
-    """(H, W) bool of any mask image.
+    """Return (H, W) bool of any mask image.
 
-    True above 127 where the top is 128 to 255 (re-saved masks have soft edges), at every label where it is at most 3,
-    else above half of the top.
+    True above 127 where the maximum is 128 to 255 (re-saved masks have soft edges), above 0 where it is at most 3
+    (labels), else above half of the maximum.
     """
     if mask.mode not in ("L", "I", "F") and not mask.mode.startswith("I;16"):
         mask = mask.convert("L")
@@ -476,7 +504,7 @@ def binarize(mask: Image.Image) -> np.ndarray:
 
 
 def mask_png(files: Iterable[tuple[str, bytes]], size: tuple[int, int]) -> bytes:
-    """PNG bytes (mode L, 0 and 255) of the union of mask files (name, bytes), on the image's (width, height).
+    """Return PNG bytes (mode L, 0 and 255) of the union of mask files (name, bytes) at the image's (width, height).
 
     Raises:
         ValueError: a file cannot be decoded, or is not as large as the image.
@@ -495,24 +523,22 @@ def mask_png(files: Iterable[tuple[str, bytes]], size: tuple[int, int]) -> bytes
 
 
 def _gray_png(pixels: np.ndarray) -> bytes:
-    """PNG bytes of (H, W) uint8 or uint16; a third of the time of PIL, which tries five filters on every row."""
-    (height, width), bits = pixels.shape, 8 * pixels.itemsize
+    """Return the PNG of (H, W) uint8 or uint16; a third of the time of PIL, which tries five filters on every row."""
     rows = np.pad(pixels.astype(f">u{pixels.itemsize}").view(np.uint8), ((0, 0), (1, 0)))  # each behind its filter, 0
     pack = zlib.compressobj(1, strategy=zlib.Z_RLE)
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)),
-        (b"IDAT", pack.compress(rows) + pack.flush()),
-        (b"IEND", b""),
-    )
-    splits = (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(splits)
+    return png_of(pixels.shape, 8 * pixels.itemsize, pack.compress(rows.data) + pack.flush())
+
+
+def png_of(shape: tuple[int, ...], bits: int, packed: bytes) -> bytes:
+    """Return the gray PNG of (H, W) pixels of some bits from its compressed rows."""
+    header = struct.pack(">IIBBBBB", shape[1], shape[0], bits, 0, 0, 0, 0)
+    chunks = (b"IHDR" + header, b"IDAT" + packed, b"IEND")
+    sealed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(sealed)
 
 
 def dicom_png(data: bytes, name: str) -> bytes:
-    """PNG bytes (16-bit gray, the stored values, MONOCHROME1 inverted within the stored bits) of a DICOM X-ray.
+    """Return PNG bytes (16-bit gray: the stored values, MONOCHROME1 inverted in the stored bits) of a DICOM X-ray.
 
     Raises:
         ImportError: pydicom is missing.
@@ -537,12 +563,7 @@ def dicom_png(data: bytes, name: str) -> bytes:
 
 
 def read_row(row: Row, read: Reader) -> dict[str, Any]:
-    """The example of a row, its files read and checked; see `FEATURES`.
-
-    Raises:
-        ValueError: an image or a mask is damaged, too large, or they differ in size.
-        ImportError: a DICOM image without pydicom.
-    """
+    """Return the example of a row (see `FEATURES`), its files read and checked; raises as the functions it calls."""
     image = read(row.image)
     if not row.image.is_png:
         image = dicom_png(image, row.image.name)
@@ -566,19 +587,16 @@ def read_row(row: Row, read: Reader) -> dict[str, Any]:
 
 @dataclass
 class ChestXrayMasksConfig(datasets.BuilderConfig):
-    """`data_dir`: the set as a folder or zip; without it, the zip at `url` is downloaded."""
+    """Where the set is: `data_dir`, a folder or a zip; without it, the zip at `url` is downloaded."""
 
     version: datasets.Version = datasets.Version("1.0.0")
     url: str = DOWNLOAD_URL
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
-        """Key of the cache beside the code: the files used, or the URL; not `data_files`, which are a guess."""
+        """Return the cache's key: config, and the files used or the URL; not `data_files`, which datasets guesses."""
         kept = {key: value for key, value in config_kwargs.items() if key not in ("data_dir", "data_files")}
-        if self.data_dir:
-            kept["tree"] = scan(self.data_dir).fingerprint(SITES.get(self.name))
-        else:
-            kept["url"] = self.url
-        return super().create_config_id(kept, custom_features)
+        found = {"tree": scan(self.data_dir).fingerprint(SITES.get(self.name))} if self.data_dir else {"url": self.url}
+        return super().create_config_id(kept | found, custom_features)
 
 
 class ChestXrayMasks(datasets.GeneratorBasedBuilder):
@@ -590,20 +608,18 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
     DEFAULT_WRITER_BATCH_SIZE = 16  # originals take up to 10 MB each: keeps memory flat
 
     def __init__(self, *args: Any, hash: str | None = None, **kwargs: Any) -> None:
-        """As any builder's; made by hand it shares the cache of `load_dataset`, which passes the same hash."""
+        """Start as any builder; made by hand it shares the cache of `load_dataset`, which passes the same hash."""
         super().__init__(*args, hash=hash or _HASH, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description=DESCRIPTION, features=FEATURES, homepage=HOMEPAGE, license=LICENSE, citation=CITATION
-        )
+        return datasets.DatasetInfo(DESCRIPTION, CITATION, HOMEPAGE, LICENSE, FEATURES)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         source = self.config.data_dir or self._download(dl_manager)
         rows = rows_of(scan(source), SITES.get(self.config.name))
-        # streaming reads a row when asked for it; building reads ahead, on as many cores as memory bears
+        # streaming reads a row on demand; building reads ahead, on as many cores as memory bears
         ahead = 0 if dl_manager.is_streaming else 2 * min(os.cpu_count() or 1, 4)
-        return [datasets.SplitGenerator(part, {"shards": _shards(rows, part), "ahead": ahead}) for part in SPLITS]
+        return [datasets.SplitGenerator(name, {"shards": _shards(rows, name), "ahead": ahead}) for name in SPLITS]
 
     def _download(self, dl_manager: datasets.DownloadManager) -> str:
         url = self.config.url
@@ -625,9 +641,9 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
             return datasets.Dataset.from_dict({name: [] for name in FEATURES}, info=self.info.copy(), split=split)
         return super()._as_dataset(split, in_memory)
 
-    def _generate_examples(self, shards: list[list[Row]], ahead: int) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, shards: list[list[Row]], ahead: int) -> Iterator[tuple[str, dict[str, Any]]]:
         with Reader() as reader, ThreadPoolExecutor(max(1, ahead // 2)) as pool:
-            waiting = deque()
+            waiting: deque[tuple[str, Future[dict[str, Any]]]] = deque()
             for row in chain.from_iterable(shards):
                 waiting.append((row.id, pool.submit(read_row, row, reader)))
                 while len(waiting) > ahead:
@@ -637,27 +653,26 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
                 yield id, example.result()
 
 
-def _shards(rows: list[Row], part: str) -> list[list[Row]]:
-    """The rows of a part in up to 64 pieces for workers to share; a stream opens its zip anew for each."""
-    rows = [row for row in rows if split_of(row.patient_id) == part]
+def _shards(rows: list[Row], split: str) -> list[list[Row]]:
+    """Return the rows of a split in up to 64 shards for workers; a stream opens its zip again for each."""
+    rows = [row for row in rows if split_of(row.patient_id) == split]
     length = math.ceil(len(rows) / 64) or 1
     return [rows[start : start + length] for start in range(0, len(rows), length)]
 
 
-_HASH = f"rows-{ROWS_VERSION}"  # stands in the cache's path where datasets has a digest of a script's text
+_HASH = f"rows-{ROWS_VERSION}"  # in the cache's path, where datasets puts a digest of a script's text
 
 
 def _register(name: str) -> None:
     """Let `load_dataset(name)` find this module on datasets 4 and 5, which run no scripts.
 
     Their factory for known names globs `data_dir`, or the current folder, for files to load and fails where it
-    recognises none (a zip, an empty folder); this builder looks for itself, so for `name` the globbing is left out.
+    recognises none (a zip, an empty folder). This builder lists its files itself, so `name` skips the globbing.
     """
     factory = datasets.load.PackagedDatasetModuleFactory
     look_for_files = factory.get_module
 
     def get_module(self: Any) -> datasets.load.DatasetModule:
-        """What the factory says of this module, without a look at files."""
         if self.name != name:
             return look_for_files(self)
         if self.data_files:

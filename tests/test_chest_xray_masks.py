@@ -5,8 +5,10 @@ import http.server
 import io
 import os
 import pickle
+import re
 import shutil
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -462,6 +464,33 @@ def test_errors_reach_the_user(tmp_path: Path, load: Callable) -> None:
             load("MC", data_dir=str(tmp_path / "empty"), **how)
         with pytest.raises(FileNotFoundError, match="no Montgomery or Shenzhen chest X-rays in"):
             load(data_dir=str(tmp_path / "empty"), **how)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"CXR_png/MCUCXR_0001_0.jpg": b"", "CXR_png/MCUCXR_0002_0.JPEG": b""}, "2 of them are .jpg"),
+        ({"MC/train-00000-of-00001.parquet": b""}, 'load_dataset("'),
+        ({"dataset_dict.json": b"{}"}, 'load_from_disk("'),
+    ],
+    ids=["jpeg", "exported", "saved to disk"],
+)
+def test_a_folder_that_is_nearly_the_set_is_named(
+    files: dict[str, bytes], said: str, tmp_path: Path, load: Callable
+) -> None:
+    folder = tiny.write_tree(files, tmp_path / "nearly")
+    with pytest.raises(FileNotFoundError, match=re.escape(said)):
+        load("MC", data_dir=str(folder))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_data_dir_behind_an_address(streaming: bool, server: "Server", load: Callable) -> None:
+    server.fault = "ranges"
+    assert ids_of(load("MC", data_dir=server.url, streaming=streaming)) == MC
+    url, start = "http://127.0.0.1:9/set.zip", time.monotonic()  # nobody listens there
+    with pytest.raises(ConnectionError, match=f"{url} cannot be reached"):
+        load("MC", data_dir=url, streaming=streaming)
+    assert time.monotonic() - start < datasets.config.STREAMING_OPEN_RETRY_INTERVAL * 3
 
 
 # The published splits

@@ -320,7 +320,7 @@ def test_zip_cut_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "set.zip"
     for cut in [*range(1, len(data), len(data) // 150), *range(len(data) - 30, len(data))]:
         path.write_bytes(data[:cut])
-        with pytest.raises(ValueError, match="set.zip.* get the zip anew|set.zip is no whole zip"):
+        with pytest.raises(ValueError, match="set.zip.* get the zip again|set.zip is no whole zip"):
             examples(path)
 
 
@@ -330,7 +330,7 @@ def test_zip_cut_anywhere(tmp_path: Path) -> None:
 def test_zip_member_with_an_unsafe_path(name: str, tmp_path: Path) -> None:
     files = tiny.kaggle() | {name.format("MCUCXR_0003_0.png"): tiny.image_png("MCUCXR_0003_0")}
     tiny.write_zip(files, tmp_path / "set.zip")
-    with pytest.raises(ValueError, match=r"MCUCXR_0003_0\.png has an unsafe path in the zip: get the zip anew"):
+    with pytest.raises(ValueError, match=r"MCUCXR_0003_0\.png has an unsafe path in the zip: get the zip again"):
         rows_of(scan(str(tmp_path / "set.zip")))
 
 
@@ -348,7 +348,7 @@ def test_damaged_zip_member(name: str, method: int, tmp_path: Path) -> None:
     name = f"Lung Segmentation/{name}"
     data = break_member(tiny.zip_bytes(tiny.kaggle(), method), name, b"\x55\xaa\x55\xaa", 30)
     (tmp_path / "set.zip").write_bytes(data)
-    with pytest.raises(ValueError, match=rf"set\.zip/{name} cannot be read from its zip \(.*\): get the zip anew"):
+    with pytest.raises(ValueError, match=rf"set\.zip/{name} cannot be read from its zip \(.*\): get the zip again"):
         examples(tmp_path / "set.zip")
 
 

@@ -1,4 +1,4 @@
-"""Models from the Hub or from this machine as run folders: data only, never code, each file checked by its digest."""
+"""Download models from the Hub as run folders: data only, never code, each file checked by its digest."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import HfApi, RepoFile
 from huggingface_hub.errors import RevisionResolutionError
 
-from hub_models.hub_client.repository import digests_of
+from hub_models.hub_client.repository import digests_of, folder_files
 from hub_models.hub_client.requests import plain_errors, retried
 
 logger = logging.getLogger(__name__)
@@ -31,15 +31,15 @@ def pull_model(
 ) -> Path:
     """Download a model from the Hub and return its run folder in the cache; each file has the digest of the Hub.
 
-    `revision` is a branch (main by default), a tag or a commit; it is looked up once, all files are of that commit.
-    Without network, or with the Hub down, the copy in the cache is used, and checked all the same.
+    `revision` is a branch (main by default), a tag or a commit, resolved once for all files. Without network, or with
+    the Hub down, the copy in the cache is checked and used.
 
     Raises:
         FileNotFoundError: no such repository or revision, or it is private.
         PermissionError: the model is gated, or the token is not valid.
         ConnectionError: no answer, and the cache does not hold all files.
         OSError: the disk is full.
-        ValueError: it is no model of this project, it names code to be run, or a file came damaged. A damaged file is
+        ValueError: the model is not of this project, names code to be run, or has a damaged file. A damaged file is
             removed from the cache, so the next call downloads it again.
     """
     api, subject = HfApi(token=token), f"model {repo_id}"
@@ -59,10 +59,10 @@ def pull_model(
 
 
 def _resolved(api: HfApi, repo_id: str, revision: str | None, cache_dir: str | Path | None) -> str:
-    """Return the commit that a revision stands for, by the Hub or, without it, by its last answer in the cache."""
+    """Return the commit of a revision, from the Hub or, without network, from its last answer in the cache."""
     try:
         return api.resolve_revision(repo_id, revision=revision, cache_dir=cache_dir).resolved
-    except RevisionResolutionError as error:  # not one of the Hub's other errors, though one of them caused it
+    except RevisionResolutionError as error:  # of no kind that the callers know, but its cause is
         raise error.__cause__ or error from None
 
 
@@ -73,30 +73,23 @@ def _digests(api: HfApi, repo_id: str, folder: Path) -> dict[str, str]:
 
     Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     """
-    files = [path for path in folder.rglob("*") if path.is_file() and any(fnmatch(path.name, one) for one in WANTED)]
-    names = {path: path.relative_to(folder).as_posix() for path in files}
-    if linked := {names[path]: path.readlink().name for path in files if path.is_symlink()}:
+    files = {
+        name: path for name, path in folder_files(folder).items() if any(fnmatch(path.name, one) for one in WANTED)
+    }
+    if linked := {name: path.readlink().name for name, path in files.items() if path.is_symlink()}:
         return linked  # any other file there is not the Hub's
     tree = api.list_repo_tree(repo_id, recursive=True, revision=folder.name)
     there = {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in tree if isinstance(one, RepoFile)}
-    return {name: there[name] for name in names.values() if name in there}
+    return {name: there[name] for name in files if name in there}
 
 
 def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
     """Raise ValueError where a file has another digest than the Hub's, and remove it from the cache."""
     for name, digest in digests.items():
         if digest not in digests_of(folder / name):
-            for path in list(_links(folder / name)):
-                path.unlink()
+            (folder / name).resolve().unlink()  # the blob, if there are links
+            (folder / name).unlink(missing_ok=True)
             raise ValueError(f"{name} of {repo_id} came damaged and was removed: run the same again to download it")
-
-
-def _links(path: Path) -> Iterator[Path]:
-    """Yield a file of the cache: each link, then the file that holds the bytes."""
-    while path.is_symlink():
-        yield path
-        path = path.parent / path.readlink()
-    yield path
 
 
 def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
@@ -120,12 +113,13 @@ def _keys(value: Any) -> Iterator[str]:
     """Yield the keys of a JSON value's objects, at any depth."""
     if isinstance(value, dict):
         yield from value
-    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        value = list(value.values())
+    for one in value if isinstance(value, list) else ():
         yield from _keys(one)
 
 
 def local_run(source: str | Path, revision: str | None = None) -> Path:
-    """Return the run folder of a model: an existing folder itself, or the download of a Hub id (`pull_model`).
+    """Return the run folder of a model: an existing folder, or the download of a Hub id.
 
     Raises:
         FileNotFoundError, ConnectionError: `source` is neither, or cannot be downloaded.
@@ -137,7 +131,7 @@ def local_run(source: str | Path, revision: str | None = None) -> Path:
         raise FileNotFoundError(f"no folder {source}, and no Hub id: pass a run folder, or <owner>/<name> on the Hub")
     logger.info("no folder %s here: looking for it on the Hub", source)
     try:
-        if Path(source).parent.is_dir():  # more likely a typo than a Hub id: one question, without waits
+        if Path(source).parent.is_dir():  # more likely a typo than a Hub id: one request, without waits
             with plain_errors("looking up", f"model {source}"):
                 _resolved(HfApi(), str(source), revision, None)
         return pull_model(str(source), revision)

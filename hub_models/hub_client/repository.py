@@ -24,7 +24,7 @@ def folder_files(folder: Path) -> dict[str, Path]:
 
 
 def digests_of(source: FileContent) -> frozenset[str]:
-    """Return the two ids by which the Hub may know a content: its SHA-256 (large files) and git's own (the others)."""
+    """Return the two ids that the Hub may give a content: its SHA-256 (large files) and git's own (the others)."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
@@ -91,7 +91,6 @@ class Repository:
         """
 
         def once() -> Head:
-            """Read the head, make what is missing, and read it again."""
             if self._read_head("main") is None:
                 sdk = "gradio" if self.type == "space" else None
                 self.api.create_repo(self.id, repo_type=self.type, private=private, space_sdk=sdk)
@@ -107,8 +106,8 @@ class Repository:
     def commit(self, files: Mapping[str, FileContent], message: str, parent: Head) -> tuple[str, bool]:
         """Return the id of the commit at which the branch holds `files` and nothing else, and whether it is new.
 
-        All files go in one commit on top of `parent`, so the branch's head is whole at any time. A file that is there
-        already is not sent, and a lost answer makes no second commit.
+        All files go in one commit on top of `parent`, so the branch is whole at any time. A file that is there already
+        is not sent, and a lost answer makes no second commit.
 
         Raises:
             ValueError: somebody else pushed other files meanwhile, `branch` is no branch, or a .gitignore is there.
@@ -117,7 +116,6 @@ class Repository:
         adds = {path: CommitOperationAdd(path, source) for path, source in files.items()}  # each knows if it was sent
 
         def once() -> tuple[str, bool]:
-            """Read the head, and commit what differs."""
             head = self._read_head(self.branch)
             wanted, gone = differences(ours, head) if head else ([], [])
             if head is not None and not wanted + gone:
@@ -143,19 +141,13 @@ class Repository:
                 raise ValueError(f"{self.branch!r} is no branch of it: pass the name of one") from None
 
     def tag(self, name: str, commit: str) -> None:
-        """Set the tag `name` at `commit`; a tag that is there already stays.
-
-        Raises:
-            ValueError: the tag stands at another commit.
-        """
+        """Set the tag `name` at `commit`; ValueError where it is at another commit already."""
 
         def once() -> None:
-            """Read the tag, and set it where there is none."""
-            there = self._read_head(name)
-            if there is not None and there.commit != commit:
-                raise ValueError(f"version {name} stands for other files there: pass another name")
-            if there is None:
+            if (there := self._read_head(name)) is None:
                 self.api.create_tag(self.id, tag=name, revision=commit, repo_type=self.type)
+            elif there.commit != commit:
+                raise ValueError(f"version {name} stands for other files there: pass another name")
 
         with self._plain("tagging"):
             retried(once, also=(409,), secret=self.api.token)

@@ -1,4 +1,4 @@
-"""Calls to the Hub: repeated after failures that pass, one-sentence errors after others, and who is logged in."""
+"""Call the Hub: try again after failures that pass, turn other errors into one sentence, see who is logged in."""
 
 import errno
 import json
@@ -39,19 +39,16 @@ def retried(
     """Return what `call` returns; repeat it after 408, 429, 5xx, lost connections and the statuses `also`.
 
     An answer may be lost after the Hub has done its work, so `call` must first check what is left to do.
-    `secret` is the token that `call` uses; the log leaves it out.
-
-    Raises:
-        The error of the last try, or the first one that a repetition would not change.
+    `secret` is the token that `call` uses; the log leaves it out. Raises the error of the last try, or the first one
+    that another try would not change.
     """
     for wait in WAITS:
         try:
             return call(*args, **kwargs)
         except CLIENT_ERRORS as error:
-            requested = _requested_wait(error)
-            if not (passes(error) or status_of(error) in also) or requested > LONGEST_WAIT:
+            seconds = max(wait, _requested_wait(error))
+            if not (passes(error) or status_of(error) in also) or seconds > LONGEST_WAIT:
                 raise
-            seconds = max(wait, requested)
             logger.warning("%s; again in %d s", reason_of(error, secret), seconds)
         time.sleep(seconds)
     return call(*args, **kwargs)
@@ -81,7 +78,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the HTTP status behind an error of the clients, from the Hub or its storage; None without one."""
+    """Return the HTTP status of the Hub or its storage that caused an error; None without one."""
     for one in _chain(error):
         if isinstance(one, HfHubHTTPError):
             return one.response.status_code
@@ -98,7 +95,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _requested_wait(error: BaseException) -> int:
-    """Return the seconds that the Hub asks to wait, or until its next window of requests; 0 if it says neither."""
+    """Return the seconds to wait that the Hub gives, or that are left of its rate limit's window; 0 without either."""
     for one in _chain(error):
         if isinstance(one, HfHubHTTPError):
             requested = one.response.headers.get("Retry-After", "").strip()
@@ -152,21 +149,19 @@ def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Ite
 def _plain(error: BaseException, doing: str, where: str, token: str | bool | None) -> OSError | ValueError:
     """Return the built-in error, with its sentence, for an error of the clients."""
     status, said = status_of(error), reason_of(error, token)
+    hidden = f"no {where} on the Hub that you may see: check the name, or, if it is private, {LOGIN}"
     known: dict[type, OSError] = {
         OfflineModeIsEnabled: ConnectionError(f"{doing} {where} needs the network: unset HF_HUB_OFFLINE"),
         LocalTokenNotFoundError: PermissionError(f"{doing} {where} needs a login: {LOGIN}"),
         GatedRepoError: PermissionError(f"{where} is gated: ask for access on its page, then {LOGIN}"),
-        RepositoryNotFoundError: FileNotFoundError(
-            f"no {where} on the Hub that you may see: check the name, or, if it is private, {LOGIN}"
-        ),
+        RepositoryNotFoundError: FileNotFoundError(hidden),
         RevisionNotFoundError: FileNotFoundError(f"no such branch, tag or commit in {where}: pass one that is there"),
     }
     if is_full(error):
         return OSError(f"no space left on the disk for {doing} {where}: free some, or set HF_HOME to another disk")
     for one in _chain(error):
-        for kind, plain in known.items():
-            if isinstance(one, kind):
-                return plain
+        if plain := next((plain for kind, plain in known.items() if isinstance(one, kind)), None):
+            return plain
     if status == 401:
         return PermissionError(f"the Hub does not take this token ({said}): {LOGIN}")
     if status == 403:
@@ -181,7 +176,7 @@ def _plain(error: BaseException, doing: str, where: str, token: str | bool | Non
 
 
 def check_metadata(card: RepoCard, token: str | bool | None = None) -> None:
-    """Let the Hub check the metadata of a card, of which it takes no commit with a fault.
+    """Let the Hub check the metadata of a card before a commit, which it would refuse for a fault.
 
     Raises:
         ValueError: it finds a fault, such as a licence that it does not know.
@@ -189,12 +184,11 @@ def check_metadata(card: RepoCard, token: str | bool | None = None) -> None:
     """
 
     def once() -> str:
-        """Return the Hub's refusal; empty if there is none."""
         try:
             card.validate()
         except json.JSONDecodeError:
             raise
-        except ValueError as error:  # its answer to what is wrong, as JSON or plain
+        except ValueError as error:  # the Hub's refusal, as JSON or plain
             return str(error)
         return ""
 
@@ -209,7 +203,7 @@ def check_metadata(card: RepoCard, token: str | bool | None = None) -> None:
 
 
 def whoami_writer(api: HfApi, owner: str | None = None) -> str:
-    """Return the owner of a new repository: `owner`, or the logged-in user; the token may write there.
+    """Return the owner of a new repository, `owner` or the logged-in user, checked to be writable by the token.
 
     The rights of a fine-grained token are known to the Hub alone and not checked here.
 

@@ -23,38 +23,13 @@ if TYPE_CHECKING:
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
 DICOM_TAGS = [
-    "Modality",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "PixelData",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "ModalityLUTSequence",
-    "WindowCenter",
-    "WindowWidth",
-    "VOILUTFunction",
-    "VOILUTSequence",
-    "PresentationLUTShape",
-    "PresentationIntentType",
-    "BodyPartExamined",
-    "ViewPosition",
-    "PatientOrientation",
-    "BurnedInAnnotation",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-    "EstimatedRadiographicMagnificationFactor",
-]
+    "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "PixelData", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter",
+    "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PresentationIntentType",
+    "BodyPartExamined", "ViewPosition", "PatientOrientation", "BurnedInAnnotation", "PixelSpacing",
+    "ImagerPixelSpacing", "NominalScannedPixelSpacing", "EstimatedRadiographicMagnificationFactor",
+]  # fmt: skip
 MODALITIES = ("", "CR", "DX", "RG", "SC", "OT")  # computed, digital, radiographic; secondary capture, other; unknown
 OTHER_MODALITIES = {
     "CT": "a CT slice",
@@ -77,17 +52,11 @@ CHEST = ("", "CHEST", "THORAX", "LUNG", "LUNGS")
 
 @dataclass(frozen=True, eq=False)
 class DicomImage:
-    """A DICOM X-ray as a screen shows it.
+    """A DICOM X-ray as a screen shows it."""
 
-    Attributes:
-        gray: (H, W) float32 in [0, 255], white is dense.
-        spacing_mm: (row, column) distance of the pixels' centres; None where the file gives none.
-        flags: reasons not to trust a model on it; without any text of the header.
-    """
-
-    gray: np.ndarray
-    spacing_mm: tuple[float, float] | None
-    flags: tuple[RaisedFlag, ...]
+    gray: np.ndarray  # (H, W) float32 in [0, 255], white is dense
+    spacing_mm: tuple[float, float] | None  # (row, column) distance of the pixels' centres; None where it is unknown
+    flags: tuple[RaisedFlag, ...]  # reasons not to trust a model on it; without any text of the header
 
 
 def is_dicom(head: bytes, name: str = "") -> bool:
@@ -96,7 +65,7 @@ def is_dicom(head: bytes, name: str = "") -> bool:
 
 
 def read_dicom(source: bytes | str | Path) -> DicomImage:
-    """Read the one frame of a DICOM file, or of its bytes, as `displayed` shows it, with its spacing and flags.
+    """Read the one frame of a DICOM file or of its bytes, as `windowing.displayed` shows it.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -118,8 +87,8 @@ def read_dicom(source: bytes | str | Path) -> DicomImage:
 def read_spacing(source: bytes | str | Path) -> tuple[float, float] | None:
     """Return the (row, column) pixel spacing of a DICOM file in mm, without decoding pixels; None where it has none.
 
-    Pixel Spacing goes first. Imager Pixel Spacing, of the detector's plane, is divided by the estimated magnification,
-    if any. Nominal Scanned Pixel Spacing, of a digitized X-ray, goes last.
+    Pixel Spacing is preferred, then Imager Pixel Spacing (of the detector's plane) divided by the estimated
+    magnification, then Nominal Scanned Pixel Spacing (of a digitized X-ray).
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `read_dicom`, but for the pixels.
@@ -141,7 +110,7 @@ def said(sentence: str) -> Iterator[None]:
     """Raise ValueError with `sentence` alone where a block fails: pydicom's own errors may quote the header."""
     try:
         yield
-    except Exception:  # pydicom reads lazily and raises whatever its many parsers raise
+    except Exception:  # of any kind: pydicom reads lazily, with many parsers
         raise ValueError(sentence) from None
 
 
@@ -154,6 +123,7 @@ def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels
         ValueError: the source is no DICOM file, or is cut off.
     """
     name = name_of(source)
+    broken = f"{name} is no DICOM file, or is cut off: get a sound copy"
     try:
         import pydicom
     except ImportError as error:
@@ -162,14 +132,14 @@ def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels
     # pydicom's warnings and log would quote the header; its context manager for this is not thread-safe
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
-        with said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
+        with said(broken):
             pydicom.filereader.read_preamble(file, force=False)
             meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group != 2)
             syntax = meta.TransferSyntaxUID
-        if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:  # which could unpack to any size
+        if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:  # it could unpack to any size
             raise ValueError(f"{name} is deflated as a whole: save it with another transfer syntax")
         file.seek(0)
-        with said(f"{name} is no DICOM file, or is cut off: get a sound copy"):
+        with said(broken):
             return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags)
 
 
@@ -184,8 +154,7 @@ def _objection(header: "Dataset") -> str | None:
         return "holds no image: pass the file of the X-ray itself"
     if rows * columns > MAX_PIXELS:
         return f"has {columns}x{rows} pixels, more than {MAX_PIXELS}: scale it down"
-    frames = int(header.get("NumberOfFrames") or 1)
-    if frames > 1:
+    if (frames := int(header.get("NumberOfFrames") or 1)) > 1:
         return f"has {frames} frames, an X-ray has one: save the frame to be read as a file of its own"
     colours = word(header, "PhotometricInterpretation")
     if colours not in ("MONOCHROME1", "MONOCHROME2", *COLOURS):
@@ -200,20 +169,19 @@ def _objection(header: "Dataset") -> str | None:
 def _spacing(header: "Dataset") -> tuple[float, float] | None:
     """Return the spacing of a header, as `read_spacing`."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        spacing = numbers(header, keyword)
+        spacing, factor = numbers(header, keyword), 1.0
         if len(spacing) == 2 and min(spacing) > 0:
             magnification = numbers(header, "EstimatedRadiographicMagnificationFactor")
-            is_magnified = keyword == "ImagerPixelSpacing" and magnification and magnification[0] > 0
-            factor = magnification[0] if is_magnified else 1.0
+            if keyword == "ImagerPixelSpacing" and magnification and magnification[0] > 0:
+                factor = magnification[0]
             return spacing[0] / factor, spacing[1] / factor
     return None
 
 
 def _orientation(header: "Dataset") -> str:
-    """Return the direction of rows and of columns, a letter each; empty where the header does not say.
+    """Return the first letter of the direction of rows and of columns; empty where the header does not say.
 
-    LF, to the patient's left and foot, is a frontal X-ray as a screen shows it; RF is its mirror image. An oblique
-    direction counts by its first letter.
+    LF (to the patient's left and foot) is a frontal X-ray as a screen shows it, RF its mirror image.
 
     Source: DICOM PS3.3 C.7.6.1.1.1 (patient orientation).
     """

@@ -1,4 +1,4 @@
-"""Stored pixels of a DICOM file, decoded by pydicom and its plug-ins."""
+"""Decode the stored pixels of a DICOM file by pydicom and its plug-ins."""
 
 import re
 import struct
@@ -35,10 +35,10 @@ def stored_pixels(header: "Dataset", name: str) -> np.ndarray:
         raise ImportError(f"{name} has transfer syntax {kind}, which needs a plug-in of pydicom: {way_out}")
     try:
         return _decoded(header)
-    except Exception:  # each plug-in raises its own, and some quote the file
-        kind = f"{kind}, {header.BitsStored} bits"
+    except Exception:  # of any kind, by the plug-in; some quote the file
         ways = "get a sound copy, or save it uncompressed" if syntax.is_compressed else "get a sound copy"
-        raise ValueError(f"the pixels of {name} cannot be decoded ({kind}): {ways}") from None
+        what = f"{kind}, {header.BitsStored} bits"
+        raise ValueError(f"the pixels of {name} cannot be decoded ({what}): {ways}") from None
 
 
 def _decoded(header: "Dataset") -> np.ndarray:

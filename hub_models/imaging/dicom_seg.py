@@ -18,18 +18,11 @@ if TYPE_CHECKING:
 SEGMENTS = {"Lung": "39607008", "Left lung": "44029006", "Right lung": "3341006"}
 UIDS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
 REFERENCE_TAGS = [*UIDS, "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "LossyImageCompression"]
-# Elements that the standard demands, if only empty.
-BLANK = [
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-]
+# Elements that the standard requires, if only empty.
+BLANK_TAGS = [
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+]  # fmt: skip
 
 
 def segmentation(
@@ -37,22 +30,22 @@ def segmentation(
 ) -> bytes:
     """Return the bytes of a binary DICOM Segmentation that holds the lungs.
 
-    The file keeps what refers to the X-ray: the unique identifiers (UIDs) of its study, series, class, instance and
-    frame of reference, its height and width, and whether it was compressed with loss. Names, dates, numbers and all
-    else of the patient, the visit and the hospital stay blank, so an archive that files by patient must be told the
-    patient. A UID is no name, but whoever holds the X-ray finds it by its UID. The time of writing is in the file.
+    The file refers to the X-ray by the unique identifiers (UIDs) of its study, series, class, instance and frame of
+    reference. It also holds the X-ray's height, width and lossy compression, and the time of writing. All else about
+    the patient, the visit and the hospital stays blank, so an archive that files by patient must be told the patient.
+    A UID is no name, but whoever holds the X-ray finds it by its UID.
 
     Args:
         source: the DICOM file of the X-ray, or its bytes.
-        masks: (H, W) bool lungs on its pixels, or some by their label in `SEGMENTS`; left and right are the patient's.
+        masks: (H, W) bool lungs on its pixels, or several by label in `SEGMENTS`; left and right are the patient's.
         model: name of the model that found them.
         version: version of the model, such as a commit.
 
     Raises:
         FileNotFoundError: the X-ray does not exist.
         ImportError: highdicom is missing.
-        ValueError: the X-ray is no DICOM, lacks an identifier or is of a class that cannot be referred to, a mask is
-            not as large as it, a label is unknown, or there is no lung in any mask.
+        ValueError: the X-ray is no DICOM, lacks an identifier or is of a class that cannot be referred to; a mask is
+            of another size; a label is unknown; or no mask holds a lung.
 
     Source: DICOM PS3.3 A.51 (segmentation), PS3.16 CID 7151 (segmented property types).
     """
@@ -67,18 +60,7 @@ def segmentation(
             raise ValueError(f"{label} is a mask of {shapes}: pass the mask on the X-ray's own pixels")
     if not any(mask.any() for mask in masks.values()):
         raise ValueError(f"no lung in the masks of {name}: there is nothing to write")
-    return _written(reference, masks, _described(masks, model, version), name)
-
-
-def _written(
-    reference: "Dataset", masks: dict[str, np.ndarray], descriptions: "list[SegmentDescription]", name: str
-) -> bytes:
-    """Return the file of a Segmentation.
-
-    Raises:
-        ValueError: no segmentation can refer to the X-ray called `name`.
-    """
-    buffer = io.BytesIO()
+    descriptions, buffer = _described(masks, model, version), io.BytesIO()
     try:
         _segmentation(reference, masks, descriptions).save_as(buffer, enforce_file_format=True)
     except KeyError as error:  # highdicom knows the classes of the standard
@@ -89,18 +71,14 @@ def _written(
 
 
 def _reference(header: "Dataset", name: str) -> "Dataset":
-    """Return a new header that refers to the X-ray and is blank elsewhere, so nothing else is copied unnoticed.
-
-    Raises:
-        ValueError: the X-ray lacks an identifier.
-    """
+    """Return a new header that refers to the X-ray and is blank elsewhere, so nothing else is copied unnoticed."""
     from pydicom import Dataset
     from pydicom.uid import UID
 
     reference, shared = Dataset(), Dataset()
     # highdicom needs these, and the number of frames, for a class that may have several
     shared.PixelMeasuresSequence, reference.SharedFunctionalGroupsSequence = [Dataset()], [shared]
-    for keyword in BLANK:
+    for keyword in BLANK_TAGS:
         setattr(reference, keyword, "")
     with said(f"the header of {name} cannot be read: get a sound copy"):
         reference.Rows, reference.Columns = int(header.Rows), int(header.Columns)
@@ -117,11 +95,7 @@ def _reference(header: "Dataset", name: str) -> "Dataset":
 
 
 def _described(labels: Iterable[str], model: str, version: str) -> "list[SegmentDescription]":
-    """Return the description of each segment: what it is, and which model found it.
-
-    Raises:
-        ImportError: highdicom is missing.
-    """
+    """Return the description of each segment: what it is, and which model found it."""
     try:
         from highdicom import AlgorithmIdentificationSequence
     except ImportError as error:
@@ -132,11 +106,10 @@ def _described(labels: Iterable[str], model: str, version: str) -> "list[Segment
 
     algorithm = AlgorithmIdentificationSequence(model, codes.cid7162.ArtificialIntelligence, version)
     structure = codes.cid7150.AnatomicalStructure
+    concepts = [CodedConcept(SEGMENTS[label], "SCT", label) for label in labels]
     return [
-        SegmentDescription(
-            number, label, structure, CodedConcept(SEGMENTS[label], "SCT", label), "AUTOMATIC", algorithm
-        )
-        for number, label in enumerate(labels, 1)
+        SegmentDescription(number, label, structure, concept, "AUTOMATIC", algorithm)
+        for number, (label, concept) in enumerate(zip(labels, concepts, strict=True), 1)
     ]
 
 

@@ -18,19 +18,12 @@ SYNTHETIC = ("Warning", "synthetic, not an X-ray of a patient")  # keyword and t
 
 
 class DecodedXray(NamedTuple):
-    """An X-ray, decoded once.
+    """An X-ray, decoded once."""
 
-    Attributes:
-        gray: the image that `to_gray` returns.
-        spacing_mm: (row, column) distance of the pixels' centres, of DICOM only; None where it is not known.
-        flags: reasons not to trust a model on it, from a DICOM header.
-        chroma: the value of `chroma`; 0 of DICOM, which has a flag for colour.
-    """
-
-    gray: Image.Image
-    spacing_mm: tuple[float, float] | None = None
-    flags: tuple[RaisedFlag, ...] = ()
-    chroma: float = 0.0
+    gray: Image.Image  # as `to_gray` returns it
+    spacing_mm: tuple[float, float] | None = None  # (row, column) distance of the pixels' centres, of DICOM only
+    flags: tuple[RaisedFlag, ...] = ()  # reasons not to trust a model on it, from a DICOM header
+    chroma: float = 0.0  # as `chroma` returns it; 0 of DICOM, which has a flag for colour
 
 
 def read_xray(source: Source) -> DecodedXray:
@@ -62,8 +55,8 @@ def to_gray(source: Source) -> Image.Image:
 
     Palette and colour images become luminance (R=G=B keeps its value); alpha is dropped. Integers deeper than 8 bits
     are scaled by the smallest of 8, 10, 12, 14 or 16 bits that holds their maximum (12-bit values in a 16-bit file by
-    4095), floats from their minimum to their maximum. A constant float image is 0 everywhere. DICOM comes in mode `F`,
-    as `hub_models.imaging.windowing` shows it: by its own window, never scaled by its maximum too.
+    4095). Floats are scaled from their minimum to their maximum; a constant one is 0 everywhere. DICOM is mode `F`,
+    shown by its own window (`hub_models.imaging.windowing`) and not scaled by its maximum.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `read_xray`.
@@ -72,11 +65,7 @@ def to_gray(source: Source) -> Image.Image:
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """Return the gray of a PIL image, as `to_gray`.
-
-    Raises:
-        ValueError: a value is not finite, or the mode has no gray.
-    """
+    """Return the gray of a PIL image, as `to_gray`."""
     if image.mode != "F" and not image.mode.startswith("I"):
         try:
             return image.convert("L")

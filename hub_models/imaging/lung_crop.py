@@ -12,7 +12,7 @@ LUNG_MEAN, LUNG_SD = 128, 42.5  # of the cut image, so that three standard devia
 def lungs_box(mask: np.ndarray, margin: float) -> tuple[int, int, int, int]:
     """Return (top, left, bottom, right), the last two excluded, of an (H, W) bool mask, widened within its image.
 
-    `margin`: the fraction of the box's own height and width, rounded to pixels, that is added on each side.
+    `margin` is the fraction of the box's height and width, rounded to pixels, that is added on each side.
 
     Raises:
         ValueError: the mask holds no lung, or the margin is negative.
@@ -31,9 +31,9 @@ def lungs_box(mask: np.ndarray, margin: float) -> tuple[int, int, int, int]:
 def crop_to_lungs(gray: Image.Image, mask: np.ndarray, margin: float) -> Image.Image:
     """Return the gray image cut to the `lungs_box` of its (H, W) bool mask, as mode `L`, at one brightness.
 
-    The lungs' mean and standard deviation become LUNG_MEAN and LUNG_SD, clipped to [0, 255], and all else LUNG_MEAN.
-    This removes what exposure, detector and markers beside the lungs tell of the site. The lungs reach beyond the mask
-    by half the margin, of the longer side of the box, along rows and columns (a square, no disc).
+    The lungs' mean and standard deviation become LUNG_MEAN and LUNG_SD, clipped to [0, 255]; all else is LUNG_MEAN.
+    So exposure, detector and markers beside the lungs do not give away the site. The lungs are the mask widened by
+    half the margin of the box's longer side, along rows and columns (a square, no disc).
 
     Raises:
         ValueError: the mask is not as large as the image or holds no lung, or the margin is negative.

@@ -12,9 +12,9 @@ Color = tuple[int, int, int]
 
 def scaled_gray(gray: Image.Image, longest: int) -> Image.Image:
     """Return a gray X-ray (mode L, or F in [0, 255]) as mode L with `longest` pixels along its longer side."""
-    size = tuple(max(1, round(side * longest / max(gray.size))) for side in gray.size)
+    width, height = (max(1, round(side * longest / max(gray.size))) for side in gray.size)
     resample = Image.Resampling.BOX if max(gray.size) >= longest else Image.Resampling.BICUBIC
-    return Image.fromarray(np.asarray(gray.resize(size, resample)).round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray(np.asarray(gray.resize((width, height), resample)).round().clip(0, 255).astype(np.uint8))
 
 
 def outline(picture: Image.Image, mask: np.ndarray, color: Color = PREDICTED) -> Image.Image:
@@ -50,17 +50,11 @@ def _scaled(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _spread(soft: np.ndarray) -> np.ndarray:
     """Return the highest value within two pixels of each, by an octagon: a square of 3 and then a cross of 3."""
-    square = _highest_of_three(_highest_of_three(soft, 0), 1)
-    return np.maximum(_highest_of_three(square, 0), _highest_of_three(square, 1))
-
-
-def _highest_of_three(soft: np.ndarray, axis: int) -> np.ndarray:
-    """Return the highest of each value and its two neighbours along an axis."""
-    values = np.moveaxis(soft, axis, 0)
-    highest = values.copy()
-    np.maximum(highest[1:], values[:-1], out=highest[1:])
-    np.maximum(highest[:-1], values[1:], out=highest[:-1])
-    return np.moveaxis(highest, 0, axis)
+    wide = np.pad(soft, 2)
+    rows = np.maximum.reduce([wide[:-2], wide[1:-1], wide[2:]])
+    square = np.maximum.reduce([rows[:, :-2], rows[:, 1:-1], rows[:, 2:]])  # (h + 2, w + 2)
+    middle, upright = square[1:-1], square[:, 1:-1]
+    return np.maximum.reduce([middle[:, :-2], middle[:, 1:-1], middle[:, 2:], upright[:-2], upright[2:]])
 
 
 def _over(picture: Image.Image, colors: Image.Image | Color, opacity: np.ndarray) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Files, bytes and arrays to PIL images; anything else is refused in one sentence."""
+"""Files, bytes and arrays to PIL images."""
 
 import io
 from contextlib import suppress
@@ -51,14 +51,11 @@ def is_dicom_source(source: Source) -> TypeGuard[str | Path | bytes]:
     """
     if isinstance(source, Image.Image | np.ndarray):
         return False
-    if isinstance(source, bytes):
-        head, name = source[:132], ""
-    else:
-        name = str(source)
-        if Path(source).is_dir():
-            raise ValueError(f"{source} is a folder: pass the file of one X-ray")
-        with Path(source).open("rb") as file:
-            head = file.read(132)
+    name = "" if isinstance(source, bytes) else str(source)
+    if name and Path(name).is_dir():
+        raise ValueError(f"{name} is a folder: pass the file of one X-ray")
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        head = file.read(132)
     if not head:
         raise ValueError(f"{name or 'image bytes'} cannot be decoded, being empty: pass a sound file")
     return is_dicom(head, name)
@@ -96,11 +93,7 @@ def _loaded(image: Image.Image, name: str) -> Image.Image:
 
 
 def _of_array(values: np.ndarray) -> Image.Image:
-    """Return the PIL image of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) values; the fourth, alpha, is dropped.
-
-    Raises:
-        ValueError: another shape, no pixels or more than `MAX_PIXELS`, no numbers, or not all finite.
-    """
+    """Return the PIL image of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) values; the fourth, alpha, is dropped."""
     if values.ndim == 3 and values.shape[2] in (1, 3, 4):
         values = values[..., 0] if values.shape[2] == 1 else values[..., :3]
     elif values.ndim != 2:

@@ -15,11 +15,10 @@ LEAST_WIDTHS = {"LINEAR": 1, "LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}  # of a wind
 def displayed(header: "Dataset", stored: np.ndarray) -> np.ndarray:
     """Return the gray (H, W), float32 in [0, 255], of (H, W) stored integers or (H, W, 3) uint8; white is dense.
 
-    A VOI LUT goes before the first window (LINEAR, LINEAR_EXACT or SIGMOID). An image with neither, or with an
-    unusable window, keeps its full range, as in the dataset builder: from 0 to the top of the smallest of
-    `BIT_DEPTHS` that holds the stored values. Signed values are shifted to start at 0. MONOCHROME1 and the
-    presentation shape INVERSE are inverted. Padding becomes as dark as the darkest real pixel. Colour becomes
-    luminance.
+    A VOI LUT is preferred to the first window (LINEAR, LINEAR_EXACT or SIGMOID). Without either, or with an unusable
+    window, the image keeps its full range, as in the dataset builder: from 0 to the `full_scale` of its values.
+    Signed values are shifted to start at 0. MONOCHROME1 and the presentation shape INVERSE are inverted. Padding
+    becomes as dark as the darkest real pixel. Colour becomes luminance.
 
     Source: DICOM PS3.3 C.11.1 (modality), C.11.2 (VOI), C.7.6.3.1.2 (photometric), C.7.5.1.1.2 (padding).
     """
@@ -76,10 +75,10 @@ def _of_interest(header: "Dataset", levels: np.ndarray, real: np.ndarray) -> np.
 
 
 def _looked_up(values: np.ndarray, table: "Dataset", header: "Dataset") -> tuple[np.ndarray, int]:
-    """Return a lookup table's entry for each value, and the top of the smallest of `BIT_DEPTHS` that holds them all.
+    """Return a lookup table's entry for each value, and the `full_scale` of its entries: it may claim too many bits.
 
-    Values below the table get its first entry, values above it its last. A table may claim more bits than it uses.
-    pydicom's own `apply_voi` wraps the values of 8-bit tables of more than 256 entries.
+    Values below the table get its first entry, values above it its last. pydicom's `apply_voi` is not used: it wraps
+    the values of 8-bit tables of more than 256 entries.
     """
     count, first = int(table.LUTDescriptor[0]) or 2**16, int(table.LUTDescriptor[1])
     entries = table.LUTData
@@ -92,15 +91,12 @@ def _looked_up(values: np.ndarray, table: "Dataset", header: "Dataset") -> tuple
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """Return the luminance (H, W), float32, of (H, W, 3) red, green and blue in any range.
-
-    Source: ITU-R BT.601, as PIL's mode `L`.
-    """
+    """Return the luminance (H, W), float32, of (H, W, 3) red, green and blue in any range, by ITU-R BT.601 as PIL."""
     return colours.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def full_scale(highest: float) -> int:
-    """Return the top of the smallest of `BIT_DEPTHS` that holds a value: 255 for 200, 4095 for 4000.
+    """Return the maximum of the smallest of `BIT_DEPTHS` that holds a value: 255 for 200, 4095 for 4000.
 
     Raises:
         ValueError: a value of more than 16 bits.

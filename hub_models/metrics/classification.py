@@ -7,11 +7,11 @@ import numpy as np
 from hub_models.metrics.weighted import Columns, as_floats, mean, ratio
 
 SALIENCY_COLUMNS = ("saliency_in_lungs", "lungs_fraction")
-TEMPERATURES = (0.05, 20.0)  # least and largest that is tried
+TEMPERATURES = (0.05, 20.0)  # the least and the largest
 
 
 def screening_metrics(columns: Columns, weights: np.ndarray, threshold: float | np.ndarray) -> dict[str, np.ndarray]:
-    """Return each metric of a set of probabilities, (R,) in [0, 1]; nan where a class that it needs does not count.
+    """Return each metric of a set of probabilities, (R,) in [0, 1]; nan where a class that it needs is absent.
 
     auroc, average_precision: as scikit-learn's, with ties; need both classes.
     sensitivity, specificity: fraction of the positives called positive (probability >= threshold), of the negatives
@@ -46,10 +46,10 @@ def screening_metrics(columns: Columns, weights: np.ndarray, threshold: float | 
 
 
 def _of_ranking(label: np.ndarray, probability: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return auroc, average precision and specificity at 90 % sensitivity, (R,) each, of one pass over the ranking."""
+    """Return AUROC, average precision and specificity at 90 % sensitivity, (R,) each, in one pass over the ranking."""
     order = np.argsort(-probability)
     last_of_tie = np.append(np.diff(probability[order]) != 0, True)[: label.size]
-    positives, negatives = (  # called positive at each threshold, from above the highest probability down
+    positives, negatives = (  # called positive at each threshold, from the highest down
         np.pad((weights * one)[:, order].cumsum(axis=1)[:, last_of_tie], ((0, 0), (1, 0)))  # (R, 1 + thresholds)
         for one in (label, 1 - label)
     )
@@ -71,13 +71,8 @@ def saliency_metrics(columns: Columns, weights: np.ndarray) -> dict[str, np.ndar
     """Return how much of a model's saliency lies in the lungs, (R,) in [0, 1] each; {} without such columns.
 
     saliency_in_lungs, lungs_fraction: means over the images that have both values; nan where no such image counts.
-
-    Args:
-        columns: (n,) each: saliency_in_lungs, lungs_fraction (see `saliency.measure_saliency`; nan where undefined).
-        weights: (R, n) whole counts >= 0.
-
-    Raises:
-        ValueError: a column or the weights are not of n images.
+    Arguments and errors are those of `lung_metrics`, with the (n,) columns saliency_in_lungs and lungs_fraction of
+    `saliency.measure_saliency`.
     """
     if not set(SALIENCY_COLUMNS) <= set(columns):
         return {}
@@ -89,10 +84,7 @@ def saliency_metrics(columns: Columns, weights: np.ndarray) -> dict[str, np.ndar
 def threshold_for_sensitivity(labels: np.ndarray, probabilities: np.ndarray, sensitivity: float = 0.9) -> float:
     """Return the highest threshold at which at least the fraction `sensitivity` of the positives is called positive.
 
-    Args:
-        labels: (n,) 0 or 1.
-        probabilities: (n,) of the positive class.
-        sensitivity: in (0, 1].
+    Labels (n,) are 0 or 1, probabilities (n,) of the positive class, `sensitivity` is in (0, 1].
 
     Raises:
         ValueError: no label is 1, the lengths differ, or `sensitivity` is out of range.
@@ -109,9 +101,7 @@ def threshold_for_sensitivity(labels: np.ndarray, probabilities: np.ndarray, sen
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the T in TEMPERATURES with the smallest mean negative log likelihood of sigmoid(logits / T).
 
-    Args:
-        logits: (n,) the positive class's less the negative one's.
-        labels: (n,) 0 or 1.
+    Logits (n,) are the positive class's minus the negative class's; labels (n,) are 0 or 1.
 
     Raises:
         ValueError: a class is absent, or the lengths differ.
@@ -127,7 +117,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     against = np.where(labels == 1, -logits, logits)  # (n,) the evidence for the wrong class
 
     def loss(log_temperature: float) -> float:
-        """Return the mean negative log likelihood."""
         return np.logaddexp(0, against / np.exp(log_temperature)).mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))

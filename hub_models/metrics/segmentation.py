@@ -50,11 +50,7 @@ def surface_distances(
     """Return (hd95, assd) of two (H, W) bool masks in the unit of `spacing`; both nan where a mask is empty.
 
     hd95 is the larger of the two directed 95th percentiles, assd the mean over the outlines' pixels of both masks.
-
-    Args:
-        predicted: (H, W) bool.
-        reference: (H, W) bool.
-        spacing: height and width of a pixel; (1, 1) measures in pixels.
+    `spacing` is the height and width of a pixel; (1, 1) measures in pixels.
 
     Raises:
         ValueError: the shapes differ, or `spacing` is not two positive numbers.
@@ -73,9 +69,7 @@ def surface_distances(
     top, left, bottom, right = lungs_box(predicted | reference, 0)  # there is no outline outside
     box = slice(top, bottom), slice(left, right)
     outlines = get_mask_edges(predicted[box], reference[box], crop=False)
-    directed = [
-        np.asarray(get_surface_distance(one, other, spacing=spacing)) for one, other in (outlines, outlines[::-1])
-    ]
+    directed = [np.asarray(get_surface_distance(*pair, spacing=spacing)) for pair in (outlines, outlines[::-1])]
     hd95 = max(np.percentile(distances, 95) for distances in directed)
     return float(hd95), float(np.concatenate(directed).mean(dtype=float))
 

@@ -1,7 +1,7 @@
 """Means, medians and ratios over a set of images, of which each counts as often as its weight says.
 
-The metrics of a set are functions of columns and weights. A column holds one value per image, (n,). The weights (R, n)
-say how often each image counts in each of R resamples. Ones (1, n) give the set's own metrics; `intervals` draws more.
+A column (n,) holds one value per image. The weights (R, n) say how often each image counts in each of R resamples.
+Ones (1, n) give the set's own metrics; `intervals` draws more.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,7 @@ Columns = Mapping[str, np.ndarray]
 
 
 def as_floats(columns: Columns, weights: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return columns (n,) and weights (R, n) as float.
-
-    Raises:
-        ValueError: a column or the weights are not of n images.
-    """
+    """Return columns (n,) and weights (R, n) as float; ValueError where one is not of n images."""
     floats, weights = {name: np.asarray(one, float) for name, one in columns.items()}, np.asarray(weights, float)
     shapes = {name: column.shape for name, column in floats.items()}
     if weights.ndim != 2 or set(shapes.values()) - {weights.shape[1:]}:
@@ -25,9 +21,9 @@ def as_floats(columns: Columns, weights: np.ndarray) -> tuple[dict[str, np.ndarr
     return floats, weights
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, nan where the whole is 0."""
-    return np.divide(part, whole, out=np.full(np.shape(part), nan), where=whole != 0)
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return above / below, nan where `below` is 0."""
+    return np.divide(above, below, out=np.full(np.shape(above), nan), where=below != 0)
 
 
 def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -51,7 +47,7 @@ def median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (lower + upper) / 2
 
 
-def pooled(part: np.ndarray, whole: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return one ratio (R,) over all pixels; 1 where images count and their whole is 0, nan where no image counts."""
-    found = ratio(weights @ part, weights @ whole)
+def pooled(above: np.ndarray, below: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return one ratio (R,) over all pixels; 1 where images count and `below` is 0, nan where no image counts."""
+    found = ratio(weights @ above, weights @ below)
     return np.where(np.isnan(found) & weights.any(axis=1), 1.0, found)

@@ -72,11 +72,7 @@ class LungOverlap(evaluate.Metric):
     def add(
         self, *, prediction: Any = None, reference: Any = None, predictions: Any = None, references: Any = None
     ) -> None:
-        """Count one image; evaluate's own examples use the plural names too.
-
-        Raises:
-            ValueError: as `add_batch`.
-        """
+        """Count one image, as `add_batch`; evaluate's own examples use the plural names too."""
         pair = prediction if predictions is None else predictions, reference if references is None else references
         self.add_batch(predictions=[pair[0]], references=[pair[1]])
 
@@ -113,9 +109,8 @@ class LungOverlap(evaluate.Metric):
         """Return the columns of `lung_metrics` of one image."""
         predicted, expected = _as_mask(prediction, "prediction", index), _as_mask(reference, "reference", index)
         if predicted.shape != expected.shape:
-            raise ValueError(
-                f"image {index}: prediction {predicted.shape} and reference {expected.shape} differ in size"
-            )
+            sizes = f"prediction {predicted.shape} and reference {expected.shape}"
+            raise ValueError(f"image {index}: {sizes} differ in size")
         counts = count_overlap(predicted, expected)
         hd95, assd = surface_distances(predicted, expected, self.spacing) if self.spacing is not None else (nan, nan)
         # The unit is the caller's: it goes through the columns for mm, and those in percent stay empty.

@@ -46,11 +46,7 @@ class Screening(evaluate.Metric):
     def add(
         self, *, prediction: Any = None, reference: Any = None, predictions: Any = None, references: Any = None
     ) -> None:
-        """Add one probability and its label; evaluate's own examples use the plural names too.
-
-        Raises:
-            ValueError: as `add_batch`.
-        """
+        """Add one probability and its label, as `add_batch`; evaluate's own examples use the plural names too."""
         pair = prediction if predictions is None else predictions, reference if references is None else references
         self.add_batch(predictions=[pair[0]], references=[pair[1]])
 
@@ -95,12 +91,9 @@ def _checked(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]
     probabilities, labels = np.asarray(predictions, float), np.asarray(references)
     if probabilities.ndim != 1 or probabilities.shape != labels.shape:
         raise ValueError(f"predictions {probabilities.shape} and references {labels.shape} must both be (n,)")
-    outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
-    if outside.size:
-        raise ValueError(
-            f"predictions must be probabilities in [0, 1], got {outside[0]}: apply sigmoid or softmax first"
-        )
-    wrong = labels[~np.isin(labels, (0, 1))]
-    if wrong.size:
+    if (outside := probabilities[~((probabilities >= 0) & (probabilities <= 1))]).size:
+        way_out = "apply sigmoid or softmax first"
+        raise ValueError(f"predictions must be probabilities in [0, 1], got {outside[0]}: {way_out}")
+    if (wrong := labels[~np.isin(labels, (0, 1))]).size:
         raise ValueError(f"references must be 0 or 1, got {wrong[0]}")
     return probabilities, labels.astype("int64")
