@@ -56,8 +56,8 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = []
     for form in ("MCUCXR_{:04d}_0", "CHNCXR_{:04d}_1"):
         some = [form.format(number) for number in range(1, 101)]
-        for part, count in {"train": 18, "validation": 4, "test": 5}.items():
-            ids += [id for id in some if cxm.split_of(id[:-2]) == part][:count]
+        for split, count in {"train": 18, "validation": 4, "test": 5}.items():
+            ids += [id for id in some if cxm.split_of(id[:-2]) == split][:count]
     first, second, third, *_ = sorted(ids)
     files = tiny.kaggle(tuple(ids), top="")
     del files[f"masks/{tiny.mask_name(first)}"], files[f"ClinicalReadings/{second}.txt"]
@@ -99,7 +99,7 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_run() -> Callable[..., Path]:
-    """What makes a run folder as training leaves it, its weights random: (config, seed, ids of each part) to it."""
+    """What makes a run folder as training leaves it, its weights random: (config, seed, ids of each split) to it."""
     import torch
 
     from hub_models.files import write_json
@@ -139,7 +139,7 @@ def finish() -> Callable[..., Path]:
     def finish(folder: Path) -> Path:
         config, accelerator, trained = TrainConfig.load(folder), Accelerator(), TrainedModel.from_run(folder)
         splits = load_run_splits(config, accelerator)
-        rows = {name: part.rows for name, part in splits.items()}
+        rows = {name: split.rows for name, split in splits.items()}
         write_json(describe(config, rows), folder / DATA_NAME)
         per_image = measure(trained, splits["test"], accelerator)
         evaluated = Evaluated(config, "test", per_image, rows["test"], lambda id: trained)

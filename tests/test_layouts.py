@@ -37,10 +37,7 @@ LAYOUTS = {  # name -> (files, ids without mask)
     "kaggle_flat": (tiny.kaggle(top=""), [tiny.WITHOUT_MASK]),
     "kmader": (kmader(), NO_SHENZHEN_MASKS),
     "nlm": (tiny.nlm_montgomery() | tiny.nlm_shenzhen(), NO_SHENZHEN_MASKS),
-    "nlm_and_masks": (
-        tiny.nlm_montgomery() | tiny.nlm_shenzhen() | tiny.shenzhen_masks(),
-        [tiny.WITHOUT_MASK],
-    ),
+    "nlm_and_masks": (tiny.nlm_montgomery() | tiny.nlm_shenzhen() | tiny.shenzhen_masks(), [tiny.WITHOUT_MASK]),
 }
 
 
@@ -297,11 +294,6 @@ def test_nothing_of_the_set(tmp_path: Path) -> None:
         ".dcm",
     ):
         assert said in str(error.value)
-
-
-def test_data_dir_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="data_dir .*nowhere does not exist: pass the folder or the zip"):
-        scan(str(tmp_path / "nowhere"))
 
 
 # Zips

@@ -23,7 +23,7 @@ EXPECTED = {
     "MC": {"train": ["MCUCXR_0001_0"], "validation": ["MCUCXR_0043_0"], "test": ["MCUCXR_0022_0"]},
     "Shenzhen": {"train": ["CHNCXR_0327_1"], "validation": ["CHNCXR_0005_0"], "test": ["CHNCXR_0006_0"]},
 }
-EXPECTED["all"] = {part: EXPECTED["Shenzhen"][part] + EXPECTED["MC"][part] for part in ("train", "validation", "test")}
+EXPECTED["all"] = {name: EXPECTED["Shenzhen"][name] + EXPECTED["MC"][name] for name in ("train", "validation", "test")}
 HOW = {"plain": {}, "streaming": {"streaming": True}, "num_proc": {"num_proc": 2}}
 
 
@@ -45,7 +45,7 @@ def load(tmp_path: Path) -> Callable:
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_load_dataset(config: str, how: dict, source: str, load: Callable) -> None:
     splits = load(config, data_dir=source, **how)
-    assert {part: [row["id"] for row in split] for part, split in splits.items()} == EXPECTED[config]
+    assert {name: [row["id"] for row in split] for name, split in splits.items()} == EXPECTED[config]
 
 
 def test_default_config_is_all(source: str, load: Callable) -> None:
@@ -75,7 +75,7 @@ def test_row(how: dict, source: str, load: Callable) -> None:
 def test_empty_splits(how: dict, tmp_path: Path, load: Callable) -> None:
     tree = tiny.write_tree(tiny.kaggle(("MCUCXR_0001_0",)), tmp_path / "one")
     splits = load(data_dir=str(tree), **how)
-    assert {part: [row["id"] for row in split] for part, split in splits.items()} == {
+    assert {name: [row["id"] for row in split] for name, split in splits.items()} == {
         "train": ["MCUCXR_0001_0"],
         "validation": [],
         "test": [],

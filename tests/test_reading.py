@@ -13,6 +13,7 @@ MONTH = 1 / 12
 DAY = 1 / 365.25
 
 # Readings of the set as they stand (image, text, sex, age in years, findings), for each way in which one is odd.
+# fmt: off
 REAL = [
     ("CHNCXR_0001_0", "male 45yrs\r\nnormal", "male", 45, "normal"),
     ("CHNCXR_0004_0", "male 58yrs \r\nnormal", "male", 58, "normal"),
@@ -28,86 +29,36 @@ REAL = [
     ("CHNCXR_0263_0", "female24yrs\r\nnormal", "female", 24, "normal"),
     ("CHNCXR_0279_0", " male 35yrs\r\nnormal", "male", 35, "normal"),
     ("CHNCXR_0324_0", "male 32 yrs\r\nnormal", "male", 32, "normal"),
-    (
-        "CHNCXR_0330_1",
-        "male 32yrs\r\nSTB\r\nATB\r\ntuberculosis pleuritis",
-        "male",
-        32,
-        "STB; ATB; tuberculosis pleuritis",
-    ),
-    (
-        "CHNCXR_0349_1",
-        "male 46yrs  \t\nbilateral PTB ?right pleurisy with pleural effusion \t",
-        "male",
-        46,
-        "bilateral PTB ?right pleurisy with pleural effusion",
-    ),
-    (
-        "CHNCXR_0358_1",
-        "female 39yrs  \t\nsecondary PTB  in the right upper field \t",
-        "female",
-        39,
-        "secondary PTB in the right upper field",
-    ),
-    (
-        "CHNCXR_0639_1",
-        "Female, 28yrs  \t\nbilateral acute hematogenous disseminated PTB \t",
-        "female",
-        28,
-        "bilateral acute hematogenous disseminated PTB",
-    ),
-    (
-        "CHNCXR_0657_1",
-        "Male , 31yrs  \t\nRight secondary PTB in the upper and middle fields \t",
-        "male",
-        31,
-        "Right secondary PTB in the upper and middle fields",
-    ),
-    (
-        "CHNCXR_0644_1",
-        "Female, 44yrs  \t\n1.secondary PTB  in the right upper field; 2.small tuberculoma; "
-        "3.right pleural thickening and adhesions \t",
-        "female",
-        44,
-        "1.secondary PTB in the right upper field; 2.small tuberculoma; 3.right pleural thickening and adhesions",
-    ),
+    ("CHNCXR_0330_1", "male 32yrs\r\nSTB\r\nATB\r\ntuberculosis pleuritis", "male", 32,
+     "STB; ATB; tuberculosis pleuritis"),
+    ("CHNCXR_0349_1", "male 46yrs  \t\nbilateral PTB ?right pleurisy with pleural effusion \t", "male", 46,
+     "bilateral PTB ?right pleurisy with pleural effusion"),
+    ("CHNCXR_0358_1", "female 39yrs  \t\nsecondary PTB  in the right upper field \t", "female", 39,
+     "secondary PTB in the right upper field"),
+    ("CHNCXR_0639_1", "Female, 28yrs  \t\nbilateral acute hematogenous disseminated PTB \t", "female", 28,
+     "bilateral acute hematogenous disseminated PTB"),
+    ("CHNCXR_0657_1", "Male , 31yrs  \t\nRight secondary PTB in the upper and middle fields \t", "male", 31,
+     "Right secondary PTB in the upper and middle fields"),
+    ("CHNCXR_0644_1", "Female, 44yrs  \t\n1.secondary PTB  in the right upper field; 2.small tuberculoma; 3.right "
+     "pleural thickening and adhesions \t", "female", 44, "1.secondary PTB in the right upper field; 2.small "
+     "tuberculoma; 3.right pleural thickening and adhesions"),
     ("MCUCXR_0001_0", "Patient's Sex: F \nPatient's Age: 027Y\nnormal\n", "female", 27, "normal"),
     ("MCUCXR_0017_0", "Patient's Sex: M \nPatient's Age: 008Y\nnormal\n", "male", 8, "normal"),
     ("MCUCXR_0080_0", "Patient's Sex: O \nPatient's Age: 005Y\nnormal\n", "other", 5, "normal"),
-    (
-        "MCUCXR_0117_1",
-        "Patient's Sex: F \r\nPatient's Age: 085Y\r\nstable CXR since 6M; off Rx since 6M (same pt as "
-        "MCUCXR_0113_1)\r\n\r\n",
-        "female",
-        85,
-        "stable CXR since 6M; off Rx since 6M (same pt as MCUCXR_0113_1)",
-    ),
-    (
-        "MCUCXR_0166_1",
-        "Patient's Sex: M \r\nPatient's Age: 049Y\r\nNO REPORT (same pt as MCUCXR_0162_1)\r\n\r\n",
-        "male",
-        49,
-        "NO REPORT (same pt as MCUCXR_0162_1)",
-    ),
-    (
-        "MCUCXR_0170_1",
-        "Patient's Sex: M \r\nPatient's Age: 049Y\r\nCXR similar to prior views 1M and 2M ago with some slight "
-        "improvement; on HRZ(E)x2 months, AFB smears neg now, will switch to HR only (same pt as MCUCXR_0166_1, "
-        "MCUCXR_0162_1)\r\n\r\n",
-        "male",
-        49,
-        "CXR similar to prior views 1M and 2M ago with some slight improvement; on HRZ(E)x2 months, AFB smears neg "
-        "now, will switch to HR only (same pt as MCUCXR_0166_1, MCUCXR_0162_1)",
-    ),
-    (
-        "MCUCXR_0352_1",
-        "Patient's Sex: F \nPatient's Age: 025Y\n12x9mm nodule LUL, consistent with large granuloma or some other "
-        "type of a solitary pulmonary nodule\n",
-        "female",
-        25,
-        "12x9mm nodule LUL, consistent with large granuloma or some other type of a solitary pulmonary nodule",
-    ),
+    ("MCUCXR_0117_1", "Patient's Sex: F \r\nPatient's Age: 085Y\r\nstable CXR since 6M; off Rx since 6M (same pt as "
+     "MCUCXR_0113_1)\r\n\r\n", "female", 85, "stable CXR since 6M; off Rx since 6M (same pt as MCUCXR_0113_1)"),
+    ("MCUCXR_0166_1", "Patient's Sex: M \r\nPatient's Age: 049Y\r\nNO REPORT (same pt as MCUCXR_0162_1)\r\n\r\n",
+     "male", 49, "NO REPORT (same pt as MCUCXR_0162_1)"),
+    ("MCUCXR_0170_1", "Patient's Sex: M \r\nPatient's Age: 049Y\r\nCXR similar to prior views 1M and 2M ago with "
+     "some slight improvement; on HRZ(E)x2 months, AFB smears neg now, will switch to HR only (same pt as "
+     "MCUCXR_0166_1, MCUCXR_0162_1)\r\n\r\n", "male", 49, "CXR similar to prior views 1M and 2M ago with some slight "
+     "improvement; on HRZ(E)x2 months, AFB smears neg now, will switch to HR only (same pt as MCUCXR_0166_1, "
+     "MCUCXR_0162_1)"),
+    ("MCUCXR_0352_1", "Patient's Sex: F \nPatient's Age: 025Y\n12x9mm nodule LUL, consistent with large granuloma or "
+     "some other type of a solitary pulmonary nodule\n", "female", 25, "12x9mm nodule LUL, consistent with large "
+     "granuloma or some other type of a solitary pulmonary nodule"),
 ]
+# fmt: on
 
 # The family: invented, but of the kind the rest of the set may hold (text, sex, age in years, findings).
 FAMILY = [

@@ -117,6 +117,15 @@ def dicom_bytes(header: "Dataset") -> bytes:
     return buffer.getvalue()
 
 
+def without(data: bytes, keyword: str) -> bytes:
+    """The DICOM file without one of its elements."""
+    import pydicom
+
+    header = pydicom.dcmread(io.BytesIO(data))
+    del header[keyword]
+    return dicom_bytes(header)
+
+
 def dicom_with_patient(spared: Iterable[str]) -> "Dataset":
     """A sound X-ray that says SECRET in the standard's elements of text, but `spared` ones, and in private ones."""
     import pydicom

@@ -30,12 +30,12 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError)  # raised by an answer that is not the Hub's
 CLIENT_ERRORS = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError, *GARBLED)
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
-T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 
 def retried(
-    call: Callable[..., T], *args: Any, also: Collection[int] = (), secret: str | bool | None = None, **kwargs: Any
-) -> T:
+    call: Callable[..., Answer], *args: Any, also: Collection[int] = (), secret: str | bool | None = None, **more: Any
+) -> Answer:
     """Return what `call` returns; repeat it after 408, 429, 5xx, lost connections and the statuses `also`.
 
     An answer may be lost after the Hub has done its work, so `call` must first check what is left to do.
@@ -44,14 +44,14 @@ def retried(
     """
     for wait in WAITS:
         try:
-            return call(*args, **kwargs)
+            return call(*args, **more)
         except CLIENT_ERRORS as error:
             seconds = max(wait, _requested_wait(error))
             if not (passes(error) or status_of(error) in also) or seconds > LONGEST_WAIT:
                 raise
             logger.warning("%s; again in %d s", reason_of(error, secret), seconds)
         time.sleep(seconds)
-    return call(*args, **kwargs)
+    return call(*args, **more)
 
 
 def passes(error: BaseException) -> bool:

@@ -68,12 +68,12 @@ def runs(
     return folders
 
 
-def _sharpen(trained: TrainedModel, part: Split) -> None:
+def _sharpen(trained: TrainedModel, split: Split) -> None:
     """Scale and shift the last layer, so that half of the pixels or X-rays come out positive, by wide margins."""
     model = trained.model
     last = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)][-1]
     with torch.no_grad():
-        pixels = part.arrays.__getitems__(list(range(len(part.arrays))))["pixels"]  # (B, S, S)
+        pixels = split.arrays.__getitems__(list(range(len(split.arrays))))["pixels"]  # (B, S, S)
         margin = logits_of(model, trained.image_processor, pixels.float() / 255).diff(dim=1)  # (B, 1, ...)
         scale = 2 / margin.std()
         last.weight *= scale
@@ -96,14 +96,14 @@ def published(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def xrays(phantoms: Path) -> XRays:
-    """What makes the test part for a task at a size."""
+    """What makes the test split for a task at a size."""
     return lambda task, size: load_run_splits(
         TrainConfig(str(phantoms), "unused", task, image_size=size), Accelerator(), ("test",)
     )["test"]
 
 
 def piped(task: str, name: str) -> Any:
-    """A pipeline, its processor in PIL's form.
+    """A pipeline, its image processor in PIL's form.
 
     Where torchvision is installed, transformers prefers its form, which has no area average and raises.
     """
@@ -129,7 +129,7 @@ def deep(image: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_classes_give_the_weights_and_the_processor(published: LoopbackHub, runs: dict[str, Path], name: str) -> None:
+def test_classes_give_weights_and_image_processor(published: LoopbackHub, runs: dict[str, Path], name: str) -> None:
     kind, processing = CLASSES[name]
     ours = TrainedModel.from_run(runs[name])
     model = kind.from_pretrained(f"alice/{name}")
@@ -168,7 +168,7 @@ def test_segmentation_pipeline_is_our_evaluation(published: LoopbackHub, runs: d
     assert modes == {"L", "P"}  # both sites' own forms
 
 
-@pytest.mark.skipif(is_torchvision_available(), reason="torchvision's form of the processor has no area average")
+@pytest.mark.skipif(is_torchvision_available(), reason="torchvision's form of the image processor has no area average")
 def test_pipelines_need_only_the_name(published: LoopbackHub, runs: dict[str, Path]) -> None:
     image = Image.effect_noise((150, 90), 60)
     expected = TrainedModel.from_run(runs["lungs"])(image)
@@ -207,7 +207,7 @@ def test_classification_of_16_bits(published: LoopbackHub, runs: dict[str, Path]
 
 
 def test_segmentation_of_16_bits(published: LoopbackHub, runs: dict[str, Path], xrays: XRays) -> None:
-    """Hand the processor `resize_gray(to_gray(x), size)`, and its post-processing the X-ray's own size."""
+    """Hand the image processor `resize_gray(to_gray(x), size)`, and its post-processing the X-ray's own size."""
     model = SegformerForSemanticSegmentation.from_pretrained("alice/lungs")
     image_processor = AutoImageProcessor.from_pretrained("alice/lungs", backend="pil")
     segment, trained = piped("image-segmentation", "lungs"), TrainedModel.from_run(runs["lungs"])

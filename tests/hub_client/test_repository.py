@@ -43,8 +43,8 @@ def titles(hub: LoopbackHub) -> list[str]:
     return [commit.title for commit in hub.repo("alice/m").commits]
 
 
-def requests_of(hub: LoopbackHub, method: str, part: str) -> int:
-    return sum(request.method == method and part in request.path for request in hub.requests)
+def requests_of(hub: LoopbackHub, method: str, path: str) -> int:
+    return sum(request.method == method and path in request.path for request in hub.requests)
 
 
 def check_state(hub: LoopbackHub) -> bool:

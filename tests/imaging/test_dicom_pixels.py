@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import uid
-from tiny import dicom, dicom_bytes
+from tiny import dicom, dicom_bytes, without
 
 from hub_models.imaging.dicom import read_dicom, read_header
 from hub_models.imaging.dicom_pixels import stored_pixels
@@ -101,12 +101,6 @@ def test_colour_jpeg_is_the_gray_it_shows() -> None:
     assert np.abs(image.gray - gray).max() < 4 and image.flags == ()
 
 
-def without(keyword: str) -> bytes:
-    header = pydicom.dcmread(io.BytesIO(dicom(XRAY)))
-    del header[keyword]
-    return dicom_bytes(header)
-
-
 WRONG = {
     "cut in the pixels": (
         lambda: dicom(XRAY)[:-5],
@@ -120,7 +114,7 @@ WRONG = {
         lambda: framed(b"\xff\x4f\xff\x51 and so on", uid.JPEG2000Lossless, XRAY),
         r"cannot be decoded \(JPEG 2000 .*, 12 bits\): get a sound copy, or save it uncompressed",
     ),
-    "no pixels": (lambda: without("PixelData"), "holds no pixels, or is cut off before them"),
+    "no pixels": (lambda: without(dicom(XRAY), "PixelData"), "holds no pixels, or is cut off before them"),
     "movie": (
         lambda: framed(b"movie", uid.MPEG2MPML, XRAY),
         "has transfer syntax MPEG2 Main Profile / Main Level, not one of an X-ray: save it uncompressed",

@@ -30,7 +30,7 @@ def test_message_holds_the_values_it_names_and_says_when(flag: Flag) -> None:
 
 def test_limits_told_are_those_used() -> None:
     assert f"{LEAST_RATIO:.0%}" in Flag.ONE_LUNG.when and f"{BORDER_FRACTION:.0%}" in Flag.TOUCHES_BORDER.when
-    assert all(f"{share:.0%}" in Flag.IMPLAUSIBLE_SIZE.when for share in AREA_FRACTIONS)
+    assert all(f"{one:.0%}" in Flag.IMPLAUSIBLE_SIZE.when for one in AREA_FRACTIONS)
 
 
 def test_only_the_standard_library_is_imported() -> None:

@@ -12,9 +12,9 @@ from hub_models.imaging.source import open_image
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
-def encoded(image: Image.Image, **options: object) -> bytes:
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -148,22 +148,13 @@ def test_luminance_of_deep_colour_by_hand() -> None:
         (np.array([[np.inf, 0]]), "array holds values that are not finite"),
         (np.zeros((2, 2), complex), "array of complex128 is no X-ray"),
         (np.array([["a"]]), "array of <U1 is no X-ray"),
+        (Image.fromarray(np.array([[np.nan, 1]], np.float32)), "holds values that are not finite"),
+        (Image.new("LAB", (4, 4)), "an image of mode LAB cannot be made gray: save it as RGB"),
     ],
 )
-def test_arrays_that_are_no_x_rays(array: np.ndarray, message: str) -> None:
+def test_values_that_are_no_x_rays(array: np.ndarray | Image.Image, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         to_gray(array)
-
-
-def test_float_file_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(ValueError, match="holds values that are not finite"):
-        to_gray(Image.fromarray(np.array([[np.nan, 1]], np.float32)))
-
-
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 NOISE = Image.effect_noise((64, 64), 50)
@@ -172,17 +163,17 @@ BAD_FILES = {
     "empty.png": (b"", r"empty\.png cannot be decoded, being empty"),
     "empty.dcm": (b"", r"empty\.dcm cannot be decoded, being empty"),
     "text.dcm": (b"not an image at all" * 20, r"text\.dcm is no DICOM file, or is cut off"),
-    "cut.png": (saved(NOISE, "PNG")[:2000], r"cut\.png cannot be decoded as an image \(.*\): pass a sound file"),
-    "cut.jpg": (saved(NOISE, "JPEG")[:900], r"cut\.jpg cannot be decoded as an image \(image file is truncated"),
+    "cut.png": (encoded(NOISE, "PNG")[:2000], r"cut\.png cannot be decoded as an image \(.*\): pass a sound file"),
+    "cut.jpg": (encoded(NOISE, "JPEG")[:900], r"cut\.jpg cannot be decoded as an image \(image file is truncated"),
     "bomb.png": (bare_png(30_000, 30_000), r"bomb\.png has more than 100000000 pixels: scale it down"),
     "large.png": (bare_png(10_001, 10_000), r"large\.png has 10001x10000 pixels, more than 100000000: scale it down"),
     "moving.gif": (
-        saved(NOISE, "GIF", save_all=True, append_images=[NOISE.rotate(90)]),
+        encoded(NOISE, "GIF", save_all=True, append_images=[NOISE.rotate(90)]),
         r"moving\.gif is a GIF of sev",
     ),
-    "pages.tif": (saved(NOISE, "TIFF", save_all=True, append_images=[NOISE]), r"pages\.tif is a TIFF of several"),
+    "pages.tif": (encoded(NOISE, "TIFF", save_all=True, append_images=[NOISE]), r"pages\.tif is a TIFF of several"),
     "moving.png": (
-        saved(NOISE, "PNG", save_all=True, append_images=[NOISE.rotate(90)]),
+        encoded(NOISE, "PNG", save_all=True, append_images=[NOISE.rotate(90)]),
         r"moving\.png is a PNG of sev",
     ),
     "program.eps": (
@@ -216,21 +207,16 @@ def test_folders_and_absent_files(tmp_path) -> None:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_image_that_was_opened_but_not_decoded() -> None:
     with pytest.raises(ValueError, match="the image cannot be decoded as an image"):
-        to_gray(Image.open(io.BytesIO(saved(NOISE, "JPEG")[:900])))
+        to_gray(Image.open(io.BytesIO(encoded(NOISE, "JPEG")[:900])))
     with pytest.raises(ValueError, match="the image has 10001x10000 pixels, more than 100000000"):
         to_gray(Image.open(io.BytesIO(bare_png(10_001, 10_000))))
-
-
-def test_image_without_gray_is_refused() -> None:
-    with pytest.raises(ValueError, match="an image of mode LAB cannot be made gray: save it as RGB"):
-        to_gray(Image.new("LAB", (4, 4)))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of PIL and pydicom, on what they make of the damage
 def test_damaged_files_raise_nothing_else() -> None:
     """Each of 600 files with some bytes changed is decoded, or refused with a ValueError."""
     random = np.random.default_rng(0)
-    sound = [saved(NOISE, kind) for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP")] + [dicom(np.asarray(NOISE), 8)]
+    sound = [encoded(NOISE, kind) for kind in ("PNG", "JPEG", "TIFF", "GIF", "BMP")] + [dicom(np.asarray(NOISE), 8)]
     refused = 0
     for data in sound:
         for _ in range(100):

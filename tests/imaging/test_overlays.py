@@ -15,15 +15,12 @@ def pixels(picture: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize(
     ("size", "expected"), [((64, 32), (1024, 512)), ((3000, 4096), (750, 1024)), ((5000, 1), (1024, 1))]
 )
-def test_longer_side_is_that_which_is_asked_for(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_longer_side_is_as_given(size: tuple[int, int], expected: tuple[int, int]) -> None:
     picture = scaled_gray(Image.new("L", size, 100), 1024)
     assert picture.size == expected and picture.mode == "L"
     assert np.asarray(picture).min() == np.asarray(picture).max() == 100
-
-
-def test_deep_grays_are_rounded() -> None:
-    picture = scaled_gray(Image.fromarray(np.full((64, 64), 99.6, np.float32)), 128)
-    assert picture.mode == "L" and set(np.asarray(picture).ravel().tolist()) == {100}
+    deep = scaled_gray(Image.fromarray(np.full(size[::-1], 99.6, np.float32)), 64)
+    assert deep.mode == "L" and set(np.asarray(deep).ravel().tolist()) == {100}  # rounded
 
 
 @pytest.mark.parametrize("side", [64, 512, 2048])  # of the mask: scaled up, as it is, scaled down
@@ -40,7 +37,7 @@ def test_outline_is_on_the_rim_and_nowhere_else(side: int) -> None:
     assert not touched[:, 389:].any()
 
 
-def test_outlines_of_two_masks_stand_on_one_picture() -> None:
+def test_outlines_of_two_masks_are_on_one_picture() -> None:
     left, right = np.zeros((2, 64, 64), bool)
     left[:, :20] = right[:, 44:] = True
     picture = pixels(outline(outline(GRAY, left, TRUE), right))

@@ -35,25 +35,22 @@ def window(center: float, width: float, function: str | None = None) -> dict[str
     return fields | ({"VOILUTFunction": function} if function else {})
 
 
-def test_linear_window_by_hand() -> None:
-    # C.11.2.1.2.1, c = 1000, w = 101: black up to 999.5 - 50, white above 999.5 + 50, else (x - 999.5) / 100 + 0.5
-    grays = gray_of([0, 949, 950, 1000, 1049, 1050, 4095], **window(1000, 101))
-    expected = [0, 0, 0.005 * 255, 0.505 * 255, 0.995 * 255, 255, 255]
+@pytest.mark.parametrize(
+    ("function", "width", "stored", "expected"),
+    [
+        # C.11.2.1.2.1: black up to 999.5 - 50, white above 999.5 + 50, else (x - 999.5) / 100 + 0.5
+        (None, 101, [0, 949, 950, 1000, 1049, 1050, 4095], [0, 0, 1.275, 128.775, 253.725, 255, 255]),
+        (None, 1, [999, 1000], [0, 255]),  # the narrowest: a step at c - 0.5
+        # C.11.2.1.3.2: (x - 1000) / 100 + 0.5
+        ("LINEAR_EXACT", 100, [949, 950, 975, 1000, 1050, 1051], [0, 0, 63.75, 127.5, 255, 255]),
+        # C.11.2.1.3.1: 1 / (1 + exp(-4 (x - 1000) / 400))
+        ("SIGMOID", 400, [900, 1000, 1100], [255 / (1 + math.e), 127.5, 255 / (1 + 1 / math.e)]),
+    ],
+)
+def test_window_by_hand(function: str | None, width: float, stored: list[int], expected: list[float]) -> None:
+    grays = gray_of(stored, **window(1000, width, function))
     np.testing.assert_allclose(grays, expected, rtol=1e-6)
     assert grays.dtype == np.float32
-    np.testing.assert_array_equal(gray_of([9, 10], **window(10, 1)), [0, 255])  # the narrowest: a step at c - 0.5
-
-
-def test_exact_window_by_hand() -> None:
-    # C.11.2.1.3.2, c = 1000, w = 100: (x - 1000) / 100 + 0.5
-    grays = gray_of([949, 950, 975, 1000, 1050, 1051], **window(1000, 100, "LINEAR_EXACT"))
-    np.testing.assert_allclose(grays, [0, 0, 63.75, 127.5, 255, 255], rtol=1e-6)
-
-
-def test_sigmoid_by_hand() -> None:
-    # C.11.2.1.3.1, c = 1000, w = 400: 1 / (1 + exp(-4 (x - 1000) / 400))
-    grays = gray_of([900, 1000, 1100], **window(1000, 400, "SIGMOID"))
-    np.testing.assert_allclose(grays, [255 / (1 + math.e), 127.5, 255 / (1 + 1 / math.e)], rtol=1e-6)
 
 
 def test_first_of_several_windows_counts() -> None:
@@ -87,43 +84,45 @@ def test_white_on_black_after_the_window(shape: dict[str, str]) -> None:
     np.testing.assert_allclose(plain, [255, 191.25, 0] if inverted else [0, 63.75, 255])
 
 
-def test_voi_table_by_hand() -> None:
-    fields = {"VOILUTSequence": table([3, 1000, 8], [10, 100, 255])}
-    np.testing.assert_array_equal(gray_of([0, 1000, 1001, 1002, 4095], **fields), [10, 10, 100, 255, 255])
-    # it goes before a window, and its entries may take two bytes each or one
-    for data in (b"\x0a\x00\x64\x00\xff\x00", b"\x0a\x64\xff\x00"):
-        both = window(0, 1) | {"VOILUTSequence": table([3, 1000, 8], data)}
-        np.testing.assert_array_equal(gray_of([0, 1001, 4095], **both), [10, 100, 255])
+SHORT = table([3, 1000, 8], [10, 100, 255])
+MIDDLE = 255 * 1000 / 4095
 
 
-def test_voi_table_of_12_bits_that_claims_16() -> None:
-    fields = {"VOILUTSequence": table([3, 0, 16], [0, 1000, 4095])}
-    np.testing.assert_allclose(gray_of([0, 1, 2], **fields), [0, 255 * 1000 / 4095, 255], rtol=1e-6)
-
-
-def test_voi_table_of_8_bits_for_12() -> None:
-    # pydicom's own apply_voi takes the values modulo 256 here
-    fields = {"VOILUTSequence": table([4096, 0, 8], [value // 16 for value in range(4096)])}
-    np.testing.assert_array_equal(gray_of([0, 160, 3200, 4095], **fields), [0, 10, 200, 255])
-
-
-def test_largest_voi_table_of_all() -> None:
-    # a table of 65536 entries says 0
-    fields = {"VOILUTSequence": table([0, 0, 16], np.arange(65536, dtype="<u2").tobytes())}
-    np.testing.assert_allclose(gray_of([0, 13107, 65535], 16, **fields), [0, 51, 255], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("fields", "bits", "stored", "expected"),
+    [
+        ({"VOILUTSequence": SHORT}, 12, [0, 1000, 1001, 1002, 4095], [10, 10, 100, 255, 255]),
+        # it goes before a window, and its entries may take two bytes each or one
+        (window(0, 1) | {"VOILUTSequence": table([3, 1000, 8], b"\x0a\0\x64\0\xff\0")}, 12, [0, 1001], [10, 100]),
+        (window(0, 1) | {"VOILUTSequence": table([3, 1000, 8], b"\x0a\x64\xff\x00")}, 12, [0, 1001], [10, 100]),
+        # of 12 bits that claims 16
+        ({"VOILUTSequence": table([3, 0, 16], [0, 1000, 4095])}, 12, [0, 1, 2], [0, MIDDLE, 255]),
+        # of 8 bits for 12: pydicom's own apply_voi takes the values modulo 256 here
+        ({"VOILUTSequence": table([4096, 0, 8], [x // 16 for x in range(4096)])}, 12, [0, 160, 4095], [0, 10, 255]),
+        # the largest of all: a table of 65536 entries says 0
+        (
+            {"VOILUTSequence": table([0, 0, 16], np.arange(65536, dtype="<u2").tobytes())},
+            16,
+            [0, 13107, 65535],
+            [0, 51, 255],
+        ),
+        ({"ModalityLUTSequence": table([3, 0, 16], [0, 1000, 4095])}, 12, [0, 1, 2], [0, MIDDLE, 255]),
+        (
+            {"ModalityLUTSequence": table([3, 0, 16], [0, 1000, 4095])} | window(1000, 2000, "LINEAR_EXACT"),
+            12,
+            [0, 1, 2],
+            [0, 127.5, 255],
+        ),
+    ],
+)
+def test_lookup_table_by_hand(fields: dict, bits: int, stored: list[int], expected: list[float]) -> None:
+    np.testing.assert_allclose(gray_of(stored, bits, **fields), expected, rtol=1e-6)
 
 
 def test_voi_table_behind_a_rescale() -> None:
     fields = {"VOILUTSequence": table([3, -1, 8], [10, 100, 255]), "RescaleSlope": 0.5, "RescaleIntercept": -1}
     # x / 2 - 1 is -1, 0, 1
     np.testing.assert_array_equal(gray_of([0, 2, 4], signed=True, **fields), [10, 100, 255])
-
-
-def test_modality_table_by_hand() -> None:
-    fields = {"ModalityLUTSequence": table([3, 0, 16], [0, 1000, 4095])}
-    np.testing.assert_allclose(gray_of([0, 1, 2], **fields), [0, 255 * 1000 / 4095, 255], rtol=1e-6)
-    fields |= window(1000, 2000, "LINEAR_EXACT")
-    np.testing.assert_allclose(gray_of([0, 1, 2], **fields), [0, 127.5, 255])
 
 
 STORED = np.array([[0, 1, 255, 256], [2048, 4000, 4094, 4095]], np.uint16)

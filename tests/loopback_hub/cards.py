@@ -22,11 +22,7 @@ LISTS = ("tags", "datasets", "metrics", "task_categories", "task_ids", "size_cat
 
 
 def metadata_of(readme: str) -> dict[str, Any]:
-    """The fields of a card's head; {} where it has none.
-
-    Raises:
-        ValueError: it is no YAML, or no mapping.
-    """
+    """The fields of a card's head; {} where it has none."""
     found = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n?---[ \t]*(\r?\n|$)", readme, re.DOTALL)
     if not found:
         return {}

@@ -27,18 +27,14 @@ class Fault:
 
 
 class Faults:
-    """The faults that are still to happen, in the order in which they were asked for."""
+    """The faults that are still to happen, oldest first."""
 
     def __init__(self) -> None:
         self._waiting: list[Fault] = []
         self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> None:
-        """Take `fault` in; `times` None makes it happen always.
-
-        Raises:
-            ValueError: it would do nothing, or would never happen.
-        """
+        """Take `fault` in; `times` None makes it happen always."""
         harmless = fault.status is None and fault.cut_after is None
         if harmless and not (fault.delay or fault.corrupt or fault.headers):
             raise ValueError("a fault needs one of status, cut_after, delay, corrupt, headers")

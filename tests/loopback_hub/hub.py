@@ -78,11 +78,7 @@ class LoopbackHub:
         return secrets.token_hex(16)
 
     def add_user(self, name: str, role: str = "write") -> str:
-        """A new token of user `name`, to "write" or to "read"; a user may have several.
-
-        Raises:
-            ValueError: another role.
-        """
+        """A new token of user `name`, to "write" or to "read"; a user may have several."""
         if role not in ("read", "write"):
             raise ValueError(f"role must be 'read' or 'write', got {role!r}")
         token = f"hf_{self.new_secret()}"
@@ -113,11 +109,7 @@ class LoopbackHub:
         return others | self.variables(token, home, xet)
 
     def repo(self, repo_id: str, repo_type: str = "model") -> Repo:
-        """A repository.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """A repository."""
         if (repo_type, repo_id) not in self.repos:
             raise KeyError(f"no {repo_type} {repo_id} on this hub")
         return self.repos[repo_type, repo_id]
@@ -151,17 +143,14 @@ class LoopbackHub:
     ) -> None:
         """Let the next `times` requests (None: all) fail whose "METHOD /path" holds the regex `pattern`.
 
-        The path has no query and no %-escapes. One fault per request, the one asked for first. `status`: that answer
+        The path has no query and no %-escapes. One fault per request, the oldest. `status`: that answer
         and nothing is done. `cut_after`: the connection ends after so many bytes of the answer to a GET (0: no answer
         at all), or of the body of any other request, and nothing is done. `delay`: seconds to wait first.
         `corrupt`: the middle byte of the answer is inverted. `headers`: more headers of the answer. `after`:
-        what is asked for is done, and only the answer is replaced by `status`, or cut.
+        the request is served, and only the answer is replaced by `status`, or cut.
 
         The storage has paths of its own: PUT /lfs/[datasets/]<id>/<sha256>/<size>[/<part>], GET /cdn/<sha256>, and
         for Xet POST /cas/<any>/v1/xorbs/, POST /cas/<any>/v1/shards, GET /cas/<any>/v1/reconstructions/, GET /xorbs/.
-
-        Raises:
-            ValueError: a fault that would do nothing, or never happen.
         """
         self.faults.add(Fault(re.compile(pattern), status, times, cut_after, delay, corrupt, headers or {}, after))
 

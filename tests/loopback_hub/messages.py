@@ -77,7 +77,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a mistake
 
 
 def ranged(data: bytes, header: str | None, headers: dict[str, str]) -> Response:
-    """`data` whole (200), the part that a Range header asks for (206), or 416 where there is none such."""
+    """`data` whole (200), the bytes that a Range header names (206), or 416 where there is none such."""
     headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"} | headers
     if header is None:
         return Response(200, data, headers)

@@ -118,11 +118,7 @@ class Repo:
         return self.at("main").history()
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
-        """Content by path at a branch, tag or commit, without the .gitattributes that the hub itself put there.
-
-        Raises:
-            KeyError: no such revision.
-        """
+        """Content by path at a branch, tag or commit, without the .gitattributes that the hub itself put there."""
         try:
             commit = self.at(revision)
         except Refusal as error:
@@ -133,11 +129,7 @@ class Repo:
         }
 
     def at(self, revision: str) -> Commit:
-        """The commit of a branch, a tag, or an id of at least 7 digits.
-
-        Raises:
-            Refusal: 404, no such revision.
-        """
+        """The commit of a branch, a tag, or an id of at least 7 digits."""
         name = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
         if oid := self.branches.get(name) or self.tags.get(name):
             return self.by_oid[oid]
@@ -158,11 +150,7 @@ class Repo:
         self.branches[branch] = commit.oid
 
     def add_ref(self, kind: str, name: str, revision: str, message: str = "") -> None:
-        """A new "tag" or "branch" at `revision`.
-
-        Raises:
-            Refusal: 409, it exists; 404, no such revision; 400, git takes no such name.
-        """
+        """A new "tag" or "branch" at `revision`."""
         refs = self.tags if kind == "tag" else self.branches
         if not re.fullmatch(r"[\w][\w./-]*", name) or ".." in name or name.endswith(("/", ".lock")):
             raise Refusal(400, f"Invalid {kind} name: {name}")
@@ -173,11 +161,7 @@ class Repo:
             self.tag_messages[name] = message
 
     def remove_ref(self, kind: str, name: str) -> None:
-        """Take a "tag" or "branch" away; its commits stay.
-
-        Raises:
-            Refusal: 404, no such; 403, the main branch.
-        """
+        """Take a "tag" or "branch" away; its commits stay."""
         refs = self.tags if kind == "tag" else self.branches
         if (kind, name) == ("branch", "main"):
             raise Refusal(403, "Cannot delete the main branch")

@@ -20,11 +20,7 @@ class User:
 
 
 def user_of(hub: "LoopbackHub", call: Call) -> User | None:
-    """Whose token the call carries; None if it carries none.
-
-    Raises:
-        Refusal: 401, the token is nobody's.
-    """
+    """Whose token the call carries; None if it carries none."""
     if call.bearer is None:
         return None
     if call.bearer not in hub.users:
@@ -33,11 +29,7 @@ def user_of(hub: "LoopbackHub", call: Call) -> User | None:
 
 
 def readable(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Repo:
-    """The repository, if the caller may know of it.
-
-    Raises:
-        Refusal: 404, or 401 to those without a token: there is none, or it is private to another user.
-    """
+    """The repository, if the caller may know of it."""
     user = user_of(hub, call)
     repo = hub.repos.get((PLURALS[plural], repo_id))
     if repo is None or (repo.private and (user is None or user.name != repo.owner)):
@@ -46,11 +38,7 @@ def readable(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Repo:
 
 
 def open_to(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Repo:
-    """The repository, if the caller may have its files.
-
-    Raises:
-        Refusal: as `readable`; 403, it is gated and not the caller's.
-    """
+    """The repository, if the caller may have its files."""
     repo, user = readable(hub, call, plural, repo_id), user_of(hub, call)
     if repo.gated and (user is None or user.name != repo.owner):
         message = f"Access to {PLURALS[plural]} {repo_id} is restricted. You must have access to it."
@@ -59,11 +47,7 @@ def open_to(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Repo:
 
 
 def writable(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Repo:
-    """The repository, if the caller may change it.
-
-    Raises:
-        Refusal: as `readable`; 401 without a token; 403, the token is for reading, or the repository another user's.
-    """
+    """The repository, if the caller may change it."""
     if call.bearer is None and (PLURALS[plural], repo_id) in hub.repos:
         raise Refusal(401, "Invalid username or password.")
     repo = readable(hub, call, plural, repo_id)
@@ -72,11 +56,7 @@ def writable(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Repo:
 
 
 def writer(hub: "LoopbackHub", call: Call, owner: str | None = None) -> User:
-    """The caller, if they may write, under the name of `owner` where given.
-
-    Raises:
-        Refusal: 401 without a token; 403, it is for reading, or they are not the owner.
-    """
+    """The caller, if they may write, under the name of `owner` where given."""
     user = user_of(hub, call)
     if user is None:
         raise Refusal(401, "Invalid username or password.")

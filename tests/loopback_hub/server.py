@@ -66,7 +66,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """One connection: each request whole, then its answer, with the fault that was asked for."""
+    """One connection: each request whole, then its answer, with its fault, if any."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else each answer waits for the client's delayed acknowledgement
@@ -75,9 +75,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a request of any method."""
         hub, (path, _, query) = self.server.hub, self.path.partition("?")
-        self.asked = unquote(path), query
+        self.target = unquote(path), query
         headers = {name.lower(): value for name, value in self.headers.items()}
-        fault = hub.faults.take(self.command, self.asked[0])
+        fault = hub.faults.take(self.command, self.target[0])
         try:
             body = self._body(headers, fault)
             call = Call(self.command, path, query, headers, body)
@@ -119,7 +119,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault.status is None or fault.after:
             response = self.server.hub.respond(call)
         if fault.status is not None:
-            response = Response.json({"error": f"fault {fault.status} as asked for"}, fault.status)
+            response = Response.json({"error": f"fault {fault.status} on demand"}, fault.status)
         response.headers |= fault.headers
         response.body = fault.spoil(response.body)
         return response
@@ -127,7 +127,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _log(self, headers: dict[str, str], status: int) -> None:
         user = self.server.hub.users.get(headers.get("authorization", "").partition(" ")[2].strip())
         name = user.name if user else None
-        self.server.hub.requests.append(Request(self.command, self.asked[0], name, status, headers, self.asked[1]))
+        self.server.hub.requests.append(Request(self.command, self.target[0], name, status, headers, self.target[1]))
 
     def _send(self, response: Response, cut_after: int | None) -> None:
         """The answer, or its first `cut_after` bytes and an end; none at all where that is 0."""

@@ -28,11 +28,7 @@ def _signature(hub: "LoopbackHub", path: str) -> str:
 
 
 def check_signature(hub: "LoopbackHub", call: Call) -> None:
-    """Refuse a call to an address that `signed` did not give out.
-
-    Raises:
-        Refusal: 403.
-    """
+    """Refuse a call to an address that `signed` did not give out."""
     if not hmac.compare_digest(_signature(hub, call.path), call.parameter("signature") or ""):
         raise Refusal(403, "Signature does not match")
 

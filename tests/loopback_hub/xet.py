@@ -54,11 +54,7 @@ def hash_text(raw: bytes) -> str:
 
 
 def chunk_table(xorb: bytes) -> list[tuple[int, int, int]]:
-    """(offset, end, length unpacked) of each chunk of a xorb, up to its footer.
-
-    Raises:
-        ValueError: it ends in the middle of a chunk.
-    """
+    """(offset, end, length unpacked) of each chunk of a xorb, up to its footer."""
     table, offset = [], 0
     while offset + 8 <= len(xorb) and xorb[offset] == 0:
         packed = int.from_bytes(xorb[offset + 1 : offset + 4], "little")
@@ -72,11 +68,7 @@ def chunk_table(xorb: bytes) -> list[tuple[int, int, int]]:
 
 
 def unpacked(chunk: bytes, length: int) -> bytes:
-    """Content of one chunk of a xorb, header included.
-
-    Raises:
-        ValueError: a scheme other than 0 (as it is), 1 (LZ4) and 2 (LZ4 of bytes grouped by their place in four).
-    """
+    """Content of one chunk of a xorb, header included."""
     scheme, payload = chunk[4], chunk[8:]
     if scheme == 0:
         return payload
@@ -95,12 +87,7 @@ def unpacked(chunk: bytes, length: int) -> bytes:
 
 
 def put_together(store: Store, terms: list[Term]) -> bytes:
-    """The file that terms make.
-
-    Raises:
-        KeyError: a xorb is not here.
-        ValueError: a chunk cannot be unpacked.
-    """
+    """The file that terms make."""
     parts = []
     for term in terms:
         xorb = store.xorbs[term.xorb]
@@ -188,7 +175,7 @@ def put_shard(hub: "LoopbackHub", call: Call) -> Response:
 
 
 def reconstruction(hub: "LoopbackHub", call: Call, name: str) -> Response:
-    """Which chunks make a file, or the range of it that is asked for, and where their bytes are."""
+    """Which chunks make a file, or the wanted range of it, and where their bytes are."""
     repo, terms = _granted(hub, call, ("read", "write")), hub.cas.files.get(name)
     if terms is None or not any(hub.cas.file_of_sha256.get(oid) == name for oid in repo.stored):
         raise Refusal(404, "no such file")

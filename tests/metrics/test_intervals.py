@@ -63,6 +63,9 @@ def test_none_for_what_is_undefined() -> None:
     one_patient = with_intervals(mean, x, ["a"] * 4)
     assert one_patient["mean"] == {"value": 1.5, "low": None, "high": None}
     assert with_intervals(mean, {"x": np.ones(4)}, PATIENTS)["large"] == {"value": None, "low": None, "high": None}
+    columns = {"label": np.array([]), "probability": np.array([])}
+    nothing = with_intervals(lambda c, w: screening_metrics(c, w, 0.5), columns, [])
+    assert all(one == {"value": None, "low": None, "high": None} for one in nothing.values())
     # c is drawn in 1 - (2/3)^3 = 70 % of the resamples: enough.
     assert with_intervals(mean, x, PATIENTS)["large"] == {"value": 3.0, "low": 3.0, "high": 3.0}
 
@@ -76,12 +79,6 @@ def test_no_interval_where_under_half_of_the_resamples_define_the_metric() -> No
 
     assert defined_in_the_first(4) == {"value": 1.0, "low": None, "high": None}
     assert defined_in_the_first(5) == {"value": 1.0, "low": 1.0, "high": 1.0}
-
-
-def test_no_image_is_none_everywhere() -> None:
-    columns = {"label": np.array([]), "probability": np.array([])}
-    intervals = with_intervals(lambda c, w: screening_metrics(c, w, 0.5), columns, [])
-    assert all(one == {"value": None, "low": None, "high": None} for one in intervals.values())
 
 
 def test_difference_is_paired() -> None:

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_s
 
 from hub_models import metrics as metrics_package
 from hub_models.metrics import (
+    SALIENCY_COLUMNS,
     Overlap,
     count_overlap,
     dice,
@@ -50,11 +52,6 @@ def test_monai_agrees_image_by_image() -> None:
     np.testing.assert_allclose([iou(one) for one in counts], MeanIoU()(*stacks)[:, 0], rtol=1e-6)
 
 
-def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"\(2, 4\) and reference mask \(4, 2\)"):
-        count_overlap(LEFT, TOP.T)
-
-
 def test_surface_distances_by_hand() -> None:
     predicted, reference = np.zeros((2, 20, 30), bool)
     predicted[5, 4:8] = reference[8, 4:8] = True  # two lines of 4 pixels, 3 rows apart
@@ -65,8 +62,11 @@ def test_surface_distances_by_hand() -> None:
     reference[8, 20] = True
     # Predicted to reference: 3 four times. Back: 3 four times, and from (8, 20) to (5, 7) sqrt(9 + 169) = 13.342.
     # 95th percentile of [3, 3, 3, 3, 13.342]: rank 0.95 * 4 = 3.8, so 3 + 0.8 * 10.342 = 11.273. Mean: 37.342 / 9.
-    assert surface_distances(predicted, reference) == pytest.approx((11.273, 37.342 / 9), abs=1e-3)
-    assert surface_distances(reference, predicted) == pytest.approx((11.273, 37.342 / 9), abs=1e-3)
+    for pair in ((predicted, reference), (reference, predicted)):
+        assert surface_distances(*pair) == pytest.approx((11.273, 37.342 / 9), abs=1e-3)
+    empty = np.zeros_like(LEFT)
+    for pair in ((empty, LEFT), (LEFT, empty), (empty, empty)):
+        assert np.isnan(surface_distances(*pair)).all()
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.0875, 0.2)])
@@ -85,15 +85,10 @@ def test_monai_agrees_on_surface_distances(spacing: tuple[float, float]) -> None
     np.testing.assert_allclose(ours, torch.cat([hd95, assd], 1), rtol=1e-5)
 
 
-def test_surface_distances_of_an_empty_mask_are_undefined() -> None:
-    empty = np.zeros_like(LEFT)
-    for pair in ((empty, LEFT), (LEFT, empty), (empty, empty)):
-        assert np.isnan(surface_distances(*pair)).all()
-
-
-def test_surface_distances_refuse_what_they_cannot_measure() -> None:
-    with pytest.raises(ValueError, match="must have one shape"):
-        surface_distances(LEFT, TOP.T)
+def test_masks_of_two_shapes_and_wrong_spacings_are_refused() -> None:
+    for function in (count_overlap, surface_distances):
+        with pytest.raises(ValueError, match=r"\(2, 4\) and reference mask \(4, 2\)"):
+            function(LEFT, TOP.T)
     for spacing in ((1.0, 0.0), (1.0, float("nan")), (1.0, 1.0, 1.0), None):
         with pytest.raises(ValueError, match="spacing must be two positive numbers"):
             surface_distances(LEFT, TOP, spacing)
@@ -240,15 +235,6 @@ def test_saliency_metrics_by_hand() -> None:
     assert metrics["saliency_in_lungs"] == pytest.approx([0.4, 0.3, np.nan], nan_ok=True)
     assert metrics["lungs_fraction"] == pytest.approx([0.2, 0.15, np.nan], nan_ok=True)
     assert saliency_metrics({"label": np.zeros(4)}, np.ones((1, 4))) == {}
-    with pytest.raises(ValueError, match=r"weights must be \(R, n\) and each column \(n,\)"):
-        saliency_metrics(columns, np.ones((1, 3)))
-
-
-def test_columns_and_weights_must_be_of_the_same_images() -> None:
-    with pytest.raises(ValueError, match=r"weights must be \(R, n\) .* got weights \(1, 3\)"):
-        lung_metrics(lung_columns(), np.ones((1, 3)))
-    with pytest.raises(ValueError, match=r"got weights \(2,\) and {'label': \(2,\)"):
-        screening_metrics({"label": np.ones(2), "probability": np.ones(2)}, np.ones(2), 0.5)
 
 
 def test_threshold_for_sensitivity_by_hand() -> None:
@@ -263,13 +249,22 @@ def test_threshold_for_sensitivity_by_hand() -> None:
     assert metrics["specificity_at_90_sensitivity"][0] == 0.5
 
 
-def test_threshold_needs_positives() -> None:
-    with pytest.raises(ValueError, match="0 of 3 labels are 1"):
-        threshold_for_sensitivity(np.zeros(3), np.ones(3))
-    with pytest.raises(ValueError, match=r"labels \(3,\) and probabilities \(2,\)"):
-        threshold_for_sensitivity(np.ones(3), np.ones(2))
-    with pytest.raises(ValueError, match=r"sensitivity must be in \(0, 1\], got 90"):
-        threshold_for_sensitivity(np.ones(3), np.ones(3), 90)
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (threshold_for_sensitivity, (np.zeros(3), np.ones(3)), "0 of 3 labels are 1"),
+        (threshold_for_sensitivity, (np.ones(3), np.ones(2)), r"labels \(3,\) and probabilities \(2,\)"),
+        (threshold_for_sensitivity, (np.ones(3), np.ones(3), 90), r"\(0, 1\], got 90"),
+        (fit_temperature, (np.arange(3), np.zeros(3)), "0 of 3 labels are 1: .* both classes"),
+        (fit_temperature, (np.arange(3), np.ones(3)), "3 of 3 labels are 1: .* both classes"),
+        (lung_metrics, (lung_columns(), np.ones((1, 3))), r"got weights \(1, 3\)"),
+        (saliency_metrics, (dict.fromkeys(SALIENCY_COLUMNS, np.ones(4)), np.ones((1, 3))), r"got weights \(1, 3\)"),
+        (screening_metrics, ({"label": np.ones(2)}, np.ones(2), 0.5), r"got weights \(2,\) and {'label': \(2,\)"),
+    ],
+)
+def test_what_cannot_be_computed(function: Callable, arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        function(*arguments)
 
 
 def test_temperature_by_hand() -> None:
@@ -286,12 +281,6 @@ def test_temperature_of_calibrated_logits_and_its_bounds() -> None:
     assert fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
     assert fit_temperature(np.array([5.0, -5.0]), np.array([1, 0])) == pytest.approx(0.05, rel=0.01)  # all right
     assert fit_temperature(np.array([5.0, -5.0]), np.array([0, 1])) == pytest.approx(20, rel=0.01)  # all wrong
-
-
-def test_temperature_needs_both_classes() -> None:
-    for labels in (np.zeros(3), np.ones(3)):
-        with pytest.raises(ValueError, match=r"[03] of 3 labels are 1: fitting a temperature needs both classes"):
-            fit_temperature(np.arange(3), labels)
 
 
 def test_import_is_cheap_and_the_old_names_stay() -> None:
