@@ -404,7 +404,7 @@ def patients_of(readings: dict[str, str]) -> dict[str, str]:
 
 
 def patient_of(id: str, patients: dict[str, str]) -> str:
-    """Return the patient id of an image: the one in `patients` (see `patients_of`), else its id without the label."""
+    """Return the patient of an image: the one in `patients_of`, else the id without its label."""
     return patients.get(id[:-2], id[:-2])
 
 

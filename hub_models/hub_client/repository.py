@@ -64,7 +64,6 @@ class Repository:
         return f"{self.api.endpoint}/{PREFIXES[self.type]}{self.id}"
 
     def _plain(self, doing: str) -> AbstractContextManager[None]:
-        """Return the context whose errors name this repository."""
         return plain_errors(doing, f"{self.type} {self.id}", self.api.token)
 
     def _read_head(self, revision: str) -> Head | None:

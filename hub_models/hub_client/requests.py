@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import httpx2
@@ -58,9 +58,8 @@ def passes(error: BaseException) -> bool:
     """Return whether the same call may succeed a moment later."""
     if is_full(error):
         return False
-    status = status_of(error)
     wrapped = isinstance(error, RuntimeError)  # an upload by LFS or a download by Xet
-    if status is not None:
+    if (status := status_of(error)) is not None:
         return status in PASSING_STATUSES or (status == 403 and wrapped)  # an address of the storage expires
     lost = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, ConnectionError, *GARBLED)
     return wrapped or any(
@@ -111,10 +110,9 @@ def reason_of(error: BaseException, token: str | bool | None = None) -> str:
     if isinstance(error, GARBLED):
         return "its answer cannot be read"
     chain = [*_chain(error)]
-    if answers := [one for one in chain if isinstance(one, HfHubHTTPError)]:
-        response = answers[0].response
-        said = answers[0].server_message or response.reason_phrase
-        return scrub(f"{response.status_code}: {said}", token)
+    if answer := next((one for one in chain if isinstance(one, HfHubHTTPError)), None):
+        said = answer.server_message or answer.response.reason_phrase
+        return scrub(f"{answer.response.status_code}: {said}", token)
     said = str(chain[-1] if isinstance(error, RuntimeError) else error) or type(error).__name__
     return scrub(re.sub(r", domain: \S+| for url \(\S+\)", "", said), token)
 
@@ -141,8 +139,7 @@ def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Ite
     """
     try:
         yield
-    except CLIENT_ERRORS as error:
-        # the client's own error stays out of tracebacks: addresses in it can hold signatures
+    except CLIENT_ERRORS as error:  # kept out of tracebacks: addresses in it can hold signatures
         raise _plain(error, doing, where, token) from None
 
 
@@ -183,23 +180,21 @@ def check_metadata(card: RepoCard, token: str | bool | None = None) -> None:
         ConnectionError: no answer.
     """
 
-    def once() -> str:
+    def refusal() -> str:
         try:
             card.validate()
         except json.JSONDecodeError:
             raise
-        except ValueError as error:  # the Hub's refusal, as JSON or plain
+        except ValueError as error:  # as JSON or plain
             return str(error)
         return ""
 
     with plain_errors("checking", "the card's metadata", token):
-        said = retried(once, secret=token)
+        said = retried(refusal, secret=token)
     if said:
-        try:
+        with suppress(ValueError, KeyError, TypeError):
             said = "; ".join(one["message"] for one in json.loads(said)["errors"])
-        except (ValueError, KeyError, TypeError):
-            said = scrub(said, token)
-        raise ValueError(f"the Hub does not take the card's metadata: {said}")
+        raise ValueError(f"the Hub does not take the card's metadata: {scrub(said, token)}")
 
 
 def whoami_writer(api: HfApi, owner: str | None = None) -> str:

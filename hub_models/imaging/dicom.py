@@ -75,29 +75,13 @@ def read_dicom(source: bytes | str | Path) -> DicomImage:
     """
     name = name_of(source)
     header = read_header(source)
-    with said(f"the header of {name} cannot be read: get a sound copy"):
+    with errors_as(f"the header of {name} cannot be read: get a sound copy"):
         objection = _objection(header)
     if objection:
         raise ValueError(f"{name} {objection}")
     stored = stored_pixels(read_header(source, pixels=True), name)
-    with said(f"the header of {name} does not say how to show its pixels: get a sound copy"):
+    with errors_as(f"the header of {name} does not say how to show its pixels: get a sound copy"):
         return DicomImage(displayed(header, stored), _spacing(header), _flags(header, stored))
-
-
-def read_spacing(source: bytes | str | Path) -> tuple[float, float] | None:
-    """Return the (row, column) pixel spacing of a DICOM file in mm, without decoding pixels; None where it has none.
-
-    Pixel Spacing is preferred, then Imager Pixel Spacing (of the detector's plane) divided by the estimated
-    magnification, then Nominal Scanned Pixel Spacing (of a digitized X-ray).
-
-    Raises:
-        FileNotFoundError, ImportError, ValueError: as `read_dicom`, but for the pixels.
-
-    Source: DICOM PS3.3 10.7.1.3 (spacing of projection radiographs).
-    """
-    header = read_header(source)
-    with said(f"the header of {name_of(source)} cannot be read: get a sound copy"):
-        return _spacing(header)
 
 
 def name_of(source: bytes | str | Path) -> str:
@@ -106,7 +90,7 @@ def name_of(source: bytes | str | Path) -> str:
 
 
 @contextmanager
-def said(sentence: str) -> Iterator[None]:
+def errors_as(sentence: str) -> Iterator[None]:
     """Raise ValueError with `sentence` alone where a block fails: pydicom's own errors may quote the header."""
     try:
         yield
@@ -132,14 +116,14 @@ def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels
     # pydicom's warnings and log would quote the header; its context manager for this is not thread-safe
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
-        with said(broken):
+        with errors_as(broken):
             pydicom.filereader.read_preamble(file, force=False)
             meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group != 2)
             syntax = meta.TransferSyntaxUID
         if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:  # it could unpack to any size
             raise ValueError(f"{name} is deflated as a whole: save it with another transfer syntax")
         file.seek(0)
-        with said(broken):
+        with errors_as(broken):
             return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags)
 
 
@@ -167,7 +151,13 @@ def _objection(header: "Dataset") -> str | None:
 
 
 def _spacing(header: "Dataset") -> tuple[float, float] | None:
-    """Return the spacing of a header, as `read_spacing`."""
+    """Return the (row, column) pixel spacing of a header in mm; None where it has none.
+
+    Pixel Spacing is preferred, then Imager Pixel Spacing (of the detector's plane) divided by the estimated
+    magnification, then Nominal Scanned Pixel Spacing (of a digitized X-ray).
+
+    Source: DICOM PS3.3 10.7.1.3 (spacing of projection radiographs).
+    """
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         spacing, factor = numbers(header, keyword), 1.0
         if len(spacing) == 2 and min(spacing) > 0:

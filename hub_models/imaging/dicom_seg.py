@@ -1,21 +1,20 @@
 """Lung masks as DICOM Segmentations that refer to their X-ray and hold nothing else of its header."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chest_xray_masks import reason
-from hub_models.imaging.dicom import name_of, read_header, said
+from hub_models.imaging.dicom import errors_as, name_of, read_header
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom import Dataset
 
-# Labels of segments and their codes in SNOMED CT.
-SEGMENTS = {"Lung": "39607008", "Left lung": "44029006", "Right lung": "3341006"}
+SEGMENTS = {"Lung": "39607008", "Left lung": "44029006", "Right lung": "3341006"}  # label -> code in SNOMED CT
 UIDS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
 REFERENCE_TAGS = [*UIDS, "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "LossyImageCompression"]
 # Elements that the standard requires, if only empty.
@@ -80,7 +79,7 @@ def _reference(header: "Dataset", name: str) -> "Dataset":
     shared.PixelMeasuresSequence, reference.SharedFunctionalGroupsSequence = [Dataset()], [shared]
     for keyword in BLANK_TAGS:
         setattr(reference, keyword, "")
-    with said(f"the header of {name} cannot be read: get a sound copy"):
+    with errors_as(f"the header of {name} cannot be read: get a sound copy"):
         reference.Rows, reference.Columns = int(header.Rows), int(header.Columns)
         reference.NumberOfFrames = int(header.get("NumberOfFrames") or 1)
         uids = {keyword: UID(str(header.get(keyword))) for keyword in (*UIDS, "FrameOfReferenceUID")}
@@ -94,7 +93,7 @@ def _reference(header: "Dataset", name: str) -> "Dataset":
     return reference
 
 
-def _described(labels: Iterable[str], model: str, version: str) -> "list[SegmentDescription]":
+def _described(labels: Collection[str], model: str, version: str) -> "list[SegmentDescription]":
     """Return the description of each segment: what it is, and which model found it."""
     try:
         from highdicom import AlgorithmIdentificationSequence
@@ -106,10 +105,10 @@ def _described(labels: Iterable[str], model: str, version: str) -> "list[Segment
 
     algorithm = AlgorithmIdentificationSequence(model, codes.cid7162.ArtificialIntelligence, version)
     structure = codes.cid7150.AnatomicalStructure
-    concepts = [CodedConcept(SEGMENTS[label], "SCT", label) for label in labels]
+    found = {label: CodedConcept(SEGMENTS[label], "SCT", label) for label in labels}
     return [
-        SegmentDescription(number, label, structure, concept, "AUTOMATIC", algorithm)
-        for number, (label, concept) in enumerate(zip(labels, concepts, strict=True), 1)
+        SegmentDescription(number, label, structure, kind, "AUTOMATIC", algorithm)
+        for number, (label, kind) in enumerate(found.items(), 1)
     ]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from hub_models.imaging.dicom import read_dicom, read_spacing
+from hub_models.imaging.dicom import read_dicom
 from hub_models.imaging.flags import RaisedFlag
 from hub_models.imaging.resizing import BOX
 from hub_models.imaging.source import Source, is_dicom_source, open_image
@@ -21,7 +21,7 @@ class DecodedXray(NamedTuple):
     """An X-ray, decoded once."""
 
     gray: Image.Image  # as `to_gray` returns it
-    spacing_mm: tuple[float, float] | None = None  # (row, column) distance of the pixels' centres, of DICOM only
+    spacing_mm: tuple[float, float] | None = None  # of DICOM's header: a PNG or JPEG gives that of a print or a screen
     flags: tuple[RaisedFlag, ...] = ()  # reasons not to trust a model on it, from a DICOM header
     chroma: float = 0.0  # as `chroma` returns it; 0 of DICOM, which has a flag for colour
 
@@ -37,17 +37,6 @@ def read_xray(source: Source) -> DecodedXray:
         return DecodedXray(_gray(image), chroma=chroma(image))
     found = read_dicom(source)
     return DecodedXray(Image.fromarray(found.gray), found.spacing_mm, found.flags)
-
-
-def spacing_mm(source: Source) -> tuple[float, float] | None:
-    """Return the (row, column) pixel spacing of a DICOM file in mm, without decoding its pixels; else None.
-
-    The resolution in a PNG or a JPEG is that of a print or a screen, and ignored.
-
-    Raises:
-        FileNotFoundError, ImportError, ValueError: as `read_xray`, but for the pixels.
-    """
-    return read_spacing(source) if is_dicom_source(source) else None
 
 
 def to_gray(source: Source) -> Image.Image:

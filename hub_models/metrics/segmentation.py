@@ -69,7 +69,7 @@ def surface_distances(
     top, left, bottom, right = lungs_box(predicted | reference, 0)  # there is no outline outside
     box = slice(top, bottom), slice(left, right)
     outlines = get_mask_edges(predicted[box], reference[box], crop=False)
-    directed = [np.asarray(get_surface_distance(*pair, spacing=spacing)) for pair in (outlines, outlines[::-1])]
+    directed = [np.asarray(get_surface_distance(a, b, spacing=spacing)) for a, b in (outlines, outlines[::-1])]
     hd95 = max(np.percentile(distances, 95) for distances in directed)
     return float(hd95), float(np.concatenate(directed).mean(dtype=float))
 
