@@ -182,11 +182,7 @@ def test_branches_tags_and_revisions(hub: LoopbackHub, as_user: AsUser) -> None:
         huggingface_hub.create_tag("alice/m", tag="v1", tag_message="the first")
         huggingface_hub.create_branch("alice/m", branch="try/this")
         second = huggingface_hub.upload_file(
-            repo_id="alice/m",
-            path_in_repo="a.txt",
-            path_or_fileobj=b"22",
-            revision="try/this",
-            commit_message="Longer",
+            repo_id="alice/m", path_in_repo="a.txt", path_or_fileobj=b"22", revision="try/this"
         )
         repo = hub.repo("alice/m")
         assert (repo.tags, repo.branches["try/this"]) == ({"v1": first.oid}, second.oid)
@@ -204,9 +200,6 @@ def test_branches_tags_and_revisions(hub: LoopbackHub, as_user: AsUser) -> None:
         huggingface_hub.create_tag("alice/m", tag="v1", exist_ok=True)
         refs = huggingface_hub.list_repo_refs("alice/m")
         assert {ref.name: ref.target_commit for ref in refs.branches + refs.tags} == repo.branches | repo.tags
-        history = huggingface_hub.list_repo_commits("alice/m", revision="try/this")
-        assert [(commit.title, commit.authors) for commit in history][:1] == [("Longer", ["alice"])]
-        assert [commit.commit_id for commit in history][:2] == [second.oid, first.oid]
         huggingface_hub.delete_tag("alice/m", tag="v1")
         huggingface_hub.delete_branch("alice/m", branch="try/this")
         with pytest.raises(RevisionNotFoundError):
@@ -279,13 +272,8 @@ def test_bad_card_is_refused(hub: LoopbackHub, as_user: AsUser, head: str, fault
     with as_user():
         with pytest.raises(ValueError, match="Invalid metadata in README.md"):
             huggingface_hub.upload_file(repo_id="alice/m", path_in_repo="README.md", path_or_fileobj=card)
-        body = "\n".join(
-            json.dumps({"key": key, "value": value})
-            for key, value in {
-                "header": {"summary": "s"},
-                "file": {"path": "README.md", "content": card.decode()},
-            }.items()
-        )
+        lines = {"header": {"summary": "s"}, "file": {"path": "README.md", "content": card.decode()}}
+        body = "\n".join(json.dumps({"key": key, "value": value}) for key, value in lines.items())
         bearer = f"Bearer {os.environ['HF_TOKEN']}"
     status, _, answer = raw(hub, "POST", "/api/models/alice/m/commit/main", body.encode(), Authorization=bearer)
     assert (status, fault in json.loads(answer)["error"]) == (400, True), answer

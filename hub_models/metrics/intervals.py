@@ -95,10 +95,9 @@ def _check_lengths(patients: Sequence[str], *tables: Columns) -> None:
 
 def _interval(value: float, resampled: np.ndarray, enough: bool) -> Interval:
     """Return one metric with its interval; `enough` says whether there are two patients."""
+    low: float | None = None
+    high: float | None = None
     defined = resampled[~np.isnan(resampled)]
-    if np.isnan(value):
-        return {"value": None, "low": None, "high": None}
-    if not enough or 2 * defined.size < resampled.size:
-        return {"value": float(value), "low": None, "high": None}
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    if enough and not np.isnan(value) and 2 * defined.size >= resampled.size:
+        low, high = np.percentile(defined, (2.5, 97.5)).tolist()
+    return {"value": None if np.isnan(value) else float(value), "low": low, "high": high}

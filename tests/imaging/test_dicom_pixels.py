@@ -102,27 +102,12 @@ def test_colour_jpeg_is_the_gray_it_shows() -> None:
 
 
 WRONG = {
-    "cut in the pixels": (
-        lambda: dicom(XRAY)[:-5],
-        r"cannot be decoded \(Explicit VR Little Endian, 12 bits\): get a sound copy",
-    ),
-    "cut in the compressed pixels": (
-        lambda: compressed(dicom(XRAY), uid.RLELossless)[:-300],
-        "holds no pixels, or is cut off before them",
-    ),
-    "damaged compressed pixels": (
-        lambda: framed(b"\xff\x4f\xff\x51 and so on", uid.JPEG2000Lossless, XRAY),
-        r"cannot be decoded \(JPEG 2000 .*, 12 bits\): get a sound copy, or save it uncompressed",
-    ),
-    "no pixels": (lambda: without(dicom(XRAY), "PixelData"), "holds no pixels, or is cut off before them"),
-    "movie": (
-        lambda: framed(b"movie", uid.MPEG2MPML, XRAY),
-        "has transfer syntax MPEG2 Main Profile / Main Level, not one of an X-ray: save it uncompressed",
-    ),
-    "private syntax": (
-        lambda: framed(b"any", "1.2.3.4", XRAY),
-        "has transfer syntax a private one, not one of an X-ray",
-    ),
+    "cut": (lambda: dicom(XRAY)[:-5], r"\(Explicit VR Little Endian, 12 bits\): get a sound copy$"),
+    "cut, compressed": (lambda: compressed(dicom(XRAY), uid.RLELossless)[:-300], "holds no pixels, or is cut off"),
+    "damaged": (lambda: framed(b"\xff\x4f\xff\x51 and so on", uid.JPEG2000Lossless, XRAY), r"\(JPEG 2000 .*, 12 bits"),
+    "no pixels": (lambda: without(dicom(XRAY), "PixelData"), "holds no pixels, or is cut off"),
+    "movie": (lambda: framed(b"movie", uid.MPEG2MPML, XRAY), "transfer syntax MPEG2 Main Profile / Main Level, not"),
+    "private syntax": (lambda: framed(b"any", "1.2.3.4", XRAY), "transfer syntax a private one, not"),
 }
 
 

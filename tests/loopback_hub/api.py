@@ -68,10 +68,8 @@ def settings(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Respo
 def validate_yaml(hub: "LoopbackHub", call: Call) -> Response:
     """Whether the head of a card would be taken."""
     content = str(call.json().get("content", ""))
-    if found := faults_of(content):
-        raise Refusal(
-            400, "Invalid metadata in README.md", errors=[{"message": fault} for fault in found], warnings=[]
-        )
+    if errors := [{"message": fault} for fault in faults_of(content)]:
+        raise Refusal(400, "Invalid metadata in README.md", errors=errors, warnings=[])
     warnings = [] if metadata_of(content) else [{"message": "empty or missing yaml metadata in repo card"}]
     return Response.json({"errors": [], "warnings": warnings})
 
@@ -156,21 +154,11 @@ def refs(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Response:
     return Response.json(heads | {"converts": [], "pullRequests": []})
 
 
-def commits(hub: "LoopbackHub", call: Call, plural: str, repo_id: str, revision: str) -> Response:
-    """Commits of a revision, newest first."""
-    history = readable(hub, call, plural, repo_id).at(unquote(revision)).history()
-    fields = [{"id": c.oid, "title": c.title, "message": c.message, "date": c.date} for c in history]
-    return Response.json(
-        [field | {"authors": [{"user": c.author}]} for field, c in zip(fields, history, strict=True)],
-        X_Total_Count=str(len(history)),
-    )
-
-
 def add_ref(hub: "LoopbackHub", call: Call, plural: str, repo_id: str, kind: str, name: str) -> Response:
     """A new tag at the revision `name`, or a new branch of that name."""
     repo, body, name = writable(hub, call, plural, repo_id), call.json(), unquote(name)
     if kind == "tag":
-        repo.add_ref("tag", str(body.get("tag", "")), name, body.get("message") or "")
+        repo.add_ref("tag", str(body.get("tag", "")), name)
     else:
         repo.add_ref("branch", name, body.get("startingPoint") or "main")
     return Response.json({}, 201)
@@ -207,7 +195,6 @@ ROUTES: list[Route] = [
         ("GET", rf"{REPO}/tree/([^/]+)(?:/(.*))?", tree),
         ("POST", rf"{REPO}/paths-info/([^/]+)", paths_info),
         ("GET", rf"{REPO}/refs", refs),
-        ("GET", rf"{REPO}/commits/([^/]+)", commits),
         ("POST", rf"{REPO}/(tag|branch)/([^/]+)", add_ref),
         ("DELETE", rf"{REPO}/(tag|branch)/([^/]+)", remove_ref),
         ("GET", rf"/api/(?:{'|'.join(PLURALS)})/[^/]+(?:/(?:revision|tree|refs)(?:/.*)?)?", absent),

@@ -104,7 +104,6 @@ class Repo:
         self.by_oid = {first.oid: first}
         self.branches = {"main": first.oid}
         self.tags: dict[str, str] = {}
-        self.tag_messages: dict[str, str] = {}
         self.stored: set[str] = set()  # SHA-256 of each large file that was uploaded to this repository
 
     @property
@@ -149,7 +148,7 @@ class Repo:
         self.by_oid[commit.oid] = commit
         self.branches[branch] = commit.oid
 
-    def add_ref(self, kind: str, name: str, revision: str, message: str = "") -> None:
+    def add_ref(self, kind: str, name: str, revision: str) -> None:
         """A new "tag" or "branch" at `revision`."""
         refs = self.tags if kind == "tag" else self.branches
         if not re.fullmatch(r"[\w][\w./-]*", name) or ".." in name or name.endswith(("/", ".lock")):
@@ -157,8 +156,6 @@ class Repo:
         if name in refs:
             raise Refusal(409, f"{kind.capitalize()} already exists: {name}")
         refs[name] = self.at(revision).oid
-        if kind == "tag":
-            self.tag_messages[name] = message
 
     def remove_ref(self, kind: str, name: str) -> None:
         """Take a "tag" or "branch" away; its commits stay."""
