@@ -325,7 +325,7 @@ def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
 def _scan_url(tree: Tree) -> None:
     """Add the members of the zip behind the URL `tree.root`, tried once: datasets would try for 100 seconds."""
     config = datasets.config
-    tries, config.STREAMING_OPEN_MAX_RETRIES = config.STREAMING_OPEN_MAX_RETRIES, 1
+    tries, config.STREAMING_OPEN_MAX_RETRIES = getattr(config, "STREAMING_OPEN_MAX_RETRIES", 1), 1
     try:
         _scan_zip(tree, tree.root, ())
     except Exception as error:  # each transport has its own

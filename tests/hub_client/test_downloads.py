@@ -216,9 +216,8 @@ def test_segmentation_of_16_bits(published: LoopbackHub, runs: dict[str, Path], 
         expected, gray = trained(image), to_gray(image)
         inputs = image_processor(Image.fromarray(resize_gray(gray, 64)).convert("RGB"), return_tensors="pt")
         with torch.no_grad():
-            (mask,) = image_processor.post_process_semantic_segmentation(
-                model(**inputs), [(image.height, image.width)]
-            )
+            sizes = [(image.height, image.width)]
+            (mask,) = image_processor.post_process_semantic_segmentation(model(**inputs), sizes)
         np.testing.assert_array_equal(mask.bool(), expected)
         whole = Image.fromarray(np.asarray(gray).round().astype(np.uint8))
         rounded.append((lungs_of(segment, whole) != expected).mean())
