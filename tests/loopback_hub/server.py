@@ -119,7 +119,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault.status is None or fault.after:
             response = self.server.hub.respond(call)
         if fault.status is not None:
-            response = Response.json({"error": f"fault {fault.status} on demand"}, fault.status)
+            response = Response.json({"error": f"fault {fault.status} as asked for"}, fault.status)
         response.headers |= fault.headers
         response.body = fault.spoil(response.body)
         return response
