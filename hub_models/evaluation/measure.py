@@ -18,7 +18,7 @@ from hub_models.files import new_file
 from hub_models.metrics.intervals import paired_difference, with_intervals
 from hub_models.models.saliency import measure_saliency
 from hub_models.models.tasks import Task
-from hub_models.models.trained_model import TrainedModel, logits_of, look
+from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.runs.data import Split
 from hub_models.runs.run_folder import PER_IMAGE_NAME
 
@@ -38,7 +38,7 @@ def validate(
         columns = task.validate(logits, batch)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    rows = _forward(model, partial(logits_of, model, image_processor), arrays, accelerator, work)
+    rows = _forward(model, lambda images: forward_views(model, image_processor, images)[0], arrays, accelerator, work)
     return columns_of(rows) | {"label": np.array(arrays.prepared["label"], float)}
 
 
@@ -61,7 +61,9 @@ def measure(trained: TrainedModel, part: Split, accelerator: Accelerator) -> lis
             found.append(known | task.measure(one, row, settings) | seen)
         return found
 
-    see = partial(logits_of, model, trained.image_processor, views=settings.views)
+    def see(images: torch.Tensor) -> torch.Tensor:
+        return forward_views(model, trained.image_processor, images, settings.views)[0]
+
     per_image = _forward(model, see, part.arrays, accelerator, work)
     return sorted(per_image, key=lambda row: row["id"])
 
@@ -70,7 +72,7 @@ def measure_features(
     model: torch.nn.Module, image_processor: BaseImageProcessor, arrays: Arrays, accelerator: Accelerator
 ) -> np.ndarray:
     """(N, D) features of prepared X-rays (see `out_of_distribution.features_of`); the same on every process."""
-    see = partial(look, model, image_processor, with_features=True)
+    see = partial(forward_views, model, image_processor, with_features=True)
     rows = _forward(
         model, lambda images: see(images)[1], arrays, accelerator, lambda features, _: list(features.cpu().numpy())
     )

@@ -112,7 +112,7 @@ def _operating(run: RunFolder, keys: list[str]) -> str:
 def _data(run: RunFolder) -> str:
     labels, rows = TASKS["tb_classification"].labels, []
     for part in SPLITS:
-        ids = run.data[part]
+        ids = run.ids[part]
         sites = [sum(site_of(id) == site for id in ids) for site in SITE_OF_PREFIX.values()]
         rows.append([part, len(ids), *sites, *(sum(id.endswith(f"_{label}") for id in ids) for label in (0, 1))])
     return table(["part", "X-rays", *SITE_OF_PREFIX.values(), *labels], rows)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from chest_xray_masks import SITES, SPLITS
+from chest_xray_masks import SITES
 from hub_models.hub.card_facts import PROTOCOL_TEXTS, training_facts
 from hub_models.hub.card_tables import COLUMNS, Column, main_heading, tables
 from hub_models.hub.limits import limits_of, only_synthetic
@@ -79,7 +79,7 @@ def _names(run: RunFolder, repo_id: str, segmenter: str | None) -> dict[str, Any
 def _data(run: RunFolder) -> dict[str, Any]:
     """What the template says of the X-rays."""
     data, tested = run.data, run.results["metrics"]["all"]
-    images, synthetic = sum(len(data[part]) for part in SPLITS), data.get("synthetic", 0)
+    images, synthetic = sum(map(len, run.ids.values())), data.get("synthetic", 0)
     learned = data["train"] + data["validation"] if TASKS[run.config.task].learns_masks else []
     return {
         "images": images,

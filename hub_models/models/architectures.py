@@ -1,22 +1,14 @@
 """Models of transformers by name, from a checkpoint or random weights, and the image processors saved with them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSemanticSegmentation,
-    PretrainedConfig,
-    PreTrainedModel,
-    SegformerImageProcessorPil,
-    ViTImageProcessorPil,
-)
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
@@ -24,9 +16,14 @@ from transformers.utils import logging as transformers_logging
 
 from hub_models.imaging.resizing import BOX
 
-AUTO_CLASSES = {"segmentation": AutoModelForSemanticSegmentation, "classification": AutoModelForImageClassification}
-PROCESSORS = {"segmentation": SegformerImageProcessorPil, "classification": ViTImageProcessorPil}
-ONLY_DATA = {"trust_remote_code": False}  # else transformers asks the user whether to run a repository's code
+AUTO_CLASSES = {
+    "segmentation": transformers.AutoModelForSemanticSegmentation,
+    "classification": transformers.AutoModelForImageClassification,
+}
+IMAGE_PROCESSORS: dict[str, Callable[..., BaseImageProcessor]] = {
+    "segmentation": partial(transformers.SegformerImageProcessorPil, do_reduce_labels=False),
+    "classification": transformers.ViTImageProcessorPil,
+}
 FAMILIES = {"segmentation": ("segformer",), "classification": tuple(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)}
 
 
@@ -66,36 +63,39 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def build(
     kind: str, source: str, from_scratch: bool, labels: tuple[str, ...], image_size: int, dropout: float = 0.0
-) -> PreTrainedModel:
-    """Model of `kind` ("segmentation" or "classification") for `labels`, on images of `image_size` pixels.
+) -> transformers.PreTrainedModel:
+    """Return a model of `kind` ("segmentation" or "classification") for `labels`, on images of `image_size` pixels.
 
-    `source` is a Hub id or a folder; a head for other labels, or for another kind, is made anew. From scratch it may
-    be any name of ARCHITECTURES or a folder with a config.json. `dropout` is that of the classifier and of whole
-    layers where the architecture has them, else of hidden values; other dropout is off.
+    `source` is a Hub id or a folder; a head for other labels, or of another kind, gets random weights. From scratch it
+    is a name of ARCHITECTURES or a folder with a config.json. `dropout` is that of the classifier and of whole layers
+    where the architecture has them, else of hidden values; other dropout is off.
 
     Raises:
         OSError: nothing at `source`.
-        ValueError: a model of another family, or one made for another image size.
+        ValueError: a model of another family, or of another image size.
     """
     config = config_of(kind, source, from_scratch)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
-    paths = hasattr(config, "drop_path_rate")
-    shares = {"classifier_dropout_prob": dropout, "drop_path_rate": dropout, "attention_probs_dropout_prob": 0.0}
-    for name, value in (shares | {"hidden_dropout_prob": 0.0 if paths else dropout}).items():
+    rates = {"classifier_dropout_prob": dropout, "drop_path_rate": dropout, "attention_probs_dropout_prob": 0.0}
+    rates["hidden_dropout_prob"] = 0.0 if hasattr(config, "drop_path_rate") else dropout
+    for name, rate in rates.items():
         if hasattr(config, name):
-            setattr(config, name, value)
+            setattr(config, name, rate)
     if from_scratch:
         if hasattr(config, "image_size"):
             config.image_size = image_size
         config.architectures = config.architectures or []  # None stops AutoModel for families of several, as DeiT
         return AUTO_CLASSES[kind].from_config(config)
-    # the encoder checkpoints have no head, and others may have one for other classes
-    model = AUTO_CLASSES[kind].from_pretrained(source, config=config, ignore_mismatched_sizes=True, **ONLY_DATA)
+    # the encoder checkpoints have no head, and others may have one for other classes; without trust_remote_code=False
+    # transformers asks the user whether to run a repository's code
+    model = AUTO_CLASSES[kind].from_pretrained(
+        source, config=config, ignore_mismatched_sizes=True, trust_remote_code=False
+    )
     check_side(model, source, image_size)
     return model
 
 
-def check_side(model: PreTrainedModel, source: str, image_size: int) -> None:
+def check_side(model: transformers.PreTrainedModel, source: str, image_size: int) -> None:
     """Raise ValueError where a model has a position for each patch of images of another size."""
     side = getattr(model.config, "image_size", image_size)
     if side != image_size and any("position_embedding" in name for name, _ in model.named_parameters()):
@@ -104,54 +104,49 @@ def check_side(model: PreTrainedModel, source: str, image_size: int) -> None:
         )
 
 
-def config_of(kind: str, source: str, from_scratch: bool) -> PretrainedConfig:
-    """Config of a model as `build` takes it; of its weights nothing is needed.
+def config_of(kind: str, source: str, from_scratch: bool) -> transformers.PretrainedConfig:
+    """Return the config of a model as `build` takes it, without its weights.
 
     Raises:
         OSError: nothing at `source`.
         ValueError: a model of another family.
     """
-    config = _config(source, from_scratch)
+    is_folder = Path(source).is_dir()
+    if from_scratch and source in ARCHITECTURES:
+        family, sizes = ARCHITECTURES[source]
+        config = transformers.AutoConfig.for_model(family, **sizes)
+    elif from_scratch and not is_folder:
+        raise ValueError(f"from_scratch knows the architectures {', '.join(ARCHITECTURES)} and folders, got {source}")
+    else:
+        try:
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            where = "no config.json in it" if is_folder else "no such folder, and the Hub does not give it"
+            raise OSError(f"no model at {source!r}: {where}; pass another --model, or --from_scratch") from error
     if config.model_type not in FAMILIES[kind]:
         known = ", ".join(FAMILIES[kind][:8])
         raise ValueError(f"{source} is a {config.model_type} model, and this task takes {known}: pass another --model")
     return config
 
 
-def _config(source: str, from_scratch: bool) -> PretrainedConfig:
-    if from_scratch and source in ARCHITECTURES:
-        family, sizes = ARCHITECTURES[source]
-        return AutoConfig.for_model(family, **sizes)
-    if from_scratch and not Path(source).is_dir():
-        raise ValueError(f"from_scratch knows the architectures {', '.join(ARCHITECTURES)} and folders, got {source}")
-    try:
-        return AutoConfig.from_pretrained(source, **ONLY_DATA)
-    except (OSError, ValueError) as error:
-        where = "no config.json in it" if Path(source).is_dir() else "no folder here, and not to be had from the Hub"
-        raise OSError(f"no model at {source!r}: {where}; pass another --model, or --from_scratch") from error
-
-
 def image_processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -> BaseImageProcessor:
-    """Image processor to save beside the weights: area average to `image_size`, then the checkpoint's mean and sd.
+    """Return the image processor to save with the weights: area average to `image_size`, the checkpoint's mean and sd.
 
-    ImageNet's mean and sd where the checkpoint says none or there is none. PIL's form gives the same pixels with
-    torchvision and without.
+    Mean and sd are ImageNet's from scratch and where the checkpoint has none. The PIL backend gives the same pixels
+    with torchvision and without.
     """
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if not from_scratch:
-        try:
-            theirs = AutoImageProcessor.from_pretrained(source, backend="pil", **ONLY_DATA)
+        with suppress(OSError):  # a checkpoint without preprocessor_config.json
+            theirs = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
             mean, std = theirs.image_mean, theirs.image_std
-        except OSError:  # a checkpoint without preprocessor_config.json
-            pass
-    extra = {"do_reduce_labels": False} if kind == "segmentation" else {}
     size = {"height": image_size, "width": image_size}
-    return PROCESSORS[kind](size=size, resample=BOX, image_mean=list(mean), image_std=list(std), **extra)
+    return IMAGE_PROCESSORS[kind](size=size, resample=BOX, image_mean=list(mean), image_std=list(std))
 
 
 @contextmanager
 def quiet_weights() -> Iterator[None]:
-    """Hide transformers' bars of weights within a block, unless it is to be verbose or its bars are forced."""
+    """Hide transformers' progress bars of weights within a block, unless it is verbose or its bars are forced."""
     is_verbose = transformers_logging.get_verbosity() <= transformers_logging.INFO
     if is_verbose or HF_HUB_DISABLE_PROGRESS_BARS is False or not transformers_logging.is_progress_bar_enabled():
         yield
@@ -164,6 +159,6 @@ def quiet_weights() -> Iterator[None]:
 
 
 def normalize(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:
-    """Model input (B, 3, S, S) from gray (B, S, S) float in [0, 1], as the saved image processor makes it."""
-    channels = zip(image_processor.image_mean, image_processor.image_std, strict=True)
-    return torch.stack([(pixels - mean) / std for mean, std in channels], 1)  # (B, 3, S, S)
+    """Return the model input (B, 3, S, S) of gray (B, S, S) float in [0, 1], as the saved image processor makes it."""
+    means, stds = (getattr(image_processor, name) for name in ("image_mean", "image_std"))  # not of the base class
+    return torch.stack([(pixels - mean) / std for mean, std in zip(means, stds, strict=True)], 1)  # (B, 3, S, S)

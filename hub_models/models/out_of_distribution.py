@@ -1,4 +1,4 @@
-"""How far an X-ray is from those that a segmenter learned from, by the features that it sees in it."""
+"""How far an X-ray is from those that a segmenter was trained on, by the segmenter's features of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,48 +14,42 @@ from hub_models.imaging.flags import Flag, RaisedFlag
 
 OUT_OF_DISTRIBUTION_NAME = "out_of_distribution.safetensors"
 NAME_BEFORE = "familiarity.safetensors"  # up to version 0.1
-LEAST = 20  # X-rays from which a spread of features can be told
-FOLDS = 10
-# Of X-rays such as those of the training. Two models of the real ones, at 128 and at 256 px, find 3 of the 200 that
-# they were not trained on beyond the limit, and all of 468 photographs, slices, pages, noise and drawings (many of
-# them crops of the same pictures, and all in view when features and share were chosen).
+LEAST = 20  # X-rays from which the spread of features can be estimated
+LIMIT_FOLDS = 10
+# Of X-rays like those of the training. Two models of the real ones, at 128 and at 256 px, find 3 of the 200 that they
+# were not trained on beyond the limit, and all of 468 photographs, slices, pages, noise and drawings. Many of these
+# are crops of the same pictures, and all were known when features and quantile were chosen.
 LIMIT_QUANTILE = 0.98
 
 
 @dataclass(frozen=True)
 class OutOfDistribution:
-    """Where the features of the X-rays lie that a segmenter learned from; kept in `out_of_distribution.safetensors`.
+    """The distribution of a segmenter's features on its training X-rays; kept in `out_of_distribution.safetensors`."""
 
-    Attributes:
-        mean: (D,) of their features.
-        precision: (D, D), inverse of the shrunk covariance of their features.
-        limit: distance within which LIMIT_QUANTILE of them lie, each measured from the others.
-        count: of the X-rays.
-    """
-
-    mean: np.ndarray
-    precision: np.ndarray
-    limit: float
-    count: int
+    mean: np.ndarray  # (D,)
+    precision: np.ndarray  # (D, D), inverse of the shrunk covariance
+    limit: float  # distance within which LIMIT_QUANTILE of the X-rays lie, each measured from the others
+    count: int  # of the X-rays
 
     @classmethod
     def of(cls, features: np.ndarray) -> "OutOfDistribution | None":
-        """Of the features (N, D) of the X-rays of a training; None of fewer than LEAST.
+        """Return the distribution of the features (N, D) of training X-rays; None of fewer than LEAST.
 
-        The limit is the quantile of the distances of X-rays that the mean and the covariance they are measured by do
-        not know, by FOLDS folds: those of an X-ray to a mean it is part of are too small. Source: Lee 2018, arXiv
-        1807.03888 (the distance); Ledoit 2004, doi 10.1016/S0047-259X(03)00096-4 (the covariance).
+        An X-ray is too near to a mean and a covariance that it is part of. So LIMIT_FOLDS folds measure each X-ray by
+        those of the others, and the limit is the quantile of these distances. Source: Lee 2018, arXiv 1807.03888 (the
+        distance); Ledoit 2004, doi 10.1016/S0047-259X(03)00096-4 (the covariance).
         """
         if len(features) < LEAST:
             return None
-        folds = np.arange(len(features)) % FOLDS
-        apart = np.empty(len(features))
-        for fold in range(FOLDS):
-            apart[folds == fold] = _distances(features[folds == fold], *_spread(features[folds != fold]))
-        return cls(*_spread(features), float(np.quantile(apart, LIMIT_QUANTILE, method="higher")), len(features))
+        folds = np.arange(len(features)) % LIMIT_FOLDS
+        distances = np.empty(len(features))
+        for fold in range(LIMIT_FOLDS):
+            distances[folds == fold] = _distances(features[folds == fold], *_spread(features[folds != fold]))
+        limit = float(np.quantile(distances, LIMIT_QUANTILE, method="higher"))
+        return cls(*_spread(features), limit, len(features))
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """(N,) Mahalanobis distances of features (N, D), in standard deviations.
+        """Return the (N,) Mahalanobis distances of features (N, D), in standard deviations.
 
         Raises:
             ValueError: features of another model.
@@ -69,20 +63,20 @@ class OutOfDistribution:
 
     def save(self, folder: Path) -> None:
         """Write `out_of_distribution.safetensors`, whole or not at all."""
-        tensors = {"mean": np.float32(self.mean), "precision": np.float32(self.precision)}
+        tensors = {"mean": self.mean.astype(np.float32), "precision": self.precision.astype(np.float32)}
         tensors |= {"limit": np.array(self.limit), "count": np.array(self.count)}  # metadata has no order
-        # as bytes: safetensors' own file would shut out colleagues
+        # as bytes: only its owner could read a file that safetensors writes
         write_bytes(save(tensors), folder / OUT_OF_DISTRIBUTION_NAME)
 
     @classmethod
     def load(cls, folder: Path) -> "OutOfDistribution | None":
-        """Of a run folder; None where it has none, as those of before.
+        """Return the distribution kept in a run folder; None in older folders, which have none.
 
         Raises:
             ValueError: the file is damaged.
         """
-        names = (OUT_OF_DISTRIBUTION_NAME, NAME_BEFORE)
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        paths = (folder / OUT_OF_DISTRIBUTION_NAME, folder / NAME_BEFORE)
+        path = next((path for path in paths if path.is_file()), None)
         if path is None:
             return None
         try:
@@ -90,7 +84,7 @@ class OutOfDistribution:
             mean, precision = tensors["mean"].astype(float), tensors["precision"].astype(float)
             return cls(mean, precision, tensors["limit"].item(), tensors["count"].item())
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is damaged ({error}): delete it, or copy it anew") from error
+            raise ValueError(f"{path} is damaged ({error}): delete it, or copy it again") from error
 
 
 def _spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -107,16 +101,15 @@ def _distances(features: np.ndarray, mean: np.ndarray, precision: np.ndarray) ->
 
 
 def features_of(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(B, D) features from the maps (B, C, h, w) of an encoder's stages: the standard deviation of each channel.
+    """Return (B, D) features, the standard deviation of each channel of the last two maps (B, C, h, w) of an encoder.
 
-    Of the last two stages: of all four, and of the channels' means, they part real X-rays best from turned, cut and
-    other ones.
+    These separate real X-rays from turned, cut and other images better than four stages or the channels' means.
     """
     return torch.cat([stage.float().std((2, 3), correction=0) for stage in hidden_states[-2:]], 1)  # (B, D)
 
 
 def distance_flags(distance: float | None, limit: float | None) -> tuple[RaisedFlag, ...]:
-    """Return a flag where an X-ray is beyond the limit; empty where it is not, or nothing is known."""
+    """Return a flag where the distance of an X-ray is beyond the limit; none where it is not, or is unknown."""
     if distance is None or limit is None or distance <= limit:
         return ()
     return (Flag.OUT_OF_DISTRIBUTION.raised(distance=f"{distance:.0f}", limit=f"{limit:.0f}"),)

@@ -1,8 +1,7 @@
-"""ONE table, `TASKS`: all that differs between the tasks; no other room asks which task it is."""
+"""The table `TASKS`: all that differs between the tasks, so that no other module depends on which task it is."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import cache
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,56 +11,41 @@ import torch
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import PreTrainedModel
 
+from hub_models import metrics
+from hub_models.dataset.preprocessing import Region
 from hub_models.dataset.published import pixel_spacing_mm
 from hub_models.hub_client.downloads import SETTINGS_KEY
 from hub_models.imaging.masks import keep_two_lungs, to_mask
-from hub_models.imaging.resizing import content_box
-from hub_models.metrics import (
-    DISTANCES,
-    Overlap,
-    count_overlap,
-    dice,
-    fit_temperature,
-    iou,
-    lung_metrics,
-    saliency_metrics,
-    screening_metrics,
-    surface_distances,
-    threshold_for_sensitivity,
-)
+from hub_models.imaging.resizing import Fit, content_box
+from hub_models.metrics import DISTANCES, Overlap
+from hub_models.metrics.intervals import SetMetrics
+from hub_models.metrics.weighted import Columns
 from hub_models.models.upsampling import is_above_zero
 
 SENSITIVITY = 0.9  # at which the threshold is chosen. Source: WHO 2014, target product profile of a TB triage test
 VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
-Row = Mapping[str, Any]
+XrayRow = Mapping[str, Any]  # of the dataset, with `reference` where `mask` was found by a model
 
 
 @dataclass(frozen=True)
 class Settings:
     """How a model is to be used; kept in its config.json under `chest_xray_masks`.
 
-    Attributes:
-        task: key of TASKS.
-        image_size: side in pixels of the model's input.
-        fit: "squash" or "pad", how an X-ray becomes square.
-        region: "image", or "lungs" where the model sees only the lungs that a lung model finds.
-        temperature: what the logits were divided by so that probabilities are calibrated; the weights hold it already.
-        threshold: probability from which on an X-ray is called positive; 0.5 where the task has no decision.
-        views: how often each X-ray is looked at, turned and scaled a little: the first so many of VIEWS.
-        two_lungs: keep the two largest regions of a lung mask only, their holes filled.
+    Raises:
+        ValueError: more views than VIEWS has, or none.
     """
 
-    task: str
-    image_size: int
-    fit: str = "squash"
-    region: str = "image"
-    temperature: float = 1.0
-    threshold: float = 0.5
-    views: int = 1
-    two_lungs: bool = False
+    task: str  # key of TASKS
+    image_size: int  # side in pixels of the model's input
+    fit: Fit = "squash"  # how an X-ray becomes square
+    region: Region = "image"  # or "lungs" where the model sees only the lungs that a lung model finds
+    temperature: float = 1.0  # divisor of the logits that calibrates probabilities; the weights hold it already
+    threshold: float = 0.5  # probability from which on an X-ray is called positive; 0.5 without a decision
+    views: int = 1  # forward passes for an X-ray, turned and scaled a little: the first so many of VIEWS
+    two_lungs: bool = False  # keep the two largest regions of a lung mask only, their holes filled
 
     def __post_init__(self) -> None:
-        """Raise ValueError for views that there are not."""
+        """Check the number of views."""
         if not 1 <= self.views <= len(VIEWS):
             raise ValueError(f"views must be 1 to {len(VIEWS)}, got {self.views}")
 
@@ -71,12 +55,12 @@ class Settings:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Settings":
-        """Settings that `store` wrote.
+        """Return the settings that `store` wrote.
 
         Raises:
             ValueError: the model was not made by this project.
         """
-        return cls.parse(getattr(model.config, SETTINGS_KEY, None), model.name_or_path)
+        return cls.parse(getattr(model.config, SETTINGS_KEY, None), str(model.name_or_path))
 
     @classmethod
     def parse(cls, values: dict[str, Any] | None, source: str | Path) -> "Settings":
@@ -87,47 +71,35 @@ class Settings:
         """
         if values is None or set(values) != {field.name for field in fields(cls)}:
             raise ValueError(f"config.json of {source} has no {SETTINGS_KEY}: pass a model of scripts/train.py")
-        region = "lungs" if values["region"] == "found_lungs" else values["region"]  # as models before 0.2 say it
+        region = "lungs" if values["region"] == "found_lungs" else values["region"]  # its name before 0.2
         return cls(**values | {"region": region})
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the other rooms need to know of a task.
+    """What the other modules need to know of a task."""
 
-    Attributes:
-        kind: "segmentation" or "classification", which says what models there are.
-        learns_masks: whether it learns from masks, each X-ray's own; else from labels, which can be weighted.
-        explained: whether an evaluation tells where a model looks (saliency.py).
-        labels: names of the classes, in the order of the logits.
-        model: checkpoint to start from unless another is given.
-        image_size: side in pixels unless another is given.
-        usable: rows that can be learned from and tested on.
-        check: (part, rows) raises ValueError where a part cannot be trained on or tested with.
-        loss: (logits, batch, label_smoothing) to a scalar, a plain mean over the batch's images.
-        validate: (logits (B, ...), batch) to per-image columns at the training size, for the loop.
-        measure: (logits of one image, its original row, settings) to its figures, on its own pixels.
-        predict: (logits of one image, height, width, settings) to what a user gets.
-        figures: (columns (n,), weights (R, n)) to each figure (R,); an image counts as often as its weight says.
-        decide: (settings, validation columns) to settings with temperature and threshold.
-        main_metric: name of the figure that the run is judged by; higher is better.
-    """
-
-    kind: str
-    learns_masks: bool
-    explained: bool
-    labels: tuple[str, ...]
-    model: str
-    image_size: int
-    usable: Callable[[datasets.Dataset], datasets.Dataset]
+    kind: str  # "segmentation" or "classification", the kind of its models
+    learns_masks: bool  # from each X-ray's own mask; else it learns from labels, which can be weighted
+    explained: bool  # whether an evaluation measures the model's saliency
+    labels: tuple[str, ...]  # names of the classes, in the order of the logits
+    model: str  # checkpoint to start from unless another is given
+    image_size: int  # side in pixels unless another is given
+    usable: Callable[[datasets.Dataset], datasets.Dataset]  # rows that can be learned from and tested on
+    # (split, rows) raises ValueError where a split cannot be trained on or tested with
     check: Callable[[str, datasets.Dataset], None]
+    # (logits, batch, label_smoothing) to a scalar, a plain mean over the batch's images
     loss: Callable[[torch.Tensor, dict[str, torch.Tensor], float], torch.Tensor]
+    # (logits (B, ...), batch) to per-image columns at the training size, for the loop
     validate: Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, list[float]]]
-    measure: Callable[[torch.Tensor, Row, Settings], dict[str, float]]
+    # (logits of one image, its original row, settings) to its metrics, on its own pixels
+    measure: Callable[[torch.Tensor, XrayRow, Settings], dict[str, float]]
+    # (logits of one image, height, width, settings) to what a user gets
     predict: Callable[[torch.Tensor, int, int, Settings], Any]
-    metrics: Callable[[dict[str, np.ndarray], np.ndarray], dict[str, np.ndarray]]
+    metrics: SetMetrics  # of per-image columns; a weight is how often an image counts
+    # (settings, validation columns) to settings with temperature and threshold
     decide: Callable[[Settings, dict[str, np.ndarray]], Settings]
-    main_metric: str
+    main_metric: str  # name of the metric that chooses epochs and heads reports; higher is better
 
 
 def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
@@ -135,17 +107,12 @@ def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.select(np.flatnonzero(has_mask))
 
 
-@cache
-def _dice_and_cross_entropy() -> torch.nn.Module:
+def _segmentation_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
     from monai.losses import DiceCELoss  # of training only, and slow to import
 
-    return DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
-
-
-def _segmentation_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
     masks = batch["mask"].long()[:, None]  # (B, 1, S, S)
     logits = interpolate(logits.float(), masks.shape[-2:], mode="bilinear")  # (B, 2, S, S)
-    return _dice_and_cross_entropy()(logits, masks)
+    return DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)(logits, masks)
 
 
 def _validate_lungs(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, list[float]]:
@@ -154,13 +121,13 @@ def _validate_lungs(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dic
     predicted = interpolate(margin, masks.shape[-2:], mode="bilinear")[:, 0] > 0  # (B, S, S)
     pairs = (predicted & masks, predicted & ~masks, ~predicted & masks)
     counts = [Overlap(*one) for one in torch.stack([pair.sum((1, 2)) for pair in pairs], 1).tolist()]
-    overlaps = {"dice": [dice(one) for one in counts], "iou": [iou(one) for one in counts]}
+    overlaps = {"dice": [metrics.dice(one) for one in counts], "iou": [metrics.iou(one) for one in counts]}
     columns = dict(zip(Overlap._fields, map(list, zip(*counts, strict=True)), strict=True))
     return overlaps | columns | {name: [np.nan] * len(counts) for name in DISTANCES}
 
 
 def _lungs_from_logits(logits: torch.Tensor, height: int, width: int, settings: Settings) -> np.ndarray:
-    """(height, width) bool of one X-ray's logits (2, s, s)."""
+    """Lung mask (height, width) bool of one X-ray's logits (2, s, s)."""
     margin = logits[1] - logits[0]  # (s, s)
     if settings.fit == "squash":
         mask = is_above_zero(margin, height, width)
@@ -171,64 +138,56 @@ def _lungs_from_logits(logits: torch.Tensor, height: int, width: int, settings: 
     return keep_two_lungs(mask) if settings.two_lungs else mask
 
 
-def _measure_lungs(logits: torch.Tensor, row: Row, settings: Settings) -> dict[str, float]:
+def _measure_lungs(logits: torch.Tensor, row: XrayRow, settings: Settings) -> dict[str, float]:
     reference = to_mask(row["mask"])
     height, width = reference.shape
     predicted = _lungs_from_logits(logits, height, width, settings)
-    counts = count_overlap(predicted, reference)
-    in_pixels = np.array(surface_distances(predicted, reference))
+    counts = metrics.count_overlap(predicted, reference)
+    in_pixels = np.array(metrics.surface_distances(predicted, reference))
     spacing = pixel_spacing_mm(row["id"], height, width)
-    if spacing is None:
-        in_mm = np.full(2, np.nan)
-    elif spacing[0] == spacing[1]:
-        in_mm = in_pixels * spacing[0]
-    else:  # a squashed copy
-        in_mm = np.array(surface_distances(predicted, reference, spacing))
+    in_mm = np.full(2, np.nan) if spacing is None else in_pixels * spacing[0]
+    if spacing is not None and spacing[0] != spacing[1]:  # a squashed copy
+        in_mm = np.array(metrics.surface_distances(predicted, reference, spacing))
     in_percent = 100 * in_pixels / np.hypot(height, width)
     distances = dict(zip(DISTANCES, [*in_mm.tolist(), *in_percent.tolist()], strict=True))
-    return {"dice": dice(counts), "iou": iou(counts)} | counts._asdict() | distances
+    return {"dice": metrics.dice(counts), "iou": metrics.iou(counts)} | counts._asdict() | distances
 
 
-def _both_classes(part: str, rows: datasets.Dataset) -> None:
-    names = rows.features["label"].names
+def _both_classes(split: str, rows: datasets.Dataset) -> None:
     held = set(rows["label"])
-    if missing := [name for index, name in enumerate(names) if index not in held]:
-        raise ValueError(f"no X-ray of {part} is {' or '.join(missing)} ({len(rows)} rows): pass more of the set")
+    if missing := [name for index, name in enumerate(rows.features["label"].names) if index not in held]:
+        raise ValueError(f"no X-ray of {split} is {' or '.join(missing)} ({len(rows)} rows): pass more of the set")
 
 
 def _classification_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
     losses = cross_entropy(logits.float(), batch["label"], reduction="none", label_smoothing=label_smoothing)  # (B,)
-    return (
-        losses * batch["weight"]
-    ).mean()  # not over the sum of weights: halves of a batch then average to the whole
-
-
-def _log_odds(logits: torch.Tensor) -> torch.Tensor:
-    return logits[..., 1].float() - logits[..., 0].float()
-
-
-def _measure_tb(logits: torch.Tensor, row: Row, settings: Settings) -> dict[str, float]:
-    log_odds = _log_odds(logits)
-    return {"log_odds": log_odds.item(), "probability": log_odds.sigmoid().item(), "threshold": settings.threshold}
+    # divided by B, not by the sum of weights: the means of a batch's halves average to its own
+    return (losses * batch["weight"]).mean()
 
 
 def _validate_tb(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, list[float]]:
-    log_odds = _log_odds(logits)
+    log_odds = logits[:, 1].float() - logits[:, 0].float()  # (B,)
     halves = [0.5] * len(log_odds)  # the threshold is chosen once training ends
     return {"log_odds": log_odds.tolist(), "probability": log_odds.sigmoid().tolist(), "threshold": halves}
 
 
+def _measure_tb(logits: torch.Tensor, row: XrayRow, settings: Settings) -> dict[str, float]:
+    columns = _validate_tb(logits[None], {})
+    return {name: value for name, (value,) in columns.items()} | {"threshold": settings.threshold}
+
+
 def _decide_tb(settings: Settings, columns: dict[str, np.ndarray]) -> Settings:
-    """Temperature and threshold from log odds and labels of the validation images."""
-    temperature = fit_temperature(columns["log_odds"], columns["label"])
+    """Settings with temperature and threshold from log odds and labels of the validation images."""
+    temperature = metrics.fit_temperature(columns["log_odds"], columns["label"])
     calibrated = 1 / (1 + np.exp(-columns["log_odds"] / temperature))
     # lowered by what rounding to float32 may move a probability, so that the positive that set it stays above
-    threshold = threshold_for_sensitivity(columns["label"], calibrated, SENSITIVITY) * (1 - 1e-5)
-    return Settings(**asdict(settings) | {"temperature": temperature, "threshold": threshold})
+    threshold = metrics.threshold_for_sensitivity(columns["label"], calibrated, SENSITIVITY) * (1 - 1e-5)
+    return replace(settings, temperature=temperature, threshold=threshold)
 
 
-def _screening_and_saliency(columns: dict[str, np.ndarray], weights: np.ndarray) -> dict[str, np.ndarray]:
-    return screening_metrics(columns, weights, columns["threshold"]) | saliency_metrics(columns, weights)
+def _screening_and_saliency(columns: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
+    screening = metrics.screening_metrics(columns, weights, columns["threshold"])
+    return screening | metrics.saliency_metrics(columns, weights)
 
 
 TASKS = {
@@ -240,12 +199,12 @@ TASKS = {
         model="nvidia/mit-b0",
         image_size=256,
         usable=_rows_with_mask,
-        check=lambda part, rows: None,
+        check=lambda split, rows: None,
         loss=_segmentation_loss,
         validate=_validate_lungs,
         measure=_measure_lungs,
         predict=_lungs_from_logits,
-        metrics=lung_metrics,
+        metrics=metrics.lung_metrics,
         decide=lambda settings, columns: settings,
         main_metric="dice",
     ),
@@ -261,7 +220,7 @@ TASKS = {
         loss=_classification_loss,
         validate=_validate_tb,
         measure=_measure_tb,
-        predict=lambda logits, height, width, settings: _log_odds(logits).sigmoid().item(),
+        predict=lambda logits, height, width, settings: _measure_tb(logits, {}, settings)["probability"],
         metrics=_screening_and_saliency,
         decide=_decide_tb,
         main_metric="auroc",

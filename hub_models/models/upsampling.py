@@ -1,19 +1,19 @@
-"""Lung masks upsampled to an X-ray's own pixels: where a small map of logits, upsampled, is above 0."""
+"""Lung masks on an X-ray's own pixels: where a small map of logits, upsampled, is above 0."""
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-PLAIN_SIDE = 256  # pixels; below it `interpolate` alone is quick, and torch may round in other steps
-ROUNDING = 2.0**-22  # of the terms of a sum of two products in float32, and twice that
+PLAIN_SIDE = 256  # pixels; below it `interpolate` alone is quick, and torch may round differently
+ROUNDING = 2.0**-22  # relative to the terms of a sum of two products in float32, doubled
 
 
 def is_above_zero(small: torch.Tensor, height: int, width: int) -> np.ndarray:
     """Return where `interpolate(small, mode="bilinear")` of an (s, t) float map is above 0, (height, width) bool.
 
-    The result is the same to the bit, in a tenth of the time. `interpolate` goes along the rows first, which is cheap
-    for s rows, then mixes two of the s rows for each row of the height. Where both have one sign, so has any mix.
-    Elsewhere a mix in float64 decides, unless rounding to float32 could change its sign: there `interpolate` decides.
+    The result is the same to the bit, in a tenth of the time. `interpolate` first upsamples along the s rows, which is
+    cheap, then mixes two of them for each row of the height. Where both have one sign, so has their mix. Elsewhere a
+    mix in float64 decides, or `interpolate` itself where rounding to float32 could change the sign.
     """
     small = small.float().cpu()
     if min(height, width) < PLAIN_SIDE:
@@ -30,10 +30,10 @@ def is_above_zero(small: torch.Tensor, height: int, width: int) -> np.ndarray:
         below = min(above + 1, len(small) - 1)
         mask[start:stop] = signs[above]
         mixed = np.flatnonzero(signs[above] != signs[below])
-        splits = [weights[start:stop, [one]] * values[one, mixed] for one in (above, below)]  # (rows, columns)
-        mix = splits[0] + splits[1]
+        terms = [weights[start:stop, [one]] * values[one, mixed] for one in (above, below)]  # (rows, columns)
+        mix = terms[0] + terms[1]
         mask[start:stop, mixed] = mix > 0
-        is_unsure = np.abs(mix) <= ROUNDING * (np.abs(splits[0]) + np.abs(splits[1]))
+        is_unsure = np.abs(mix) <= ROUNDING * (np.abs(terms[0]) + np.abs(terms[1]))
         if len(unsure := mixed[is_unsure.any(0)]):
             exact = _upsample(rows[:, unsure], height, len(unsure))  # (H, columns)
             mask[start:stop, unsure] = (exact[start:stop] > 0).numpy()

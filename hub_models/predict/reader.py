@@ -21,7 +21,7 @@ from hub_models.imaging.masks import keep_two_lungs
 from hub_models.imaging.resizing import resize_gray
 from hub_models.imaging.source import Source
 from hub_models.models.out_of_distribution import distance_flags
-from hub_models.models.trained_model import TrainedModel, look, or_whole
+from hub_models.models.trained_model import TrainedModel, forward_views, or_whole
 from hub_models.predict.checks import Lungs, flags_of, image_flags, lungs_of
 from hub_models.runs.run_folder import RunFolder
 
@@ -282,5 +282,6 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Logits (B, ...) of (S, S) uint8 images and, where asked for, their features (B, D), on the CPU."""
     batch = torch.from_numpy(np.stack(images)).to(trained.model.device).float() / 255  # (B, S, S)
-    logits, features = look(trained.model, trained.image_processor, batch, trained.settings.views, with_features)
+    views = trained.settings.views
+    logits, features = forward_views(trained.model, trained.image_processor, batch, views, with_features)
     return logits.cpu(), None if features is None else features.cpu()

@@ -1,10 +1,9 @@
 """The X-rays of a run: divided by its protocol, fit for its task, at its model's size; and who was trained on what."""
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -21,12 +20,12 @@ from hub_models.imaging.gray import is_synthetic
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import PREDICTION_VERSION, TrainedModel, or_whole
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
-from hub_models.runs.run_folder import DATA_NAME, RunFolder
+from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_json
 
 
 @dataclass(frozen=True)
 class Split:
-    """X-rays of one part: the original rows, and the same at the model's size."""
+    """X-rays of one split: the original rows, and the same at the model's size."""
 
     rows: datasets.Dataset
     arrays: Arrays
@@ -46,50 +45,40 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def load_run_splits(
     config: TrainConfig, accelerator: Accelerator, splits: tuple[str, ...] = SPLITS
 ) -> dict[str, Split]:
-    """Parts of the X-rays that `config` asks for, made by one process and then read by all.
+    """Return the `splits` of a run, made by one process and then read by all.
 
     Raises:
         FileNotFoundError: nothing of the set under `config.data_dir`.
-        ValueError: a part is empty, or cannot be trained on or tested with, or no segmenter finds the lungs.
+        ValueError: a split is empty, or cannot be trained on or tested with, or no segmenter finds the lungs.
     """
     if config.region == "lungs" and config.segmenter is None:
         raise ValueError("region lungs needs a lung model that finds them: pass --segmenter <lung run folder>")
+    task, found = TASKS[config.task], {}
+    size, ranges = config.image_size or task.image_size, {"train": STRENGTHS[config.augment]}
     with accelerator.main_process_first():
-        rows = load_rows(config, splits)
-        task, size = TASKS[config.task], config.image_size or TASKS[config.task].image_size
-        ranges = {"train": STRENGTHS[config.augment]}
-        if config.segmenter is not None:
-            rows = {part: _with_lungs(share, config.segmenter) for part, share in rows.items()}
-        for part, share in rows.items():
-            task.check(f"{part} (protocol {config.protocol})", share)
-        return {
-            part: Split(
-                share, Arrays(prepare(share, size, config.fit, config.region), size, ranges.get(part), config.seed)
-            )
-            for part, share in rows.items()
-        }
+        for split, rows in load_rows(config, splits).items():
+            if config.segmenter is not None:  # their own mask stays, as `reference`
+                own = rows.select_columns("mask").rename_column("mask", "reference")
+                rows = datasets.concatenate_datasets([find_lungs(rows, config.segmenter), own], axis=1)
+            task.check(f"{split} (protocol {config.protocol})", rows)
+            prepared = prepare(rows, size, config.fit, config.region)
+            found[split] = Split(rows, Arrays(prepared, size, ranges.get(split), config.seed))
+    return found
 
 
 def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str, datasets.Dataset]:
-    """Original rows of each part, as the protocol divides them, that are usable for the task.
+    """Return the original rows of each split, as the protocol divides them, that are usable for the task.
 
     Raises:
         FileNotFoundError: nothing of the set under `config.data_dir`.
-        ValueError: a part is empty.
+        ValueError: a split is empty.
     """
     divided = divide(load_splits(config.data_dir, config.config_name), config.protocol, config.task, config.fold)
-    rows = {part: TASKS[config.task].usable(divided[part]) for part in splits}
-    for part, share in rows.items():
-        if not len(share):
-            where = f"{config.data_dir} (protocol {config.protocol})"
-            raise ValueError(f"no {part} X-ray in {where} is fit for {config.task}: pass more of the set")
-    return rows
-
-
-def _with_lungs(rows: datasets.Dataset, segmenter: str) -> datasets.Dataset:
-    """Return rows with the lungs that a lung model finds as their `mask`, and their own mask as `reference`."""
-    own = rows.select_columns("mask").rename_column("mask", "reference")
-    return datasets.concatenate_datasets([find_lungs(rows, segmenter), own], axis=1)
+    found = {split: TASKS[config.task].usable(divided[split]) for split in splits}
+    if empty := [split for split, rows in found.items() if not len(rows)]:
+        where = f"{config.data_dir} (protocol {config.protocol})"
+        raise ValueError(f"no {empty[0]} X-ray in {where} is fit for {config.task}: pass more of the set")
+    return found
 
 
 def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Dataset:
@@ -104,71 +93,69 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
     trained = TrainedModel.from_run(run.path, "lung_segmentation")
     trained = replace(trained, settings=replace(trained.settings, two_lungs=True))
     if torch.accelerator.is_available():
-        trained.model.to(torch.accelerator.current_accelerator())
+        device: Any = torch.accelerator.current_accelerator()  # transformers wraps `to` without its types
+        trained.model.to(device)
 
-    def find(image: Image.Image) -> dict[str, Image.Image]:
-        """Return the lungs found in an X-ray."""
-        return {"mask": Image.fromarray(np.uint8(or_whole(trained(image))) * 255)}
+    def _find(image: Image.Image) -> dict[str, Image.Image]:
+        return {"mask": Image.fromarray(or_whole(trained(image)) * np.uint8(255))}
 
     made_of = f"{rows._fingerprint} {run.digest} {PREDICTION_VERSION}"  # not the folder's name
-    key = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     found = rows.map(
-        find,
+        _find,
         input_columns="image",
         remove_columns=rows.column_names,  # the images need no second copy
         features=datasets.Features({"mask": rows.features["mask"]}),
-        new_fingerprint=key,
+        new_fingerprint=hashlib.sha256(made_of.encode()).hexdigest()[:16],
         desc="Finding lungs",
     )
     return datasets.concatenate_datasets([rows.remove_columns("mask"), found], axis=1)
 
 
-def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> dict[str, Any]:
-    """What `data.json` says: fingerprint of the X-rays, ids in each part, and ids that earlier models were trained on.
+def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
+    """Return the values of `data.json` for the rows of each split.
 
-    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name; the
-    digests of both are told. The count of synthetic X-rays, `synthetic`, is left out where there are none.
+    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name.
 
     Raises:
         ValueError: an earlier model was trained on one of this run's test patients.
     """
-    earlier, digests = set(), {}
-    for name, source in (("model", None if config.from_scratch else config.model), ("segmenter", config.segmenter)):
+    earlier: set[str] = set()
+    train, validation, test = (list(rows[split]["id"]) for split in ("train", "validation", "test"))
+    fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
+    data = RunData(fingerprint=fingerprint, train=train, validation=validation, test=test, earlier=[])
+    if synthetic := sum(count_synthetic(split) for split in rows.values()):
+        data["synthetic"] = synthetic
+    sources: dict[Literal["model", "segmenter"], str | None]
+    sources = {"model": None if config.from_scratch else config.model, "segmenter": config.segmenter}
+    for name, source in sources.items():
         if source and (Path(source) / DATA_NAME).is_file():
             seen = trained_ids(Path(source))
             refuse_leaks(source, seen, rows["test"], config.protocol)
             earlier |= seen
-            digests[name] = RunFolder.read(source).digest
-    fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
-    ids = {part: list(share["id"]) for part, share in rows.items()}
-    synthetic = sum(count_synthetic(share) for share in rows.values())
-    said = {"synthetic": synthetic} if synthetic else {}
-    return {"fingerprint": fingerprint} | ids | {"earlier": sorted(earlier)} | digests | said
+            data[name] = RunFolder.read(source).digest
+    return data | {"earlier": sorted(earlier)}
 
 
 def count_synthetic(rows: datasets.Dataset) -> int:
-    """How many X-rays say of themselves that they are synthetic; none is decoded."""
+    """Return how many X-rays are marked as synthetic; none is decoded."""
     images = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
     return sum(is_synthetic(row["image"]["bytes"]) for row in images)
 
 
 def trained_ids(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> set[str]:
-    """Ids of all X-rays that the model of a run was trained or chosen on, or of `parts`, and of what it began with.
+    """Return the ids of the X-rays in `splits` of a run, and of those that its earlier models were trained on.
 
     Raises:
-        FileNotFoundError: the folder does not say.
+        FileNotFoundError: the folder has no `data.json`.
     """
-    path = run_folder / DATA_NAME
-    if not path.is_file():
-        raise FileNotFoundError(f"no {DATA_NAME} in {run_folder}: what the model was trained on is not known")
-    data = json.loads(path.read_text())
-    return {id for part in (*splits, "earlier") for id in data[part]}
+    data = read_json(run_folder / DATA_NAME)
+    return {id for split in (*splits, "earlier") for id in data[split]}
 
 
 def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, protocol: str) -> None:
     """Raise ValueError where a patient of `test` has an X-ray among those that a model has `seen`.
 
-    Where the protocol itself parts the films of a patient, which it warns of, only the X-rays themselves count.
+    Under a protocol that itself divides the X-rays of a patient, and warns of it, only the X-rays themselves count.
     """
     leaked = sorted(seen & set(test["id"])) if protocol in PATIENT_SHARING else leaks(seen, test)
     if leaked:

@@ -1,4 +1,4 @@
-"""Cards are generated whole: the user's own words come from NOTES.md, and an edited README.md is refused, not lost."""
+"""The text of a card around its body: the user's NOTES.md, and a seal by which an edited README.md is refused."""
 
 import hashlib
 from pathlib import Path
@@ -21,7 +21,7 @@ def finished(card: str, notes: str) -> str:
 
 
 def refuse_edited(folder: Path) -> None:
-    """Raise ValueError where a folder's README.md is not as it was generated: a new one would lose what is in it."""
+    """Raise ValueError where a folder's README.md is not as it was generated: a new one would lose the edits."""
     path = folder / CARD_NAME
     if not path.is_file():
         return

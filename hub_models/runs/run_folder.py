@@ -1,4 +1,4 @@
-"""A run's folder as one object, passed on in place of its path: each of its files is read once, when it is needed."""
+"""A run's folder as one object: each of its files is read once, when it is needed."""
 
 import csv
 import hashlib
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow.parquet
 
@@ -23,20 +23,33 @@ EMISSIONS_NAME = "emissions.csv"  # CodeCarbon's
 MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")  # what a prediction depends on
 
 
+class RunData(TypedDict):
+    """Values of `data.json`: ids of each split, and of the X-rays that earlier models were trained on."""
+
+    fingerprint: str  # of the X-rays
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+    earlier: list[str]
+    model: NotRequired[str]  # digest of the run that training started from; older runs lack it
+    segmenter: NotRequired[str]  # digest of the run that found the lungs
+    synthetic: NotRequired[int]  # number of synthetic X-rays, above 0
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that scripts/train.py made, and its config; everything else in it is read when it is first needed."""
+    """A folder that scripts/train.py made, and its config; its other files are read when they are first needed."""
 
     path: Path
     config: TrainConfig
 
     @classmethod
     def read(cls, source: "str | Path | RunFolder") -> "RunFolder":
-        """Return the run in a folder; a RunFolder stays itself.
+        """Return the run in a folder; a RunFolder as it is.
 
         Raises:
             FileNotFoundError: the folder holds no run.
-            ValueError: it holds all folds.
+            ValueError: the folder holds all folds.
         """
         if isinstance(source, RunFolder):
             return source
@@ -61,18 +74,20 @@ class RunFolder:
         return read_results(self.path)
 
     @cached_property
-    def data(self) -> dict[str, Any]:
-        """Values of `data.json`: the ids of each split, and what the run began with."""
-        return read_json(self.path / DATA_NAME)
+    def data(self) -> RunData:
+        """Values of `data.json`."""
+        data: RunData = read_json(self.path / DATA_NAME)
+        return data
 
     @cached_property
     def model(self) -> dict[str, Any]:
         """Values of `config.json`, which transformers reads."""
-        return read_json(self.path / "config.json")
+        values: dict[str, Any] = read_json(self.path / "config.json")
+        return values
 
     @cached_property
     def settings(self) -> Settings:
-        """How the model is to be used, as its `config.json` says."""
+        """Settings in the model's `config.json`."""
         return Settings.parse(self.model.get(SETTINGS_KEY), self.path)
 
     @cached_property
@@ -96,13 +111,18 @@ class RunFolder:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the model says: its weights, its config and its image processor."""
+        """SHA-256 of the model's weights, config and image processor."""
         return hashlib.sha256(b"".join((self.path / name).read_bytes() for name in MODEL_FILES)).hexdigest()
 
     @cached_property
     def groups(self) -> list[str]:
         """Keys of the results' groups by site, and of all where there are two."""
         return tested_groups(self.results)
+
+    @property
+    def ids(self) -> dict[str, list[str]]:
+        """Ids of each split."""
+        return {"train": self.data["train"], "validation": self.data["validation"], "test": self.data["test"]}
 
     @property
     def train_sites(self) -> list[str]:
@@ -113,14 +133,14 @@ class RunFolder:
     def base_model(self) -> str | None:
         """Hub id of the checkpoint that training started from; None from random weights or another run."""
         name = self.config.model or TASKS[self.config.task].model
-        # a run that it began with, told by its digest and, in older runs, by its X-rays alone
+        # started from another run, whose digest or, in older runs, whose X-rays data.json has
         known = "model" in self.data or (self.data["earlier"] and self.config.segmenter is None)
         local = known or Path(name).exists() or name.startswith((".", "~")) or name.count("/") != 1
         return None if self.config.from_scratch or local else name
 
     @cached_property
     def places(self) -> dict[str, str]:
-        """Names that stand for places of the trainer's machine, by the field of the config that holds one."""
+        """Placeholders for paths of the trainer's machine, by the field of the config that holds one."""
         config, named = self.config, {"data_dir": "DATA", "output_dir": "RUN"}
         if config.segmenter:
             named["segmenter"] = "LUNGS"
@@ -132,11 +152,11 @@ class RunFolder:
 
     @cached_property
     def public(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Values of `train_config.json` and `results.json` without places of the trainer's machine."""
+        """Values of `train_config.json` and `results.json` without paths of the trainer's machine."""
         return self.config.to_values() | self.places, self.results | {"config": self.results["config"] | self.places}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     """Return the values of a JSON file of a run.
 
     Raises:
@@ -144,8 +164,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}: pass the folder of a finished run")
-    values: dict[str, Any] = json.loads(path.read_text())
-    return values
+    return json.loads(path.read_text())
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -173,11 +192,12 @@ def read_per_image(folder: Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: there is none.
     """
-    if not (folder / PER_IMAGE_NAME).is_file():
+    path = folder / PER_IMAGE_NAME
+    if not path.is_file():
         raise FileNotFoundError(
-            f"no {PER_IMAGE_NAME} in {folder}: pass a folder of scripts/train.py or scripts/evaluate.py"
+            f"no {path.name} in {folder}: pass a folder of scripts/train.py or scripts/evaluate.py"
         )
-    table = pyarrow.parquet.read_table(folder / PER_IMAGE_NAME)
+    table = pyarrow.parquet.read_table(path)
     names = ["lungs_fraction" if name == "lungs_share" else name for name in table.column_names]  # up to version 0.1
     rows: list[dict[str, Any]] = table.rename_columns(names).to_pylist()
     return rows

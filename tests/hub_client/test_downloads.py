@@ -33,7 +33,7 @@ from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_gray
 from hub_models.metrics import count_overlap, dice
 from hub_models.models.tasks import keep_two_lungs
-from hub_models.models.trained_model import TrainedModel, logits_of
+from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split, load_run_splits
 
@@ -74,7 +74,7 @@ def _sharpen(trained: TrainedModel, split: Split) -> None:
     last = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)][-1]
     with torch.no_grad():
         pixels = split.arrays.__getitems__(list(range(len(split.arrays))))["pixels"]  # (B, S, S)
-        margin = logits_of(model, trained.image_processor, pixels.float() / 255).diff(dim=1)  # (B, 1, ...)
+        margin = forward_views(model, trained.image_processor, pixels.float() / 255)[0].diff(dim=1)  # (B, 1, ...)
         scale = 2 / margin.std()
         last.weight *= scale
         last.bias *= scale

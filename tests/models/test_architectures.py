@@ -18,6 +18,7 @@ from hub_models.models.architectures import ARCHITECTURES, build, image_processo
 from hub_models.models.tasks import TASKS
 
 LUNGS, TB = (TASKS[name].labels for name in ("lung_segmentation", "tb_classification"))
+HALF = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.4]}
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
@@ -52,16 +53,12 @@ def test_from_scratch_has_the_published_size(kind: str, name: str, expected: flo
     assert model.config.id2label == dict(enumerate(LUNGS if kind == "segmentation" else TB))
 
 
-def test_the_tasks_own_models_are_known() -> None:
+def test_known_architectures() -> None:
     assert {task.model for task in TASKS.values()} <= set(ARCHITECTURES)
-
-
-def test_b0_is_the_default_of_transformers() -> None:
-    family, sizes = ARCHITECTURES["nvidia/mit-b0"]
-    assert family == SegformerConfig.model_type
-    assert sizes == {name: list(getattr(SegformerConfig(), name)) for name in ("hidden_sizes", "depths")} | {
-        "decoder_hidden_size": SegformerConfig().decoder_hidden_size
-    }
+    default = SegformerConfig()  # B0 of the paper
+    sizes = {"hidden_sizes": list(default.hidden_sizes), "depths": list(default.depths)}
+    sizes["decoder_hidden_size"] = default.decoder_hidden_size
+    assert ARCHITECTURES["nvidia/mit-b0"] == (SegformerConfig.model_type, sizes)
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
@@ -90,7 +87,7 @@ def test_from_scratch_sets_the_image_size(tiny_vit, tmp_path) -> None:
     assert model.config.image_size == 96
     assert model.vit.embeddings.position_embeddings.shape[1] == 1 + 6 * 6  # patches of 16
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"takes images of 96 pixels, got image_size 128: pass --image_size 96"):
+    with pytest.raises(ValueError, match="96 pixels, got image_size 128: pass --image_size 96"):
         build("classification", str(tmp_path), False, TB, 128)
     assert build("classification", str(tmp_path), False, TB, 96).config.image_size == 96
 
@@ -102,20 +99,25 @@ def test_models_without_positions_take_any_size(tiny_resnet, tiny_segformer, tmp
 
 
 def test_model_of_another_family_is_refused(tiny_vit, tmp_path) -> None:
-    with pytest.raises(ValueError, match="is a vit model, and this task takes segformer: pass another --model"):
-        build("segmentation", str(tiny_vit), True, LUNGS, 32)
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a bert model, and this task takes .*: pass another --model"):
-        build("classification", str(tmp_path), True, TB, 32)
+    for kind, folder, family in (("segmentation", tiny_vit, "vit"), ("classification", tmp_path, "bert")):
+        with pytest.raises(ValueError, match=f"is a {family} model, .*: pass another --model"):
+            build(kind, str(folder), True, LUNGS, 32)
 
 
-def test_unknown_sources_name_the_way_out(tmp_path) -> None:
-    with pytest.raises(ValueError, match="architectures nvidia/mit-b0, .* and folders, got nvidia/mit-b9"):
-        build("segmentation", "nvidia/mit-b9", True, LUNGS, 32)
-    with pytest.raises(OSError, match="no model at .*: no config.json in it; pass another --model, or --from_scratch"):
-        build("segmentation", str(tmp_path), False, LUNGS, 32)
-    with pytest.raises(OSError, match="no model at 'runs/typo': no folder here, and not to be had from the Hub"):
-        build("segmentation", "runs/typo", False, LUNGS, 32)
+@pytest.mark.parametrize(
+    ("source", "from_scratch", "error", "said"),
+    [
+        ("nvidia/mit-b9", True, ValueError, "nvidia/mit-b0, .* and folders, got nvidia/mit-b9"),
+        ("empty", False, OSError, "no model at 'empty': no config.json in it; .* --model, or --from_scratch"),
+        ("runs/typo", False, OSError, "no model at 'runs/typo': no such folder"),
+    ],
+)
+def test_unknown_sources(source: str, from_scratch: bool, error: type, said: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(error, match=said):
+        build("segmentation", source, from_scratch, LUNGS, 32)
 
 
 def test_checkpoint_weights_are_kept_and_a_head_for_other_classes_is_not(tiny_segformer, tmp_path) -> None:
@@ -138,21 +140,23 @@ def test_encoder_of_a_lung_model_is_carried_over_into_a_classifier(tiny_segforme
     assert model.config.id2label == {0: "normal", 1: "tuberculosis"}
 
 
-def test_dropout_is_of_whole_layers_and_the_classifier_where_there_are_such(
-    tiny_segformer, tiny_vit, tmp_path
-) -> None:
+def test_dropout_is_of_whole_layers_and_the_classifier(tiny_segformer, tiny_vit, tmp_path) -> None:
     segformer = build("segmentation", str(tiny_segformer), True, LUNGS, 32, 0.2).config
     assert (segformer.classifier_dropout_prob, segformer.drop_path_rate) == (0.2, 0.2)
     assert (segformer.hidden_dropout_prob, segformer.attention_probs_dropout_prob) == (0.0, 0.0)
-    vit = build("classification", str(tiny_vit), True, TB, 32, 0.2)
-    assert vit.config.attention_probs_dropout_prob == 0.0
-    SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4).save_pretrained(tmp_path)
-    swin = build("classification", str(tmp_path), True, TB, 32, 0.2).config
+    vit = build("classification", str(tiny_vit), True, TB, 32, 0.2).config  # without whole layers to drop
+    assert (vit.hidden_dropout_prob, vit.attention_probs_dropout_prob) == (0.2, 0.0)
+    SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4).save_pretrained(tmp_path / "swin")
+    swin = build("classification", str(tmp_path / "swin"), True, TB, 32, 0.2).config
     assert (swin.drop_path_rate, swin.hidden_dropout_prob) == (0.2, 0.0)
+    own = ViTConfig.from_pretrained(tiny_vit, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+    own.save_pretrained(tmp_path)
+    config = build("classification", str(tmp_path), True, TB, 32).config
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("name", ["tiny_segformer", "tiny_vit"])
-def test_dropout_acts_in_training_only_where_it_is_asked_for(name: str, request: pytest.FixtureRequest) -> None:
+def test_dropout_acts_in_training(name: str, request: pytest.FixtureRequest) -> None:
     folder, inputs = str(request.getfixturevalue(name)), torch.randn(2, 3, 32, 32)
     for dropout in (0.0, 0.5):
         model = build("classification", folder, True, TB, 32, dropout).train()
@@ -160,38 +164,25 @@ def test_dropout_acts_in_training_only_where_it_is_asked_for(name: str, request:
         assert same == (dropout == 0)
 
 
-def test_config_of_a_checkpoint_loses_its_dropout(tiny_vit, tmp_path) -> None:
-    ViTConfig.from_pretrained(tiny_vit, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).save_pretrained(
-        tmp_path
-    )
-    config = build("classification", str(tmp_path), True, TB, 32).config
-    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.0, 0.0)
-
-
-def test_processor_has_the_mean_of_the_checkpoint_or_imagenets(tiny_vit, tmp_path) -> None:
-    half = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.4]}
-    ViTImageProcessorPil(**half).save_pretrained(tmp_path)
+def test_image_processor_has_the_mean_of_the_checkpoint_or_imagenets(tiny_vit, tmp_path) -> None:
+    ViTImageProcessorPil(**HALF).save_pretrained(tmp_path)
     ViTConfig.from_pretrained(tiny_vit).save_pretrained(tmp_path)
     theirs = image_processor_for("classification", str(tmp_path), False, 64)
-    assert {"image_mean": list(theirs.image_mean), "image_std": list(theirs.image_std)} == half
+    assert {"image_mean": list(theirs.image_mean), "image_std": list(theirs.image_std)} == HALF
     for source, from_scratch in ((tmp_path, True), (tiny_vit, False), (Path("nvidia/mit-b0"), True)):
         ours = image_processor_for("classification", str(source), from_scratch, 64)
         assert (list(ours.image_mean), list(ours.image_std)) == IMAGENET
 
 
-def test_saved_processor_has_the_size_and_is_the_task_s(tiny_segformer, tmp_path) -> None:
-    for kind, name in (("segmentation", "SegformerImageProcessor"), ("classification", "ViTImageProcessor")):
-        image_processor = image_processor_for(kind, str(tiny_segformer), True, 96)
-        assert dict(image_processor.size) == {"height": 96, "width": 96}
-        assert type(image_processor).__name__.startswith(name)
-
-
-@pytest.mark.parametrize("kind", ["segmentation", "classification"])
-def test_normalize_is_what_the_saved_processor_does(kind: str, tmp_path) -> None:
-    half = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.4]}
-    ViTImageProcessorPil(**half).save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("kind", "name"), [("segmentation", "SegformerImageProcessor"), ("classification", "ViTImageProcessor")]
+)
+def test_normalize_is_what_the_saved_image_processor_does(kind: str, name: str, tmp_path) -> None:
+    ViTImageProcessorPil(**HALF).save_pretrained(tmp_path)
     ResNetConfig().save_pretrained(tmp_path)
     image_processor = image_processor_for(kind, str(tmp_path), False, 64)
+    assert type(image_processor).__name__.startswith(name)
+    assert dict(image_processor.size) == {"height": 64, "width": 64}
     gray = Image.effect_noise((200, 150), 60)
     theirs = image_processor(gray.convert("RGB"), return_tensors="pt")["pixel_values"]
     ours = normalize(torch.from_numpy(resize_gray(gray, 64).copy())[None].float() / 255, image_processor)

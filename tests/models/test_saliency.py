@@ -15,7 +15,7 @@ from transformers.models.vit import modeling_vit
 
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs, lungs_box
 from hub_models.imaging.resizing import resize_gray
-from hub_models.models import saliency as room
+from hub_models.models import saliency as module
 from hub_models.models.architectures import AUTO_CLASSES, image_processor_for, normalize
 from hub_models.models.saliency import METHODS, fraction_in, lungs_of, measure_saliency, saliency, saliency_maps
 from hub_models.models.tasks import TASKS, Settings
@@ -39,7 +39,7 @@ SIZES = {  # of small models, by family
 }
 
 
-def predictor_of(family: str, size: int = 32, fit: str = "squash", region: str = "image", **sizes) -> TrainedModel:
+def classifier_of(family: str, size: int = 32, fit: str = "squash", region: str = "image", **sizes) -> TrainedModel:
     """A small classifier with random weights."""
     torch.manual_seed(2)
     config = AutoConfig.for_model(family, **SIZES[family] | sizes)
@@ -70,7 +70,7 @@ def test_every_family_is_tried_here() -> None:
 
 @pytest.mark.parametrize("family", METHODS)
 def test_maps_are_scaled_and_leave_the_model_as_it_was(family: str) -> None:
-    trained = predictor_of(family)
+    trained = classifier_of(family)
     model = trained.model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     way = model.config._attn_implementation
@@ -89,12 +89,12 @@ def test_maps_are_scaled_and_leave_the_model_as_it_was(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["resnet", "regnet", "convnext", "convnextv2", "swin", "swinv2", "segformer"])
 def test_last_map_splits_the_log_odds(family: str, monkeypatch) -> None:
-    # log odds = (w1 - w0) . mean over cells of the features + (b1 - b0): a cell's part is (w1 - w0) . features / n.
+    # log odds = (w1 - w0) . mean over cells of the features + (b1 - b0): a cell adds (w1 - w0) . features / n.
     # ConvNeXt norms the mean: features less their own mean, over the spread of those of the mean, times its weights.
-    monkeypatch.setattr(room, "CELLS", 1)
-    trained = predictor_of(family)
+    monkeypatch.setattr(module, "CELLS", 1)
+    trained = classifier_of(family)
     model, inputs = trained.model, inputs_of(trained, noise()).requires_grad_()
-    with room._norms_held(model):
+    with module._norms_held(model):
         relevance = METHODS[family](model, inputs).detach()
     with torch.no_grad():
         features = model.base_model(pixel_values=inputs).last_hidden_state
@@ -135,10 +135,10 @@ def norms_of_first_pass(model: PreTrainedModel) -> Iterator[None]:
 @pytest.mark.parametrize("family", ["resnet", "convnext", "swin"])
 def test_activation_times_gradient_is_what_a_larger_activation_adds(family: str) -> None:
     # activations of one cell times 1 + e: the log odds change by e * (activation . gradient)
-    trained = predictor_of(family)
+    trained = classifier_of(family)
     model = trained.model.double()
     inputs = inputs_of(trained, noise(1)).double()
-    with room._norms_held(model):
+    with module._norms_held(model):
         relevance = METHODS[family](model, inputs.clone().requires_grad_())[0].detach()
     assert relevance.shape == (8, 8)  # of 4 and 8, the last of 7 or more
     first = model.base_model.embeddings if family == "swin" else model.base_model.encoder.stages[0]
@@ -152,23 +152,23 @@ def test_activation_times_gradient_is_what_a_larger_activation_adds(family: str)
     hook = first.register_forward_hook(scale)
     with norms_of_first_pass(model):
         log_odds(model, inputs)
-        for place in ((0, 0), (2, 3), (3, 1), (7, 7), (5, 2)):
+        for cell in ((0, 0), (2, 3), (3, 1), (7, 7), (5, 2)):
             slope = 0.0
             for sign in (1, -1):
-                factor[place] = 1 + sign * 1e-5
+                factor[cell] = 1 + sign * 1e-5
                 slope += sign * log_odds(model, inputs).item() / 2e-5
-            factor[place] = 1
-            assert relevance[place].item() == pytest.approx(max(0, slope), abs=1e-8, rel=1e-4)
+            factor[cell] = 1
+            assert relevance[cell].item() == pytest.approx(max(0, slope), abs=1e-8, rel=1e-4)
     hook.remove()
     assert 0 < (relevance > 0).double().mean() < 1
 
 
 def test_attention_is_rolled_out_as_published(monkeypatch) -> None:
     # Chefer et al. 2021, equations 5 and 6, with whole matrices; gradients by finite differences in every attention
-    trained = predictor_of("vit", patch_size=16)
+    trained = classifier_of("vit", patch_size=16)
     model = trained.model.double()
     inputs = inputs_of(trained, noise(1)).double()
-    with room._norms_held(model):
+    with module._norms_held(model):
         relevance = METHODS["vit"](model, inputs.clone().requires_grad_())[0].detach()
     factors, kept = torch.ones(2, 2, 5, 5, dtype=torch.float64), []  # layers, heads, tokens
 
@@ -182,12 +182,12 @@ def test_attention_is_rolled_out_as_published(monkeypatch) -> None:
     products = torch.zeros_like(factors)
     with norms_of_first_pass(model):
         log_odds(model, inputs)
-        for place in np.ndindex(*factors.shape):  # an attention times 1 + e adds e * (attention * gradient)
+        for cell in np.ndindex(*factors.shape):  # an attention times 1 + e adds e * (attention * gradient)
             for sign in (1, -1):
-                factors[place] = 1 + sign * 1e-5
+                factors[cell] = 1 + sign * 1e-5
                 kept.clear()
-                products[place] += sign * log_odds(model, inputs).item() / 2e-5
-            factors[place] = 1
+                products[cell] += sign * log_odds(model, inputs).item() / 2e-5
+            factors[cell] = 1
     rolled = torch.eye(5, dtype=torch.float64)
     for layer in products.clamp(min=0).mean(1):
         rolled = rolled + layer @ rolled
@@ -196,16 +196,16 @@ def test_attention_is_rolled_out_as_published(monkeypatch) -> None:
 
 
 def test_tokens_that_are_no_patches_are_left_out() -> None:
-    trained = predictor_of("deit", patch_size=16)  # CLS, distillation, 2 x 2 patches
+    trained = classifier_of("deit", patch_size=16)  # CLS, distillation, 2 x 2 patches
     inputs = inputs_of(trained, noise(1)).requires_grad_()
     assert METHODS["deit"](trained.model, inputs).shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize(("family", "least"), [("resnet", 0.4), ("vit", 0.7)])
-def test_a_model_that_sees_one_square_looks_at_it(family: str, least: float) -> None:
+def test_a_model_of_one_square_is_salient_there(family: str, least: float) -> None:
     # the label says whether there is a bright square, in the lower left quarter; the dark one says nothing
     sizes = {"hidden_size": 32, "intermediate_size": 64} if family == "vit" else {}
-    trained = predictor_of(family, 48, **sizes)
+    trained = classifier_of(family, 48, **sizes)
     model, rng = trained.model.train(), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(60):
@@ -219,9 +219,9 @@ def test_a_model_that_sees_one_square_looks_at_it(family: str, least: float) -> 
         right = (log_odds(model.eval(), inputs_of(trained, pixels)) > 0) == labels
     assert right.float().mean() > 0.9
     maps = saliency_maps(trained, pixels)
-    shares = [fraction_in(one, mask) for one, mask, label in zip(maps, told, labels.tolist(), strict=True) if label]
+    inside = [fraction_in(one, mask) for one, mask, label in zip(maps, told, labels.tolist(), strict=True) if label]
     area = told[labels.numpy() == 1].mean()
-    assert area < 0.2 and np.mean(shares) > least
+    assert area < 0.2 and np.mean(inside) > least
 
 
 def squares(count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
@@ -240,9 +240,9 @@ def squares(count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.T
 
 @pytest.fixture
 def mirror(monkeypatch) -> Callable[..., TrainedModel]:
-    """What makes a predictor whose saliency is how bright the pixels that it sees are: that of a known place."""
+    """What makes a classifier whose saliency is how bright the pixels that it sees are: that of a known place."""
     monkeypatch.setitem(METHODS, "resnet", lambda model, inputs: inputs[:, 0] - inputs[:, 0].amin((1, 2), True))
-    return lambda *settings: predictor_of("resnet", *settings)
+    return lambda *settings: classifier_of("resnet", *settings)
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad"])
@@ -282,14 +282,14 @@ def test_map_of_a_lung_model_lies_in_the_box_of_the_lungs(fit: str, size: tuple[
 
 def test_where_nothing_speaks_for_tuberculosis_the_map_is_empty(monkeypatch) -> None:
     monkeypatch.setitem(METHODS, "resnet", lambda model, inputs: torch.zeros(len(inputs), 4, 4))
-    trained = predictor_of("resnet")
+    trained = classifier_of("resnet")
     assert not saliency_maps(trained, noise()).any()
     found = saliency(trained, Image.effect_noise((40, 50), 60))
     assert found.shape == (50, 40) and not found.any()
     assert np.isnan(fraction_in(found, np.ones((50, 40), bool)))
 
 
-def test_share_by_hand() -> None:
+def test_fraction_by_hand() -> None:
     found = np.array([[0.0, 0.5], [1.0, 0.5]], np.float32)
     assert fraction_in(found, np.array([[True, True], [False, False]])) == 0.25
     assert fraction_in(found, np.array([[True, False], [False, False]])) == 0
@@ -301,24 +301,20 @@ def test_share_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("fit", "region"), [("squash", "image"), ("pad", "image"), ("pad", "lungs")])
-def test_look_is_at_what_a_user_gets(fit: str, region: str) -> None:
-    trained = predictor_of("resnet", 32, fit, region)
+def test_measured_saliency_is_that_of_a_user(fit: str, region: str) -> None:
+    trained = classifier_of("resnet", 32, fit, region)
     rng, rows, pixels = np.random.default_rng(0), [], []
     for height, width in ((200, 160), (160, 240), (180, 180)):
         image = Image.fromarray(rng.integers(0, 256, (height, width), np.uint8))
         found, own = np.zeros((2, height, width), bool)
         found[32:120, 20:60] = found[32:128, 80:132] = own[40:120, 24:64] = own[40:120, 88:120] = True
         masks = [Image.fromarray(np.uint8(mask) * 255) for mask in (found, own)]
-        rows.append(
-            {"image": image, "mask": masks[0], "reference": masks[1]}
-            if region == "lungs"
-            else {"image": image, "mask": masks[1]}
-        )
+        found_or_own = {"mask": masks[0], "reference": masks[1]} if region == "lungs" else {"mask": masks[1]}
+        rows.append({"image": image} | found_or_own)
         seen = crop_to_lungs(image, found, MARGIN) if region == "lungs" else image
         pixels.append(torch.from_numpy(resize_gray(seen, 32, fit).copy()))
-        shown = found
-    looks = measure_saliency(trained, torch.stack(pixels), rows)
-    for row, one in zip(rows, looks, strict=True):
+    measured = measure_saliency(trained, torch.stack(pixels), rows)
+    for row, one in zip(rows, measured, strict=True):
         lungs = lungs_of(row)
         shown = np.asarray(row["mask"]) > 127
         top, left, bottom, right = lungs_box(shown, MARGIN) if region == "lungs" else (0, 0, *lungs.shape)
@@ -326,11 +322,11 @@ def test_look_is_at_what_a_user_gets(fit: str, region: str) -> None:
         expected = fraction_in(saliency(trained, row["image"], shown), lungs)
         assert one["saliency_in_lungs"] == pytest.approx(expected, abs=0.01)
         assert 0 < one["saliency_in_lungs"] < 1
-    assert len({one["saliency_in_lungs"] for one in looks}) == 3
+    assert len({one["saliency_in_lungs"] for one in measured}) == 3
 
 
-def test_look_without_lungs_or_at_an_unknown_family(monkeypatch) -> None:
-    trained, lungs = predictor_of("resnet"), Image.new("L", (10, 10), 255)
+def test_measured_saliency_without_lungs_or_of_an_unknown_family(monkeypatch) -> None:
+    trained, lungs = classifier_of("resnet"), Image.new("L", (10, 10), 255)
     rows = [{"mask": None}, {"mask": lungs, "reference": None}]
     for one in measure_saliency(trained, noise(2), rows):
         assert list(one) == ["saliency_in_lungs", "lungs_fraction"] and np.isnan(list(one.values())).all()
@@ -338,32 +334,28 @@ def test_look_without_lungs_or_at_an_unknown_family(monkeypatch) -> None:
     assert measure_saliency(trained, noise(2), rows) == [{}, {}]
 
 
-def test_threads_can_share_a_model() -> None:
-    trained = predictor_of("vit")
+def test_attention_is_put_back() -> None:
+    trained = classifier_of("vit")
     before = saliency_maps(trained, noise(1))
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(4) as pool:  # threads take turns with it
         for found in pool.map(lambda _: saliency_maps(trained, noise(1)), range(24)):
             np.testing.assert_allclose(found, before, atol=1e-5)
-    assert trained.model.config._attn_implementation == "sdpa"
-
-
-def test_attention_is_put_back_after_an_error() -> None:
-    trained = predictor_of("vit")
     with pytest.raises(ValueError, match="Input image size"):
         saliency_maps(trained, noise(1, 48))
     assert trained.model.config._attn_implementation == "sdpa" and not trained.model.training
 
 
 def test_errors_name_the_way_out() -> None:
-    image = Image.effect_noise((40, 40), 60)
-    with pytest.raises(ValueError, match="sees the lungs only: pass their mask, from a lung_segmentation model"):
-        saliency(predictor_of("resnet", 32, "squash", "lungs"), image)
-    other = replace(predictor_of("resnet"), model=SimpleNamespace(config=AutoConfig.for_model("beit")))
-    with pytest.raises(
-        ValueError, match="no saliency of a beit classification model: pass a classifier, one of vit, "
+    image, beit = Image.effect_noise((40, 40), 60), SimpleNamespace(config=AutoConfig.for_model("beit"))
+    for trained, source, said in (
+        (classifier_of("resnet", 32, "squash", "lungs"), image, "pass their mask, from a lung_segmentation model"),
+        (
+            replace(classifier_of("resnet"), model=beit),
+            image,
+            "beit classification model: pass a classifier, .* vit, ",
+        ),
+        (replace(classifier_of("segformer"), task=TASKS["lung_segmentation"]), image, "segformer segmentation model"),
+        (classifier_of("resnet"), b"no image", "cannot be decoded"),
     ):
-        saliency(other, image)
-    with pytest.raises(ValueError, match="no saliency of a segformer segmentation model: pass a classifier, one of"):
-        saliency(replace(predictor_of("segformer"), task=TASKS["lung_segmentation"]), image)
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        saliency(predictor_of("resnet"), b"no image")
+        with pytest.raises(ValueError, match=said):
+            saliency(trained, source)

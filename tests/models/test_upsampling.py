@@ -3,14 +3,14 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
-from hub_models.models import upsampling as tracing
+from hub_models.models import upsampling
 from hub_models.models.upsampling import PLAIN_SIDE, is_above_zero
 
 SIZES = [(300, 257), (979, 804), (4892, 100), (600, 1200)]
 
 
 def maps() -> dict[str, torch.Tensor]:
-    """Maps as models give them, and such as come to lie on 0 at many pixels."""
+    """Maps as models give them, and some that are 0 at many pixels."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(64, 64, generator=generator)
     return {
@@ -38,8 +38,8 @@ def test_interpolate_decides_where_rounding_could(monkeypatch) -> None:
     # 1 above -1 on 257 rows: at the middle one, number 128, the mix is 0
     small = torch.tensor([[1.0, 1, 1], [-1, -1, -1]])
     calls = []
-    upsample = tracing._upsample
-    monkeypatch.setattr(tracing, "_upsample", lambda *one: calls.append(one) or upsample(*one))
+    upsample = upsampling._upsample
+    monkeypatch.setattr(upsampling, "_upsample", lambda *one: calls.append(one) or upsample(*one))
     found = is_above_zero(small, 257, PLAIN_SIDE)
     assert len(calls) > 2  # the rows and the weights are two
     expected = interpolate(small[None, None], (257, PLAIN_SIDE), mode="bilinear")[0, 0] > 0
