@@ -88,9 +88,8 @@ def build(
         return AUTO_CLASSES[kind].from_config(config)
     # the encoder checkpoints have no head, and others may have one for other classes; without trust_remote_code=False
     # transformers asks the user whether to run a repository's code
-    model = AUTO_CLASSES[kind].from_pretrained(
-        source, config=config, ignore_mismatched_sizes=True, trust_remote_code=False
-    )
+    from_pretrained = AUTO_CLASSES[kind].from_pretrained
+    model = from_pretrained(source, config=config, ignore_mismatched_sizes=True, trust_remote_code=False)
     check_side(model, source, image_size)
     return model
 
@@ -99,18 +98,12 @@ def check_side(model: transformers.PreTrainedModel, source: str, image_size: int
     """Raise ValueError where a model has a position for each patch of images of another size."""
     side = getattr(model.config, "image_size", image_size)
     if side != image_size and any("position_embedding" in name for name, _ in model.named_parameters()):
-        raise ValueError(
-            f"{source} takes images of {side} pixels, got image_size {image_size}: pass --image_size {side}"
-        )
+        given = f"got image_size {image_size}: pass --image_size {side}"
+        raise ValueError(f"{source} takes images of {side} pixels, {given}")
 
 
 def config_of(kind: str, source: str, from_scratch: bool) -> transformers.PretrainedConfig:
-    """Return the config of a model as `build` takes it, without its weights.
-
-    Raises:
-        OSError: nothing at `source`.
-        ValueError: a model of another family.
-    """
+    """Return the config of a model as `build` takes it, without its weights; raise as `build` does."""
     is_folder = Path(source).is_dir()
     if from_scratch and source in ARCHITECTURES:
         family, sizes = ARCHITECTURES[source]

@@ -49,16 +49,14 @@ class OutOfDistribution:
         return cls(*_spread(features), limit, len(features))
 
     def distances(self, features: np.ndarray) -> np.ndarray:
-        """Return the (N,) Mahalanobis distances of features (N, D), in standard deviations.
+        """Return (N,) Mahalanobis distances of features (N, D), in standard deviations.
 
         Raises:
             ValueError: features of another model.
         """
         if features.shape[1] != len(self.mean):
-            raise ValueError(
-                f"{OUT_OF_DISTRIBUTION_NAME} is of a model of {len(self.mean)} features, this one has "
-                f"{features.shape[1]}: delete it, or pass the folder as training left it"
-            )
+            own = f"{OUT_OF_DISTRIBUTION_NAME} is of a model of {len(self.mean)} features"
+            raise ValueError(f"{own}, this one has {features.shape[1]}: delete it, or take the run folder again")
         return _distances(features, self.mean, self.precision)
 
     def save(self, folder: Path) -> None:
@@ -70,11 +68,7 @@ class OutOfDistribution:
 
     @classmethod
     def load(cls, folder: Path) -> "OutOfDistribution | None":
-        """Return the distribution kept in a run folder; None in older folders, which have none.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """Return the distribution kept in a run folder, None in older ones; raise ValueError for a damaged file."""
         paths = (folder / OUT_OF_DISTRIBUTION_NAME, folder / NAME_BEFORE)
         path = next((path for path in paths if path.is_file()), None)
         if path is None:

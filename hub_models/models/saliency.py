@@ -36,12 +36,8 @@ _eager = Lock()  # threads that use one model must not change its attention unde
 def saliency(trained: TrainedModel, source: Source, mask: np.ndarray | None = None) -> np.ndarray:
     """Return (H, W) float32 in [0, 1] on the X-ray's own pixels: how much each speaks for TB; the largest is 1.
 
-    All 0 where nothing speaks for it, and outside of what the model sees. Of several views only the first counts.
-
-    Args:
-        trained: a model of tb_classification.
-        source: X-ray of any mode: a PIL image, a file, its bytes.
-        mask: (H, W) bool lungs; only a model of the lung region needs them.
+    All 0 where nothing speaks for it, and outside of what the model sees. Of several views only the first counts. The
+    `source` is a PIL image of any mode, a file or its bytes. A model of the lung region needs `mask`, (H, W) bool.
 
     Raises:
         ValueError: the X-ray cannot be decoded, the model needs a mask, is no classifier or of no family in METHODS.
@@ -61,16 +57,11 @@ def saliency_of_gray(trained: TrainedModel, gray: Image.Image, mask: np.ndarray 
 
 
 def saliency_maps(trained: TrainedModel, pixels: torch.Tensor) -> np.ndarray:
-    """Return `saliency` of prepared X-rays (B, S, S) uint8 on the model's own square, (B, S, S) float32 in [0, 1].
-
-    Raises:
-        ValueError: no classifier, or a model of no family in METHODS.
-    """
-    model = trained.model
-    family = model.config.model_type
+    """Return `saliency` of prepared X-rays (B, S, S) uint8 on the model's own square, (B, S, S) float32 in [0, 1]."""
+    model, family = trained.model, trained.model.config.model_type
     if family not in METHODS or not trained.task.explained:
-        known = ", ".join(METHODS)
-        raise ValueError(f"no saliency of a {family} {trained.task.kind} model: pass a classifier, one of {known}")
+        kind = f"{family} {trained.task.kind}"
+        raise ValueError(f"no saliency of a {kind} model: pass a classifier, one of {', '.join(METHODS)}")
     training = model.training
     model.eval()
     try:
@@ -88,10 +79,7 @@ def saliency_maps(trained: TrainedModel, pixels: torch.Tensor) -> np.ndarray:
 def fraction_in(saliency: np.ndarray, mask: np.ndarray | None) -> float:
     """Return the fraction in [0, 1] of an (H, W) saliency that lies in a mask; nan where it is all 0, or no mask.
 
-    The (H, W) mask is bool, or the fraction in [0, 1] of each pixel that is in it.
-
-    Raises:
-        ValueError: their shapes differ.
+    The (H, W) mask is bool, or the fraction in [0, 1] of each pixel that is in it. Raise ValueError for another shape.
     """
     if mask is None:
         return nan

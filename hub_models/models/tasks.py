@@ -29,11 +29,7 @@ XrayRow = Mapping[str, Any]  # of the dataset, with `reference` where `mask` was
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is to be used; kept in its config.json under `chest_xray_masks`.
-
-    Raises:
-        ValueError: more views than VIEWS has, or none.
-    """
+    """How a model is to be used; kept in its config.json under `chest_xray_masks`."""
 
     task: str  # key of TASKS
     image_size: int  # side in pixels of the model's input
@@ -45,7 +41,7 @@ class Settings:
     two_lungs: bool = False  # keep the two largest regions of a lung mask only, their holes filled
 
     def __post_init__(self) -> None:
-        """Check the number of views."""
+        """Raise ValueError for more views than VIEWS has, or none."""
         if not 1 <= self.views <= len(VIEWS):
             raise ValueError(f"views must be 1 to {len(VIEWS)}, got {self.views}")
 
@@ -55,20 +51,12 @@ class Settings:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Settings":
-        """Return the settings that `store` wrote.
-
-        Raises:
-            ValueError: the model was not made by this project.
-        """
+        """Return the settings that `store` wrote; raise ValueError for a model that this project did not make."""
         return cls.parse(getattr(model.config, SETTINGS_KEY, None), str(model.name_or_path))
 
     @classmethod
     def parse(cls, values: dict[str, Any] | None, source: str | Path) -> "Settings":
-        """Return the settings that the config.json of `source` holds.
-
-        Raises:
-            ValueError: the model was not made by this project.
-        """
+        """Return the settings in the config.json of `source`; raise ValueError where this project did not make it."""
         if values is None or set(values) != {field.name for field in fields(cls)}:
             raise ValueError(f"config.json of {source} has no {SETTINGS_KEY}: pass a model of scripts/train.py")
         region = "lungs" if values["region"] == "found_lungs" else values["region"]  # its name before 0.2

@@ -26,13 +26,13 @@ PREDICTION_VERSION = 1  # raise when the output for an X-ray changes: masks, pro
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with what it needs to be used; call it with an X-ray. Older runs have no `out_of_distribution`."""
+    """A model with what it needs to be used; call it with an X-ray."""
 
     task: Task
     model: PreTrainedModel
     image_processor: BaseImageProcessor
     settings: Settings
-    out_of_distribution: OutOfDistribution | None = None
+    out_of_distribution: OutOfDistribution | None = None  # older runs have none
 
     @classmethod
     def from_run(cls, folder: str | Path, task: str | None = None) -> "TrainedModel":
@@ -51,9 +51,8 @@ class TrainedModel:
         if task not in (None, settings.task):
             raise ValueError(f"{folder} holds a model for {settings.task}, not for {task}: pass another run folder")
         own = TASKS[settings.task]
-        image_processor = AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, backend="pil", trust_remote_code=False
-        )
+        read = AutoImageProcessor.from_pretrained
+        image_processor = read(folder, local_files_only=True, backend="pil", trust_remote_code=False)
         with quiet_weights():
             model = build(own.kind, str(folder), False, own.labels, image_processor.size["height"]).eval()
         return cls(own, model, image_processor, settings, OutOfDistribution.load(folder))
@@ -74,11 +73,7 @@ class TrainedModel:
         return self.task.predict(logits[0], gray.height, gray.width, self.settings)
 
     def to_pixels(self, gray: Image.Image, mask: np.ndarray | None) -> torch.Tensor:
-        """Return the (1, S, S) uint8 pixels of a gray image, or of its lungs where that is the model's region.
-
-        Raises:
-            ValueError: the model needs a mask.
-        """
+        """Return the (1, S, S) uint8 pixels of a gray image, or of its lungs by `mask` where they are the region."""
         if self.settings.region != "image":
             if mask is None:
                 raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")

@@ -34,7 +34,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
 
 
 def option(default: Any, text: str, values: str | None = None) -> Any:
-    """Return a dataclass field with a default, the help of the command line, and a key of RANGES."""
+    """Return a dataclass field with a default, the help of the command line, and a key of RANGES or None."""
     return field(default=default, metadata={"help": text, "range": values})
 
 
@@ -82,7 +82,7 @@ class TrainConfig:
     checkpoint_steps: int = option(0, "steps between checkpoints; 0 makes one at an epoch's end only", "at least 0")
     checkpoints: int = option(2, "newest checkpoints that are kept while training", "at least 1")
     tracker: str = option(
-        "auto", "TensorBoard if it is installed (auto), any that Accelerate knows (wandb, ...), all found, or none"
+        "auto", "TensorBoard if installed (auto), another of Accelerate's (wandb, ...), all, or none"
     )
     seed: int = option(0, "of the weights, the order of images and their augmentation", "at least 0")
 
@@ -118,12 +118,7 @@ class TrainConfig:
 
     @classmethod
     def load(cls, folder: Path) -> "TrainConfig":
-        """Return the config of a run folder.
-
-        Raises:
-            FileNotFoundError: the folder holds no `train_config.json`.
-            ValueError: the file was made by another version of this code.
-        """
+        """Return the config of a run folder; raise FileNotFoundError without one, ValueError for another version's."""
         path = folder / CONFIG_NAME
         if not path.is_file():
             missing = f"no {CONFIG_NAME} in {folder}" if folder.is_dir() else f"no folder {folder}"

@@ -34,12 +34,9 @@ class Split:
 def resolve(config: TrainConfig) -> TrainConfig:
     """Return the config with the task's model and image size, and the learning rate, where it has None for them."""
     task = TASKS[config.task]
-    return replace(
-        config,
-        model=config.model or task.model,
-        image_size=config.image_size or task.image_size,
-        learning_rate=config.learning_rate or LEARNING_RATES[config.from_scratch],
-    )
+    rate = config.learning_rate or LEARNING_RATES[config.from_scratch]
+    model, image_size = config.model or task.model, config.image_size or task.image_size
+    return replace(config, model=model, image_size=image_size, learning_rate=rate)
 
 
 def load_run_splits(
@@ -56,23 +53,20 @@ def load_run_splits(
     task, found = TASKS[config.task], {}
     size, ranges = config.image_size or task.image_size, {"train": STRENGTHS[config.augment]}
     with accelerator.main_process_first():
-        for split, rows in load_rows(config, splits).items():
+        usable = load_rows(config, splits)
+        for split, rows in usable.items():
+            task.check(f"{split} (protocol {config.protocol})", rows)  # all, before any is decoded
+        for split, rows in usable.items():
             if config.segmenter is not None:  # their own mask stays, as `reference`
                 own = rows.select_columns("mask").rename_column("mask", "reference")
                 rows = datasets.concatenate_datasets([find_lungs(rows, config.segmenter), own], axis=1)
-            task.check(f"{split} (protocol {config.protocol})", rows)
             prepared = prepare(rows, size, config.fit, config.region)
             found[split] = Split(rows, Arrays(prepared, size, ranges.get(split), config.seed))
     return found
 
 
 def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str, datasets.Dataset]:
-    """Return the original rows of each split, as the protocol divides them, that are usable for the task.
-
-    Raises:
-        FileNotFoundError: nothing of the set under `config.data_dir`.
-        ValueError: a split is empty.
-    """
+    """Return the original rows of each split that are usable for the task; raise ValueError where a split is empty."""
     divided = divide(load_splits(config.data_dir, config.config_name), config.protocol, config.task, config.fold)
     found = {split: TASKS[config.task].usable(divided[split]) for split in splits}
     if empty := [split for split, rows in found.items() if not len(rows)]:
@@ -84,10 +78,8 @@ def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str
 def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Dataset:
     """Return `rows` with the lungs that `segmenter`, a run folder, finds as their `mask`, in `datasets`' cache.
 
-    An X-ray in which none are found is taken whole.
-
-    Raises:
-        FileNotFoundError, ValueError: `segmenter` is no finished run of lung_segmentation.
+    An X-ray in which none are found is taken whole. Raise FileNotFoundError or ValueError where `segmenter` is no
+    finished run of lung_segmentation.
     """
     run = RunFolder.read(segmenter)
     trained = TrainedModel.from_run(run.path, "lung_segmentation")
@@ -96,12 +88,9 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
         device: Any = torch.accelerator.current_accelerator()  # transformers wraps `to` without its types
         trained.model.to(device)
 
-    def _find(image: Image.Image) -> dict[str, Image.Image]:
-        return {"mask": Image.fromarray(or_whole(trained(image)) * np.uint8(255))}
-
     made_of = f"{rows._fingerprint} {run.digest} {PREDICTION_VERSION}"  # not the folder's name
     found = rows.map(
-        _find,
+        lambda image: {"mask": Image.fromarray(or_whole(trained(image)) * np.uint8(255))},
         input_columns="image",
         remove_columns=rows.column_names,  # the images need no second copy
         features=datasets.Features({"mask": rows.features["mask"]}),
@@ -114,10 +103,8 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
 def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
     """Return the values of `data.json` for the rows of each split.
 
-    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name.
-
-    Raises:
-        ValueError: an earlier model was trained on one of this run's test patients.
+    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name. Raise
+    ValueError where one of them was trained on a test patient of this run.
     """
     earlier: set[str] = set()
     train, validation, test = (list(rows[split]["id"]) for split in ("train", "validation", "test"))
@@ -143,11 +130,7 @@ def count_synthetic(rows: datasets.Dataset) -> int:
 
 
 def trained_ids(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> set[str]:
-    """Return the ids of the X-rays in `splits` of a run, and of those that its earlier models were trained on.
-
-    Raises:
-        FileNotFoundError: the folder has no `data.json`.
-    """
+    """Return the ids of the X-rays in `splits` of a run, and of those that its earlier models were trained on."""
     data = read_json(run_folder / DATA_NAME)
     return {id for split in (*splits, "earlier") for id in data[split]}
 

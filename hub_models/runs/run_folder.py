@@ -45,12 +45,7 @@ class RunFolder:
 
     @classmethod
     def read(cls, source: "str | Path | RunFolder") -> "RunFolder":
-        """Return the run in a folder; a RunFolder as it is.
-
-        Raises:
-            FileNotFoundError: the folder holds no run.
-            ValueError: the folder holds all folds.
-        """
+        """Return the run in a folder; raise FileNotFoundError where none is there, ValueError for all folds."""
         if isinstance(source, RunFolder):
             return source
         path = Path(source)
@@ -76,14 +71,12 @@ class RunFolder:
     @cached_property
     def data(self) -> RunData:
         """Values of `data.json`."""
-        data: RunData = read_json(self.path / DATA_NAME)
-        return data
+        return read_json(self.path / DATA_NAME)
 
     @cached_property
     def model(self) -> dict[str, Any]:
         """Values of `config.json`, which transformers reads."""
-        values: dict[str, Any] = read_json(self.path / "config.json")
-        return values
+        return read_json(self.path / "config.json")
 
     @cached_property
     def settings(self) -> Settings:
@@ -157,22 +150,14 @@ class RunFolder:
 
 
 def read_json(path: Path) -> Any:
-    """Return the values of a JSON file of a run.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
+    """Return the values of a JSON file of a run; raise FileNotFoundError where it is missing."""
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}: pass the folder of a finished run")
     return json.loads(path.read_text())
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Return the values of a folder's `results.json`, under the names that they have now.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
+    """Return the values of a folder's `results.json` under today's names; raise FileNotFoundError without one."""
     values = {RESULTS_BEFORE.get(name, name): value for name, value in read_json(folder / RESULTS_NAME).items()}
     for group in values.get("metrics", {}).values():
         if "lungs_share" in group:
@@ -187,20 +172,14 @@ def tested_groups(results: dict[str, Any]) -> list[str]:
 
 
 def read_per_image(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a folder's `per_image.parquet`.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """Return the rows of a folder's `per_image.parquet`; raise FileNotFoundError where it is missing."""
     path = folder / PER_IMAGE_NAME
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no {path.name} in {folder}: pass a folder of scripts/train.py or scripts/evaluate.py"
-        )
+        source = "a folder of scripts/train.py or scripts/evaluate.py"
+        raise FileNotFoundError(f"no {path.name} in {folder}: pass {source}")
     table = pyarrow.parquet.read_table(path)
     names = ["lungs_fraction" if name == "lungs_share" else name for name in table.column_names]  # up to version 0.1
-    rows: list[dict[str, Any]] = table.rename_columns(names).to_pylist()
-    return rows
+    return table.rename_columns(names).to_pylist()
 
 
 def site_of(id: str) -> str:

@@ -120,24 +120,19 @@ def test_unknown_sources(source: str, from_scratch: bool, error: type, said: str
         build("segmentation", source, from_scratch, LUNGS, 32)
 
 
-def test_checkpoint_weights_are_kept_and_a_head_for_other_classes_is_not(tiny_segformer, tmp_path) -> None:
+def test_checkpoint_weights_are_kept_but_not_the_head_of_other_classes(tiny_segformer, tmp_path) -> None:
     other = build("segmentation", str(tiny_segformer), True, ("a", "b", "c"), 32)
     other.save_pretrained(tmp_path)
     model = build("segmentation", str(tmp_path), False, LUNGS, 32)
     kept, lost = "decode_head.linear_fuse.weight", "decode_head.classifier.weight"
     assert torch.equal(model.state_dict()[kept], other.state_dict()[kept])
     assert model.state_dict()[lost].shape[0] == 2
-
-
-def test_encoder_of_a_lung_model_is_carried_over_into_a_classifier(tiny_segformer, tmp_path) -> None:
-    lungs = build("segmentation", str(tiny_segformer), True, LUNGS, 32)
-    lungs.save_pretrained(tmp_path)
-    model = build("classification", str(tmp_path), False, TB, 32)
-    assert type(model).__name__ == "SegformerForImageClassification"
-    encoder = {name: one for name, one in lungs.state_dict().items() if name.startswith("segformer.")}
-    assert {name for name in model.state_dict() if name.startswith("segformer.")} == set(encoder)
-    assert all(torch.equal(model.state_dict()[name], one) for name, one in encoder.items())
-    assert model.config.id2label == {0: "normal", 1: "tuberculosis"}
+    classifier = build("classification", str(tmp_path), False, TB, 32)  # takes the encoder over
+    assert type(classifier).__name__ == "SegformerForImageClassification"
+    encoder = {name: one for name, one in other.state_dict().items() if name.startswith("segformer.")}
+    assert {name for name in classifier.state_dict() if name.startswith("segformer.")} == set(encoder)
+    assert all(torch.equal(classifier.state_dict()[name], one) for name, one in encoder.items())
+    assert classifier.config.id2label == {0: "normal", 1: "tuberculosis"}
 
 
 def test_dropout_is_of_whole_layers_and_the_classifier(tiny_segformer, tiny_vit, tmp_path) -> None:

@@ -113,9 +113,8 @@ def test_description_has_ids_and_fingerprint(phantoms) -> None:
     assert json.loads(json.dumps(data)) == data
     assert data["synthetic"] == sum(map(len, rows.values()))
     mc = config_of(phantoms, config_name="MC")
-    assert (
-        describe(mc, load_rows(mc))["fingerprint"] == scan(phantoms).fingerprint("Montgomery") != data["fingerprint"]
-    )
+    of_mc = describe(mc, load_rows(mc))["fingerprint"]
+    assert of_mc == scan(phantoms).fingerprint("Montgomery") != data["fingerprint"]
 
 
 def test_x_rays_that_do_not_say_so_are_not_synthetic(phantoms, tmp_path) -> None:
@@ -143,21 +142,14 @@ def test_earlier_model_must_not_know_test_patients(option: str, phantoms, make_r
     make_run(lungs, train=[safe], validation=["CHNCXR_9999_0"], test=[test], earlier=["CHNCXR_9998_1"])
     data = describe(config, rows)
     assert data["earlier"] == sorted([safe, "CHNCXR_9999_0", "CHNCXR_9998_1"])
-    assert {name: data[name] for name in ("model", "segmenter") if name in data} == {
-        option: RunFolder.read(tmp_path).digest
-    }
+    digests = {name: data[name] for name in ("model", "segmenter") if name in data}
+    assert digests == {option: RunFolder.read(tmp_path).digest}
+    unused = dataclasses.replace(config, from_scratch=True)  # the architecture of the model alone
     for split in ("train", "validation", "earlier"):
         make_run(lungs, **{split: [test]})
         with pytest.raises(ValueError, match=rf"on patients of 1 of the {len(rows['test'])} X-rays .*\({test}, "):
             describe(config, rows)
-
-
-def test_weights_that_are_not_used_do_not_count(phantoms, make_run, tiny_segformer, tmp_path) -> None:
-    config = config_of(phantoms, model=str(tmp_path), from_scratch=True)
-    rows = load_rows(config)
-    lungs = TrainConfig("data", str(tmp_path), model=str(tiny_segformer), image_size=32)
-    make_run(lungs, train=list(rows["test"]["id"]))
-    assert describe(config, rows)["earlier"] == []
+        assert option == "segmenter" or describe(unused, rows)["earlier"] == []
 
 
 def test_trained_ids(tmp_path) -> None:
