@@ -16,11 +16,12 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from hub_models.dataset.folds import FOLDS
-from hub_models.evaluation.charts import WORST, confidently_wrong
+from hub_models.evaluation.charts import WORST, Rows, confidently_wrong
 from hub_models.evaluation.measure import compare, measure, summarize, write_per_image
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import held, write_json
 from hub_models.hub_client.downloads import local_run
+from hub_models.metrics.intervals import Interval
 from hub_models.models.tasks import SENSITIVITY, TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
@@ -29,24 +30,24 @@ from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
 
-LIBRARIES = ("torch", "transformers", "datasets", "accelerate")
+VERSIONED = ("torch", "transformers", "datasets", "accelerate")
 WHO_SPECIFICITY = 0.7  # Source: WHO 2014, target product profile of a TB triage test, at sensitivity 0.9
 
 
 @dataclasses.dataclass
 class Evaluated:
-    """One model on one part: figures of each image, the original rows, and by its id what predicts a row."""
+    """One model, or one per fold, on one split."""
 
     config: TrainConfig
-    part: str
-    per_image: list[dict[str, Any]]
-    rows: datasets.Dataset
-    trained: Callable[[str], TrainedModel]
+    split: str
+    per_image: Rows
+    rows: datasets.Dataset  # the original ones
+    trained: Callable[[str], TrainedModel]  # the model that predicts an X-ray, by its id
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """X-rays to test on, and what of a model's settings to change for it."""
+class EvaluationRequest:
+    """X-rays to test on, and the settings of a model that differ for it (`use`)."""
 
     data_dir: str
     split: str
@@ -57,7 +58,7 @@ class Asked:
 
 
 def make_accelerator(**options: Any) -> Accelerator:
-    """Accelerator on the GPUs that there are, else on the CPU; only its main process logs from then on."""
+    """Return an Accelerator on the GPUs, else on the CPU; from then on only its main process logs."""
     # a launcher of several processes takes them to have GPUs unless told
     waiting = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # the others wait while one decodes the set
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[waiting], **options)
@@ -67,19 +68,20 @@ def make_accelerator(**options: Any) -> Accelerator:
 
 
 def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, more: dict[str, Any]) -> dict[str, Any]:
-    """`results.json` as written into `folder` after per-image rows and pictures, so that it stands for all of them.
+    """Return `results.json` as written into `folder`, after the per-image rows and the pictures.
 
-    `figures` holds, per group, each figure with its 95 % interval; `more` is added at the end.
+    `metrics` holds each metric with its 95 % interval, per group; `more` is added at the end.
     """
-    config, per_image = evaluated.config, evaluated.per_image
-    task = TASKS[config.task]
-    results = {"task": config.task, "protocol": config.protocol, "fold": config.fold, "split": evaluated.part}
-    results |= {"images": len(per_image), "main_metric": task.main_metric, "metrics": summarize(per_image, task)}
-    results |= _worst(per_image, task.main_metric) | _against_who(results["metrics"]) | more
+    config, per_image, task = evaluated.config, evaluated.per_image, TASKS[evaluated.config.task]
+    metrics = summarize(per_image, task)
+    results: dict[str, Any] = {"task": config.task, "protocol": config.protocol, "fold": config.fold}
+    results |= {"split": evaluated.split, "images": len(per_image)}
+    results |= {"main_metric": task.main_metric, "metrics": metrics, "worst": _worst(per_image, task.main_metric)}
+    results |= _who_triage_minimum(metrics) | more
     if synthetic := count_synthetic(evaluated.rows):
         results |= {"synthetic": synthetic}
     results |= {"config": dataclasses.asdict(config), "commit": _commit()}
-    results |= {"launch": launch_of(accelerator), "versions": {name: version(name) for name in LIBRARIES}}
+    results |= {"launch": launch_of(accelerator), "versions": {name: version(name) for name in VERSIONED}}
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULTS_NAME).unlink(missing_ok=True)  # the old one does not stand for the new rows
@@ -88,54 +90,51 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
             draw(per_image, evaluated.rows, evaluated.trained, folder / name)
         write_json(results, folder / RESULTS_NAME)
     accelerator.wait_for_everyone()
-    logger.info("%s %s", evaluated.part, shown(results))
+    logger.info("%s %s", evaluated.split, shown(results))
     return results
 
 
-def launch_of(accelerator: Accelerator) -> dict[str, Any]:
-    """How the processes were launched, as far as it changes figures."""
+def launch_of(accelerator: Accelerator) -> dict[str, int | str]:
+    """Return how the processes were launched, as far as it changes metrics."""
     return {"processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
 
 
 def shown(results: dict[str, Any]) -> str:
-    """One line of the main figure with its interval, for each site and all."""
+    """Return one line: the main metric with its interval, for each site and all."""
     name = results["main_metric"]
     groups = {key: group for key, group in results["metrics"].items() if key == "all" or key.startswith("site")}
-    texts = [
-        f"{key.removeprefix('site: ')} {_interval(group[name])} (n {group['n']})" for key, group in groups.items()
-    ]
+    texts = [f"{key.removeprefix('site: ')} {_shown(group[name])} (n {group['n']})" for key, group in groups.items()]
     return f"{name}: {', '.join(texts)}"
 
 
-def _interval(figure: dict[str, float | None]) -> str:
-    if figure["value"] is None:
+def _shown(metric: Interval) -> str:
+    if metric["value"] is None:
         return "undefined"
-    interval = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
-    return f"{figure['value']:.4f}{interval}"
+    interval = "" if metric["low"] is None else f" [{metric['low']:.3f}, {metric['high']:.3f}]"
+    return f"{metric['value']:.4f}{interval}"
 
 
-def _worst(per_image: list[dict[str, Any]], figure: str) -> dict[str, Any]:
-    """The images with the lowest figure where it is one of images, else the most confidently wrong."""
-    if figure in per_image[0]:
-        names, ranked = ("id", figure), sorted(per_image, key=lambda row: (row[figure], row["id"]))[:WORST]
+def _worst(per_image: Rows, metric: str) -> Rows:
+    """Return the images with the lowest metric; the most confidently wrong where it is no metric of one image."""
+    if metric in per_image[0]:
+        names, ranked = ["id", metric], sorted(per_image, key=lambda row: (row[metric], row["id"]))[:WORST]
     else:
-        names, ranked = ("id", "label", "probability"), confidently_wrong(per_image)
-    return {"worst": [{name: row[name] for name in names} for row in ranked]}
+        names, ranked = ["id", "label", "probability"], confidently_wrong(per_image)
+    return [{name: row[name] for name in names} for row in ranked]
 
 
-def _against_who(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Whether the model reaches the WHO's minimum of a triage test, where the task has such figures.
+def _who_triage_minimum(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return whether each group reaches the WHO's minimum of a triage test; empty where the task has no such metric.
 
     `reachable`: at the threshold that gives the sensitivity on these images; `met`: at the stored one.
     """
-
-    def at_least(group: dict[str, Any], name: str, least: float) -> bool:
-        """Whether a group's figure is known and no less."""
-        return group[name]["value"] is not None and group[name]["value"] >= least
-
     name = "specificity_at_90_sensitivity"
     if name not in metrics["all"]:
         return {}
+
+    def at_least(group: dict[str, Any], name: str, least: float) -> bool:
+        return group[name]["value"] is not None and group[name]["value"] >= least
+
     groups = {
         key: {
             "reachable": at_least(group, name, WHO_SPECIFICITY),
@@ -147,7 +146,7 @@ def _against_who(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Commit of this code, with a + where files were changed since; None outside a checkout."""
+    """Return the commit of this code, with a + where files were changed since; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
@@ -169,13 +168,12 @@ def evaluate_run(
     two_lungs: bool = False,
     revision: str | None = None,
 ) -> dict[str, Any]:
-    """Results of a run's model on X-rays, also written to `output` (by default `evaluation/` in the run folder).
+    """Return the results of a run's model on X-rays, written to `output` (default: `evaluation/` in the run folder).
 
-    `model`, `segmenter` and `compared` are run folders or Hub ids; of the latter `revision` is a branch, tag or
-    commit. `protocol` and `fold` are the run's own unless given. A folder of all folds is tested fold by fold, and
-    the rows are pooled. With `compared`, another model, the differences between the two on the same X-rays are added.
-    `views` looks at each X-ray so many times, turned and scaled a little (`tasks.VIEWS`); `two_lungs` keeps the two
-    largest regions of a lung mask and fills their holes.
+    `model`, `segmenter` and `compared` are run folders or Hub ids; `revision` is a branch, tag or commit of the Hub.
+    `protocol` and `fold` are those of the run by default. The rows of a folder of all folds are pooled. `compared` is
+    another model, whose differences on the same X-rays are added. `views` is a count of slightly moved views of each
+    X-ray (`tasks.VIEWS`). `two_lungs` keeps the two largest regions of a lung mask and fills their holes.
 
     Raises:
         FileNotFoundError: a run folder is not whole, or nothing of the set is under `data_dir`.
@@ -185,76 +183,81 @@ def evaluate_run(
     """
     accelerator = make_accelerator()
     with accelerator.local_main_process_first():  # downloads what is not in the cache
-        named = (model, compared, segmenter)
-        run, other, lungs = (None if one is None else local_run(one, revision) for one in named)
+        run = local_run(model, revision)
+        lungs = None if segmenter is None else str(local_run(segmenter, revision))
+        other = None if compared is None else local_run(compared, revision)
     if output is None and run != Path(model):
         raise ValueError(f"{model} comes from the Hub: pass an output, the folder to write to")
     if output is not None and (Path(output) / CONFIG_NAME).exists():
         raise ValueError(f"output {output} is a run folder, whose own results would be lost: pass another")
     use = {name: value for name, value in (("views", views), ("two_lungs", two_lungs)) if value}
-    asked = Asked(str(data_dir), split, protocol, fold, None if lungs is None else str(lungs), use)
-    evaluated = _evaluate(run, asked, accelerator)
-    config, more = evaluated.config, {"use": use}
+    request = EvaluationRequest(str(data_dir), split, protocol, fold, lungs, use)
+    evaluated = _evaluate(run, request, accelerator)
+    config, more = evaluated.config, dict[str, Any](use=use)
     if other is not None:
-        same = dataclasses.replace(asked, protocol=config.protocol, fold=config.fold)
-        second = _evaluate(other, same, accelerator)
+        second = _evaluate(
+            other, dataclasses.replace(request, protocol=config.protocol, fold=config.fold), accelerator
+        )
         if second.config.task != config.task:
             raise ValueError(f"{compared} is a model for {second.config.task}, {model} for {config.task}")
         differences = compare(evaluated.per_image, second.per_image, TASKS[config.task])
         more |= {"compared_with": str(compared), "differences": differences}
-        name = TASKS[config.task].main_metric
-        logger.info("%s: %s less %s: %s", name, model, compared, _interval(differences["all"][name]))
-    fold = "" if config.fold is None else f"-fold-{config.fold}"
-    ways = "".join(f"-{name}" if value is True else f"-{name}-{value}" for name, value in use.items())
-    ways += "" if compared is None else f"-against-{Path(compared).name}"
-    folder = Path(output) if output else run / "evaluation" / f"{config.protocol}{fold}-{split}{ways}"
+        main = TASKS[config.task].main_metric
+        logger.info("%s: %s less %s: %s", main, model, compared, _shown(differences["all"][main]))
+    name = f"{config.protocol}-{split}" if config.fold is None else f"{config.protocol}-fold-{config.fold}-{split}"
+    name += "".join(f"-{key}" if value is True else f"-{key}-{value}" for key, value in use.items())
+    name += "" if compared is None else f"-against-{Path(compared).name}"
+    folder = Path(output) if output else run / "evaluation" / name
     with held(folder) if accelerator.is_main_process else nullcontext():
         return write_report(folder, evaluated, accelerator, more)
 
 
-def _evaluate(folder: Path, asked: Asked, accelerator: Accelerator) -> Evaluated:
-    if (folder / f"fold-{asked.fold}").is_dir():
-        folder = folder / f"fold-{asked.fold}"
+def _evaluate(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> Evaluated:
+    """Return the model of a run folder, or those of all folds as one, with its metrics on the requested X-rays."""
+    if (folder / f"fold-{request.fold}").is_dir():
+        folder = folder / f"fold-{request.fold}"
     elif (folder / "fold-0").is_dir():
-        if asked.protocol not in (None, "folds"):
-            raise ValueError(
-                f"{folder} holds all folds, got protocol {asked.protocol}: pass one of its folders fold-K"
-            )
-        members = (dataclasses.replace(asked, fold=fold) for fold in range(FOLDS))
+        if request.protocol not in (None, "folds"):
+            way = "pass one of its folders fold-K"
+            raise ValueError(f"{folder} holds all folds, got protocol {request.protocol}: {way}")
+        members = [dataclasses.replace(request, fold=fold) for fold in range(FOLDS)]
         return pool([_evaluate(folder / f"fold-{one.fold}", one, accelerator) for one in members])
-    run = RunFolder.read(folder)
-    trained = TrainedModel.from_run(run.path)
-    if "two_lungs" in asked.use and not trained.task.learns_masks:
+    trained = TrainedModel.from_run(folder)
+    if "two_lungs" in request.use and not trained.task.learns_masks:
         raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
-    trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **asked.use))
-    own = run.config
-    protocol = asked.protocol or own.protocol
+    trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **request.use))
+    config = _test_config(RunFolder.read(folder), request, trained.settings.image_size)
+    split = load_run_splits(config, accelerator, (request.split,))[request.split]
+    for source in (folder, config.segmenter) if request.split != "train" else ():
+        if source:
+            chosen_on = request.split == "validation" and source == folder
+            seen = trained_ids(Path(source), ("train",) if chosen_on else ("train", "validation"))
+            refuse_leaks(source, seen, split.rows, config.protocol)
+    return Evaluated(config, request.split, measure(trained, split, accelerator), split.rows, lambda id: trained)
+
+
+def _test_config(run: RunFolder, request: EvaluationRequest, image_size: int) -> TrainConfig:
+    """Return the config of a run with the X-rays of a request in place of its own."""
+    own, protocol = run.config, request.protocol or run.config.protocol
     config = dataclasses.replace(
         own,
-        data_dir=asked.data_dir,
-        protocol=protocol,
-        fold=own.fold if asked.fold is None and protocol == own.protocol else asked.fold,
-        config_name=own.config_name if asked.protocol is None else "all",
-        segmenter=own.segmenter if own.region == "image" else asked.segmenter or own.segmenter,
-        image_size=trained.settings.image_size,
+        data_dir=request.data_dir,
+        protocol=protocol,  # type: ignore[arg-type]  # the config itself refuses an unknown one
+        fold=own.fold if request.fold is None and protocol == own.protocol else request.fold,
+        config_name=own.config_name if request.protocol is None else "all",
+        segmenter=own.segmenter if own.region == "image" else request.segmenter or own.segmenter,
+        image_size=image_size,
     )
     if config.segmenter and not Path(config.segmenter).is_dir():
-        known = f"{folder} was trained with the lung model {config.segmenter}, which is not here"
+        known = f"{run.path} was trained with the lung model {config.segmenter}, which is not here"
         raise FileNotFoundError(f"{known}: pass a segmenter, its run folder or Hub id")
-    part = load_run_splits(config, accelerator, (asked.split,))[asked.split]
-    for source in (folder, config.segmenter):
-        if source and asked.split != "train":
-            chosen_on = asked.split == "validation" and source == folder
-            seen = trained_ids(Path(source), ("train",) if chosen_on else ("train", "validation"))
-            refuse_leaks(source, seen, part.rows, protocol)
-    per_image = measure(trained, part, accelerator)
-    return Evaluated(config, asked.split, per_image, part.rows, lambda id: trained)
+    return config
 
 
 def pool(folds: list[Evaluated]) -> Evaluated:
-    """All folds as one: each X-ray with what the model that did not see it says."""
-    predictors = {id: one.trained for one in folds for id in one.rows["id"]}
+    """Return all folds as one: each X-ray with the prediction of the model that was not trained on it."""
+    trained = {id: one.trained for one in folds for id in one.rows["id"]}
     per_image = sorted((row for one in folds for row in one.per_image), key=lambda row: row["id"])
     rows = datasets.concatenate_datasets([one.rows for one in folds])
     config = dataclasses.replace(folds[0].config, fold=None)
-    return Evaluated(config, folds[0].part, per_image, rows, lambda id: predictors[id](id))
+    return Evaluated(config, folds[0].split, per_image, rows, lambda id: trained[id](id))

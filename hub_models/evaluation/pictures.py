@@ -1,4 +1,4 @@
-"""Pictures of X-rays and what a model does: lungs over them, as outlines, its saliency; and all pictures' table."""
+"""Pictures of X-rays with true and predicted lungs or saliency, and the table of all pictures of each task."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -15,6 +16,7 @@ from PIL import Image
 
 from hub_models.evaluation.charts import (
     WORST,
+    Rows,
     draw_distribution,
     draw_probabilities,
     draw_reliability,
@@ -31,51 +33,34 @@ from hub_models.models.trained_model import TrainedModel
 SIDE = 480  # pixels of an X-ray's longer side
 HIGH = 2.4  # inches of an X-ray in the pictures
 SALIENCY_FRACTION = "saliency_in_lungs"
-DICE_RANKS, SHARE_RANKS = ("worst", "median", "best"), ("least in the lungs", "median", "most in the lungs")
+DICE_RANKS, FRACTION_RANKS = ("worst", "median", "best"), ("least in the lungs", "median", "most in the lungs")
 PROBABILITY_RANKS = ("lowest probability", "median", "highest probability")
 ModelOf = Callable[[str], TrainedModel]  # by the id of an X-ray
-Rows = list[dict[str, Any]]
+Ranked = list[tuple[str, dict[str, Any]]]  # why a per-image row is shown, such as "Montgomery: worst", and the row
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """One X-ray with its true and predicted masks.
+    """One X-ray with its true and predicted masks."""
 
-    Attributes:
-        name: id of the X-ray.
-        gray: mode L, SIDE pixels long.
-        true, predicted: (H, W) bool.
-        dice: of the two.
-        rank: why it is shown, such as `Montgomery: worst`.
-    """
-
-    name: str
-    gray: Image.Image
-    true: np.ndarray
-    predicted: np.ndarray
+    name: str  # id of the X-ray
+    gray: Image.Image  # mode L, SIDE pixels long
+    true: np.ndarray  # (H, W) bool
+    predicted: np.ndarray  # (H, W) bool
     dice: float
-    rank: str = ""
+    rank: str = ""  # why it is shown
 
 
 @dataclass(frozen=True)
 class SaliencyPanel:
-    """One X-ray and its saliency.
+    """One X-ray and its saliency."""
 
-    Attributes:
-        name: id of the X-ray.
-        gray: mode L, SIDE pixels long.
-        saliency: (H, W) in [0, 1].
-        lungs: (H, W) bool, or None.
-        text: what stands below.
-        rank: why it is shown.
-    """
-
-    name: str
-    gray: Image.Image
-    saliency: np.ndarray
-    lungs: np.ndarray | None
-    text: str
-    rank: str = ""
+    name: str  # id of the X-ray
+    gray: Image.Image  # mode L, SIDE pixels long
+    saliency: np.ndarray  # (H, W) in [0, 1]
+    lungs: np.ndarray | None  # (H, W) bool
+    text: str  # below the picture
+    rank: str = ""  # why it is shown
 
 
 def draw_overlays(overlays: list[Overlay], path: Path) -> None:
@@ -92,7 +77,7 @@ def draw_overlays(overlays: list[Overlay], path: Path) -> None:
 
 
 def _grid(columns: list[list[Image.Image]], titles: list[str], lines: tuple[str, ...]) -> Figure:
-    """Return a figure of pictures, as high as each other whatever their aspect, with names above and at the left."""
+    """Return a figure of pictures of one height, whatever their aspect, with names above and at the left."""
     aspects = [column[0].width / column[0].height for column in columns]
     size = (HIGH * sum(aspects) + 0.2 * len(columns) + 0.6, (HIGH + 0.1) * len(lines) + 1.2)
     figure = Figure(figsize=size, layout="compressed")
@@ -100,49 +85,49 @@ def _grid(columns: list[list[Image.Image]], titles: list[str], lines: tuple[str,
     for line, column, title in zip(axes.T, columns, titles, strict=True):
         line[0].set_title(title, fontsize=8)
         for axis, picture in zip(line, column, strict=True):
-            axis.imshow(picture)
-            axis.set(xticks=[], yticks=[])
+            _show(axis, picture)
     for axis, text in zip(axes[:, 0], lines, strict=True):
         axis.set_ylabel(text, fontsize=10)
     return figure
 
 
-def worst_median_best(
-    per_image: Rows, metric: str, ranks: tuple[str, str, str] = DICE_RANKS
-) -> list[tuple[str, dict[str, Any]]]:
-    """Return up to three images of each site, with their site and rank: lowest, middle and highest of a metric."""
+def _show(axis: Axes, picture: Image.Image) -> None:
+    axis.imshow(picture)
+    axis.set(xticks=[], yticks=[])
+
+
+def worst_median_best(per_image: Rows, metric: str, ranks: tuple[str, str, str] = DICE_RANKS) -> Ranked:
+    """Return up to three images of each site: those with the lowest, the middle and the highest metric."""
     chosen = []
-    for site, ranked in _ranked(per_image, metric).items():
+    for site, ranked in _by_site(per_image, metric).items():
         last, (lowest, middle, highest) = len(ranked) - 1, ranks
         places = {len(ranked) // 2: middle} | {last: highest} | {0: lowest} if last else {0: "only X-ray"}
         chosen += [(f"{site}: {places[index]}", ranked[index]) for index in sorted(places)]
     return chosen
 
 
-def worst_and_median(per_image: Rows, figure: str) -> dict[str, Rows]:
-    """Up to five images of each site: the four with the lowest figure, then the one with the middle."""
+def worst_and_median(per_image: Rows, metric: str) -> dict[str, Rows]:
+    """Return up to five images of each site: the four with the lowest metric, then the one with the middle."""
     return {
         site: [ranked[index] for index in sorted({*range(min(WORST - 1, len(ranked))), len(ranked) // 2})]
-        for site, ranked in _ranked(per_image, figure).items()
+        for site, ranked in _by_site(per_image, metric).items()
     }
 
 
-def _ranked(per_image: Rows, metric: str) -> dict[str, Rows]:
-    """Return the images of each site, those with the lowest value of a metric first."""
+def _by_site(per_image: Rows, metric: str) -> dict[str, Rows]:
+    """Return the images of each site, those with the lowest metric first."""
     ranked = sorted(per_image, key=lambda row: (row["site"], row[metric], row["id"]))
     return {site: [row for row in ranked if row["site"] == site] for site in sorted({row["site"] for row in ranked})}
 
 
-def _rows_of(
-    chosen: list[tuple[str, dict[str, Any]]], rows: datasets.Dataset
-) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Yield the rank of each of the chosen per-image rows, the row, and its original row."""
+def _with_originals(chosen: Ranked, rows: datasets.Dataset) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield the rank of each chosen per-image row, the row, and its original row."""
     index_of = {id: index for index, id in enumerate(rows["id"])}
     for rank, result in chosen:
         yield rank, result, rows[index_of[result["id"]]]
 
 
-def _compare(chosen: list[tuple[str, dict[str, Any]]], rows: datasets.Dataset, trained: ModelOf) -> list[Overlay]:
+def _overlays_of(chosen: Ranked, rows: datasets.Dataset, trained: ModelOf) -> list[Overlay]:
     return [
         Overlay(
             result["id"],
@@ -152,48 +137,47 @@ def _compare(chosen: list[tuple[str, dict[str, Any]]], rows: datasets.Dataset, t
             result["dice"],
             rank,
         )
-        for rank, result, row in _rows_of(chosen, rows)
+        for rank, result, row in _with_originals(chosen, rows)
     ]
 
 
-def _overlays(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
-    draw_overlays(_compare(worst_median_best(per_image, "dice"), rows, trained), path)
+def _draw_overlays_of(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
+    draw_overlays(_overlays_of(worst_median_best(per_image, "dice"), rows, trained), path)
 
 
-def _outlines(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
+def _draw_outlines_of(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
     chosen = worst_and_median(per_image, "dice")
-    sites = {site: _compare([(site, one) for one in own], rows, trained) for site, own in chosen.items()}
-    draw_outlines(sites, path)
+    draw_outlines(
+        {site: _overlays_of([(site, one) for one in own], rows, trained) for site, own in chosen.items()}, path
+    )
 
 
-def _saliency(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
-    """Each site's X-rays with the lowest, middle and highest share in the lungs; none of a model without saliency."""
+def _draw_saliency_of(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
+    """Draw the X-rays of each site by their saliency in the lungs; nothing of a model without saliency."""
     if SALIENCY_FRACTION not in per_image[0]:
         return
     known = [row for row in per_image if not np.isnan(row.get(SALIENCY_FRACTION, nan))]
-    by = (known, SALIENCY_FRACTION, SHARE_RANKS) if known else (per_image, "probability", PROBABILITY_RANKS)
+    by = (known, SALIENCY_FRACTION, FRACTION_RANKS) if known else (per_image, "probability", PROBABILITY_RANKS)
     labels, panels = TASKS["tb_classification"].labels, []
-    for rank, result, row in _rows_of(worst_median_best(*by), rows):
+    for rank, result, row in _with_originals(worst_median_best(*by), rows):
         mask, lungs = None if row["mask"] is None else to_mask(row["mask"]), lungs_of(row)
         salient = saliency(trained(row["id"]), row["image"], mask)
         text = f"{labels[row['label']]}, probability {result['probability']:.3f}"
         if lungs is not None:
             inside, area = result[SALIENCY_FRACTION], result["lungs_fraction"]
             text += f"\n{inside:.0%} of it in the lungs,\nwhich are {area:.0%} of the input"
-        panels.append(
-            SaliencyPanel(result["id"], scaled_gray(to_gray(row["image"]), SIDE), salient, lungs, text, rank)
-        )
+        gray = scaled_gray(to_gray(row["image"]), SIDE)
+        panels.append(SaliencyPanel(result["id"], gray, salient, lungs, text, rank))
     draw_saliency(panels, path)
 
 
 def draw_saliency(panels: list[SaliencyPanel], path: Path) -> None:
-    """Save a PNG with a column per X-ray: the image, and the image under its saliency; the lungs outlined on both."""
+    """Save a PNG with a column per X-ray: the image without and with its saliency; the lungs outlined on both."""
     columns = []
     for one in panels:
         pictures = [one.gray.convert("RGB"), heat(one.gray, one.saliency)]
         columns.append(pictures if one.lungs is None else [outline(two, one.lungs, TRUE) for two in pictures])
-    titles = [f"{one.rank}\n{one.name}" for one in panels]
-    figure = _grid(columns, titles, ("X-ray", "saliency"))
+    figure = _grid(columns, [f"{one.rank}\n{one.name}" for one in panels], ("X-ray", "saliency"))
     below = figure.axes[-len(panels) :]
     for axis, one in zip(below, panels, strict=True):
         axis.set_xlabel(one.text, fontsize=8)
@@ -204,7 +188,7 @@ def draw_saliency(panels: list[SaliencyPanel], path: Path) -> None:
 
 
 def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
-    """Save a PNG with a row per site: the outlines of true and predicted masks on white, not a pixel of an X-ray.
+    """Save a PNG with a row per site: outlines of both masks on white, without a pixel of an X-ray.
 
     What only one of the two masks holds is tinted in its color.
     """
@@ -221,28 +205,28 @@ def draw_outlines(sites: dict[str, list[Overlay]], path: Path) -> None:
                 picture = tint(picture, only, color)
             for mask, color in ((one.true, TRUE), (one.predicted, PREDICTED)):
                 picture = outline(picture, mask, color)
-            axis.imshow(picture)
-            axis.set(xticks=[], yticks=[])
+            _show(axis, picture)
             axis.set_title(one.name, fontsize=8)
             axis.set_xlabel(f"Dice {one.dice:.3f}", fontsize=9)
     figure.suptitle("Each site's worst test images by Dice, and at the right its median", fontsize=11)
-    handles = [Patch(facecolor=np.divide(color, 255)) for color in (TRUE, PREDICTED)]
-    names = ("reference mask", "model's mask")
-    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    handles = [Patch(facecolor=(red / 255, green / 255, blue / 255)) for red, green, blue in (TRUE, PREDICTED)]
+    figure.legend(
+        handles, ("reference mask", "model's mask"), loc="outside lower center", ncols=2, fontsize=9, frameon=False
+    )
     save_picture(figure, path)
 
 
 # The pictures of each task by file name: (per-image rows, original rows, what predicts a row by its id, path).
 PICTURES: dict[str, dict[str, Callable[[Rows, datasets.Dataset, ModelOf, Path], None]]] = {
     "lung_segmentation": {
-        "overlays.png": _overlays,
-        "outlines.png": _outlines,
+        "overlays.png": _draw_overlays_of,
+        "outlines.png": _draw_outlines_of,
         "dice.png": lambda per_image, rows, trained, path: draw_distribution(per_image, path),
     },
     "tb_classification": {
         "roc.png": lambda per_image, rows, trained, path: draw_roc(per_image, path),
         "reliability.png": lambda per_image, rows, trained, path: draw_reliability(per_image, path),
         "probabilities.png": lambda per_image, rows, trained, path: draw_probabilities(per_image, path),
-        "saliency.png": _saliency,
+        "saliency.png": _draw_saliency_of,
     },
 }

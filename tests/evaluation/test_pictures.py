@@ -11,7 +11,7 @@ from hub_models.evaluation.pictures import (
     DICE_RANKS,
     PICTURES,
     PROBABILITY_RANKS,
-    SHARE_RANKS,
+    FRACTION_RANKS,
     SIDE,
     Overlay,
     SaliencyPanel,
@@ -174,7 +174,7 @@ def test_saliency_is_of_the_x_rays_that_a_model_looks_past_most(phantoms, tiny_r
     draw = PICTURES["tb_classification"]["saliency.png"]
     draw(per_image, rows, lambda id: trained, tmp_path / "saliency.png")
     known = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
-    chosen = ranks_and_ids(known, "saliency_in_lungs", SHARE_RANKS)
+    chosen = ranks_and_ids(known, "saliency_in_lungs", FRACTION_RANKS)
     assert [(one.rank, one.name) for one in panels] == chosen
     by_id, found = {row["id"]: row for row in rows}, {row["id"]: row for row in per_image}
     for one in panels:
