@@ -23,7 +23,7 @@ from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_
 from hub_models.dataset.batches import Arrays, training_loader
 from hub_models.models.architectures import build, normalize
 from hub_models.runs.config import TrainConfig
-from hub_models.runs.data import Split, load_rows, load_run_splits
+from hub_models.runs.data import Split, load_rows, load_run_splits, resolve
 from hub_models.training.checkpoints import Stop
 from hub_models.training.loop import Run, make_learner, train_epoch
 from hub_models.training.optimization import make_optimizer
@@ -66,16 +66,18 @@ def training_ratios(
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     with tempfile.TemporaryDirectory() as name, _caching_in(folder := Path(name)):
-        config = TrainConfig(
-            str(data_dir or folder / "phantoms"),
-            str(folder / "run"),
-            task,
-            model=model or DEMO_MODELS.get(task),
-            from_scratch=True,
-            image_size=image_size,
-            batch_size=batch_size,
-            epochs=ROUNDS + 1,
-            tracker="none",
+        config = resolve(
+            TrainConfig(
+                str(data_dir or folder / "phantoms"),
+                str(folder / "run"),
+                task,
+                model=model or DEMO_MODELS.get(task),
+                from_scratch=True,
+                image_size=image_size,
+                batch_size=batch_size,
+                epochs=ROUNDS + 1,
+                tracker="none",
+            )
         )
         if data_dir is None:
             native_phantoms(Path(config.data_dir), images)

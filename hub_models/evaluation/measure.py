@@ -73,7 +73,8 @@ def measure_features(
         assert features is not None  # as they were requested
         return list(features.cpu().numpy())
 
-    return np.stack(_forward(model, arrays, accelerator, work))
+    rows = _forward(model, arrays, accelerator, work)
+    return np.stack(rows)
 
 
 @torch.no_grad()  # inference_mode() would spoil sharded weights for training

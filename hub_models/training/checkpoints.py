@@ -9,12 +9,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
+from hub_models.evaluation.evaluate import launch_of
 from hub_models.files import NEW_NAME, new_file, new_folder, sync, write_json
 
 CHECKPOINTS = "checkpoints"
@@ -24,39 +24,27 @@ PROGRESS_NAME = "progress.json"
 
 @dataclass
 class Progress:
-    """How far a training has come; saved with each checkpoint.
+    """How far a training has come; saved with each checkpoint."""
 
-    Attributes:
-        epoch: epochs that are done.
-        step: steps of the next epoch that are done.
-        best: highest validation figure so far, None before the first.
-        best_epoch: number of done epochs at which it was reached.
-        losses: of those steps, means over all processes.
-        history: mean loss and validation figure of each done epoch.
-        seconds: that training took so far, over all launches.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best: float | None = None
-    best_epoch: int = 0
-    losses: list[float] = field(default_factory=list)
-    history: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
+    epoch: int = 0  # epochs that are done
+    step: int = 0  # steps of the next epoch that are done
+    best: float | None = None  # highest validation metric so far
+    best_epoch: int = 0  # count of done epochs at which it was reached
+    losses: list[float] = field(default_factory=list)  # of the steps of the next epoch, means over all processes
+    history: list[dict[str, float]] = field(default_factory=list)  # mean loss and validation metric of each epoch
+    seconds: float = 0.0  # of training so far, over all launches
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, launch: dict[str, Any], keep: int, accelerator: Accelerator
-) -> None:
-    """Keep the state of all processes, whole or not at all, and drop all but the newest `keep`."""
+def save_checkpoint(folder: Path, progress: Progress, keep: int, accelerator: Accelerator) -> None:
+    """Save the state of all processes, whole or not at all, and drop all but the newest `keep`."""
     aside = folder / ".writing"
-    whole = folder / f"epoch-{progress.epoch:05d}-step-{progress.step:06d}"  # there of a run stopped twice at a step
+    whole = folder / f"epoch-{progress.epoch:05d}-step-{progress.step:06d}"  # exists if a run stops twice at a step
     with new_folder(whole, aside) if accelerator.is_main_process else nullcontext(aside / NEW_NAME) as new:
         accelerator.wait_for_everyone()
         accelerator.save_state(str(new))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            write_json(asdict(progress) | {"launch": launch}, new / PROGRESS_NAME)
+            write_json(asdict(progress) | {"launch": launch_of(accelerator)}, new / PROGRESS_NAME)
             sync(new)  # older ones are deleted
     if accelerator.is_main_process:
         for path in sorted(folder.glob("epoch-*"))[:-keep]:
@@ -64,8 +52,8 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(folder: Path, launch: dict[str, Any], accelerator: Accelerator) -> Progress:
-    """Progress of the newest checkpoint, its state loaded; that of a new training where there is none.
+def load_checkpoint(folder: Path, accelerator: Accelerator) -> Progress:
+    """Load the state of the newest checkpoint and return its progress; that of a new training without one.
 
     Raises:
         ValueError: it was made by another number of processes, or in another precision.
@@ -74,17 +62,17 @@ def load_checkpoint(folder: Path, launch: dict[str, Any], accelerator: Accelerat
     if newest is None:
         return Progress()
     values = json.loads((newest / PROGRESS_NAME).read_text())
-    then = values.pop("launch")
-    if changed := [f"{name}: {launch[name]!r}, not {then[name]!r}" for name in launch if launch[name] != then[name]]:
+    now, then = launch_of(accelerator), values.pop("launch")
+    if changed := [f"{name}: {now[name]!r}, not {then[name]!r}" for name in now if now[name] != then[name]]:
         raise ValueError(
-            f"{newest} was made by another launch ({'; '.join(changed)}): launch as before, or start anew"
+            f"{newest} was made by another launch ({'; '.join(changed)}): launch as before, or pass another output_dir"
         )
     accelerator.load_state(str(newest))
     return Progress(**values)
 
 
 def save_kept(folder: Path, weights: dict[str, torch.Tensor], accelerator: Accelerator) -> None:
-    """Replace the weights that are to be kept, so far, in one step."""
+    """Replace the weights to keep, in one step."""
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         with new_file(folder / KEPT_NAME) as aside:
@@ -93,36 +81,36 @@ def save_kept(folder: Path, weights: dict[str, torch.Tensor], accelerator: Accel
 
 
 def load_kept(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights that are to be kept, so far."""
+    """Return the weights to keep, so far."""
     return load_file(folder / KEPT_NAME)
 
 
 class Stop:
-    """Whether somebody asked the run to end, by Ctrl-C or as batch systems do by SIGTERM."""
+    """Whether the run is to end, by Ctrl-C or by the SIGTERM of a batch system."""
 
     def __init__(self) -> None:
-        """Nobody has."""
-        self.asked = False
+        """Start without a request to end."""
+        self.requested = False
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt("stopped at once: the last checkpoint stands")
-        self.asked = True
+        self.requested = True
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked; every process must call it at the same step."""
+        """Return whether any process is to end; every process must call it at the same step."""
         if accelerator.num_processes == 1:
-            return self.asked
-        asked = torch.tensor(float(self.asked), device=accelerator.device)
-        return bool(accelerator.reduce(asked, "sum").item())
+            return self.requested
+        requested = torch.tensor(float(self.requested), device=accelerator.device)
+        return bool(accelerator.reduce(requested, "sum").item())
 
     @contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Take the two signals within the block, where Python lets a thread do so; a second Ctrl-C ends at once."""
+        """Take the two signals within the block, in the main thread only; a second Ctrl-C ends at once."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        former = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        former = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
         finally:

@@ -1,4 +1,4 @@
-"""The one Accelerate loop: `learn()` turns a run's model into the one that is kept. No task is named here."""
+"""The one Accelerate loop, of every task: `learn()` trains the model of a run and returns the weights to keep."""
 
 import dataclasses
 import logging
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderShard
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
@@ -19,7 +20,6 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.dataset.augmentation import STRENGTHS, augment
 from hub_models.dataset.batches import training_loader
-from hub_models.evaluation.evaluate import launch_of
 from hub_models.evaluation.measure import validate
 from hub_models.models.architectures import normalize
 from hub_models.models.tasks import Task
@@ -38,9 +38,10 @@ from hub_models.training.optimization import make_optimizer, make_schedule, runn
 
 logger = logging.getLogger(__name__)
 
-WATCH_STEPS = 10  # steps between looks at what the device computed: each look waits for it
-TRACKING = "tracking"  # folder in the run's
-TELL_SECONDS = 30  # between log lines within an epoch where there is no terminal
+WATCH_STEPS = 10  # steps between checks of the losses, each of which waits for the device
+TRACKING = "tracking"  # folder in the run folder
+LOG_SECONDS = 30  # between log lines within an epoch where there is no terminal
+Watched = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of a step: indices of its X-rays, loss, gradient norm
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints, there while the run is not done."""
+        """Folder of the checkpoints, deleted once the run is finished."""
         return Path(self.config.output_dir) / CHECKPOINTS
 
 
@@ -67,11 +68,11 @@ class Learner:
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
-    loader: torch.utils.data.DataLoader
+    loader: DataLoaderShard
     mean: AveragedModel | None
     progress: Progress = field(default_factory=Progress)
     clock: float = field(default_factory=time.perf_counter)  # when `tick` was last called
-    told: float = field(default_factory=time.perf_counter)  # when the last line was logged
+    logged: float = field(default_factory=time.perf_counter)  # when the last line was logged
 
     def tick(self) -> None:
         """Add the time since the last tick to that of the training."""
@@ -84,30 +85,29 @@ class Learner:
         return self.model if self.mean is None else self.mean.module
 
 
-def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
-    """The model that is to be kept, after all epochs; those done before are read from the newest checkpoint."""
+def learn(run: Run, model: PreTrainedModel) -> tuple[PreTrainedModel, Progress]:
+    """Return the model to keep after all epochs, resumed from the newest checkpoint."""
     config, accelerator = run.config, run.accelerator
     learner = make_learner(run, model)
-    launch = launch_of(accelerator)
-    learner.progress = progress = load_checkpoint(run.checkpoints, launch, accelerator)
+    learner.progress = progress = load_checkpoint(run.checkpoints, accelerator)
     if progress.epoch or progress.step:
-        logger.info("going on from epoch %d, step %d", progress.epoch + 1, progress.step)
+        logger.info("resuming from epoch %d, step %d", progress.epoch + 1, progress.step)
     accelerator.init_trackers(TRACKING, {name: str(value) for name, value in dataclasses.asdict(config).items()})
     with _bar(run, learner) as bar, logging_redirect_tqdm(), Stop().listening() as stop:
-        while progress.epoch < config.epochs and not _stale(config, progress):
-            loss, rate = train_epoch(run, learner, bar, stop)
-            figure = _validate_epoch(run, learner)
-            name = run.task.main_metric
-            progress.history.append({"loss": loss, f"validation_{name}": figure})
-            save_checkpoint(run.checkpoints, progress, launch, config.checkpoints, accelerator)
-            accelerator.log({"loss": loss, f"validation_{name}": figure}, step=progress.epoch * len(learner.loader))
+        while progress.epoch < config.epochs and not _is_stale(config.patience, progress):
+            loss, images, seconds = train_epoch(run, learner, bar, stop)
+            metric, name = _validate_epoch(run, learner), run.task.main_metric
+            epoch = {"loss": loss, f"validation_{name}": metric}
+            progress.history.append(epoch)
+            save_checkpoint(run.checkpoints, progress, config.checkpoints, accelerator)
+            accelerator.log(epoch, step=progress.epoch * len(learner.loader))
             logger.info(
                 "epoch %d: loss %.4f, validation %s %.4f (best %.4f, epoch %d), %.1f images/s",
-                progress.epoch, loss, name, figure, progress.best, progress.best_epoch, rate,
+                progress.epoch, loss, name, metric, progress.best, progress.best_epoch, images / seconds,
             )  # fmt: skip
-            learner.told = time.perf_counter()
+            learner.logged = time.perf_counter()
             if stop.agreed(accelerator) and progress.epoch < config.epochs:
-                raise KeyboardInterrupt(f"stopped after epoch {progress.epoch}: the same command goes on from there")
+                raise KeyboardInterrupt(f"stopped after epoch {progress.epoch}: the same command resumes from there")
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes before the test
         tracker.finish()
     kept = type(model)(model.config).to(accelerator.device)  # whole, where the learner's weights may be sharded
@@ -116,7 +116,7 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[torch.nn.Module, Progress]:
 
 
 def make_learner(run: Run, model: PreTrainedModel) -> Learner:
-    """Learner of a run at its start, everything on its device."""
+    """Return the learner of a run at its start, everything on its device."""
     config, accelerator = run.config, run.accelerator
     if accelerator.num_processes > 1:
         synchronize_batch_norms(model)
@@ -134,69 +134,73 @@ def make_learner(run: Run, model: PreTrainedModel) -> Learner:
 
 
 def _bar(run: Run, learner: Learner) -> tqdm:
-    """Progress bar over all steps, on the main process of a terminal."""
+    """Return a progress bar over all steps, shown on the main process of a terminal."""
     steps = len(learner.loader)
     done = learner.progress.epoch * steps + learner.progress.step
     hidden = None if run.accelerator.is_main_process else True  # None: hidden where there is no terminal
     return tqdm(total=run.config.epochs * steps, initial=done, unit="step", disable=hidden, dynamic_ncols=True)
 
 
-def _stale(config: TrainConfig, progress: Progress) -> bool:
-    """Whether validation has not become better for `patience` epochs."""
-    stale = config.patience and progress.epoch - progress.best_epoch >= config.patience
+def _is_stale(patience: int, progress: Progress) -> bool:
+    """Return whether validation has not become better for `patience` epochs."""
+    stale = 0 < patience <= progress.epoch - progress.best_epoch
     if stale:
         logger.info("stopping early: validation was best in epoch %d", progress.best_epoch)
-    return bool(stale)
+    return stale
 
 
-def train_epoch(run: Run, learner: Learner, bar: tqdm, stop: Stop) -> tuple[float, float]:
-    """Mean loss of an epoch over all processes, and images per second; from the step at which a resumed one stood."""
+def train_epoch(run: Run, learner: Learner, bar: tqdm, stop: Stop) -> tuple[float, int, float]:
+    """Train an epoch, from the step at which a resumed one stood.
+
+    Returns:
+        The mean loss over all processes, the count of images trained on now, and the seconds that this took.
+    """
     config, accelerator, progress = run.config, run.accelerator, learner.progress
     arrays, steps = run.splits["train"].arrays, len(learner.loader)
     arrays.epoch = progress.epoch
     learner.loader.set_epoch(progress.epoch)
     learner.model.train()
     learner.loader.skip_batches = progress.step
-    watched, done, started = [], len(progress.losses), time.perf_counter()
+    watched: list[Watched] = []
+    done, started = progress.step, time.perf_counter()
     for batch in learner.loader:
         watched.append((batch["index"], *_step(run, learner, batch)))
         progress.step += 1
         bar.update()
         if bar.disable:
-            _tell(run, learner)
+            _log_step(run, learner)
         due = bool(config.checkpoint_steps) and progress.step % config.checkpoint_steps == 0
-        alone = accelerator.num_processes == 1 and stop.asked
+        alone = accelerator.num_processes == 1 and stop.requested
         if progress.step < steps and not due and not alone and progress.step % WATCH_STEPS:
             continue
-        _look(run, learner, watched, bar)
+        _check_steps(run, learner, watched, bar)
         watched.clear()
         stopping = stop.agreed(accelerator)
         if progress.step < steps and accelerator.sync_gradients and (due or stopping):
-            save_checkpoint(run.checkpoints, progress, launch_of(accelerator), config.checkpoints, accelerator)
+            save_checkpoint(run.checkpoints, progress, config.checkpoints, accelerator)
             if stopping:
                 where = f"epoch {progress.epoch + 1}, step {progress.step}"
-                raise KeyboardInterrupt(f"stopped after {where}: the same command goes on from there")
+                raise KeyboardInterrupt(f"stopped after {where}: the same command resumes from there")
     learner.loader.skip_batches = 0
-    images = (len(progress.losses) - done) * min(config.batch_size, len(arrays))
-    rate = images / (time.perf_counter() - started)
+    images = (progress.step - done) * min(config.batch_size, len(arrays))
     loss = float(np.mean(progress.losses))
     progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
-    return loss, rate
+    return loss, images, time.perf_counter() - started
 
 
-def _tell(run: Run, learner: Learner) -> None:
-    """Log how far the epoch is, if no line was logged for `TELL_SECONDS`."""
+def _log_step(run: Run, learner: Learner) -> None:
+    """Log how far the epoch is, if no line was logged for `LOG_SECONDS`."""
     progress, now = learner.progress, time.perf_counter()
-    if now - learner.told < TELL_SECONDS:
+    if now - learner.logged < LOG_SECONDS:
         return
-    learner.told = now
+    learner.logged = now
     loss = f", loss {progress.losses[-1]:.4f}" if progress.losses else ""
     where = progress.epoch + 1, run.config.epochs, progress.step, len(learner.loader)
     logger.info("epoch %d of %d, step %d of %d%s", *where, loss)
 
 
 def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and gradient norm of one batch, scalars still on the device: nothing here waits for it."""
+    """Train on one batch and return its loss and gradient norm, scalars on the device, without waiting for it."""
     config, accelerator = run.config, run.accelerator
     with torch.no_grad():
         images = batch["pixels"].float() / 255  # (B, S, S)
@@ -204,16 +208,16 @@ def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[t
         if "drawn" in batch:
             images, masks = augment(images, masks, batch["drawn"], STRENGTHS[config.augment])
         inputs = normalize(images, run.image_processor)
-        references = batch | {"mask": masks}
+        references = batch if masks is None else batch | {"mask": masks}
         if run.class_weights is not None:
-            references["weight"] = run.class_weights[batch["label"]]
+            references = references | {"weight": run.class_weights[batch["label"]]}
     norm = torch.zeros((), device=images.device)
     with accelerator.accumulate(learner.model):
         with accelerator.autocast():
             logits = learner.model(pixel_values=inputs).logits
         loss = run.task.loss(logits, references, config.label_smoothing)
         accelerator.backward(loss)
-        if accelerator.sync_gradients:  # else the gradient is only a part of the update's
+        if accelerator.sync_gradients:  # else the gradient is not yet that of the whole update
             clipped = accelerator.clip_grad_norm_(learner.model.parameters(), config.gradient_norm)
             clipped = clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped  # of sharded weights
             norm = torch.as_tensor(0.0 if clipped is None else clipped, device=images.device)  # None: of DeepSpeed
@@ -226,8 +230,8 @@ def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[t
     return loss.detach(), norm.detach()
 
 
-def _look(run: Run, learner: Learner, watched: list[tuple[torch.Tensor, ...]], bar: tqdm) -> None:
-    """Show and track the last loss; raise ValueError where a loss or gradient since the last look is not finite."""
+def _check_steps(run: Run, learner: Learner, watched: list[Watched], bar: tqdm) -> None:
+    """Show and track the last loss; raise ValueError where a loss or gradient norm since then is not finite."""
     accelerator, progress = run.accelerator, learner.progress
     losses = accelerator.reduce(torch.stack([loss for _, loss, _ in watched]), "mean").tolist()
     norms = torch.stack([norm for *_, norm in watched]).tolist()
@@ -250,20 +254,17 @@ def _look(run: Run, learner: Learner, watched: list[tuple[torch.Tensor, ...]], b
 
 
 def _validate_epoch(run: Run, learner: Learner) -> float:
-    """Main figure on the validation images after an epoch; the weights are saved where they are the ones to keep."""
-    progress, accelerator = learner.progress, run.accelerator
+    """Return the main metric on the validation images, and save the weights where they are the ones to keep."""
+    progress, accelerator, model = learner.progress, run.accelerator, learner.kept_model
     with accelerator.autocast():
-        columns = validate(
-            learner.kept_model, run.image_processor, run.task, run.splits["validation"].arrays, accelerator
-        )
+        columns = validate(model, run.image_processor, run.task, run.splits["validation"].arrays, accelerator)
     learner.tick()
     weights = np.ones((1, len(columns["label"])))
-    figure = float(run.task.metrics(columns, weights)[run.task.main_metric][0])
-    better = progress.best is None or figure > progress.best
+    metric = float(run.task.metrics(columns, weights)[run.task.main_metric][0])
+    better = progress.best is None or metric > progress.best
     if better:
-        progress.best, progress.best_epoch = figure, progress.epoch
+        progress.best, progress.best_epoch = metric, progress.epoch
     if better or run.config.keep == "last":
-        model = learner.kept_model
         state = accelerator.get_state_dict(model) if learner.mean is None else model.state_dict()
         save_kept(run.checkpoints, state, accelerator)
-    return figure
+    return metric

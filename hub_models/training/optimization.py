@@ -1,7 +1,8 @@
-"""What moves the weights: groups of them, schedule, running mean, and norms that see the batch of every process."""
+"""How the weights are updated: optimizer, schedule, running mean, and batch norms over all processes."""
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,19 +10,18 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
-from hub_models.runs.config import LEARNING_RATES, TrainConfig
+from hub_models.runs.config import TrainConfig
 
-# Biases before a batch norm have no gradient but rounding noise of 1e-9, which Adam's own 1e-8 would blow up to steps:
-# two processes, whose noise differs, would part.
+# Biases before a batch norm have only rounding noise of 1e-9 as gradient. Adam's own 1e-8 would blow it up to steps,
+# which differ between processes.
 EPSILON = 1e-6
-
-
 UNDECAYED = ("bias", "token", "position_embedding")  # whatever their shape
 
 
 def make_optimizer(config: TrainConfig, model: PreTrainedModel) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels but no norm and no bias, and moves lower layers of the backbone less."""
-    peak = config.learning_rate or LEARNING_RATES[config.from_scratch]
+    """Return AdamW that decays matrices and kernels but no norm and no bias, and moves lower layers less."""
+    peak = config.learning_rate
+    assert peak is not None  # the config is resolved
     depths = layer_depths(model)
     top = max(depths.values())
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
@@ -43,10 +43,10 @@ def make_optimizer(config: TrainConfig, model: PreTrainedModel) -> torch.optim.A
 
 
 def layer_depths(model: PreTrainedModel) -> dict[str, int]:
-    """Depth of each weight by name: 0 for the embeddings, then one more per layer of the backbone, the head the most.
+    """Return the depth of each weight by name: 0 for embeddings, one more per layer, most for the head.
 
-    Layers are told by the numbers in their weights' names, as in `vit.layers.3.` or `segformer.stages.1.blocks.0.`;
-    what stands in a stage beside its layers counts with the first of them.
+    Layers are told by the numbers in names such as `vit.layers.3.` or `segformer.stages.1.blocks.0.`. The other
+    weights of a stage count with its first layer.
     """
     backbone = f"{model.base_model_prefix}."
     places = {name: _place(name) if name.startswith(backbone) else None for name, _ in model.named_parameters()}
@@ -66,31 +66,30 @@ def _place(name: str) -> tuple[int, ...]:
 
 
 def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LRScheduler:
-    """Linear climb to the peak, then half a cosine down to 0, one value per update of the weights."""
+    """Return a linear climb to the peak, then half a cosine down to 0, one value per update of the weights."""
     updates = config.epochs * math.ceil(steps_per_epoch / config.accumulation)
     return get_cosine_schedule_with_warmup(optimizer, round(config.warmup_fraction * updates), updates)
 
 
 def running_mean(model: torch.nn.Module, decay: float) -> AveragedModel:
-    """Exponential running mean of a model's weights and statistics; call `update_parameters` after each update.
+    """Return an exponential running mean of weights and statistics; call `update_parameters` after each update.
 
     The decay climbs to `decay` as (1 + n) / (10 + n), so that the random start is forgotten.
     """
 
     @torch.no_grad()
-    def mix(means: list[torch.Tensor], news: list[torch.Tensor], count: torch.Tensor | int) -> None:
-        """Move the means towards the new weights."""
+    def mix(means: Sequence[torch.Tensor], news: Sequence[torch.Tensor], count: torch.Tensor | int) -> None:
+        means, news = list(means), list(news)
         if not means[0].is_floating_point():  # a count of batches
             torch._foreach_copy_(means, news)
-            return
-        share = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(means, news, 1 - share)
+        else:
+            torch._foreach_lerp_(means, news, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
 
     return AveragedModel(model, multi_avg_fn=mix, use_buffers=True)
 
 
 class _Sum(torch.autograd.Function):
-    """Sum of a tensor over all processes, through which gradients flow back to each of them.
+    """Sum of a tensor over all processes, with gradients back to each of them.
 
     torch's own is deprecated, and its successor passes no gradient in the oldest torch that this project takes.
     """
@@ -104,45 +103,48 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the sum of what each process makes of the sum."""
+        """Return the gradient, summed over all processes."""
         return _Sum.forward(ctx, gradient.contiguous())
 
 
 class SynchronizedBatchNorm2d(torch.nn.BatchNorm2d):
-    """Batch norm whose mean and variance are those of the batch of all processes, on any device.
+    """Batch norm over the batch of all processes, on any device; weights and statistics keep their names.
 
-    torch's SyncBatchNorm does the same but not on a CPU. Weights and statistics keep their names.
+    torch's SyncBatchNorm does the same but not on a CPU.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Normalized (B, C, H, W); each process must hold as many images."""
+        """Return (B, C, H, W) normalized; each process must hold as many images."""
         if not self.training:
             return super().forward(values)
+        processes = torch.distributed.get_world_size()
         moments = torch.stack([values.float().mean((0, 2, 3)), values.float().square().mean((0, 2, 3))])  # (2, C)
-        mean, square = _Sum.apply(moments) / torch.distributed.get_world_size()
+        mean, square = _Sum.apply(moments) / processes
         variance = (square - mean.square()).clamp(min=0)  # of a constant, rounding may leave less
-        count = values.numel() / values.shape[1] * torch.distributed.get_world_size()
+        count = values.numel() / values.shape[1] * processes
         with torch.no_grad():
             self.num_batches_tracked += 1
-            share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), share)
+            weight = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), weight)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shifted = (values - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
         return shifted.to(values.dtype)
 
 
 def synchronize_batch_norms(model: torch.nn.Module) -> None:
-    """Let every batch norm of `model` see the whole batch, in place."""
+    """Replace every batch norm of a model, in place, by one over the batch of all processes."""
     for module in model.modules():
         if type(module) is torch.nn.BatchNorm2d:
             module.__class__ = SynchronizedBatchNorm2d
 
 
 def divide_logits(model: PreTrainedModel, temperature: float) -> None:
-    """Divide a classifier's logits by `temperature`, in place, in the weights of its last layers.
-
-    Every way to use the weights then gives calibrated probabilities.
+    """Divide the logits of a classifier by `temperature`, in place: in the weights of its last layers.
 
     Raises:
         ValueError: the model has no such layer.
@@ -157,6 +159,5 @@ def divide_logits(model: PreTrainedModel, temperature: float) -> None:
         raise ValueError(f"{type(model).__name__} has no linear layer of {labels} outputs: pass another --model")
     with torch.no_grad():
         for head in heads:
-            head.weight /= temperature
-            if head.bias is not None:
-                head.bias /= temperature
+            for weights in head.parameters():
+                weights.div_(temperature)

@@ -1,4 +1,4 @@
-"""Train a run from its config to its folder; the loop is in loop.py, what differs between tasks in models/tasks.py."""
+"""Train a run from its config to its folder."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from hub_models.files import check_output, held, is_hidden, write_bytes, write_j
 from hub_models.hub.model_card import model_card
 from hub_models.models.architectures import build, config_of, image_processor_for, quiet_weights
 from hub_models.models.out_of_distribution import LEAST, OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
-from hub_models.models.tasks import TASKS, Settings, Task
+from hub_models.models.tasks import TASKS, Settings
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
 from hub_models.runs.data import Split, describe, load_run_splits, resolve
@@ -37,25 +37,24 @@ from hub_models.training.optimization import divide_logits
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = tuple(f"fold-{fold}" for fold in range(FOLDS))
+FOLD_FOLDERS = tuple(f"fold-{fold}" for fold in range(FOLDS))
 TRACKING_EXTRA = "pip install 'chest-xray-masks[tracking]'"
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+SHARDED_TYPES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Results of the run that `config` asks for, leaving a run folder in `config.output_dir`.
+    """Train the run of a config into the run folder `config.output_dir` and return its results.
 
-    The folder holds the weights (safetensors), the image processor, `train_config.json`, `data.json` (which X-rays are
-    in which part), per-image figures, pictures, `results.json`, and the card made of them (`README.md`). A folder
-    without `results.json` is not done, and the same call goes on from its newest checkpoint, with the same final
-    weights as a run never stopped. A lung model's folder also tells X-rays like those of its training from others
-    (`out_of_distribution.safetensors`). A finished run of the same config is not trained again; what it lacks of the
-    last two files, it gets. Protocol folds without a fold trains all, each in a folder `fold-K`, and pools the rows of
-    their test splits; a `model` or `segmenter` of all folds gives each its own.
+    The folder holds the weights (safetensors), the image processor, `train_config.json`, `data.json` (the X-rays of
+    each split), per-image metrics, pictures, `results.json`, the card made of them (`README.md`) and, of a lung model,
+    `out_of_distribution.safetensors`. The same call resumes a run without `results.json` from its newest checkpoint,
+    with the same final weights as a run never stopped. A finished run only gets the last two files, where they are
+    missing. Protocol folds without a fold trains each in a folder `fold-K` and pools the rows of their test splits; a
+    `model` or `segmenter` of all folds gives each fold its own.
 
     Raises:
-        ValueError: the folder holds a run of another config, launch or other X-rays, or is another launch's at this
-            time, a part of the data is unfit, an earlier model has seen test patients, or a loss is not finite.
+        ValueError: the folder holds a run of another config, launch or other X-rays, or another launch writes to it;
+            a split is unfit, an earlier model has seen test patients, or a loss is not finite.
         FileExistsError: the folder holds something else.
         FileNotFoundError: nothing of the set under `config.data_dir`.
         KeyboardInterrupt: somebody stopped the run; a checkpoint was kept.
@@ -63,69 +62,64 @@ def train(config: TrainConfig) -> dict[str, Any]:
     config = resolve(config)
     if config.protocol == "folds" and config.fold is None:
         return _train_folds(config)
-    return _run(config)[0]
+    return _train_run(config)[0]
 
 
 def _train_folds(config: TrainConfig) -> dict[str, Any]:
-    folder, members = Path(config.output_dir), []
-    own = {*FOLDERS, RESULTS_NAME, PER_IMAGE_NAME, *PICTURES[config.task]}
+    folder = Path(config.output_dir)
+    own = {*FOLD_FOLDERS, RESULTS_NAME, PER_IMAGE_NAME, *PICTURES[config.task]}
     check_output(folder, "run of all folds", lambda name: is_hidden(name) or name.split("/")[0] in own)
-    for fold in range(FOLDS):
+    members = []
+    for fold, name in enumerate(FOLD_FOLDERS):
         logger.info("fold %d of %d", fold + 1, FOLDS)
-        places = {"output_dir": str(folder / f"fold-{fold}")}
-        for name in ("model", "segmenter"):
-            source = getattr(config, name)
-            if source and (Path(source) / f"fold-{fold}").is_dir():
-                places[name] = str(Path(source) / f"fold-{fold}")
-        _, evaluated = _run(dataclasses.replace(config, fold=fold, **places))
+        model, segmenter = (
+            str(Path(source) / name) if source and (Path(source) / name).is_dir() else source
+            for source in (config.model, config.segmenter)
+        )
+        place = str(folder / name)
+        _, evaluated = _train_run(
+            dataclasses.replace(config, fold=fold, output_dir=place, model=model, segmenter=segmenter)
+        )
         members.append(evaluated)
     accelerator = make_accelerator()
     with held(folder) if accelerator.is_main_process else nullcontext():
         return write_report(folder, pool(members), accelerator, {})
 
 
-def _run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
-    folder = Path(config.output_dir)
-    accelerator = training_accelerator(config)
-    _check(config, folder, accelerator)
+def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
+    folder, accelerator = Path(config.output_dir), training_accelerator(config)
+    _check_folder(config, folder, accelerator)
     with held(folder) if accelerator.is_main_process else nullcontext():
-        return _train_held(config, accelerator)
-
-
-def _train_held(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any], Evaluated]:
-    folder, task = Path(config.output_dir), TASKS[config.task]
-    set_seed(config.seed)
-    if not (folder / RESULTS_NAME).exists():
-        config_of(task.kind, config.model or task.model, config.from_scratch)  # refused before X-rays are decoded
-    splits = load_run_splits(config, accelerator)
-    data = describe(config, {part: share.rows for part, share in splits.items()})
-    _check_data(config, folder, data)
-    run = make_run(config, accelerator, splits)
-    training = None if (folder / RESULTS_NAME).exists() else _train(run, folder, data)
-    if task.learns_masks and not (folder / OUT_OF_DISTRIBUTION_NAME).exists():
-        _fit_out_of_distribution(run, folder)
-    results, evaluated = _result(run, folder, training)
-    if training is not None:
-        value = training["epochs"][training["kept_epoch"] - 1][f"validation_{task.main_metric}"]
-        epoch, which = f"epoch {training['kept_epoch']}", "best " if config.keep == "best" else ""
-        logger.info("wrote %s (%s kept, %svalidation %s %.4f)", folder, epoch, which, task.main_metric, value)
-    return results, evaluated
+        set_seed(config.seed)
+        finished = (folder / RESULTS_NAME).exists()
+        assert config.model is not None  # the config is resolved
+        if not finished:
+            config_of(TASKS[config.task].kind, config.model, config.from_scratch)  # refused before X-rays are decoded
+        splits = load_run_splits(config, accelerator)
+        data = describe(config, {name: split.rows for name, split in splits.items()})
+        _check_data(config, folder, data)
+        run = make_run(config, accelerator, splits)
+        training = None if finished else _train(run, folder, data)
+        if run.task.learns_masks and not (folder / OUT_OF_DISTRIBUTION_NAME).exists():
+            _fit_out_of_distribution(run, folder)
+        return _finished(run, folder) if training is None else _tested(run, folder, training)
 
 
 def _train(run: Run, folder: Path, data: dict[str, Any]) -> dict[str, Any]:
-    """Train the run's model, or resume that, and write it into `folder`; what results.json tells of the training."""
+    """Train or resume the model of a run, write it into `folder`, and return the `training` of results.json."""
     config, task, accelerator = run.config, run.task, run.accelerator
     _announce(run)
+    assert config.model is not None  # the config is resolved
     size = run.splits["train"].arrays.image_size
-    model = build(task.kind, config.model or task.model, config.from_scratch, task.labels, size, config.dropout)
+    model = build(task.kind, config.model, config.from_scratch, task.labels, size, config.dropout)
     Settings(config.task, size, config.fit, config.region).store(model)
     if accelerator.is_main_process:
         if not _has_begun(folder):  # what is left of a run that failed is not of this one
             shutil.rmtree(folder / TRACKING, ignore_errors=True)
         config.save(folder)
         write_json(data, folder / DATA_NAME)
-    model, progress = learn(run, model)
-    _finish(run, model, folder)
+    kept, progress = learn(run, model)
+    _write_model(run, kept, folder)
     kept_epoch = progress.best_epoch if config.keep == "best" else progress.epoch
     used = {"device": device_name(accelerator), "duration_seconds": round(progress.seconds, 1)}
     return {"kept_epoch": kept_epoch, "epochs": progress.history} | used
@@ -143,14 +137,14 @@ def _announce(run: Run) -> None:
     if accelerator.device.type == "cpu" and not parse_flag_from_env("ACCELERATE_USE_CPU"):
         logger.info("no GPU found: training on the CPU")
     launch = f"{counted(accelerator.num_processes, 'process')}, precision {accelerator.mixed_precision}"
-    splits = ", ".join(f"{len(part.rows)} {name}" for name, part in run.splits.items())
+    splits = ", ".join(f"{len(split.rows)} {name}" for name, split in run.splits.items())
     logger.info("training on %s (%s); X-rays: %s", device_name(accelerator), launch, splits)
     count = len(run.splits["train"].rows)
     logger.info(
         "%s%s, %d px, %s, batch size %d, %s of %s, learning rate %g",
-        config.model, " from random weights" if config.from_scratch else "", run.splits["train"].arrays.image_size,
-        config.task, config.batch_size, counted(config.epochs, "epoch"),
-        counted(max(1, count // config.batch_size), "step"), config.learning_rate,
+        config.model, " from random weights" if config.from_scratch else "", config.image_size, config.task,
+        config.batch_size, counted(config.epochs, "epoch"), counted(max(1, count // config.batch_size), "step"),
+        config.learning_rate,
     )  # fmt: skip
     if config.batch_size > count:
         images = counted(count, "X-ray")
@@ -158,17 +152,21 @@ def _announce(run: Run) -> None:
 
 
 def make_run(config: TrainConfig, accelerator: Accelerator, splits: dict[str, Split]) -> Run:
-    """What stays the same in a run of `config` on `parts`, of which "train" is one."""
-    task = TASKS[config.task]
-    size = config.image_size or task.image_size
-    image_processor = image_processor_for(task.kind, config.model or task.model, config.from_scratch, size)
-    return Run(
-        config, task, image_processor, accelerator, splits, _class_weights(config, task, splits["train"], accelerator)
-    )
+    """Return what stays the same in a run of a resolved config on `splits`, of which "train" is one."""
+    task, train_split = TASKS[config.task], splits["train"]
+    size = train_split.arrays.image_size
+    assert config.model is not None  # it is resolved
+    image_processor = image_processor_for(task.kind, config.model, config.from_scratch, size)
+    weights = None
+    if not task.learns_masks:
+        counts = np.bincount(train_split.rows["label"], minlength=len(task.labels))
+        balanced = counts.sum() / (len(counts) * counts) if config.balance == "weights" else np.ones(len(counts))
+        weights = torch.tensor(balanced, dtype=torch.float32, device=accelerator.device)
+    return Run(config, task, image_processor, accelerator, splits, weights)
 
 
 def training_accelerator(config: TrainConfig, **options: Any) -> Accelerator:
-    """Accelerator of a run, with its tracker.
+    """Return the Accelerator of a run, with its tracker.
 
     Raises:
         ImportError: the tracker that the config names is not installed.
@@ -193,8 +191,8 @@ def training_accelerator(config: TrainConfig, **options: Any) -> Accelerator:
     )
 
 
-def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
-    """Raise an error unless `folder` is new, or holds a run of this config, and the batch can be shared."""
+def _check_folder(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
+    """Raise an error unless `folder` is new or holds a run of this config, and all processes can train it."""
     if not (folder / CONFIG_NAME).exists():
         check_output(folder, "run", is_hidden)
     elif _has_begun(folder) and (differences := config.differences(resolve(TrainConfig.load(folder)))):
@@ -203,7 +201,7 @@ def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
         raise ValueError(f"output_dir {folder} {changed}: delete it, or pass another{way}")
     elif not (folder / RESULTS_NAME).exists():
         refuse_edited(folder)  # the card is written at the end
-    if config.ema and accelerator.distributed_type in SHARDED:
+    if config.ema and accelerator.distributed_type in SHARDED_TYPES:
         raise ValueError(f"ema {config.ema} needs whole weights on each process: leave it out with sharded ones")
     if config.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
@@ -211,7 +209,7 @@ def _check(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
 
 
 def _has_begun(folder: Path) -> bool:
-    """Whether a run in `folder` came to its first checkpoint; what it wrote before is worth nothing."""
+    """Return whether a run in `folder` came to its first checkpoint; without one there is nothing to resume."""
     weights = [*folder.glob("model*.safetensors"), *(folder / CHECKPOINTS).glob("epoch-*")]
     return bool(weights) or (folder / RESULTS_NAME).exists()
 
@@ -227,17 +225,8 @@ def _check_data(config: TrainConfig, folder: Path, data: dict[str, Any]) -> None
         raise ValueError(f"{place} changed since the run in {folder} began: pass another output_dir")
 
 
-def _class_weights(config: TrainConfig, task: Task, part: Split, accelerator: Accelerator) -> torch.Tensor | None:
-    if task.learns_masks:
-        return None
-    counts = np.bincount(part.rows["label"], minlength=len(task.labels))
-    even = config.balance != "weights"
-    weights = np.ones(len(counts)) if even else counts.sum() / (len(counts) * counts)
-    return torch.tensor(weights, dtype=torch.float32, device=accelerator.device)
-
-
-def _finish(run: Run, model: PreTrainedModel, folder: Path) -> None:
-    """Weights with their decision, and the processor, each file whole or absent; then the checkpoints go."""
+def _write_model(run: Run, model: PreTrainedModel, folder: Path) -> None:
+    """Write the weights, with their decision, and the image processor, each file whole or absent."""
     accelerator = run.accelerator
     columns = validate(model, run.image_processor, run.task, run.splits["validation"].arrays, accelerator)
     settings = run.task.decide(Settings.of(model), columns)
@@ -255,43 +244,45 @@ def _finish(run: Run, model: PreTrainedModel, folder: Path) -> None:
 
 
 def _fit_out_of_distribution(run: Run, folder: Path) -> None:
-    """Write what tells the X-rays of the training from others, where they are enough to tell."""
+    """Write the distribution of the features of the training X-rays, where there are enough of them."""
     accelerator, arrays = run.accelerator, run.splits["train"].arrays
-    if len(arrays) < LEAST:
+    model = TrainedModel.from_run(folder).model.to(accelerator.device)
+    fitted = OutOfDistribution.of(measure_features(model, run.image_processor, arrays, accelerator))
+    if fitted is None:
         logger.info("%d X-rays of training are too few to tell others from them: %d are needed", len(arrays), LEAST)
-        return
-    trained = TrainedModel.from_run(folder)
-    features = measure_features(trained.model.to(accelerator.device), run.image_processor, arrays, accelerator)
-    if accelerator.is_main_process:
-        OutOfDistribution.of(features).save(folder)
+    elif accelerator.is_main_process:
+        fitted.save(folder)
     accelerator.wait_for_everyone()
 
 
-def _result(run: Run, folder: Path, training: dict[str, Any] | None) -> tuple[dict[str, Any], Evaluated]:
-    """Results of the finished run, tested now unless they were written before."""
-    accelerator, part = run.accelerator, run.splits["test"]
-    trained = TrainedModel.from_run(folder)
-    evaluated = Evaluated(run.config, "test", [], part.rows, lambda id: trained)
-    if (folder / RESULTS_NAME).exists():
-        known = RunFolder.read(folder)
-        results, evaluated.per_image = known.results, known.per_image
-        logger.info("%s is finished: delete it, or pass another output_dir, to train anew", folder)
-        logger.info("test %s", shown(results))
-        if accelerator.is_main_process and not (folder / CARD_NAME).exists():
-            write_card(folder)
-        return results, evaluated
-    evaluated.per_image = measure(trained, part, accelerator)
+def _finished(run: Run, folder: Path) -> tuple[dict[str, Any], Evaluated]:
+    """Return the results of a run that was finished before, whose card is written where it is missing."""
+    known, trained = RunFolder.read(folder), TrainedModel.from_run(folder)
+    logger.info("%s is finished: to train it again, delete it or pass another output_dir", folder)
+    logger.info("test %s", shown(known.results))
+    if run.accelerator.is_main_process and not (folder / CARD_NAME).exists():
+        write_card(folder)
+    return known.results, Evaluated(run.config, "test", known.per_image, run.splits["test"].rows, lambda id: trained)
+
+
+def _tested(run: Run, folder: Path, training: dict[str, Any]) -> tuple[dict[str, Any], Evaluated]:
+    """Test the trained model, write the report and the card, and return the results."""
+    accelerator, split, trained = run.accelerator, run.splits["test"], TrainedModel.from_run(folder)
+    evaluated = Evaluated(run.config, "test", measure(trained, split, accelerator), split.rows, lambda id: trained)
     counts = {name: len(one.rows) for name, one in run.splits.items()}
     results = write_report(folder, evaluated, accelerator, {"splits": counts, "training": training})
     if accelerator.is_main_process:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         write_card(folder)
     accelerator.wait_for_everyone()
+    metric, epoch, best = run.task.main_metric, training["kept_epoch"], "best " if run.config.keep == "best" else ""
+    value = training["epochs"][epoch - 1][f"validation_{metric}"]
+    logger.info("wrote %s (epoch %d kept, %svalidation %s %.4f)", folder, epoch, best, metric, value)
     return results, evaluated
 
 
 def write_card(folder: Path) -> None:
-    """Write README.md, the card of a finished run under its folder's name, without a licence; a push names one."""
+    """Write README.md, the card of a finished run under the name of its folder; only a push names a licence."""
     run = RunFolder.read(folder)
     card = finished(str(model_card(run, folder.resolve().name, None)), run.notes)
     write_bytes(card.encode(), folder / CARD_NAME)

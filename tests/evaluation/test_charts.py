@@ -69,8 +69,8 @@ def test_distribution_has_a_line_for_each_site_and_all(tmp_path, drawn) -> None:
         "B: mean 0.200, median 0.200 (n 1)",
         "all: mean 0.575, median 0.600 (n 4)",
     ]
-    shares, dices = drawn[0].axes[0].get_lines()[0].get_data()
-    assert list(dices) == [0.5, 0.7, 0.9] and list(shares) == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    fractions, dices = drawn[0].axes[0].get_lines()[0].get_data()
+    assert list(dices) == [0.5, 0.7, 0.9] and list(fractions) == pytest.approx([1 / 6, 1 / 2, 5 / 6])
     draw_distribution(rows[:3], tmp_path / "dice.png")
     assert texts(drawn[1]) == ["A: mean 0.700, median 0.700 (n 3)"]  # one site is all
 
@@ -102,12 +102,11 @@ def test_reliability_by_hand(tmp_path, drawn) -> None:
     draw_reliability(of_tb([1, 0, 1], [0.25, 0.29, 1.0]), tmp_path / "reliability.png")
     assert min(pixels_of(tmp_path / "reliability.png").shape[:2]) > 300
     axis, below = drawn[0].axes
-    means, shares = axis.get_lines()[1].get_data()
-    assert list(means) == pytest.approx([0.27, 1.0]) and list(shares) == [0.5, 1.0]
+    means, fractions = axis.get_lines()[1].get_data()
+    assert list(means) == pytest.approx([0.27, 1.0]) and list(fractions) == [0.5, 1.0]
     assert [int(bar.get_height()) for bar in below.patches] == [0, 0, 2, 0, 0, 0, 0, 0, 0, 1]
-    assert (
-        all(tick == round(tick) for tick in below.get_yticks()) and axis.get_legend() is None
-    )  # nothing on the curve
+    assert all(tick == round(tick) for tick in below.get_yticks())
+    assert axis.get_legend() is None  # nothing on the curve
     draw_reliability(of_tb([1], [0.0]), tmp_path / "reliability.png")
     assert pixels_of(tmp_path / "reliability.png").std() > 0
 

@@ -19,24 +19,8 @@ from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import describe, load_rows
 from hub_models.runs.run_folder import RESULTS_NAME, read_json, read_per_image
 
-KEYS = [
-    "task",
-    "protocol",
-    "fold",
-    "split",
-    "images",
-    "main_metric",
-    "metrics",
-    "worst",
-    "use",
-    "synthetic",
-    "config",
-    "commit",
-    "launch",
-    "versions",
-]
-
-
+KEYS = ["task", "protocol", "fold", "split", "images", "main_metric", "metrics", "worst", "use", "synthetic"]
+KEYS += ["config", "commit", "launch", "versions"]
 NO_ROWS = datasets.Dataset.from_dict({"image": []}, features=datasets.Features({"image": datasets.Image()}))
 
 
@@ -136,7 +120,7 @@ def test_lung_model_that_is_not_here_is_named(make_run, tiny_resnet, config, tmp
         evaluate_run(run, config.data_dir)
 
 
-def test_another_part_protocol_and_folder(untrained, config, tmp_path, no_pictures) -> None:
+def test_another_split_protocol_and_folder(untrained, config, tmp_path, no_pictures) -> None:
     validation = evaluate_run(untrained, config.data_dir, "validation")
     assert validation["images"] == len(load_rows(config)["validation"])
     assert (untrained / "evaluation" / "default-validation" / "results.json").is_file()
@@ -146,9 +130,7 @@ def test_another_part_protocol_and_folder(untrained, config, tmp_path, no_pictur
 
 
 def test_model_trained_on_its_test_patients_is_refused(run, config, no_pictures) -> None:
-    with pytest.raises(
-        ValueError, match=r"was trained on patients of .* X-rays to test on .*: pass a model whose training"
-    ):
+    with pytest.raises(ValueError, match="was trained on patients of .* X-rays to test on"):
         evaluate_run(run, config.data_dir, protocol="mc_to_shenzhen")
     assert not (run / "evaluation" / "mc_to_shenzhen-test").exists()
     train = evaluate_run(run, config.data_dir, "train")  # which nobody takes for a test
@@ -191,7 +173,7 @@ def tb_run(config, run, make_run, tiny_resnet) -> Path:
 
 
 def test_two_lungs_of_a_model_without_masks_are_refused(tb_run, config) -> None:
-    with pytest.raises(ValueError, match=r"two_lungs is of lung masks, and the model in .* makes none: leave it out"):
+    with pytest.raises(ValueError, match="two_lungs is of lung masks"):
         evaluate_run(tb_run, config.data_dir, two_lungs=True)
 
 
@@ -221,8 +203,8 @@ def test_folds_are_tested_apart_and_pooled(config, make_run, tmp_path, no_pictur
         make_run(one, seed=fold, **describe(one, load_rows(one)))
     results = evaluate_run(folder, config.data_dir)
     rows = read_per_image(folder / "evaluation" / "folds-test")
-    usable = [TASKS["lung_segmentation"].usable(share)["id"] for share in load_splits(config.data_dir).values()]
-    assert [row["id"] for row in rows] == sorted(id for share in usable for id in share)  # each once
+    usable = [TASKS["lung_segmentation"].usable(rows)["id"] for rows in load_splits(config.data_dir).values()]
+    assert [row["id"] for row in rows] == sorted(id for ids in usable for id in ids)  # each once
     assert (results["protocol"], results["fold"], results["images"]) == ("folds", None, len(rows))
     alone = evaluate_run(folder / "fold-3", config.data_dir)
     assert (alone["protocol"], alone["fold"]) == ("folds", 3)

@@ -36,7 +36,7 @@ def known(id: str = "a", **values: object) -> dict[str, object]:
 
 
 def of_lungs(id: str, found: float, **values: object) -> dict[str, object]:
-    """Row of an image of 100 pixels of reference, a share `found` of it found, nothing else."""
+    """Row of an image of 100 pixels of reference, a fraction `found` of it found, nothing else."""
     both = round(100 * found)
     metrics = {"dice": 2 * both / (both + 100), "iou": both / 100, "both": both, "predicted_only": 0}
     metrics |= {"reference_only": 100 - both} | dict.fromkeys(DISTANCES, np.nan)
@@ -57,12 +57,12 @@ def split_of_fold(phantoms: Path, size: int, fit: str = "squash", task=LUNGS) ->
 def test_one_row_per_image_on_its_own_grid(chunk: int, phantoms, tiny_segformer, monkeypatch) -> None:
     monkeypatch.setattr(evaluation, "FORWARD_BATCH", chunk)
     torch.manual_seed(0)
-    part = split_of_fold(phantoms, 64)
+    split = split_of_fold(phantoms, 64)
     model = build("segmentation", str(tiny_segformer), True, LUNGS.labels, 64).train()
     image_processor, settings = image_processor_for("segmentation", "", True, 64), Settings("lung_segmentation", 64)
-    per_image = measure(TrainedModel(LUNGS, model, image_processor, settings), part, Accelerator())
-    assert [row["id"] for row in per_image] == sorted(part.rows["id"])
-    by_id = {row["id"]: row for row in part.rows}
+    per_image = measure(TrainedModel(LUNGS, model, image_processor, settings), split, Accelerator())
+    assert [row["id"] for row in per_image] == sorted(split.rows["id"])
+    by_id = {row["id"]: row for row in split.rows}
     for one in per_image[::7]:
         row = by_id[one["id"]]
         pixels = image_processor(to_gray(row["image"]).convert("RGB"), return_tensors="pt")
@@ -72,12 +72,8 @@ def test_one_row_per_image_on_its_own_grid(chunk: int, phantoms, tiny_segformer,
         predicted = LUNGS.predict(logits[0], row["image"].height, row["image"].width, settings)
         np.testing.assert_array_equal(predicted, theirs.bool())  # as transformers' own pipeline has it
         assert one["dice"] == pytest.approx(dice(count_overlap(predicted, to_mask(row["mask"]))), abs=1e-3)
-        assert (one["patient_id"], one["label"], one["age_years"]) == (
-            row["patient_id"],
-            row["label"],
-            row["age_years"],
-        )
-        names = part.rows.features
+        assert all(one[name] == row[name] for name in ("patient_id", "label", "age_years"))
+        names = split.rows.features
         assert one["site"] == names["site"].int2str(row["site"])
         assert one["sex"] == (None if row["sex"] is None else names["sex"].int2str(row["sex"]))
 
@@ -88,9 +84,9 @@ def test_figures_are_of_what_a_user_gets(use: dict, phantoms, tiny_segformer) ->
     model = build("segmentation", str(tiny_segformer), True, LUNGS.labels, 64)
     settings = Settings("lung_segmentation", 64, **use)
     trained = TrainedModel(LUNGS, model, image_processor_for("segmentation", "", True, 64), settings)
-    part = split_of_fold(phantoms, 64, settings.fit)
-    per_image = measure(trained, part, Accelerator())
-    by_id = {row["id"]: row for row in part.rows}
+    split = split_of_fold(phantoms, 64, settings.fit)
+    per_image = measure(trained, split, Accelerator())
+    by_id = {row["id"]: row for row in split.rows}
     for one in per_image[::9]:
         counts = count_overlap(trained(by_id[one["id"]]["image"]), to_mask(by_id[one["id"]]["mask"]))
         assert one["dice"] == pytest.approx(dice(counts), abs=1e-3)
@@ -103,16 +99,16 @@ def test_rows_of_a_classifier_say_where_it_looks(chunk: int, phantoms, tiny_resn
     model = build("classification", str(tiny_resnet), True, TB.labels, 32)
     settings = Settings("tb_classification", 32)
     trained = TrainedModel(TB, model, image_processor_for("classification", "", True, 32), settings)
-    part = split_of_fold(phantoms, 32, task=TB)
-    per_image = measure(trained, part, Accelerator())
-    by_id = {row["id"]: row for row in part.rows}
+    split = split_of_fold(phantoms, 32, task=TB)
+    per_image = measure(trained, split, Accelerator())
+    by_id = {row["id"]: row for row in split.rows}
     without = [row["id"] for row in per_image if by_id[row["id"]]["mask"] is None]
     assert 0 < len(without) < len(per_image)
     for one in per_image:
         row = by_id[one["id"]]
         lungs = None if row["mask"] is None else to_mask(row["mask"])
         expected = fraction_in(saliency(trained, row["image"]), lungs)
-        assert one["saliency_in_lungs"] == pytest.approx(expected, abs=0.02, nan_ok=True)  # small films
+        assert one["saliency_in_lungs"] == pytest.approx(expected, abs=0.02, nan_ok=True)  # small X-rays
         assert np.isnan(one["lungs_fraction"]) if lungs is None else one["lungs_fraction"] == lungs.mean()
     defined = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
     group = summarize(per_image, TB, repeats=50)["all"]
@@ -120,7 +116,7 @@ def test_rows_of_a_classifier_say_where_it_looks(chunk: int, phantoms, tiny_resn
         assert group[name]["value"] == pytest.approx(np.mean([row[name] for row in defined]))
         assert group[name]["low"] < group[name]["value"] < group[name]["high"]
     monkeypatch.delitem(METHODS, "resnet")
-    bare = measure(trained, part, Accelerator())
+    bare = measure(trained, split, Accelerator())
     names = ("saliency_in_lungs", "lungs_fraction")
     assert bare == [{name: row[name] for name in row if name not in names} for row in per_image]
     assert "saliency_in_lungs" not in summarize(bare, TB, repeats=5)["all"]
@@ -129,13 +125,13 @@ def test_rows_of_a_classifier_say_where_it_looks(chunk: int, phantoms, tiny_resn
 
 
 def test_validation_keeps_the_order_of_the_arrays(phantoms, tiny_segformer, tiny_resnet) -> None:
-    part = split_of_fold(phantoms, 32)
+    split = split_of_fold(phantoms, 32)
     torch.manual_seed(0)
     model = build("segmentation", str(tiny_segformer), True, LUNGS.labels, 32)
     image_processor = image_processor_for("segmentation", "", True, 32)
-    columns = validate(model, image_processor, LUNGS, part.arrays, Accelerator())
-    assert columns["label"].tolist() == part.rows["label"]
-    held = np.array([np.frombuffer(mask, np.uint8).sum() for mask in part.arrays.prepared["mask"]])
+    columns = validate(model, image_processor, LUNGS, split.arrays, Accelerator())
+    assert columns["label"].tolist() == split.rows["label"]
+    held = np.array([np.frombuffer(mask, np.uint8).sum() for mask in split.arrays.prepared["mask"]])
     np.testing.assert_array_equal(columns["both"] + columns["reference_only"], held)
     assert LUNGS.metrics(columns, np.ones((1, len(held))))["dice"][0] == pytest.approx(columns["dice"].mean())
     assert np.isnan(columns["hd95_mm"]).all()
@@ -195,7 +191,7 @@ def test_summary_by_hand() -> None:
     assert values["all"] == pytest.approx(5 / 9)
     assert values["site: A"] == pytest.approx(5 / 6) and values["site: B"] == 0
     assert (values["sex: unknown"], values["sex: F"]) == (pytest.approx(2 / 3), 0.5)
-    # drawn: both films of p, or q twice, or each once
+    # drawn: both X-rays of p, or q twice, or each once
     assert (summary["all"]["dice"]["low"], summary["all"]["dice"]["high"]) == (0, pytest.approx(5 / 6))
     assert summary["site: A"]["dice"]["low"] is None  # one patient has no interval
     assert summary["all"]["hd95_mm"]["value"] == 3

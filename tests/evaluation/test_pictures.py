@@ -9,9 +9,9 @@ from hub_models.dataset.preprocessing import load_splits
 from hub_models.evaluation import pictures as figures
 from hub_models.evaluation.pictures import (
     DICE_RANKS,
+    FRACTION_RANKS,
     PICTURES,
     PROBABILITY_RANKS,
-    FRACTION_RANKS,
     SIDE,
     Overlay,
     SaliencyPanel,

@@ -32,11 +32,13 @@ def test_state_and_progress_come_back(tmp_path) -> None:
     history = [{"loss": 0.9, "validation_dice": 0.75}, {"loss": 0.8, "validation_dice": 0.7}]
     progress = Progress(epoch=2, step=5, best=0.75, best_epoch=1, losses=[0.5, 0.25], history=history)
     torch.manual_seed(1)
-    save_checkpoint(tmp_path / "new", progress, LAUNCH, 2, accelerator)
+    save_checkpoint(tmp_path / "new", progress, 2, accelerator)
     assert names(tmp_path / "new") == ["epoch-00002-step-000005"]
+    values = json.loads((tmp_path / "new" / "epoch-00002-step-000005" / "progress.json").read_text())
+    assert values.pop("launch") == LAUNCH and Progress(**values) == progress
     drawn = torch.rand(3)
     torch.nn.init.zeros_(model.weight)
-    assert load_checkpoint(tmp_path / "new", LAUNCH, accelerator) == progress
+    assert load_checkpoint(tmp_path / "new", accelerator) == progress
     assert model.weight.item() == 3.0
     assert torch.equal(torch.rand(3), drawn)  # the same random numbers follow
 
@@ -44,7 +46,7 @@ def test_state_and_progress_come_back(tmp_path) -> None:
 def test_a_new_training_has_no_checkpoint(tmp_path) -> None:
     accelerator, model = training(3.0)
     for folder in (tmp_path, tmp_path / "absent"):
-        assert load_checkpoint(folder, LAUNCH, accelerator) == Progress(0, 0, None, 0)
+        assert load_checkpoint(folder, accelerator) == Progress(0, 0, None, 0)
     assert model.weight.item() == 3.0
 
 
@@ -52,19 +54,19 @@ def test_the_newest_are_kept(tmp_path) -> None:
     accelerator, model = training(0.0)
     for value, (epoch, step) in enumerate([(0, 9), (0, 10), (1, 0), (9, 900), (10, 0)]):
         torch.nn.init.constant_(model.weight, value)
-        save_checkpoint(tmp_path, Progress(epoch, step), LAUNCH, 2, accelerator)
+        save_checkpoint(tmp_path, Progress(epoch, step), 2, accelerator)
     assert names(tmp_path) == ["epoch-00009-step-000900", "epoch-00010-step-000000"]
-    assert load_checkpoint(tmp_path, LAUNCH, accelerator) == Progress(10, 0)
+    assert load_checkpoint(tmp_path, accelerator) == Progress(10, 0)
     assert model.weight.item() == 4
-    save_checkpoint(tmp_path, Progress(10, 0, 0.5), LAUNCH, 1, accelerator)  # stopped twice at one step
+    save_checkpoint(tmp_path, Progress(10, 0, 0.5), 1, accelerator)  # stopped twice at one step
     assert names(tmp_path) == ["epoch-00010-step-000000"]
-    assert load_checkpoint(tmp_path, LAUNCH, accelerator).best == 0.5
+    assert load_checkpoint(tmp_path, accelerator).best == 0.5
 
 
 @pytest.mark.parametrize("place", ["state", "progress"])
 def test_a_checkpoint_is_whole_or_absent(place: str, tmp_path, monkeypatch) -> None:
     accelerator, model = training(1.0)
-    save_checkpoint(tmp_path, Progress(1), LAUNCH, 2, accelerator)
+    save_checkpoint(tmp_path, Progress(1), 2, accelerator)
 
     def fail(*args: object) -> None:
         if place == "state":
@@ -78,10 +80,10 @@ def test_a_checkpoint_is_whole_or_absent(place: str, tmp_path, monkeypatch) -> N
             patch.setattr(checkpoints, "write_json", fail)
         torch.nn.init.constant_(model.weight, 2.0)
         with pytest.raises(OSError, match="disk full"):
-            save_checkpoint(tmp_path, Progress(2), LAUNCH, 2, accelerator)
-    assert load_checkpoint(tmp_path, LAUNCH, accelerator) == Progress(1)
+            save_checkpoint(tmp_path, Progress(2), 2, accelerator)
+    assert load_checkpoint(tmp_path, accelerator) == Progress(1)
     assert model.weight.item() == 1.0
-    save_checkpoint(tmp_path, Progress(3), LAUNCH, 2, accelerator)  # what was left is no hindrance
+    save_checkpoint(tmp_path, Progress(3), 2, accelerator)  # what was left is no hindrance
     assert names(tmp_path) == ["epoch-00001-step-000000", "epoch-00003-step-000000"]
 
 
@@ -93,20 +95,12 @@ def test_a_checkpoint_is_whole_or_absent(place: str, tmp_path, monkeypatch) -> N
         ({"processes": 2, "mixed_precision": "fp16"}, "processes: 2, not 1; mixed_precision: 'fp16', not 'no'"),
     ],
 )
-def test_another_launch_is_refused(other: dict, said: str, tmp_path) -> None:
+def test_another_launch_is_refused(other: dict, said: str, tmp_path, monkeypatch) -> None:
     accelerator, _ = training(1.0)
-    save_checkpoint(tmp_path, Progress(1), LAUNCH, 2, accelerator)
-    with pytest.raises(ValueError, match=f"made by another launch .*{said}.*: launch as before, or start anew"):
-        load_checkpoint(tmp_path, LAUNCH | other, accelerator)
-
-
-def test_progress_is_plain_json(tmp_path) -> None:
-    accelerator, _ = training(1.0)
-    save_checkpoint(tmp_path, Progress(1, 2, 0.5, 1), LAUNCH, 2, accelerator)
-    (path,) = tmp_path.glob("epoch-*/progress.json")
-    values = json.loads(path.read_text())
-    assert values.pop("launch") == LAUNCH
-    assert Progress(**values) == Progress(1, 2, 0.5, 1)
+    save_checkpoint(tmp_path, Progress(1), 2, accelerator)
+    monkeypatch.setattr(checkpoints, "launch_of", lambda accelerator: LAUNCH | other)
+    with pytest.raises(ValueError, match=f"made by another launch .*{said}"):
+        load_checkpoint(tmp_path, accelerator)
 
 
 def test_best_is_replaced_in_one_step(tmp_path, monkeypatch) -> None:
@@ -132,9 +126,9 @@ def test_best_is_replaced_in_one_step(tmp_path, monkeypatch) -> None:
 def test_a_signal_asks_and_the_former_handlers_come_back(number: signal.Signals) -> None:
     accelerator, former = Accelerator(cpu=True), signal.getsignal(number)
     with Stop().listening() as stop:
-        assert not stop.asked and not stop.agreed(accelerator)
+        assert not stop.requested and not stop.agreed(accelerator)
         os.kill(os.getpid(), number)
-        assert stop.asked and stop.agreed(accelerator)
+        assert stop.requested and stop.agreed(accelerator)
     assert signal.getsignal(number) is former
 
 
@@ -160,7 +154,7 @@ def test_a_thread_takes_no_signals() -> None:
 
     def work() -> None:
         with Stop().listening() as stop:
-            seen.append((stop.asked, signal.getsignal(signal.SIGINT)))
+            seen.append((stop.requested, signal.getsignal(signal.SIGINT)))
 
     former = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=work)

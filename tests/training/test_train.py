@@ -31,6 +31,7 @@ from hub_models.runs.notes import CARD_NAME, refuse_edited
 from hub_models.runs.run_folder import read_per_image
 from hub_models.training import loop
 from hub_models.training import train as module
+from hub_models.training.loop import train_epoch
 from hub_models.training.train import train
 
 
@@ -68,17 +69,9 @@ def test_folder_of_another_launch_is_refused(config, tmp_path) -> None:
 
 def test_run_folder_is_complete_and_loads_with_transformers(config, results) -> None:
     folder = Path(config.output_dir)
-    names = {"config.json", "model.safetensors", "preprocessor_config.json"}
-    names |= {
-        "train_config.json",
-        "data.json",
-        "results.json",
-        "per_image.parquet",
-        "overlays.png",
-        "dice.png",
-        "outlines.png",
-    }
-    names |= {"tracking", "out_of_distribution.safetensors", "README.md"}
+    names = {"config.json", "model.safetensors", "preprocessor_config.json", "train_config.json", "data.json"}
+    names |= {"results.json", "per_image.parquet", "overlays.png", "dice.png", "outlines.png", "tracking"}
+    names |= {"out_of_distribution.safetensors", "README.md"}
     assert {path.name for path in folder.iterdir()} == names
     assert TrainConfig.load(folder) == config
     assert results["training"]["device"] == "cpu" and results["training"]["duration_seconds"] > 0
@@ -116,18 +109,19 @@ def test_training_is_tracked(config, results) -> None:
     assert losses == pytest.approx([epoch["loss"] for epoch in results["training"]["epochs"]])
 
 
-def test_finished_run_is_not_trained_again(config, results) -> None:
-    written = (Path(config.output_dir) / "model.safetensors").stat().st_mtime_ns
-    assert train(config) == results
-    assert (Path(config.output_dir) / "model.safetensors").stat().st_mtime_ns == written
-
-
 def test_other_config_for_the_same_folder_names_the_field(config, results) -> None:
     with pytest.raises(ValueError, match=rf"\(epochs: 9, not 12\).* pass --model {config.output_dir} too"):
         train(dataclasses.replace(config, epochs=9))
 
 
-def test_config_is_saved_with_the_values_used_and_null_stands_for_them(config, tmp_path, caplog) -> None:
+def test_config_is_saved_with_the_values_used_and_null_stands_for_them(config, tmp_path, caplog, monkeypatch) -> None:
+    counts = []  # images of each epoch
+
+    def count_images(*args: object) -> tuple[float, int, float]:
+        counts.append((epoch := train_epoch(*args))[1])
+        return epoch
+
+    monkeypatch.setattr(loop, "train_epoch", count_images)
     bare = dataclasses.replace(
         config, learning_rate=None, epochs=1, batch_size=4096, output_dir=str(tmp_path / "run"), tracker="tensorboard"
     )
@@ -145,9 +139,8 @@ def test_config_is_saved_with_the_values_used_and_null_stands_for_them(config, t
     assert said[2].startswith(f"batch_size 4096 is more than the {splits['train']} X-rays")
     value = results["training"]["epochs"][0]["validation_dice"]
     assert said[-1] == f"wrote {folder} (epoch 1 kept, best validation dice {value:.4f})"
-    (epoch,) = [line for line in said if line.startswith("epoch 1:")]
-    rate = float(epoch.split(", ")[-1].removesuffix(" images/s"))
-    assert rate < 8_000  # some 500; 4096 images in the time of the 41 that there are would be 50,000
+    assert counts == [splits["train"]]  # not the batch size
+    assert [line.endswith(" images/s") for line in said if line.startswith("epoch 1:")] == [True]
     (folder / "train_config.json").write_text(json.dumps(saved | {"learning_rate": None, "tracker": "none"}))
     assert train(bare) == results  # a folder of before, and another tracker
 
@@ -156,7 +149,7 @@ def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None
     shutil.copytree(phantoms, tmp_path / "set")
     run = dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run"), epochs=1)
     data = json.loads((Path(config.output_dir) / "data.json").read_text())
-    assert all(split_of(id[:-2]) == part for part in ("validation", "test") for id in data[part] if id[:3] == "CHN")
+    assert all(split_of(id[:-2]) == split for split in ("validation", "test") for id in data[split] if id[:3] == "CHN")
     results = train(run)
     assert train(run) == results
     next((tmp_path / "set").rglob("CXR_png/*.png")).touch()
@@ -189,7 +182,7 @@ def test_part_without_masks_is_named_before_training(config, phantoms, tmp_path)
 def test_model_that_does_not_fit_is_refused_before_x_rays_are_scaled(
     config, tiny_resnet, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(module, "load_run_splits", lambda *_: pytest.fail("X-rays were asked for"))
+    monkeypatch.setattr(module, "load_run_splits", lambda *_: pytest.fail("X-rays were read"))
     for model, said in ((str(tiny_resnet), "is a resnet model, and this task takes"), ("nowhere", "got nowhere")):
         with pytest.raises(ValueError, match=said):
             train(dataclasses.replace(config, model=model, output_dir=str(tmp_path / "run")))
@@ -209,7 +202,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_x_rays(config,
         train(broken)
 
 
-def test_tracker_asked_for_by_name_must_be_installed(config, tmp_path, monkeypatch, caplog) -> None:
+def test_named_tracker_must_be_installed(config, tmp_path, monkeypatch, caplog) -> None:
     monkeypatch.setattr(module, "get_available_trackers", lambda: [])
     run = dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=1, tracker="wandb")
     with pytest.raises(ImportError, match=r"tracker wandb .*pip install wandb.*chest-xray-masks\[tracking\]"):
@@ -223,7 +216,7 @@ def test_tracker_asked_for_by_name_must_be_installed(config, tmp_path, monkeypat
 
 
 def test_a_line_is_logged_within_an_epoch_off_the_terminal(config, tmp_path, monkeypatch, caplog) -> None:
-    monkeypatch.setattr(loop, "TELL_SECONDS", 0)
+    monkeypatch.setattr(loop, "LOG_SECONDS", 0)
     monkeypatch.delenv("ACCELERATE_USE_CPU")
     with caplog.at_level("INFO", "hub_models"):
         train(dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=1, tracker="none", batch_size=2))
@@ -232,7 +225,7 @@ def test_a_line_is_logged_within_an_epoch_off_the_terminal(config, tmp_path, mon
     assert caplog.messages[0] == "no GPU found: training on the CPU"
 
 
-def test_run_of_before_gets_its_familiarity_and_card_and_nothing_else(config, results) -> None:
+def test_older_run_gets_its_out_of_distribution_file_and_card_alone(config, results) -> None:
     folder, lacking = Path(config.output_dir), (OUT_OF_DISTRIBUTION_NAME, CARD_NAME)
     written = [(folder / name).read_bytes() for name in lacking]
     for name in lacking:
@@ -253,7 +246,7 @@ def test_edited_card_stops_a_run_before_it_is_written_over(config, results, tmp_
     assert (folder / CARD_NAME).read_text() == "# My words\n"
 
 
-def test_familiarity_tells_the_x_rays_of_the_training_from_others(config, results) -> None:
+def test_out_of_distribution_score_tells_other_x_rays(config, results) -> None:
     reader = ChestXrayReader(config.output_dir)
     known = reader.segmenter.out_of_distribution
     assert known.count == results["splits"]["train"] and known.mean.shape == (24 + 32,)  # the last two stages
@@ -266,7 +259,7 @@ def test_familiarity_tells_the_x_rays_of_the_training_from_others(config, result
     assert gray.flag_codes[0] == Flag.OUT_OF_DISTRIBUTION and turned.distance > turned.limit == known.limit
 
 
-def test_few_x_rays_of_training_leave_no_familiarity(config, results, phantoms, tmp_path) -> None:
+def test_few_training_x_rays_leave_no_out_of_distribution_score(config, results, phantoms, tmp_path) -> None:
     shutil.copytree(phantoms, tmp_path / "set")
     for id in json.loads((Path(config.output_dir) / "data.json").read_text())["train"][19:]:
         next((tmp_path / "set").rglob(f"masks/{id}*.png")).unlink()
@@ -300,7 +293,7 @@ def test_run_killed_and_started_again_ends_with_the_same_weights(config, results
     kill_when((tmp_path / "run" / "checkpoints" / "epoch-00002-step-000000").exists, *line(again))
     assert not (tmp_path / "run" / "results.json").exists()
     log = accelerate(*line(again)).stderr
-    assert "going on from epoch" in log and "epoch 1:" not in log and "epoch 12:" in log
+    assert "resuming from epoch" in log and "epoch 1:" not in log and "epoch 12:" in log
     assert_same_run(tmp_path / "run", config)
 
 
@@ -310,7 +303,7 @@ def test_run_killed_within_an_epoch_ends_with_the_same_weights_though_it_draws_d
     train(whole)
     again = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
     kill_when((tmp_path / "run" / "checkpoints" / "epoch-00001-step-000003").exists, *line(again))
-    assert "going on from epoch 2, step" in accelerate(*line(again)).stderr
+    assert "resuming from epoch 2, step" in accelerate(*line(again)).stderr
     assert_same_run(tmp_path / "run", whole)
 
 
@@ -320,18 +313,10 @@ def test_ctrl_c_keeps_a_checkpoint_and_tb_with_all_extras_resumes_the_same(tb_co
     again = dataclasses.replace(tb_config, output_dir=str(tmp_path / "run"))
     checkpoints = tmp_path / "run" / "checkpoints"
     status, log = interrupt_when(lambda: any(checkpoints.glob("epoch-*")), *line(again))
-    assert status and "the same command goes on from there" in log  # the launcher itself dies of the signal
+    assert status and "the same command resumes from there" in log  # the launcher itself dies of the signal
     assert any(checkpoints.glob("epoch-*")) and not (tmp_path / "run" / "results.json").exists()
     accelerate(*line(again))
     assert_same_run(tmp_path / "run", tb_config)
-
-
-@pytest.mark.slow
-def test_resume_under_another_launch_names_the_field(config, tmp_path) -> None:
-    again = dataclasses.replace(config, output_dir=str(tmp_path / "run"))
-    kill_when((tmp_path / "run" / "checkpoints" / "epoch-00001-step-000000").exists, *line(again))
-    done = accelerate(*line(again), processes=2, check=False)
-    assert done.returncode and "made by another launch (processes: 2, not 1)" in done.stderr
 
 
 def test_one_process_and_two_learn_the_same(config, results, tmp_path) -> None:
@@ -386,7 +371,7 @@ def test_early_stop_keeps_the_best_epoch(config, tmp_path) -> None:
     assert training["kept_epoch"] == metrics.index(max(metrics)) + 1
 
 
-def test_accumulated_parts_are_one_batch(config, tmp_path) -> None:
+def test_accumulated_steps_are_one_batch(config, tmp_path) -> None:
     """Three steps of 5 that make one update equal one step of 15, where the model has no batch norm."""
     settings = {"task": "tb_classification", "image_size": 32, "epochs": 2, "augment": "none", "keep": "last"}
     vit = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
@@ -409,9 +394,9 @@ def test_all_folds_are_trained_and_every_x_ray_is_tested_once(tb_config, tmp_pat
     )
     results = train(folds)
     rows = load_splits(folds.data_dir)
-    assert results["images"] == sum(len(part) for part in rows.values())
+    assert results["images"] == sum(len(split) for split in rows.values())
     per_image = read_per_image(tmp_path / "run")
-    assert [row["id"] for row in per_image] == sorted(id for part in rows.values() for id in part["id"])
+    assert [row["id"] for row in per_image] == sorted(id for split in rows.values() for id in split["id"])
     assert train(folds)["metrics"] == results["metrics"]  # from the finished folds
     with pytest.raises(FileExistsError, match="which belongs to no run of all folds: pass a new or an empty folder"):
         train(dataclasses.replace(folds, output_dir=str(tmp_path / "run" / "fold-0")))
@@ -433,7 +418,7 @@ def test_folds_of_tb_take_the_segmenter_of_each_fold(config, tb_config, tmp_path
     assert not (tmp_path / "no").exists()
 
 
-def test_tb_part_without_positives_is_named_before_training(tb_config, tmp_path) -> None:
+def test_tb_split_without_positives_is_named_before_training(tb_config, tmp_path) -> None:
     shutil.copytree(tb_config.data_dir, tmp_path / "set")
     for image in (tmp_path / "set").rglob("CXR_png/*_1.png"):
         if split_of(image.stem[:-2]) == "validation":
