@@ -69,21 +69,21 @@ def draw_overlays(overlays: list[Overlay], path: Path) -> None:
         [one.gray.convert("RGB"), tint(one.gray, one.true, TRUE), tint(one.gray, one.predicted, PREDICTED)]
         for one in overlays
     ]
-    figure = _grid(columns, [f"{one.rank}\n{one.name}" for one in overlays], ("X-ray", "true mask", "predicted mask"))
-    for axis, one in zip(figure.axes[-len(overlays) :], overlays, strict=True):
-        axis.set_xlabel(f"Dice {one.dice:.3f}", fontsize=10)
+    titles, below = [f"{one.rank}\n{one.name}" for one in overlays], [f"Dice {one.dice:.3f}" for one in overlays]
+    figure = _grid(columns, titles, below, ("X-ray", "true mask", "predicted mask"))
     figure.suptitle("Test X-rays of each site with the lowest, the median and the highest Dice", fontsize=11)
     save_picture(figure, path)
 
 
-def _grid(columns: list[list[Image.Image]], titles: list[str], lines: tuple[str, ...]) -> Figure:
-    """Return a figure of pictures of one height, whatever their aspect, with names above and at the left."""
+def _grid(columns: list[list[Image.Image]], titles: list[str], below: list[str], lines: tuple[str, ...]) -> Figure:
+    """Return a figure of pictures of one height, whatever their aspect, with texts above, below and at the left."""
     aspects = [column[0].width / column[0].height for column in columns]
     size = (HIGH * sum(aspects) + 0.2 * len(columns) + 0.6, (HIGH + 0.1) * len(lines) + 1.2)
     figure = Figure(figsize=size, layout="compressed")
     axes = figure.subplots(len(lines), len(columns), squeeze=False, width_ratios=aspects)
-    for line, column, title in zip(axes.T, columns, titles, strict=True):
+    for line, column, title, text in zip(axes.T, columns, titles, below, strict=True):
         line[0].set_title(title, fontsize=8)
+        line[-1].set_xlabel(text, fontsize=8)
         for axis, picture in zip(line, column, strict=True):
             _show(axis, picture)
     for axis, text in zip(axes[:, 0], lines, strict=True):
@@ -146,10 +146,8 @@ def _draw_overlays_of(per_image: Rows, rows: datasets.Dataset, trained: ModelOf,
 
 
 def _draw_outlines_of(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
-    chosen = worst_and_median(per_image, "dice")
-    draw_outlines(
-        {site: _overlays_of([(site, one) for one in own], rows, trained) for site, own in chosen.items()}, path
-    )
+    chosen = worst_and_median(per_image, "dice").items()
+    draw_outlines({site: _overlays_of([(site, one) for one in own], rows, trained) for site, own in chosen}, path)
 
 
 def _draw_saliency_of(per_image: Rows, rows: datasets.Dataset, trained: ModelOf, path: Path) -> None:
@@ -177,11 +175,10 @@ def draw_saliency(panels: list[SaliencyPanel], path: Path) -> None:
     for one in panels:
         pictures = [one.gray.convert("RGB"), heat(one.gray, one.saliency)]
         columns.append(pictures if one.lungs is None else [outline(two, one.lungs, TRUE) for two in pictures])
-    figure = _grid(columns, [f"{one.rank}\n{one.name}" for one in panels], ("X-ray", "saliency"))
-    below = figure.axes[-len(panels) :]
-    for axis, one in zip(below, panels, strict=True):
-        axis.set_xlabel(one.text, fontsize=8)
-    figure.colorbar(ScalarMappable(cmap=HEAT), ax=below, pad=0.01, ticks=[0, 0.5, 1], label="speaks for tuberculosis")
+    titles = [f"{one.rank}\n{one.name}" for one in panels]
+    figure = _grid(columns, titles, [one.text for one in panels], ("X-ray", "saliency"))
+    axes = figure.axes[-len(panels) :]
+    figure.colorbar(ScalarMappable(cmap=HEAT), ax=axes, pad=0.01, ticks=[0, 0.5, 1], label="speaks for tuberculosis")
     title = "What speaks for tuberculosis to the model, on test X-rays of each site"
     figure.suptitle(f"{title}; the lungs outlined" if any(one.lungs is not None for one in panels) else title)
     save_picture(figure, path)

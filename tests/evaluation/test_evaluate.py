@@ -247,17 +247,12 @@ def test_who_verdict_by_hand(tmp_path, no_pictures) -> None:
     assert [groups[name]["met"] for name in ("site: A", "site: B", "all")] == verdicts
     assert results["metrics"]["site: A"]["specificity_at_90_sensitivity"]["value"] == pytest.approx(0.7)
     assert results["note"] == "kept" and "synthetic" not in results
+    # the five on the wrong side of .5 that are furthest from their label
+    assert results["worst"][:2] == [{"id": f"{site}9", "label": 1, "probability": 0.1} for site in "AB"]
+    assert [one["id"] for one in results["worst"][2:]] == ["A10", "A11", "A12"]
     one_class = write(tmp_path, config, [row for row in per_image if row["label"] == 1])
     for verdict in one_class["who_triage_minimum"]["groups"].values():
         assert verdict == {"reachable": False, "met": False}  # undefined is not met
-
-
-def test_worst_of_tb_are_the_most_confidently_wrong(tmp_path, no_pictures) -> None:
-    # by hand, threshold .5: wrong are 0 (off by .6), 1 (by .8), 4 (by .6) and 5 (by .5); 2 and 3 are right
-    rows = [(1, 0.4), (0, 0.8), (1, 0.5), (0, 0.49), (0, 0.6), (0, 0.5)]
-    per_image = [of_tb(number, label, value, "A") for number, (label, value) in enumerate(rows)]
-    worst = write(tmp_path, TrainConfig("data", "out", "tb_classification"), per_image)["worst"]
-    assert worst == [{"id": f"A{n}", "label": rows[n][0], "probability": rows[n][1]} for n in (1, 0, 4, 5)]
 
 
 def test_old_results_do_not_stand_for_new_rows(tmp_path, monkeypatch, no_pictures) -> None:
