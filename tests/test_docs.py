@@ -25,6 +25,7 @@ from launch import ROOT
 from loopback_hub import LoopbackHub
 from packaging.requirements import Requirement
 from PIL import Image
+from test_packages import ORDER
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -86,7 +87,7 @@ def check_command(words: list[str]) -> None:
         from accelerate.commands.launch import launch_command_parser
 
         asked = launch_command_parser().parse_args(rest[1:])
-        modules = {"hub_models.training": ["train"], "hub_models.cli": []}
+        modules = {"hub_models.training": ["train"], "hub_models": []}
         assert rest[0] == "launch" and asked.module and asked.training_script in modules
         check_command(["cxm", *modules[asked.training_script], *asked.training_script_args])
     elif name == "make":
@@ -135,6 +136,17 @@ def test_tables_of_the_docs_say_what_the_code_has() -> None:
     assert named == {text[2:] for text in train._option_string_actions if text.startswith("--")} - {"help", "config"}
     assert len(named) == len(dataclasses.fields(TrainConfig))
     assert {row[0] for row in rows_of("docs/index.md", "command")} == {f"cxm {one.split()[0]}" for one in COMMANDS}
+    assert [row[2] for row in rows_of("docs/predict.md", "code")] == [one.message for one in Flag]
+
+
+def test_design_page_names_each_package_module_and_answer() -> None:
+    rows = rows_of("docs/design.md", "package")
+    assert [row[0] for row in rows] == list(ORDER)
+    for package, _, files in rows:
+        modules = {path.stem for path in (ROOT / "hub_models" / package).rglob("[!_]*.py")}
+        assert modules <= set(re.findall(r"\w+", files)), package
+    for _, file, name in rows_of("docs/design.md", "where is"):
+        assert re.search(rf"^ *(def |class )?{name}\b", (ROOT / file).read_text(), re.M), f"{name} of {file}"
 
 
 @pytest.fixture(scope="module")
