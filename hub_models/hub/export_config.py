@@ -1,4 +1,4 @@
-"""What an export of the set is to make: a frozen dataclass, checked when made, light enough for the command line."""
+"""Options of an export of the set: a frozen dataclass, checked when made, light enough for the command line."""
 
 import re
 from dataclasses import dataclass, field
@@ -27,10 +27,10 @@ class ExportConfig:
     dry_run: bool = field(default=False, metadata={"help": "build, say what would go, send nothing"})
 
     def __post_init__(self) -> None:
-        """Check what can be checked without opening an X-ray.
+        """Check what needs no X-ray.
 
         Raises:
-            ValueError: nowhere to put the set, no name of a repository or version, or public without the terms.
+            ValueError: nowhere to put the set, a bad name of a repository or version, or public without the terms.
         """
         if not (self.output or self.repo_id):
             raise ValueError("no place for the set: pass --output, a folder to make, or --repo_id, or both")
@@ -41,11 +41,8 @@ class ExportConfig:
         for name in ("public", "dry_run"):
             if getattr(self, name) and not self.repo_id:
                 raise ValueError(f"--{name} is only for a push: pass --repo_id too, or leave --{name} out")
-        version = self.version
-        if version is not None and (
-            not re.fullmatch(r"\w([\w.-]*\w)?", version) or ".." in version or version == "main"
-        ):
-            raise ValueError(f"version must be letters, digits, dots and dashes, such as 1.0.0, got {version!r}")
+        if self.version is not None and not re.fullmatch(r"(?!main$)(?!.*\.\.)\w([\w.-]*\w)?", self.version):
+            raise ValueError(f"version must be letters, digits, dots and dashes, such as 1.0.0, got {self.version!r}")
         if self.public and not (self.i_accept_the_terms or self.dry_run):
             raise ValueError(
                 "--public shares the X-rays with all; NLM asks not to share the Montgomery set outside one's group, "

@@ -1,4 +1,4 @@
-"""What a model is not for and what limits it: the sentences that its card and the page share."""
+"""Sentences about the limits of a model, in its card and on the page."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,33 +18,32 @@ SCOPE = {
         "Triage or screening without a new threshold, chosen and tested on X-rays of the place in question.",
     ),
 }
-KNOWN = {
+KNOWN_LIMITS = {
     "segmentation": ("The reference masks are outlines drawn by people, who differ.",),
     "classification": (
-        "The readings name some X-rays as of one patient, which stand in one split. Others may be of one patient "
-        "without being named.",
+        "X-rays that a reading names as of one patient are in one split. Others may be of one patient without a word.",
     ),
 }
 
 
 class Limits(NamedTuple):
-    """Sentences in Markdown: what a model is not to be used for, and what is known to limit it."""
+    """Sentences in Markdown: uses that a model is not made for, and what is known to limit it."""
 
     out_of_scope: tuple[str, ...]
     known: tuple[str, ...]
 
 
 def limits_of(kind: str, data: Mapping[str, Any]) -> Limits:
-    """Return the limits of a model of a task's `kind`, whose run says `data` (data.json) of its X-rays."""
+    """Return the limits of a model for a `kind` of task; `data` are the values of its run's data.json."""
     whose = "Any X-ray of a patient, and any" if only_synthetic(data) else "Any"
     device = f"{whose} decision about a patient. This is not a medical device; nobody has tested it in care."
     sites = (
         "Two sites and two detectors. Models tell them apart, by brightness and markers, so metrics over both "
         "together can flatter."
     )
-    return Limits((device, *SCOPE[kind]), (sites, *KNOWN[kind]))
+    return Limits((device, *SCOPE[kind]), (sites, *KNOWN_LIMITS[kind]))
 
 
 def only_synthetic(data: Mapping[str, Any]) -> bool:
     """Return whether all X-rays of a run are synthetic, by its data.json."""
-    return bool(data.get("synthetic", 0) == sum(len(data.get(part, ())) for part in SPLITS))
+    return bool(data.get("synthetic", 0) == sum(len(data.get(split, ())) for split in SPLITS))

@@ -1,10 +1,10 @@
-"""Rows to Parquet: the builder's configs as shards that stream, original bytes and all, and the facts read back."""
+"""The builder's rows as Parquet files that stream, with the original bytes, and what a card says of them."""
 
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet
@@ -22,12 +22,12 @@ from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_mask
 
-ROWS_PER_GROUP = 8  # what a stream reads for its first row: originals take up to 10 MB each
+ROWS_PER_GROUP = 8  # a stream reads so many for its first row, of up to 10 MB each
 MAP_SIDE = 64  # pixels of a lung mask in the facts
 
 
 class Facts(NamedTuple):
-    """What a card tells of one row; `mode` is PIL's, `lungs` the (MAP_SIDE, MAP_SIDE) bool of the mask, if any."""
+    """What a card says of one row; `mode` is PIL's, `lungs` the mask, if any, as (MAP_SIDE, MAP_SIDE) bool."""
 
     id: str
     patient_id: str
@@ -47,11 +47,11 @@ class Facts(NamedTuple):
 
 
 def write_parquet(data_dir: Path, folder: Path, max_shard_size: str = SHARD_SIZE) -> DatasetInfosDict:
-    """Features, splits and sizes of each config, whose rows are then in `folder`/<config>/<split>-<n>-of-<m>.parquet.
+    """Write the set under `data_dir` (folder or zip) to `folder`/<config>/<split>-<n>-of-<m>.parquet.
 
-    There is a config for each site that `data_dir` (folder or zip) holds, and `all`, which is the same files. A split
-    without rows has no file, as `load_dataset` would refuse it. The same rows give the same bytes. `max_shard_size` is
-    that of the images before a last group of rows is added.
+    Each site that is there has a config; `all` is the same files. A split without rows has no file, as `load_dataset`
+    would refuse it. The same rows give the same bytes. `max_shard_size` is that of the images before a last group of
+    rows is added. Return features, splits and sizes of each config.
 
     Raises:
         FileNotFoundError: nothing of the set under `data_dir`.
@@ -61,26 +61,23 @@ def write_parquet(data_dir: Path, folder: Path, max_shard_size: str = SHARD_SIZE
     infos = DatasetInfosDict()
     with TemporaryDirectory(dir=folder) as scratch:
         for config in (name for name, site in cxm.SITES.items() if site in sites):
-            batch = {"writer_batch_size": ROWS_PER_GROUP}  # each is a group of rows
-            builder = cxm.ChestXrayMasks(config_name=config, data_dir=str(data_dir), cache_dir=scratch, **batch)
+            builder = cxm.ChestXrayMasks(
+                config_name=config, data_dir=str(data_dir), cache_dir=scratch, writer_batch_size=ROWS_PER_GROUP
+            )
+            target = Path(scratch, config)
             try:
-                builder.download_and_prepare(
-                    f"{scratch}/{config}", file_format="parquet", max_shard_size=max_shard_size
-                )
+                builder.download_and_prepare(str(target), file_format="parquet", max_shard_size=max_shard_size)
             except DatasetGenerationError as error:
                 raise error.__cause__ or error from None  # the cause names the file
             splits = [split for split in builder.info.splits.values() if split.num_examples]
-            size = sum(_take(Path(scratch, config), folder / config, split.name) for split in splits)
-            infos[config] = _info(splits, size)
-    every = [[info.splits[part] for info in infos.values() if part in info.splits] for part in cxm.SPLITS]
-    infos["all"] = _info(
-        [_joined(splits) for splits in every if splits], sum(one.download_size for one in infos.values())
-    )
+            infos[config] = _info(splits, sum(_take(target, folder / config, split.name) for split in splits))
+    every = [split for info in infos.values() for split in info.splits.values()]
+    infos["all"] = _info(every, sum(info.download_size for info in infos.values()))
     return infos
 
 
 def _take(scratch: Path, folder: Path, split: str) -> int:
-    """Bytes of a split's files, moved out of the builder's folder under the names that the Hub's own tools give."""
+    """Move a split's files to `folder` under the names that the Hub's own tools give; return their bytes."""
     folder.mkdir(exist_ok=True)
     paths = sorted(scratch.glob(f"*-{split}*.parquet"))
     size = sum(path.stat().st_size for path in paths)
@@ -89,24 +86,20 @@ def _take(scratch: Path, folder: Path, split: str) -> int:
     return size
 
 
-def _joined(splits: list[SplitInfo]) -> SplitInfo:
-    num_bytes, num_examples = (sum(getattr(one, name) for one in splits) for name in ("num_bytes", "num_examples"))
-    return SplitInfo(splits[0].name, num_bytes, num_examples)
-
-
 def _info(splits: list[SplitInfo], download_size: int) -> DatasetInfo:
-    """What the head of a card says of a config."""
-    bare = SplitDict()
-    for split in splits:
-        bare.add(SplitInfo(split.name, split.num_bytes, split.num_examples))
+    """Return what the head of a card says of a config; splits of one name are added up."""
+    sums = SplitDict()
+    for name in cxm.SPLITS:
+        if held := [split for split in splits if split.name == name]:
+            sums.add(SplitInfo(name, sum(one.num_bytes for one in held), sum(one.num_examples for one in held)))
     size = sum(split.num_bytes for split in splits)
-    return DatasetInfo(features=cxm.FEATURES, splits=bare, download_size=download_size, dataset_size=size)
+    return DatasetInfo(features=cxm.FEATURES, splits=sums, download_size=download_size, dataset_size=size)
 
 
 def data_files(infos: DatasetInfosDict) -> MetadataConfigs:
-    """Which files each config of `write_parquet` reads; `all`, the default, those of the sites in the order of ids."""
+    """Return which files each config of `write_parquet` reads; `all`, the default, those of each site in turn."""
     config_of_site = {site: config for config, site in cxm.SITES.items()}
-    in_order = [config_of_site[site] for _, site in sorted(cxm.SITE_OF_PREFIX.items())]
+    in_order = [config_of_site[site] for _, site in sorted(cxm.SITE_OF_PREFIX.items())]  # the order of ids
     configs = MetadataConfigs()
     for config, info in infos.items():
         sites = [one for one in in_order if one in infos and config in (one, "all")]
@@ -119,24 +112,28 @@ def data_files(infos: DatasetInfosDict) -> MetadataConfigs:
 
 
 def read_facts(folder: Path) -> list[Facts]:
-    """Facts of every row in the files that `write_parquet` made, sorted by id; a group of rows at a time."""
+    """Return the facts of every row in the files that `write_parquet` made, sorted by id."""
     paths = sorted(folder.glob("*/*.parquet"))
     facts = (fact for path in tqdm(paths, desc="Reading the rows back", unit=" files") for fact in _facts(path))
     return sorted(facts, key=lambda fact: fact.id)
 
 
 def _facts(path: Path) -> Iterator[Facts]:
+    """Yield the facts of each row of a file; a group of rows at a time is in memory."""
     names = {name: cxm.FEATURES[name].names for name in ("site", "label", "sex")}
     with pyarrow.parquet.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            for row in file.read_row_group(group).to_pylist():
-                image, mask = row.pop("image")["bytes"], row.pop("mask")
-                row |= {name: None if row[name] is None else of[row[name]] for name, of in names.items()}
-                lungs = None if mask is None else resize_mask(to_mask(mask["bytes"]), MAP_SIDE)
-                yield Facts(split=path.name.split("-")[0], lungs=lungs, **row, **_look(image))
-
-
-def _look(png: bytes) -> dict[str, Any]:
-    with Image.open(io.BytesIO(png)) as image:  # its header only
-        (width, height), mode = image.size, image.mode
-    return {"width": width, "height": height, "mode": mode, "bytes": len(png), "synthetic": is_synthetic(png)}
+        for row in (row for group in range(file.num_row_groups) for row in file.read_row_group(group).to_pylist()):
+            png, mask = row.pop("image")["bytes"], row.pop("mask")
+            row |= {name: None if row[name] is None else known[row[name]] for name, known in names.items()}
+            with Image.open(io.BytesIO(png)) as image:  # its header only
+                width, height = image.size
+                yield Facts(
+                    **row,
+                    split=path.name.split("-")[0],
+                    width=width,
+                    height=height,
+                    mode=image.mode,
+                    bytes=len(png),
+                    synthetic=is_synthetic(png),
+                    lungs=None if mask is None else resize_mask(to_mask(mask["bytes"]), MAP_SIDE),
+                )

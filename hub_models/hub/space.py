@@ -1,13 +1,13 @@
-"""The page as a Space of the Hub: a folder that runs there by itself, and its way there."""
+"""Pack the page as a Space of the Hub, a folder that runs there by itself, and push it."""
 
 import re
 import shutil
 import sys
 import tomllib
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 from huggingface_hub.utils import validate_repo_id
@@ -18,10 +18,9 @@ from hub_models.hub_client.repository import HUB_FILE, Repository, folder_files
 from hub_models.hub_client.requests import whoami_writer
 
 ROOT = Path(__file__).parents[2]
-BUILDER = "chest_xray_masks.py"
-EXTRAS = ("models", "app", "dicom")  # of the project, that the page needs
-MARK = "hub_models/app/page.py"  # by which a Space of this page is known
-APP = '''"""The page of chest-xray-masks, as a Space; see README.md."""
+PAGE_EXTRAS = ("models", "app", "dicom")  # extras of the project that the page needs
+PAGE_MODULE = "hub_models/app/page.py"  # by which a Space of this page is known
+SPACE_APP = '''"""The page of chest-xray-masks, as a Space; see README.md."""
 
 from hub_models.app.page import serve
 from hub_models.console import plain_terminal
@@ -29,7 +28,7 @@ from hub_models.console import plain_terminal
 with plain_terminal():
     serve({segmenter!r}, {classifier!r}, host=None, port=None)  # where the Space tells Gradio to listen
 '''
-CARD = """---
+SPACE_CARD = """---
 {metadata}
 ---
 
@@ -52,7 +51,7 @@ def pack_space(
     title: str = "Chest X-ray reader",
     license: str = "apache-2.0",
 ) -> Path:
-    """`folder`, made whole or not at all: a Gradio Space that reads with models of the Hub, by their ids.
+    """Write a Gradio Space that reads with models of the Hub, by their ids, to `folder`, whole or not at all.
 
     It holds app.py, README.md, requirements.txt with the versions installed here, and this project's code.
 
@@ -70,22 +69,21 @@ def pack_space(
         validate_repo_id(one)
     check_output(folder, "packed Space")
     with new_folder(folder) as made:
-        shutil.copytree(
-            ROOT / "hub_models", made / "hub_models", ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
-        for name in (BUILDER, "LICENSE"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(ROOT / "hub_models", made / "hub_models", ignore=ignored)
+        for name in ("chest_xray_masks.py", "LICENSE"):
             shutil.copy(ROOT / name, made)
         (made / "requirements.txt").write_text("\n".join(requirements()) + "\n")
-        (made / "app.py").write_text(APP.format(segmenter=segmenter, classifier=classifier))
+        (made / "app.py").write_text(SPACE_APP.format(segmenter=segmenter, classifier=classifier))
         (made / "README.md").write_text(str(_card(title, license, models)))
     return folder
 
 
 def requirements() -> list[str]:
-    """What the page needs, each at the version installed here, sorted.
+    """Return what the page needs, each at the version installed here, sorted.
 
-    Only what the project itself asks for: what that needs in turn is left to the Hub, whose own additions to Gradio
-    ask for other versions of some of it.
+    Only the project's own requirements: the Hub picks what those need in turn, as its additions to Gradio need other
+    versions of some of it.
 
     Raises:
         FileNotFoundError: this is no clone of the project.
@@ -93,13 +91,10 @@ def requirements() -> list[str]:
     if not (ROOT / "pyproject.toml").is_file():
         raise FileNotFoundError(f"no pyproject.toml in {ROOT}: pack a Space from a clone of the project")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = project["dependencies"] + [one for extra in EXTRAS for one in project["optional-dependencies"][extra]]
-    pinned = []
-    for one in asked:
-        name, extras = re.match(r"([\w.-]+)(\[[^]]*\])?", one).groups(default="")
-        if name == project["name"]:  # an extra that takes another in
-            continue
-        pinned.append(f"{name}{extras}=={version(name).split('+')[0]}")  # of any build, such as torch's for CPUs
+    extras = [one for extra in PAGE_EXTRAS for one in project["optional-dependencies"][extra]]
+    found = re.findall(r"^([\w.-]+)(\[[^]]*\])?", "\n".join(project["dependencies"] + extras), flags=re.M)
+    # an extra may name the project itself; a version is that of any build, such as torch's for CPUs
+    pinned = [f"{name}{extra}=={version(name).split('+')[0]}" for name, extra in found if name != project["name"]]
     return sorted(pinned, key=str.lower)
 
 
@@ -118,66 +113,76 @@ def _card(title: str, license: str, models: list[str]) -> SpaceCard:
         short_description="Lungs and tuberculosis on chest X-rays, for research",
     )
     links = ", ".join(f"[{one}](https://huggingface.co/{one})" for one in models)
-    return SpaceCard(CARD.format(metadata=metadata.to_yaml(), title=title, models=links))
+    return SpaceCard(SPACE_CARD.format(metadata=metadata.to_yaml(), title=title, models=links))
 
 
 def push_space(folder: str | Path, repo_id: str, private: bool = True) -> str:
-    """Address of the Space `repo_id` on the Hub, which then holds the files of a packed `folder` and nothing else.
+    """Let the Space `repo_id` hold the files of a packed `folder` and nothing else; return its address.
 
     Raises:
         FileNotFoundError: no packed Space there.
         PermissionError: not logged in, or without the right to write there.
         ConnectionError: no answer, after some tries.
-        ValueError: there is another Space, or one of the other visibility.
+        ValueError: another Space is there, or it has the other visibility.
     """
     files, api = folder_files(Path(folder)), HfApi()
-    if MARK not in files:
-        raise FileNotFoundError(f"no {MARK} in {folder}: pack the Space first (pack_space)")
+    if PAGE_MODULE not in files:
+        raise FileNotFoundError(f"no {PAGE_MODULE} in {folder}: pack the Space first (pack_space)")
     owner, _, name = repo_id.rpartition("/")
     repository = Repository(api, f"{whoami_writer(api, owner or None)}/{name}", "space")
     head = repository.create(private)
     if head.private != private:
         raise ValueError(f"{repository.url} is {'not ' if private else ''}private: change it on its settings page")
-    if MARK not in head.digests and (others := set(head.digests) - {HUB_FILE, "README.md"}):
+    if PAGE_MODULE not in head.digests and (others := set(head.digests) - {HUB_FILE, "README.md"}):
         raise ValueError(f"{repository.url} holds {min(others)} and not this page: pass another repo_id")
     repository.commit(files, "Read chest X-rays on a page", head)
     return repository.url
 
 
-def push_page(
+def push(
+    run: Path | None,
     repo_id: str,
+    space: bool,
+    classifier: str | None,
+    *,
     segmenter: str | None = None,
-    classifier: str | None = None,
     license: str | None = None,
     private: bool = True,
     dry_run: bool = False,
-) -> str:
-    """What became of the page as the Space `repo_id`: packed, and pushed unless `dry_run`; see the two steps for more.
+    version: str | None = None,
+    revision: str | None = None,
+    also: Sequence[Path] = (),
+    replace: bool = False,
+) -> Push | str:
+    """Push the model of `run` or, with `space`, the page; return what went. For the options see `push_model`.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError, ValueError: as `pack_space` and `push_space`.
-    """
-    with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
-        folder = pack_space(Path(scratch) / "space", segmenter, classifier, license=license or "apache-2.0")
-        if dry_run:
-            files = folder_files(folder)
-            return "\n".join([f"would go to the Space {repo_id} ({'private' if private else 'public'}):", *files])
-        return f"pushed to {push_space(folder, repo_id, private)}"
-
-
-def push(run: Path | None, repo_id: str, space: bool, classifier: str | None, **options: Any) -> Push | str:
-    """What went to the Hub: the model of `run`, or with `space` the page; `options` as `push_model` and `push_page`.
-
-    Raises:
-        ValueError: an option that is of the other of the two; else as they raise.
+        FileNotFoundError, PermissionError, ConnectionError: as `push_model`, `pack_space` and `push_space`.
+        ValueError: as those, or an option of the other of the two.
     """
     if space == (run is not None):
         raise ValueError("a push is of a model or of the page: pass either --model <run folder> or --space")
-    if not space:
+    if run is not None:
         if classifier:
             raise ValueError(f"--classifier {classifier} is of --space: leave it out, or pass --space without --model")
-        return push_model(run, repo_id, **options)
-    of_models = {name: options.pop(name, None) for name in ("version", "revision", "also", "replace")}
+        return push_model(
+            run,
+            repo_id,
+            license=license,
+            private=private,
+            revision=revision,
+            version=version,
+            also=also,
+            segmenter=segmenter,
+            replace=replace,
+            dry_run=dry_run,
+        )
+    of_models = {"version": version, "revision": revision, "also": also, "replace": replace}
     if given := [name for name, value in of_models.items() if value]:
         raise ValueError(f"--{given[0]} is of a model's push: leave it out with --space")
-    return push_page(repo_id, classifier=classifier, **options)
+    with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
+        folder = pack_space(Path(scratch) / "space", segmenter, classifier, license=license or "apache-2.0")
+        if dry_run:
+            where = f"would go to the Space {repo_id} ({'private' if private else 'public'}):"
+            return "\n".join([where, *folder_files(folder)])
+        return f"pushed to {push_space(folder, repo_id, private)}"

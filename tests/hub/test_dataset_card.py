@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 import tiny
+from card_text import plain_numbers, sections, tables
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
@@ -16,7 +17,7 @@ from loopback_hub.cards import faults_of
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import audit
 from hub_models.dataset.audit_report import KINDS, PUBLISHED
-from hub_models.hub.dataset_card import TAG, write_card
+from hub_models.hub.dataset_card import PROJECT_TAG, write_card
 from hub_models.hub.dataset_export import ExportConfig, export
 from hub_models.hub.parquet import write_parquet
 
@@ -65,23 +66,6 @@ def sets(phantoms: Path, tiny_set: Path, tmp_path_factory: pytest.TempPathFactor
 NAMES = ["phantoms", "patients", "mc", "bare", "odd"]
 
 
-def sections(card: DatasetCard) -> dict[str, str]:
-    splits = re.split(r"^## (.*)\n", card.text, flags=re.M)
-    return {"": splits[0]} | dict(zip(splits[1::2], splits[2::2], strict=True))
-
-
-def tables(text: str) -> list[tuple[list[str], list[list[str]]]]:
-    """Headings and rows of each Markdown table."""
-    found = []
-    for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.M):
-        headings, ruler, *rows = (
-            [cell.strip() for cell in line.strip()[1:-1].split(" | ")] for line in block.splitlines()
-        )
-        assert set("".join(ruler)) <= set("-|") and rows and all(len(row) == len(headings) for row in rows)
-        found.append((headings, rows))
-    return found
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_card_is_whole(name: str, sets) -> None:
     one = sets[name]
@@ -104,7 +88,7 @@ def test_head_is_what_viewers_and_the_hub_need(name: str, sets) -> None:
     assert faults_of(str(one.card)) == []
     data = one.card.data
     assert data.language == "en" and data.task_categories == ["image-segmentation", "image-classification"]
-    assert data.size_categories == ["n<1K"] and TAG in data.tags
+    assert data.size_categories == ["n<1K"] and PROJECT_TAG in data.tags
     assert ("synthetic" in data.tags) == (name == "phantoms")
     if name == "phantoms":
         assert data.license == "apache-2.0" and data.pretty_name.startswith("Synthetic")
@@ -118,17 +102,13 @@ def test_head_is_what_viewers_and_the_hub_need(name: str, sets) -> None:
     for config, info in infos.items():
         rows = one.rows if config == "all" else one.of(site=of_config[config])
         assert info.features == cxm.FEATURES
-        held = Counter(row["split"] for row in rows)
-        assert {split: part.num_examples for split, part in info.splits.items()} == held
-        files = [
-            path
-            for names in configs[config]["data_files"]
-            for pattern in names["path"]
-            for path in one.folder.glob(pattern)
-        ]
+        counts = Counter(row["split"] for row in rows)
+        assert {split: held.num_examples for split, held in info.splits.items()} == counts
+        patterns = [pattern for names in configs[config]["data_files"] for pattern in names["path"]]
+        files = [path for pattern in patterns for path in one.folder.glob(pattern)]
         assert sorted(files) == sorted(one.folder.glob("*/*.parquet" if config == "all" else f"{config}/*.parquet"))
         assert info.download_size == sum(path.stat().st_size for path in files)
-        assert info.dataset_size == sum(part.num_bytes for part in info.splits.values())
+        assert info.dataset_size == sum(held.num_bytes for held in info.splits.values())
         assert info.dataset_size > sum(len(tiny.png(tiny.pixels_of(row["id"]))) for row in rows) or name == "phantoms"
 
 
@@ -143,12 +123,8 @@ def test_splits_are_counted_in_the_rows(name: str, sets) -> None:
         held = one.of(**({} if site == "all" else {"site": site}), **({} if split == "all" else {"split": split}))
         labels = [sum(row["label"] == label for row in held) for label in LABELS]
         masks = sum(row["mask"] is not None for row in held)
-        assert [int(count) for count in counts] == [
-            len(held),
-            len({row["patient_id"] for row in held}),
-            *labels,
-            masks,
-        ]
+        patients = len({row["patient_id"] for row in held})
+        assert [int(count) for count in counts] == [len(held), patients, *labels, masks]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -254,22 +230,12 @@ def test_every_number_in_the_words_is_counted(name: str, sets) -> None:
         for patient in sorted(patients)
         if patients[patient] > 1
     ]
-    assert ("Here these stand together: " in text) == bool(linked)
+    assert ("Here these belong together: " in text) == bool(linked)
     assert all(" and ".join(f"`{id}`" for id in ids) in text for ids in linked)
-    counted = {
-        len(rows),
-        len(patients),
-        masks,
-        readings,
-        shenzhen,
-        len(rows) - masks,
-        *modes.values(),
-        *(len(one.of(site=site)) for site in one.sites),
-    }
-    rules = {"70", "10", "20", "16", "5", "4.0", "2.0"}  # shares of the splits, 16-bit images, ids named, licences
-    prose = "\n".join(line for line in re.sub(r"```.*?```", "", text, flags=re.S).splitlines() if line[:1] != "|")
-    prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", prose.split("## Citations")[0])
-    numbers = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?", prose))
+    counted = {len(rows), len(patients), masks, readings, shenzhen, len(rows) - masks, *modes.values()}
+    counted |= {len(one.of(site=site)) for site in one.sites}
+    rules = {"70", "10", "20", "16", "5", "4.0", "2.0"}  # fractions of the splits, 16-bit images, ids named, licences
+    numbers = plain_numbers(text)
     assert numbers <= {str(number) for number in counted} | rules
     assert numbers >= {str(len(rows)), "70", "10", "20"}
 

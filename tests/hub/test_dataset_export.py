@@ -111,7 +111,7 @@ def test_repository_gives_the_builders_rows(xet: bool, hub: LoopbackHub, as_user
     assert any(request.path.startswith("/cas/") for request in hub.requests) == xet
 
 
-def test_stream_reads_what_it_is_asked_for(hub: LoopbackHub, as_user, config, built) -> None:
+def test_stream_reads_only_what_it_needs(hub: LoopbackHub, as_user, config, built) -> None:
     with as_user("alice"):
         export(config())
     with as_user("alice"):  # with caches of its own
@@ -120,8 +120,8 @@ def test_stream_reads_what_it_is_asked_for(hub: LoopbackHub, as_user, config, bu
         first = next(iter(rows))
         shards = sorted((built / "Shenzhen").glob("train-*"))
         assert len(shards) == rows.num_shards == 3
-        asked = {request.path for request in hub.requests if request.method == "GET" and ".parquet" in request.path}
-        assert {path.rpartition("/")[2] for path in asked} == {shards[0].name}
+        fetched = {request.path for request in hub.requests if request.method == "GET" and ".parquet" in request.path}
+        assert {path.rpartition("/")[2] for path in fetched} == {shards[0].name}
         stored = {request.path.rpartition("/")[2] for request in hub.requests if "/cdn/" in request.path}
         assert stored <= {hashlib.sha256(shards[0].read_bytes()).hexdigest()}
         assert [first["id"], *(row["id"] for row in rows.skip(1))] == sorted(row["id"] for row in rows)
@@ -189,42 +189,31 @@ def test_notes_stand_in_the_card_of_a_set_and_an_edited_card_is_not_lost(tmp_pat
     assert contents(out) == before
 
 
-def test_other_folders_are_left_alone(tmp_path) -> None:
-    source, out = tiny.write_tree(tiny.kaggle(), tmp_path / "set"), tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.tex").touch()
-    for other in (out, out / "thesis.tex"):
-        with pytest.raises(FileExistsError, match=f"{other} (holds thesis.tex|is a file).*pass a new"):
-            build(source, other)
-    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
-
-
-def test_notes_in_a_set_are_neither_deleted_nor_sent(hub: LoopbackHub, as_user, tmp_path) -> None:
+def test_other_folders_are_left_alone(hub: LoopbackHub, as_user, tmp_path) -> None:
     source, out = tiny.write_tree(tiny.nlm_montgomery(), tmp_path / "set"), tmp_path / "out"
     build(source, out, REPO)
     before = contents(out)
     (out / "notes.txt").write_text("of mine")
-    with as_user("alice"), pytest.raises(FileExistsError, match="holds notes.txt"):
-        export(ExportConfig(data_dir=source, output=out, repo_id=REPO))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").touch()
+    for folder, said in (
+        (tmp_path / "thesis", "holds thesis.tex.*pass a new"),
+        (tmp_path / "thesis" / "thesis.tex", "is a file.*pass a new"),
+        (out, "holds notes.txt"),
+    ):
+        with as_user("alice"), pytest.raises(FileExistsError, match=f"{folder} {said}"):
+            export(ExportConfig(data_dir=source, output=folder, repo_id=REPO))
     assert contents(out) == before | {"notes.txt": b"of mine"} and not hub.repos
 
 
-def test_set_moved_away_by_a_killed_build_comes_back(tmp_path) -> None:
-    source, out = tiny.write_tree(tiny.nlm_montgomery(), tmp_path / "set"), tmp_path / "out"
-    build(source, out)
-    before = contents(out)
-    (tmp_path / ".out.writing" / "new").mkdir(parents=True)
-    out.rename(tmp_path / ".out.writing" / "replaced")  # killed here, before the new one was put in its place
-    next(source.rglob("CXR_png/*.png")).write_bytes(b"no image")
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        build(source, out)
-    assert contents(out) == before and sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
-
-
-def test_failed_build_leaves_what_was_there(tmp_path) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["failed", "killed before"])
+def test_failed_build_leaves_what_was_there(killed: bool, tmp_path) -> None:
     source, out = tiny.write_tree(tiny.kaggle(), tmp_path / "set"), tmp_path / "out"
     build(source, out)
     before = contents(out)
+    if killed:  # as the new one was to be put in its place
+        (tmp_path / ".out.writing" / "new").mkdir(parents=True)
+        out.rename(tmp_path / ".out.writing" / "replaced")
     (source / "Lung Segmentation" / "CXR_png" / f"{tiny.IDS[-1]}.png").write_bytes(b"no image")
     for folder in (out, tmp_path / "new"):
         with pytest.raises(ValueError, match=f"{tiny.IDS[-1]}.png cannot be decoded"):
@@ -275,25 +264,24 @@ def test_script_says_where_the_set_is(tmp_path) -> None:
     assert done.returncode == 2 and "error: no place for the set: pass --output" in done.stderr
 
 
-def test_config_is_checked(tmp_path) -> None:
-    place = {"data_dir": tmp_path, "repo_id": REPO}
-    with pytest.raises(
-        ValueError, match="no place for the set: pass --output, a folder to make, or --repo_id, or both"
-    ):
-        ExportConfig(data_dir=tmp_path)
-    for option in ("public", "dry_run"):
-        with pytest.raises(ValueError, match=f"--{option} is only for a push: pass --repo_id too"):
-            ExportConfig(data_dir=tmp_path, output=tmp_path, **{option: True})
-    with pytest.raises(ValueError, match="no/such/name"):
-        ExportConfig(data_dir=tmp_path, repo_id="no/such/name")
-    with pytest.raises(
-        ValueError, match=r"--public shares the X-rays with all; NLM asks .* pass --i_accept_the_terms too"
-    ):
-        ExportConfig(**place, public=True)
-    for version in ("a b", "main", "", "-v", "a..b"):
-        with pytest.raises(ValueError, match=f"version must be letters, digits, dots and dashes, .* got '{version}'"):
-            ExportConfig(**place, version=version)
-    assert not ExportConfig(**place).public
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"repo_id": None}, "pass --output, a folder to make, or --repo_id, or both"),
+        ({"repo_id": None, "output": Path("set"), "public": True}, "--public is only for a push: pass --repo_id too"),
+        (
+            {"repo_id": None, "output": Path("set"), "dry_run": True},
+            "--dry_run is only for a push",
+        ),
+        ({"repo_id": "no/such/name"}, "no/such/name"),
+        ({"public": True}, "--public shares the X-rays with all; NLM asks .* pass --i_accept_the_terms too"),
+        *(({"version": name}, f"version must be .* got '{name}'") for name in ("a b", "main", "", "-v", "a..b")),
+    ],
+)
+def test_config_is_checked(options, said: str, tmp_path) -> None:
+    assert not ExportConfig(data_dir=tmp_path, repo_id=REPO, version="a.b-1").public
+    with pytest.raises(ValueError, match=said):
+        ExportConfig(**{"data_dir": tmp_path, "repo_id": REPO} | options)
 
 
 def test_terms_are_shown_before_anything_is_sent(hub: LoopbackHub, as_user, config, caplog) -> None:
@@ -315,7 +303,7 @@ def test_terms_are_shown_before_anything_is_sent(hub: LoopbackHub, as_user, conf
         assert words in said
 
 
-def test_dry_run_asks_nothing_of_the_hub(hub: LoopbackHub, as_user, config, caplog) -> None:
+def test_dry_run_sends_the_hub_nothing(hub: LoopbackHub, as_user, config, caplog) -> None:
     with caplog.at_level("INFO"), as_user(None):
         assert export(config(dry_run=True)).endswith(f"this would go to {REPO}, private")
         assert export(config(dry_run=True, public=True)).endswith(", public")
@@ -323,14 +311,15 @@ def test_dry_run_asks_nothing_of_the_hub(hub: LoopbackHub, as_user, config, capl
     assert re.search(r" \d+ bytes  README.md", caplog.text) and RECORD_NAME not in caplog.text
 
 
-def test_unchanged_set_makes_no_commit(hub: LoopbackHub, as_user, config, caplog) -> None:
+def test_unchanged_set_makes_no_commit(hub: LoopbackHub, as_user, config, built, caplog) -> None:
+    repo = hub.create(REPO, repo_type="dataset", private=True)  # empty, as made on the Hub's page
     with as_user("alice"):
         export(config())
-    repo = hub.repo(REPO, "dataset")
-    head = repo.commits[0].oid
-    hub.requests.clear()
-    with caplog.at_level("INFO"), as_user("alice"):
-        export(config())
+        assert repo.files() == contents(built)
+        head = repo.commits[0].oid
+        hub.requests.clear()
+        with caplog.at_level("INFO"):
+            export(config())
     assert repo.commits[0].oid == head and "nothing has changed, no commit" in caplog.text
     assert {one.method for one in hub.requests if one.path != "/api/validate-yaml"} == {"GET", "HEAD"}
 
@@ -338,6 +327,9 @@ def test_unchanged_set_makes_no_commit(hub: LoopbackHub, as_user, config, caplog
 def test_changed_set_is_one_commit_that_leaves_no_shard_behind(hub: LoopbackHub, as_user, config, other) -> None:
     with as_user("alice"):
         export(config())
+        with pytest.raises(ValueError, match=f"{REPO} has a version 1.0.0 of other files: pass another"):
+            export(dataclasses.replace(other, version=VERSION))
+        assert len(hub.repo(REPO, "dataset").commits) == 2
         export(other)
     repo = hub.repo(REPO, "dataset")
     assert repo.files() == contents(other.output) and len(repo.commits) == 3
@@ -346,15 +338,7 @@ def test_changed_set_is_one_commit_that_leaves_no_shard_behind(hub: LoopbackHub,
     assert repo.tags["1.0.1"] == repo.commits[0].oid
 
 
-def test_version_is_never_of_two_sets(hub: LoopbackHub, as_user, config, other) -> None:
-    with as_user("alice"):
-        export(config())
-        with pytest.raises(ValueError, match=f"{REPO} has a version 1.0.0 of other files: pass another"):
-            export(dataclasses.replace(other, version=VERSION))
-    assert len(hub.repo(REPO, "dataset").commits) == 2
-
-
-def test_public_is_asked_for(hub: LoopbackHub, as_user, config, built) -> None:
+def test_public_needs_the_option(hub: LoopbackHub, as_user, config, built) -> None:
     public = config(public=True, i_accept_the_terms=True)
     with as_user("alice"):
         export(config())
@@ -399,10 +383,8 @@ def test_other_content_is_left_alone(files, named: str, hub: LoopbackHub, as_use
     ],
     ids=["other content", "public"],
 )
-def test_repository_that_came_to_be_meanwhile_is_looked_at(
-    made, said: str, hub: LoopbackHub, as_user, config, monkeypatch
-) -> None:
-    """Somebody makes it between this push's look and its own `create_repo`."""
+def test_repository_that_came_to_be_meanwhile_is_checked(made, said, hub, as_user, config, monkeypatch) -> None:
+    """Somebody makes it after this push has read it, before its own `create_repo`."""
     create = Repository.create
 
     def late(self: Repository, *args: object) -> object:
@@ -413,13 +395,6 @@ def test_repository_that_came_to_be_meanwhile_is_looked_at(
     with as_user("alice"), pytest.raises(ValueError, match=said):
         export(config())
     assert hub.repo(REPO, "dataset").files() == made.get("files", {})
-
-
-def test_empty_repository_is_filled(hub: LoopbackHub, as_user, config, built) -> None:
-    repo = hub.create(REPO, repo_type="dataset", private=True)
-    with as_user("alice"):
-        export(config())
-    assert repo.files() == contents(built)
 
 
 def test_who_may_not_write_is_told_before_the_work(hub: LoopbackHub, as_user, tiny_set, tmp_path) -> None:
@@ -438,12 +413,6 @@ def test_who_may_not_write_is_told_before_the_work(hub: LoopbackHub, as_user, ti
         with pytest.raises(PermissionError, match="does not take this token"):
             export(config)
     assert not hub.repos and not (tmp_path / "out").exists()
-
-
-def test_refused_commit_is_one_sentence(hub: LoopbackHub, as_user, config) -> None:
-    hub.fail(r"POST /api/datasets/.*/commit/", status=403)
-    with as_user("alice"), pytest.raises(PermissionError, match=f"pushing to dataset {REPO} "):
-        export(config())
 
 
 FAULTS = [
@@ -467,9 +436,7 @@ def test_moments_pass(xet: bool, fault, hub: LoopbackHub, as_user, config, built
 
 
 @pytest.mark.parametrize("xet", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["xet", "lfs"])
-def test_broken_off_push_leaves_the_head_whole(
-    xet: bool, hub: LoopbackHub, as_user, config, built, other, tiny_set, monkeypatch
-) -> None:
+def test_broken_off_push_leaves_the_head_whole(xet, hub, as_user, config, built, other, tiny_set, monkeypatch) -> None:
     monkeypatch.setattr("hub_models.hub_client.requests.WAITS", (0.01,) * 5)
     with as_user("alice", xet=xet):
         export(config())
@@ -480,6 +447,9 @@ def test_broken_off_push_leaves_the_head_whole(
                 export(other)
             assert repo.files() == contents(built) and repo.tags == {VERSION: repo.commits[0].oid}
             hub.clear_faults()
+        hub.fail("/commit/", status=403)
+        with pytest.raises(PermissionError, match=f"pushing to dataset {REPO} "):
+            export(other)
         assert check_rows(datasets.load_dataset(REPO, "MC"), tiny_set, "MC")
         export(other)
     assert repo.files() == contents(other.output) and len(repo.commits) == 3

@@ -9,19 +9,17 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_runs import BOTH, AsUser, said_by
+from hub_runs import content as content_of_run
 from huggingface_hub import HfApi
 from loopback_hub import LoopbackHub, clients_of
 from PIL import Image
 
-from hub_models.hub.run_files import release
 from hub_models.hub_client.downloads import RUN_FILES, local_run, pull_model
 from hub_models.hub_client.repository import Repository, folder_files
 from hub_models.models.trained_model import TrainedModel
-from hub_models.runs.run_folder import RunFolder
 
-AsUser = Callable[..., Any]
 Publish = Callable[..., str]
-BOTH = pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 STEPS = {
     "resolve": "GET /api/models/alice/tb$",
     "tree": "GET .*/tree/",
@@ -47,8 +45,7 @@ EVERY_STEP = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def files(finished_run: Path) -> dict[str, bytes]:
     """Content of what a push of the run sends, by path."""
-    sent = release(RunFolder.read(finished_run), "alice/tb", "mit")
-    return {name: one if isinstance(one, bytes) else one.read_bytes() for name, one in sent.items()}
+    return content_of_run(finished_run, "alice/tb")
 
 
 @pytest.fixture
@@ -72,19 +69,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in folder_files(folder).items()}
 
 
-def said_by(kind: type, call: Callable[[], object], hub: LoopbackHub) -> str:
-    """The one sentence of an error, in which there is nothing secret."""
-    with pytest.raises(kind) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text and "signature=" not in text and not any(token in text for token in hub.users)
-    return text
-
-
 @BOTH
-def test_model_comes_as_it_was_sent(
-    hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], finished_run: Path, xet: bool
-) -> None:
+def test_model_comes_as_it_was_sent(hub, as_user, publish, files, finished_run, xet) -> None:
     commit = publish(xet=xet)
     with as_user(xet=xet) as home:
         folder = pull_model("alice/tb")
@@ -114,9 +100,7 @@ def test_branch_tag_and_commit(as_user: AsUser, publish: Publish, files: dict[st
             assert content(folder)["results.json"] == files["results.json"] + (b"\n" if commit == second else b"")
 
 
-def test_all_files_are_of_one_commit(
-    hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_files_are_of_one_commit(hub, as_user, publish, files, monkeypatch) -> None:
     """The branch moves while its files come."""
     first = publish()
     repository, resolve = hub.repo("alice/tb"), HfApi.resolve_revision
@@ -158,9 +142,7 @@ def test_only_data_comes(hub: LoopbackHub, as_user: AsUser, publish: Publish, fi
         ({"processor_config.json": b"{}"}, "processor_config.json of alice/tb would be read in place of preproc"),
     ],
 )
-def test_what_is_no_model_of_ours_is_refused_before_its_weights_come(
-    hub: LoopbackHub, as_user: AsUser, publish: Publish, changed: dict[str, bytes | None], said: str
-) -> None:
+def test_what_is_no_model_of_ours_is_refused_before_its_weights_come(hub, as_user, publish, changed, said) -> None:
     publish(changed)
     with as_user(xet=False), pytest.raises(ValueError, match=said):
         pull_model("alice/tb")
@@ -199,15 +181,7 @@ def test_each_refusal_is_one_sentence(hub: LoopbackHub, as_user: AsUser, publish
         pytest.param({"cut_after": 200}, id="cut", marks=SLOW),
     ],
 )
-def test_step_that_fails_for_a_moment(
-    hub: LoopbackHub,
-    as_user: AsUser,
-    publish: Publish,
-    files: dict[str, bytes],
-    xet: bool,
-    step: str,
-    fault: dict[str, Any],
-) -> None:
+def test_step_that_fails_for_a_moment(hub, as_user, publish, files, xet, step, fault) -> None:
     publish(xet=xet)
     with as_user(xet=xet):
         hub.fail((STEPS | STORAGE[xet])[step], times=2, **fault)
@@ -225,16 +199,7 @@ def test_step_that_fails_for_a_moment(
         pytest.param({"cut_after": 0}, ConnectionError, id="cut", marks=SLOW),
     ],
 )
-def test_step_that_keeps_failing(
-    hub: LoopbackHub,
-    as_user: AsUser,
-    publish: Publish,
-    files: dict[str, bytes],
-    xet: bool,
-    step: str,
-    fault: dict[str, Any],
-    kind: type,
-) -> None:
+def test_step_that_keeps_failing(hub, as_user, publish, files, xet, step, fault, kind) -> None:
     publish(xet=xet)
     with as_user(xet=xet):
         hub.fail((STEPS | STORAGE[xet])[step], times=None, **fault)
@@ -246,9 +211,7 @@ def test_step_that_keeps_failing(
 
 @BOTH
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_damaged_file_is_found_and_downloaded_again(
-    hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], xet: bool, name: str
-) -> None:
+def test_damaged_file_is_found_and_downloaded_again(hub, as_user, publish, files, xet, name) -> None:
     """The size is right, so the client itself does not notice."""
     sent = files | {other: None for other in files if other.endswith(".png")}  # no other file from the storage
     sent["model.safetensors"] = random.Random(0).randbytes(30_000)  # Xet would notice damage in what it has packed
@@ -293,9 +256,7 @@ def test_cut_download_is_resumed(hub: LoopbackHub, as_user: AsUser, publish: Pub
 
 
 @BOTH
-def test_cache_serves_without_the_hub(
-    hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], caplog: Any, xet: bool
-) -> None:
+def test_cache_serves_without_the_hub(hub, as_user, publish, files, caplog, xet) -> None:
     commit = publish(xet=xet)
     with as_user(xet=xet) as home:
         folder = pull_model("alice/tb")
@@ -328,9 +289,7 @@ def test_hub_that_is_gone(as_user: AsUser, gone_hub: LoopbackHub) -> None:
         pull_model("alice/tb")
 
 
-def test_typo_in_a_path_is_told_without_waits(
-    as_user: AsUser, gone_hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
-) -> None:
+def test_typo_in_a_path_is_told_without_waits(as_user, gone_hub, tmp_path, monkeypatch, caplog) -> None:
     """Where the folder above is there, and the Hub does not answer."""
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -341,9 +300,7 @@ def test_typo_in_a_path_is_told_without_waits(
 
 
 @BOTH
-def test_full_disk_is_said(
-    hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], xet: bool
-) -> None:
+def test_full_disk_is_said(hub, as_user, publish, files, xet) -> None:
     """Of the weights' 30 kB no more than 20 can be written, as the system itself has it."""
     publish({name: None for name in files if name.endswith(".png")}, xet=xet)
     assert len(files["model.safetensors"]) > 20_000 > max(len(files[name]) for name in RUN_FILES[:-1])
@@ -361,9 +318,7 @@ def test_full_disk_is_said(
         assert content(pull_model("alice/tb"))["model.safetensors"] == files["model.safetensors"]
 
 
-def test_what_a_program_wrote_into_the_cache_is_not_the_hubs(
-    as_user: AsUser, publish: Publish, files: dict[str, bytes]
-) -> None:
+def test_what_a_program_wrote_into_the_cache_is_not_the_hubs(as_user, publish, files) -> None:
     publish()
     with as_user(xet=False):
         folder = pull_model("alice/tb")
@@ -376,9 +331,7 @@ def test_what_a_program_wrote_into_the_cache_is_not_the_hubs(
             pull_model("alice/tb")
 
 
-def test_cache_without_links(
-    hub: LoopbackHub, as_user: AsUser, publish: Publish, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_without_links(hub, as_user, publish, files, monkeypatch) -> None:
     """As on systems that have none: the digests are the Hub's own list."""
     publish()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_SYMLINKS", True)
@@ -391,9 +344,7 @@ def test_cache_without_links(
         assert content(pull_model("alice/tb")) == files
 
 
-def test_local_run_is_a_folder_or_a_hub_id(
-    hub: LoopbackHub, as_user: AsUser, publish: Publish, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_run_is_a_folder_or_a_hub_id(hub, as_user, publish, tmp_path, monkeypatch) -> None:
     commit = publish()
     assert local_run(tmp_path) == local_run(str(tmp_path)) == tmp_path
     monkeypatch.chdir(tmp_path)

@@ -10,19 +10,16 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from hub_runs import BOTH, AsUser, content, said_by
 from launch import ROOT, python
 from loopback_hub import LoopbackHub
 from loopback_hub.steps import STEPS, STORAGE
 from PIL import Image
 
 from hub_models.hub.push import Push, pull_model, push_model
-from hub_models.hub.run_files import release
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.run_folder import RunFolder
-
-AsUser = Callable[..., Any]
-BOTH = pytest.mark.parametrize("xet", [True, False], ids=["xet", "lfs"])
 
 
 @pytest.fixture
@@ -35,34 +32,12 @@ def push(run: Path, repo_id: str = "alice/m", **options: Any) -> Push:
     return push_model(run, repo_id, **{"license": "mit"} | options)
 
 
-def content(run: Path, repo_id: str = "alice/m") -> dict[str, bytes]:
-    """What a push of the run is to leave there."""
-    files = release(RunFolder.read(run), repo_id, "mit")
-    return {name: one if isinstance(one, bytes) else one.read_bytes() for name, one in files.items()}
-
-
 def titles(hub: LoopbackHub) -> list[str]:
     return [commit.title for commit in hub.repo("alice/m").commits]
 
 
-def said_by(kind: type, call: Callable[[], object], hub: LoopbackHub) -> str:
-    """The one sentence of an error, in which there is nothing secret."""
-    with pytest.raises(kind) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text and "signature=" not in text and not any(token in text for token in hub.users)
-    return text
-
-
 def test_card_names_the_lung_model_that_the_run_was_trained_with(
-    hub: LoopbackHub,
-    as_user: AsUser,
-    finish,
-    make_run,
-    phantoms: Path,
-    tiny_segformer: Path,
-    tiny_resnet: Path,
-    tmp_path,
+    hub, as_user, finish, make_run, phantoms, tiny_segformer, tiny_resnet, tmp_path
 ) -> None:
     def made(name: str, model: Path, seed: int = 3, task: str = "lung_segmentation", **options: Any) -> Path:
         shared = {"model": str(model), "from_scratch": True, "image_size": 32, "keep": "last"}
@@ -90,8 +65,8 @@ def test_run_goes_and_comes_back(hub: LoopbackHub, as_user: AsUser, run: Path, x
         done = push(run, "m", version="v1")
         repo = hub.repo("alice/m")
         assert (repo.private, repo.files(), repo.tags) == (True, content(run), {"v1": done.commit})
-        figure = json.loads((run / "results.json").read_text())["metrics"]["all"]["auroc"]["value"]
-        title = f"tb_classification, auroc {figure:.3f} on 8 X-rays of the test part"
+        auroc = json.loads((run / "results.json").read_text())["metrics"]["all"]["auroc"]["value"]
+        title = f"tb_classification, auroc {auroc:.3f} on 8 X-rays of the test split"
         assert titles(hub) == [title, "initial commit"]
         shown = f"pushed to {hub.endpoint}/alice/m (private), branch main, version v1, commit {done.commit[:7]}"
         assert (done.is_new, str(done)) == (True, shown)
@@ -117,7 +92,7 @@ def test_dry_run_sends_nothing(hub: LoopbackHub, as_user: AsUser, run: Path) -> 
     first, *lines, last = str(planned).splitlines()
     assert "metadata were not checked" in last
     where = f"would go to {hub.endpoint}/alice/m (private), branch main, version v1"
-    assert first.startswith(where) and first.endswith("on 8 X-rays of the test part':")
+    assert first.startswith(where) and first.endswith("on 8 X-rays of the test split':")
     sizes = {line.split()[0]: float(line.split()[1]) for line in lines}
     assert sizes == {name: pytest.approx(len(data) / 1000, abs=0.051) for name, data in expected.items()}
     assert planned.commit is None
@@ -125,18 +100,6 @@ def test_dry_run_sends_nothing(hub: LoopbackHub, as_user: AsUser, run: Path) -> 
         push(run, "alice/my model", dry_run=True)
     with pytest.raises(ConnectionError, match="^looking up your name needs the network: unset HF_HUB_OFFLINE"):
         push(run, "m", dry_run=True, token="hf_any_token")
-
-
-def test_files_that_no_longer_belong_go_in_the_same_commit(hub: LoopbackHub, as_user: AsUser, run: Path) -> None:
-    with as_user(xet=False):
-        first = push(run, version="v1")
-        before = content(run)
-        (run / "roc.png").unlink()
-        second = push(run, version="v2")
-    repo = hub.repo("alice/m")
-    assert len(titles(hub)) == 3 and "roc.png" not in repo.files()
-    assert (repo.files(), repo.files("v1")) == (content(run), before)
-    assert repo.tags == {"v1": first.commit, "v2": second.commit}
 
 
 def test_branch_is_made_and_kept_apart(hub: LoopbackHub, as_user: AsUser, run: Path) -> None:
@@ -150,19 +113,14 @@ def test_branch_is_made_and_kept_apart(hub: LoopbackHub, as_user: AsUser, run: P
 
 
 def test_what_is_not_ours_stays_unless_told(hub: LoopbackHub, as_user: AsUser, run: Path) -> None:
+    lungs = b'{"architectures": ["X"], "chest_xray_masks": {"task": "lung_segmentation"}}'
     for files, said in (
         (
             {"pytorch_model.bin": b"1", "notes.txt": b"2"},
-            "holds notes.txt, which no push of a model sent: pass another",
+            "holds notes.txt, which no push of a model sent",
         ),
-        (
-            {"config.json": b'{"architectures": ["BertModel"]}'},
-            "holds another model (no task of ours by BertModel, not",
-        ),
-        (
-            {"config.json": b'{"architectures": ["X"], "chest_xray_masks": {"task": "lung_segmentation"}}'},
-            "holds another model (lung_segmentation by X, not tb_classification by ResNetForImageClassification)",
-        ),
+        ({"config.json": b'{"architectures": ["BertModel"]}'}, "another model (no task of ours by BertModel, not"),
+        ({"config.json": lungs}, "(lung_segmentation by X, not tb_classification by ResNetForImageClassification)"),
         ({"config.json": b"{oops"}, "holds another model (no task of ours by unknown, not"),
         ({"config.json": b"[1]"}, "holds another model (no task of ours by unknown, not"),
     ):
@@ -192,23 +150,25 @@ def test_visibility_is_as_told(hub: LoopbackHub, as_user: AsUser, run: Path) -> 
         assert said == f"{hub.endpoint}/alice/m is not public: make it so on its settings page, or leave out --public"
 
 
-def test_version_of_other_files_is_refused_before_anything_goes(hub: LoopbackHub, as_user: AsUser, run: Path) -> None:
+def test_changed_run_is_one_commit_and_another_version(hub: LoopbackHub, as_user: AsUser, run: Path) -> None:
     with as_user(xet=False):
-        push(run, version="v1")
+        first, before = push(run, version="v1"), content(run)
         (run / "roc.png").unlink()
-        said = said_by(ValueError, lambda: push(run, version="v1"), hub)
-        assert said == "alice/m has v1 for other files: pass another --version"
-        assert said_by(ValueError, lambda: push(run, version="v1", revision="new"), hub) == said
-        assert list(hub.repo("alice/m").branches) == ["main"]
+        for options in ({}, {"revision": "new"}):
+            said = said_by(ValueError, lambda options=options: push(run, version="v1", **options), hub)
+            assert said == "alice/m has v1 for other files: pass another --version"
         for name in ("main", "a b", "../x", "x.lock", "", "v1/"):
             with pytest.raises(ValueError, match="cannot be a version: pass a name such as v1.0"):
                 push(run, version=name)
-    assert len(titles(hub)) == 2
+        repo = hub.repo("alice/m")
+        assert list(repo.branches) == ["main"] and len(titles(hub)) == 2
+        second = push(run, version="v2")
+    assert len(titles(hub)) == 3 and "roc.png" not in repo.files()
+    assert (repo.files(), repo.files("v1")) == (content(run), before)
+    assert repo.tags == {"v1": first.commit, "v2": second.commit}
 
 
-def test_bad_runs_and_licences_are_refused_before_the_repository_is_made(
-    hub: LoopbackHub, as_user: AsUser, run: Path
-) -> None:
+def test_bad_runs_and_licences_are_refused_before_the_repository_is_made(hub, as_user, run) -> None:
     with as_user():
         assert "no licence is chosen" in said_by(ValueError, lambda: push(run, license=None), hub)
         said = said_by(ValueError, lambda: push(run, license="apache2"), hub)
@@ -243,10 +203,8 @@ def test_who_may_not_push_is_told_why(hub: LoopbackHub, as_user: AsUser, run: Pa
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["same files", "other files"])
-def test_two_pushes_at_once_have_one_winner(
-    hub: LoopbackHub, as_user: AsUser, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same: bool
-) -> None:
-    """The other push ends between this one's look at the branch and its commit."""
+def test_two_pushes_at_once_have_one_winner(hub, as_user, run, tmp_path, monkeypatch, same) -> None:
+    """The other push ends after this one has read the branch and before its commit."""
     other = Path(shutil.copytree(run, tmp_path / "other"))
     if not same:
         (other / "roc.png").unlink()
@@ -274,10 +232,7 @@ def test_two_pushes_at_once_have_one_winner(
     ("xet", "step"), [*((False, step) for step in STEPS), *((xet, step) for xet in STORAGE for step in STORAGE[xet])]
 )
 @pytest.mark.parametrize("status", [403, 503])
-def test_push_that_cannot_be_leaves_nothing_half(
-    hub: LoopbackHub, as_user: AsUser, run: Path, xet: bool, step: str, status: int
-) -> None:
-    """The same with a branch that holds a model, and what goes on afterwards."""
+def test_push_that_cannot_be_leaves_nothing_half(hub, as_user, run, xet, step, status) -> None:
     with as_user(xet=xet):
         push(run)
         before = content(run)
@@ -316,15 +271,7 @@ def script(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Ca
     return script
 
 
-def test_script_ends_in_one_sentence(
-    hub: LoopbackHub,
-    as_user: AsUser,
-    run: Path,
-    script: Callable[..., tuple[object, str, str]],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_script_ends_in_one_sentence(hub, as_user, run, script, tmp_path, caplog, monkeypatch) -> None:
     command = ("--run", run, "--repo_id", "alice/m", "--license", "mit")
     with as_user(xet=False):
         hub.fail("POST .*/commit/", status=403)
@@ -354,9 +301,7 @@ def test_script_ends_in_one_sentence(
 
 
 @pytest.mark.slow
-def test_script_as_users_run_it(
-    hub: LoopbackHub, gone_hub: LoopbackHub, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_script_as_users_run_it(hub, gone_hub, run, tmp_path, monkeypatch) -> None:
     for name, value in hub.environment(hub.add_user("alice"), tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     command = ("scripts/push.py", "--run", run, "--repo_id", "alice/m", "--license", "mit")

@@ -13,7 +13,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import SpaceCard
 from loopback_hub import LoopbackHub
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from hub_models.hub import space
 from hub_models.hub.space import pack_space, push, push_space, requirements
@@ -108,14 +108,7 @@ def test_push_is_one_commit_and_no_other_space_is_lost(hub: LoopbackHub, as_user
 
 @pytest.mark.slow
 def test_space_from_the_hub_reads_with_models_from_the_hub(
-    hub: LoopbackHub,
-    as_user: Callable,
-    browser: Browser,
-    make_run: Callable[..., Path],
-    tiny_segformer: Path,
-    tiny_resnet: Path,
-    phantoms: Path,
-    tmp_path: Path,
+    hub, as_user, browser, make_run, tiny_segformer, tiny_resnet, phantoms, tmp_path
 ) -> None:
     lungs = make_run(TrainConfig("data", str(tmp_path / "lungs"), model=str(tiny_segformer), image_size=64))
     options = {"model": str(tiny_resnet), "image_size": 64, "region": "lungs"}
@@ -129,14 +122,8 @@ def test_space_from_the_hub_reads_with_models_from_the_hub(
     there = Path(shutil.copytree(pulled, tmp_path / "there"))
     environment = hub.environment(hub.add_user("alice"), tmp_path / "home")
     environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.devnull}
-    with subprocess.Popen(
-        [sys.executable, "app.py"],
-        cwd=there,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as running:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([sys.executable, "app.py"], cwd=there, env=environment, **streams) as running:
         said = []
         for line in running.stdout:
             said.append(line)
@@ -170,11 +157,12 @@ def test_one_command_packs_and_pushes(hub: LoopbackHub, as_user: Callable) -> No
 
 
 def test_options_of_the_other_push_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="pass either --model <run folder> or --space"):
-        push(None, "alice/reader", False, None)
-    with pytest.raises(ValueError, match="pass either --model <run folder> or --space"):
-        push(tmp_path, "alice/reader", True, None)
-    with pytest.raises(ValueError, match="--classifier alice/tb is of --space"):
-        push(tmp_path, "alice/reader", False, "alice/tb")
-    with pytest.raises(ValueError, match="--version is of a model's push"):
-        push(None, "alice/reader", True, "alice/tb", version="v1")
+    for run, space_too, classifier, options, said in (
+        (None, False, None, {}, "pass either --model <run folder> or --space"),
+        (tmp_path, True, None, {}, "pass either --model <run folder> or --space"),
+        (tmp_path, False, "alice/tb", {}, "--classifier alice/tb is of --space"),
+        (None, True, "alice/tb", {"version": "v1"}, "--version is of a model's push"),
+        (None, True, "alice/tb", {"also": [tmp_path]}, "--also is of a model's push"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            push(run, "alice/reader", space_too, classifier, **options)
