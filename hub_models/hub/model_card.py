@@ -46,7 +46,8 @@ def model_card(
         raise ValueError(f"the model in {run.path} sees whole X-rays, got segmenter {segmenter}: leave it out")
     facts = _names(run, repo_id, segmenter) | {"run": run, "pictures": card_pictures(run)}
     heading = main_column(run).heading
-    facts |= {"tables": tables(run, also)} | training_facts(run, heading)
+    facts["tables"] = tables(run, also)
+    facts |= training_facts(run, heading)
     facts |= {"limits": limits_of(TASKS[run.config.task].kind, run.data)}
     facts |= {"card_data": _metadata(run, repo_id, license).to_yaml()}
     return ModelCard(re.sub(r"\n{3,}", "\n\n", MODEL_TEMPLATE.render(facts)))

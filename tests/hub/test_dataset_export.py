@@ -125,7 +125,7 @@ def test_stream_reads_only_what_it_needs(hub: LoopbackHub, as_user, config, buil
         stored = {request.path.rpartition("/")[2] for request in hub.requests if "/cdn/" in request.path}
         assert stored <= {hashlib.sha256(shards[0].read_bytes()).hexdigest()}
         assert [first["id"], *(row["id"] for row in rows.skip(1))] == sorted(row["id"] for row in rows)
-        halves = [{row["id"] for row in rows.shard(3, index)} for index in range(3)]  # as workers share it
+        halves = [{row["id"] for row in rows.shard(3, index)} for index in range(3)]  # as workers split it
         assert [len(half) for half in halves] == [8, 8, 2]
 
 

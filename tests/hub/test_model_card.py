@@ -82,7 +82,7 @@ def copy(runs, tmp_path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def of_patients(copy) -> Callable[[str], Path]:
-    """What copies a run and makes it look like one of real X-rays: without the mark that phantoms leave."""
+    """What copies a run and makes it pass for one of real X-rays: without the mark that phantoms leave."""
 
     def make(name: str) -> Path:
         folder = copy(name)
@@ -418,7 +418,7 @@ def test_commands_ask_for_the_run_again(name: str, runs) -> None:
     block = re.search(r"```bash\n(.*?)```", model_card(runs[name], REPO, "mit").text, re.S)[1]
     commands = block.replace("\\\n", "").strip().splitlines()
     trained = TrainConfig.load(runs[name])
-    assert len(commands) == (2 if name == "more" else 1)  # the run that it went on from is at hand
+    assert len(commands) == (2 if name == "more" else 1)  # the run that it started from is at hand
     launcher, script, *line = re.split(r"(scripts/train.py)", commands[-1])
     assert launcher == "accelerate launch --mixed_precision no --num_processes 1 " and script
     repeated = config_of(line[0].split())

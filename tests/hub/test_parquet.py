@@ -30,7 +30,7 @@ def test_files_hold_the_builders_rows_and_the_infos_say_so(tiny_set, tmp_path) -
         assert set(infos[config].splits) == set(expected)
         assert infos[config].features == cxm.FEATURES
         paths = sorted((tmp_path / "out" / config).iterdir())
-        assert [path.name for path in paths] == [f"{part}-00000-of-00001.parquet" for part in sorted(cxm.SPLITS)]
+        assert [path.name for path in paths] == [f"{split}-00000-of-00001.parquet" for split in sorted(cxm.SPLITS)]
         assert infos[config].download_size == sum(path.stat().st_size for path in paths)
         for path in paths:
             split = path.name.split("-")[0]
@@ -112,7 +112,7 @@ def test_facts_are_of_the_rows(tiny_set, tmp_path) -> None:
     )
     left, right = tiny.lungs_of(ids[3])
     assert by_id[ids[3]].lungs.shape == (MAP_SIDE, MAP_SIDE)
-    assert abs(by_id[ids[3]].lungs.mean() - np.mean(left | right)) < 0.05  # the same share of the picture
+    assert abs(by_id[ids[3]].lungs.mean() - np.mean(left | right)) < 0.05  # the same fraction of the picture
 
 
 def test_phantoms_are_known_as_such(tmp_path) -> None:
