@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from hub_models.hub import run_files as releases
 from hub_models.hub.run_files import MAY_BE_SENT
 from hub_models.hub_client.repository import FileContent
+from hub_models.models.out_of_distribution import NAME_BEFORE, OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME
@@ -162,6 +163,13 @@ def test_weights_are_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", classmethod(count))
     release(run, REPO, "mit")
     assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("name", [OUT_OF_DISTRIBUTION_NAME, NAME_BEFORE])
+def test_out_of_distribution_score_goes_too(run: Path, name: str) -> None:
+    OutOfDistribution(np.zeros(2), np.eye(2), 1.0, 9).save(run)
+    (run / OUT_OF_DISTRIBUTION_NAME).rename(run / name)
+    assert release(run, REPO, "mit")[name] == run / name and name in MAY_BE_SENT
 
 
 @pytest.mark.parametrize("name", ["results.json", "model.safetensors", "preprocessor_config.json", "data.json"])
