@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from chest_xray_masks import SITES
 from hub_models.hub.card_facts import PROTOCOL_TEXTS, training_facts
@@ -128,3 +129,23 @@ def _results(run: RunFolder) -> Iterator[EvalResult]:
                 metric_name=f"{column.heading} ({interval}n {group['n']})",
                 metric_value=round(value, digits),
             )
+
+
+def eval_results(run: RunFolder, repo_id: str) -> dict[str, str]:
+    """Return the same metrics in the Hub's newer format: path in the repository, `.eval_results/<name>.yaml`, to YAML.
+
+    The dataset is named as if it stood beside the model, in the repository `<owner>/chest_xray_masks`.
+    """
+    owner, made_up = repo_id.rpartition("/")[0], ", synthetic X-rays" if "synthetic" in run.data else ""
+    split = f"{run.config.protocol}_{run.results['split']}"
+    entries = [
+        EvalResultEntry(
+            dataset_id=f"{owner}/{DATASETS[False][0]}".lstrip("/"),
+            task_id=f"{run.config.task}_{split}_{one.dataset_config}_{one.metric_type}".lower(),
+            value=one.metric_value,
+            notes=f"{one.metric_name}, protocol {run.config.protocol}{made_up}",
+        )
+        for one in _results(run)
+    ]
+    text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=200)
+    return {f".eval_results/{DATASETS['synthetic' in run.data][0]}.yaml": text}

@@ -153,7 +153,7 @@ def _check_head(push: Push, head: Head, replace_others: bool) -> None:
     if replace_others:
         return
     way = "pass another --repo_id, or --replace to take its place"
-    held = {path for path in head.digests if path != HUB_FILE and not path.startswith(".eval_results/")}  # up to 0.1
+    held = {path for path in head.digests if path != HUB_FILE and not path.startswith(".eval_results/")}
     if others := sorted(held - MAY_BE_SENT):
         raise ValueError(f"{repository.url} holds {others[0]}, which no push of a model sent: {way}")
     if "config.json" in held:

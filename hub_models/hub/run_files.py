@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor
 
-from hub_models.hub.model_card import OF_PHANTOMS, PICTURES_SHOWN, card_pictures, model_card
+from hub_models.hub.model_card import OF_PHANTOMS, PICTURES_SHOWN, card_pictures, eval_results, model_card
 from hub_models.hub_client.downloads import RUN_FILES
 from hub_models.hub_client.repository import FileContent
 from hub_models.models.architectures import AUTO_CLASSES, check_side, image_processor_for
@@ -56,6 +56,7 @@ def release(
     files[CARD_NAME] = card.encode()
     for name, values in zip((CONFIG_NAME, RESULTS_NAME), run.public, strict=True):
         files[name] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    files |= {path: text.encode() for path, text in eval_results(run, repo_id).items()}
     if tracked := run.emissions:  # CodeCarbon's own file names the machine and where it stands
         files[EMISSIONS_NAME] = f"{','.join(tracked)}\n{','.join(map(str, tracked.values()))}\n".encode()
     _refuse_places(run, files)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from card_text import plain_numbers, sections, tables
 from hub_runs import edit
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from launch import config_of
 from PIL import Image
@@ -316,6 +316,21 @@ def test_metadata_and_model_index_come_back_from_the_library(name: str, runs, tm
             assert int(n) == group["n"]
             assert (one.dataset_type, one.dataset_split, one.task_type) == ("synthetic_chest_xrays", "test", kind)
     assert not stated
+
+
+@pytest.mark.parametrize("name", ["lungs", "tb"])
+def test_newer_results_say_the_same_as_the_model_index(name: str, runs) -> None:
+    ((path, text),) = cards.eval_results(RunFolder.read(runs[name]), REPO).items()
+    assert path == ".eval_results/synthetic_chest_xrays.yaml"
+    entries = parse_eval_result_entries(yaml.safe_load(text))
+    indexed = model_card(runs[name], REPO, "mit").data.eval_results
+    assert {entry.dataset_id for entry in entries} == {"somebody/chest_xray_masks"}
+    task = read(runs[name])["task"]
+    ids = [f"{task}_default_test_{one.dataset_config}_{one.metric_type}".lower() for one in indexed]
+    assert [entry.task_id for entry in entries] == ids and len(set(ids)) == len(ids)
+    for entry, one in zip(entries, indexed, strict=True):
+        assert entry.value == one.metric_value
+        assert entry.notes == f"{one.metric_name}, protocol default, synthetic X-rays"
 
 
 def test_real_x_rays_have_terms_and_citations(of_patients) -> None:
