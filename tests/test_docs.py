@@ -125,11 +125,11 @@ def test_tables_of_the_docs_say_what_the_code_has() -> None:
     from chest_xray_masks import FEATURES
     from hub_models.cli import COMMANDS
     from hub_models.imaging.flags import Flag
-    from hub_models.predict.stream import COLUMNS
+    from hub_models.predict.stream import PREDICTION_COLUMNS
     from hub_models.runs.config import TrainConfig
 
     assert [row[0] for row in rows_of("docs/load.md", "column")] == list(FEATURES)
-    assert [tuple(row[:2]) for row in rows_of("docs/predict.md", "column")] == list(COLUMNS.items())
+    assert [tuple(row[:2]) for row in rows_of("docs/predict.md", "column")] == list(PREDICTION_COLUMNS.items())
     assert [tuple(row[:2]) for row in rows_of("docs/predict.md", "code")] == [(one, one.when) for one in Flag]
     named = {option for row in rows_of("docs/train.md", "option") for option in re.findall(r"--(\w+)", row[0])}
     train = COMMANDS["train"].parser("train")

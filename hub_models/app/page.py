@@ -1,4 +1,4 @@
-"""The page: drop an X-ray; see lungs, probability, saliency, flags and the models' limits. No upload is kept."""
+"""Serve the page: drop an X-ray; see lungs, probability, saliency, flags and limits. No upload is kept."""
 
 import asyncio
 import io
@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,21 +18,12 @@ from weakref import WeakValueDictionary
 
 from PIL import Image, UnidentifiedImageError
 
-from hub_models.app.view import (
-    Model,
-    Reading,
-    files_html,
-    jpeg,
-    limits_text,
-    problem_html,
-    reading_html,
-    waiting_html,
-)
-from hub_models.dataset.phantoms import render_phantom
+from hub_models.app import view
+from hub_models.dataset.phantoms import Site, render_phantom
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.gray import synthetic_mark
+from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import METHODS, saliency
-from hub_models.models.tasks import keep_two_lungs
 from hub_models.predict.reader import ChestXrayReader
 
 try:
@@ -44,7 +35,7 @@ log = logging.getLogger(__name__)
 LARGEST = "100mb"  # of an upload; an X-ray of 4892 x 4020 pixels takes 40 in DICOM
 # Seconds: the handler deletes an upload as it reads it; this is for one that no handler is called for, or breaks off
 CLEAN_EVERY, KEPT_AT_MOST = 10, 60
-EXAMPLES = {  # phantoms: seed of the patient, site, tuberculosis
+EXAMPLE_PHANTOMS: dict[str, tuple[int, Site, bool]] = {  # seed of the patient, site, tuberculosis
     "Normal 1": (11, "Shenzhen", False),
     "Normal 2": (23, "Montgomery", False),
     "Tuberculosis 1": (7, "Shenzhen", True),
@@ -56,7 +47,7 @@ HINT = """<p class="hint">Read in memory and forgotten: no upload is kept.</p>
 <p class="hint">Or a synthetic X-ray, drawn by a program, of no patient:</p>"""
 NO_IMAGE = "This is no image: drop a PNG, JPEG, TIFF or DICOM file."
 SCROLL = "() => { if (innerWidth <= 760) document.querySelector('#output').scrollIntoView({behavior: 'smooth'}) }"
-Shown = AsyncIterator[tuple[Any, str, str]]  # the drop area's file, HTML of a reading and of its files, as they come
+Updates = AsyncIterator[tuple[None, str, str]]  # of the drop area, HTML of a reading and of its files, as they come
 
 
 @dataclass(frozen=True)
@@ -76,29 +67,30 @@ class Page:
         models: what is said of them, by role.
         examples: X-rays by name.
         turn: one X-ray is read at a time, in the order in which they came: a forward pass takes all cores.
-        uploads: those being read or waiting for their turn, by the path where they lay.
+        uploads: those that are read or wait for their turn, by the path where they lay.
     """
 
     reader: ChestXrayReader
-    models: Mapping[str, Model]
+    models: Mapping[str, view.ShownModel]
     examples: Mapping[str, Upload]
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     uploads: MutableMapping[Path, Upload] = field(default_factory=WeakValueDictionary)
 
     @classmethod
     def of(cls, segmenter: str | Path | None, classifier: str | Path | None, revision: str | None = None) -> "Page":
-        """Of run folders or Hub ids, one of which may be absent.
+        """Return the page of run folders or Hub ids, one of which may be absent.
 
         Raises:
             FileNotFoundError, ValueError: as `local_run` and `ChestXrayReader`.
         """
-        sources = {"Lung model": segmenter, "Tuberculosis model": classifier}
-        folders = {role: local_run(source, revision) for role, source in sources.items() if source is not None}
-        reader = ChestXrayReader(*(folders.get(role) for role in sources))
-        models = {role: Model.of(sources[role], folder) for role, folder in folders.items()}
-        return cls(reader, models, {name: _example(name, *drawn) for name, drawn in EXAMPLES.items()})
+        named = {"Lung model": segmenter, "Tuberculosis model": classifier}
+        sources = {role: source for role, source in named.items() if source is not None}
+        folders = {role: local_run(source, revision) for role, source in sources.items()}
+        reader = ChestXrayReader(folders.get("Lung model"), folders.get("Tuberculosis model"))
+        models = {role: view.ShownModel.of(sources[role], folder) for role, folder in folders.items()}
+        return cls(reader, models, {name: _example(name, *drawn) for name, drawn in EXAMPLE_PHANTOMS.items()})
 
-    def read(self, data: bytes, name: str) -> Reading:
+    def read(self, data: bytes, name: str) -> view.Report:
         """Return what the models say of an X-ray, beside it.
 
         Raises:
@@ -110,39 +102,40 @@ class Page:
         if reader.classifier is not None and reader.classifier.model.config.model_type in METHODS:
             heat = saliency(reader.classifier, data, None if mask is None else keep_two_lungs(mask))
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
-        return Reading(xray.gray, found, heat, tuple(models))
+        return view.Report(xray.gray, found, heat, tuple(models))
 
     def take(self, path: Path) -> Upload:
         """Return an upload and delete its file.
 
-        The same file from two visitors has one path, as Gradio names it by its content: of two who come at once the
-        second finds no file, and gets what the first is being shown.
+        Gradio names a file by its content, so the same file from two visitors has one path. If both come at once, the
+        second finds no file and gets the first one's upload.
 
         Raises:
             gr.Error: there is none.
         """
         try:
-            upload = Upload(path.name, path.read_bytes())
-        except FileNotFoundError as error:
-            if (upload := self.uploads.get(path)) is None:
-                said = f"{path.name} was lost on its way: drop it again"
-                raise gr.Error(said, print_exception=False) from error  # a name may be a patient's: not into the log
+            upload: Upload | None = Upload(path.name, path.read_bytes())
+        except FileNotFoundError:
+            upload = self.uploads.get(path)
+        if upload is None:
+            said = f"{path.name} was lost on its way: drop it again"
+            raise gr.Error(said, print_exception=False)  # a name may be a patient's: not into the log
         path.unlink(missing_ok=True)
         self.uploads[path] = upload
         return upload
 
-    async def show_upload(self, file: Mapping[str, Any]) -> Shown:
+    async def show_upload(self, file: Mapping[str, Any]) -> Updates:
         """Show what was dropped.
 
         Raises:
             gr.Error: as `take`.
         """
-        async for shown in self.show(self.take(Path(file["path"]))):
-            yield shown
+        async for update in self.show(self.take(Path(file["path"]))):
+            yield update
 
-    async def show(self, upload: Upload) -> Shown:
+    async def show(self, upload: Upload) -> Updates:
         """Show that an X-ray is being read, and then what was found, or why it cannot be read."""
-        reading = None, waiting_html(f"{upload.name}: reading …"), ""
+        reading = None, view.waiting_html(f"{upload.name}: reading …"), ""
         yield reading
         async with self.turn:
             yield reading  # over the one before it; and here Gradio leaves off if the tab was closed meanwhile
@@ -154,15 +147,15 @@ class Page:
             reading = self.read(upload.data, upload.name)
         except (ValueError, ImportError) as error:
             is_image = not isinstance(error.__cause__, UnidentifiedImageError)
-            return problem_html(upload.name, str(error) if is_image else NO_IMAGE), ""
+            return view.problem_html(upload.name, str(error) if is_image else NO_IMAGE), ""
         except Exception:
             log.exception("an X-ray could not be read")
-            return problem_html(upload.name, "The program failed; its log says at what."), ""
-        return reading_html(reading), files_html(reading)
+            return view.problem_html(upload.name, "The program failed; its log says at what."), ""
+        return view.reading_html(reading), view.files_html(reading)
 
 
-def _example(name: str, seed: int, site: str, tuberculosis: bool) -> Upload:
-    """Return a phantom as PNG, which says of itself that it is one."""
+def _example(name: str, seed: int, site: Site, tuberculosis: bool) -> Upload:
+    """Return a phantom as PNG whose metadata say so."""
     buffer = io.BytesIO()
     phantom = render_phantom(seed, site, tuberculosis, EXAMPLE_SIZE)
     Image.fromarray(phantom.image).save(buffer, "PNG", pnginfo=synthetic_mark())
@@ -170,7 +163,7 @@ def _example(name: str, seed: int, site: str, tuberculosis: bool) -> Upload:
 
 
 def build(page: Page) -> gr.Blocks:
-    """Return the page's parts and events."""
+    """Return the page's components and events."""
     with gr.Blocks(
         title="Chest X-ray reader",
         analytics_enabled=False,
@@ -178,7 +171,7 @@ def build(page: Page) -> gr.Blocks:
         delete_cache=(CLEAN_EVERY, KEPT_AT_MOST),
     ) as blocks:
         gr.HTML(_head(page), elem_id="head")
-        with gr.Row(elem_id="desk"):
+        with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="input"):
                 upload = gr.File(label="Chest X-ray: PNG, JPEG, TIFF or DICOM", height=150, elem_id="upload")
                 gr.HTML(HINT)
@@ -188,14 +181,12 @@ def build(page: Page) -> gr.Blocks:
                         for number, name in enumerate(page.examples)
                     }
             with gr.Column(elem_id="output"):
-                result = gr.HTML(waiting_html(), elem_id="result")
+                result = gr.HTML(view.waiting_html(), elem_id="result")
                 files = gr.HTML("", elem_id="files")
             with gr.Column(elem_id="limits"), gr.Accordion("Limits of the models"):
-                gr.Markdown(limits_text(page.models), latex_delimiters=[])
-        # each begins at once, takes its upload off the disk, and then waits for its turn
-        events = [(upload.upload, page.show_upload, upload)]
-        events += [(button.click, partial(page.show, page.examples[name]), None) for name, button in buttons.items()]
-        for event, handler, source in events:
+                gr.Markdown(view.limits_text(page.models), latex_delimiters=[])
+
+        def on(event: Callable[..., object], handler: Callable[..., Updates], source: gr.File | None = None) -> None:
             event(None, js=SCROLL, api_visibility="private")
             event(
                 handler,
@@ -203,10 +194,14 @@ def build(page: Page) -> gr.Blocks:
                 [upload, result, files],
                 show_progress="hidden",
                 trigger_mode="multiple",  # else what is dropped while another is read is passed over
-                concurrency_limit=None,
+                concurrency_limit=None,  # each begins at once, takes its upload off the disk, and waits for its turn
                 preprocess=False,  # which would copy the upload
                 api_visibility="private",
             )
+
+        on(upload.upload, page.show_upload, upload)
+        for name, button in buttons.items():
+            on(button.click, partial(page.show, page.examples[name]))
     return blocks
 
 
@@ -219,83 +214,74 @@ def _head(page: Page) -> str:
 
 
 @contextmanager
-def serving(
+def serving(page: Page, host: str | None = "127.0.0.1", port: int | None = None) -> Iterator[tuple[str, Path]]:
+    """Serve the page while a block runs; give its address and the folder that uploads pass through.
+
+    A host or port of None is what Gradio's environment variables and defaults say.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    with TemporaryDirectory(prefix="chest-xray-page-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # the one way to tell Gradio where uploads go
+        blocks = build(page)
+        try:
+            _, url, _ = blocks.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                quiet=True,
+                prevent_thread_lock=True,
+                max_file_size=LARGEST,
+                run_history=False,  # Gradio's own, kept in the browser
+                enable_monitoring=False,
+                ssr_mode=False,
+                footer_links=[],
+                theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+                css="\n".join([*(Path(__file__).with_name(name).read_text() for name in STYLES), _thumbnails(page)]),
+            )
+        except (OSError, OverflowError) as error:  # whose own advice is for programs
+            at = "the default port" if port is None else f"port {port}"
+            raise OSError(f"{at} cannot be used, perhaps as another page is there: pass another --port") from error
+        try:
+            yield url, Path(folder)
+        finally:
+            blocks.close(verbose=False)
+
+
+def _thumbnails(page: Page) -> str:
+    """Return CSS that puts the examples on their buttons, darker below, where the text is."""
+    rules = []
+    for number, example in enumerate(page.examples.values()):
+        with Image.open(io.BytesIO(example.data)) as picture:
+            picture.thumbnail(THUMBNAIL)
+            background = f"linear-gradient(#0000 50%, #000c), url({view.jpeg(picture)})"
+        rules.append(f"#example-{number} {{ background: {background}; }}")
+    return "\n".join(rules)
+
+
+def delete_broken_uploads(folder: Path, older_than: float) -> None:
+    """Delete what uploads left that broke off more than `older_than` seconds ago; Gradio keeps it."""
+    for path in folder.glob("tmp*"):  # whole ones lie deeper, and Gradio deletes them
+        if time.time() - path.stat().st_mtime > older_than:
+            path.unlink()
+
+
+def serve(
     segmenter: str | Path | None = None,
     classifier: str | Path | None = None,
     revision: str | None = None,
     host: str | None = "127.0.0.1",
     port: int | None = None,
-) -> Iterator[tuple[str, Path, Page]]:
-    """Address of the page, the folder that uploads pass through, and what its events call, while a block runs.
-
-    Where host or port is None, Gradio's environment variables and defaults say it.
+) -> None:
+    """Serve the page of run folders or Hub ids as `serving` does, until Ctrl-C or SIGTERM.
 
     Raises:
-        FileNotFoundError, ValueError: as `Page.of`.
-        OSError: the port is taken.
-    """
-    page = Page.of(segmenter, classifier, revision)
-    with TemporaryDirectory(prefix="chest-xray-page-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # the one way to tell Gradio where uploads go
-        blocks, url = _launch(page, host, port)
-        try:
-            yield url, Path(folder), page
-        finally:
-            blocks.close(verbose=False)
-
-
-def _launch(page: Page, host: str | None, port: int | None) -> tuple[gr.Blocks, str]:
-    """The page as it is being served, and its address."""
-    blocks = build(page)
-    try:
-        _, url, _ = blocks.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            max_file_size=LARGEST,
-            run_history=False,  # Gradio's own, kept in the browser
-            enable_monitoring=False,
-            ssr_mode=False,
-            footer_links=[],
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css="\n".join([*(Path(__file__).with_name(name).read_text() for name in STYLES), _thumbnails(page)]),
-        )
-    except (OSError, OverflowError) as error:  # whose own advice is for programs
-        at = "the default port" if port is None else f"port {port}"
-        raise OSError(f"{at} cannot be used, perhaps as another page is there: pass another --port") from error
-    return blocks, url
-
-
-def _thumbnails(page: Page) -> str:
-    """CSS that puts the examples on their buttons, darker below, where the text is."""
-    rules = []
-    for number, example in enumerate(page.examples.values()):
-        with Image.open(io.BytesIO(example.data)) as picture:
-            picture.thumbnail(THUMBNAIL)
-            rules.append(
-                f"#example-{number} {{ background: linear-gradient(#0000 50%, #000c), url({jpeg(picture)}); }}"
-            )
-    return "\n".join(rules)
-
-
-def delete_broken_uploads(folder: Path, older_than: float) -> None:
-    """Delete what came of uploads that broke off more than so many seconds ago, which Gradio itself leaves."""
-    for path in folder.glob("tmp*"):  # whole ones lie deeper, and are Gradio's to delete
-        if time.time() - path.stat().st_mtime > older_than:
-            path.unlink()
-
-
-def serve(segmenter: str | Path | None = None, classifier: str | Path | None = None, **place: Any) -> None:
-    """Nothing, once the page that `serving` makes was stopped by Ctrl-C or SIGTERM, and its folder is gone.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: as `serving`.
+        FileNotFoundError, ValueError, OSError: as `Page.of` and `serving`.
     """
     stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    with serving(segmenter, classifier, **place) as (url, folder, _):
+    with serving(Page.of(segmenter, classifier, revision), host, port) as (url, folder):
         log.info("serving at %s; Ctrl-C ends it", url)
         while not stopped.wait(CLEAN_EVERY):
             delete_broken_uploads(folder, KEPT_AT_MOST)

@@ -1,4 +1,4 @@
-"""What was found on one X-ray, as HTML: on the page and as a report to print; downloads; the models' limits."""
+"""Render what was found on one X-ray as HTML, for the page and as a report to print; downloads; models' limits."""
 
 import base64
 import io
@@ -22,15 +22,13 @@ from hub_models.runs.run_folder import RunFolder
 
 # the templates escape what a file's name or an error says
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-READING, REPORT = TEMPLATES.get_template("reading.html"), TEMPLATES.get_template("report.html")
-FILES = TEMPLATES.from_string(
+READING_PAGE, REPORT_PAGE = TEMPLATES.get_template("reading.html"), TEMPLATES.get_template("report.html")
+DOWNLOADS = TEMPLATES.from_string(
     "<p>Download"
     '{% for title, name, url in files %} <a href="{{ url }}" download="{{ name }}">{{ title }}</a>{% endfor %}</p>'
 )
-SHARED = "Both models"
-SHOWN = 1024  # pixels of a picture's longer side
+PICTURE_SIDE = 1024  # pixels of a picture's longer side
 NO_DEVICE = "Research use, not a medical device. No decision about a patient may rest on this page."
-SALIENCY = "What speaks for tuberculosis to the model"
 MEANING = (
     "The probability is that a radiologist labels the X-ray tuberculosis. The model knows normal X-rays and "
     "tuberculosis only: any other disease gets a probability of tuberculosis all the same."
@@ -38,11 +36,11 @@ MEANING = (
 
 
 @dataclass(frozen=True)
-class Reading:
+class Report:
     """One X-ray with what was found on it.
 
     Attributes:
-        gray: as `to_gray` gives it; nothing else of a file's header is shown.
+        gray: of `to_gray`; nothing else of a file is shown.
         found: what the models say.
         saliency: (H, W) float in [0, 1], what speaks for tuberculosis to the TB model; None without one.
         models: a line for each model, with its name and digest.
@@ -55,7 +53,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Model:
+class ShownModel:
     """What the page says of a model.
 
     Attributes:
@@ -71,8 +69,8 @@ class Model:
     limits: tuple[str, ...]
 
     @classmethod
-    def of(cls, source: str | Path, folder: Path) -> "Model":
-        """Of a run folder that came from `source`, a Hub id or the folder itself."""
+    def of(cls, source: str | Path, folder: Path) -> "ShownModel":
+        """Return the model of a run folder that came from `source`, a Hub id or the folder itself."""
         name = folder.resolve().name if Path(source).is_dir() else str(source)
         run = RunFolder.read(folder)
         scope, known = limits_of(TASKS[run.config.task].kind, run.data)
@@ -80,39 +78,39 @@ class Model:
         return cls(name, run.digest[:16], bool(run.data.get("synthetic")), limits)
 
 
-def limits_text(models: Mapping[str, Model]) -> str:
-    """Markdown of the limits of models by their role, what two of them share first."""
-    said = {f"{role}: {model.name}": model.limits for role, model in models.items()}
-    first, *others = said.values()
-    if shared := [limit for limit in first if others and all(limit in other for other in others)]:
-        rest = {name: [one for one in limits if one not in shared] for name, limits in said.items()}
-        said = {SHARED: shared} | rest
-    return "\n\n".join("\n".join([f"#### {name}", *(f"* {one}" for one in limits)]) for name, limits in said.items())
+def limits_text(models: Mapping[str, ShownModel]) -> str:
+    """Return Markdown of the limits of models by their role, those of both first."""
+    limits = {f"{role}: {model.name}": list(model.limits) for role, model in models.items()}
+    first, *others = limits.values()
+    if shared := [one for one in first if others and all(one in other for other in others)]:
+        own = {name: [one for one in said if one not in shared] for name, said in limits.items()}
+        limits = {"Both models": shared} | own
+    return "\n\n".join("\n".join([f"#### {name}", *(f"* {one}" for one in said)]) for name, said in limits.items())
 
 
-def reading_html(reading: Reading) -> str:
+def reading_html(report: Report) -> str:
     """Return HTML of a reading: verdict, pictures, flags, measures."""
-    return READING.render(_shown_of(reading))
+    return READING_PAGE.render(_values_of(report))
 
 
-def report_html(reading: Reading, day: date | None = None) -> str:
-    """Return a reading as an HTML document that needs no other file, and prints to one page; `day`: today if None."""
+def report_html(report: Report, day: date | None = None) -> str:
+    """Return a reading as an HTML document that needs no other file and prints to one page; `day`: today if None."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     program = f"Read with chest-xray-masks (version {PREDICTION_VERSION} of its predictions), {libraries}."
-    frame = {"day": day or date.today(), "warning": NO_DEVICE, "made_by": (*reading.models, program)}
-    return REPORT.render(_shown_of(reading) | frame)
+    frame = {"day": day or date.today(), "warning": NO_DEVICE, "made_by": (*report.models, program)}
+    return REPORT_PAGE.render(_values_of(report) | frame)
 
 
-def _shown_of(reading: Reading) -> dict[str, object]:
-    """Return what reading.html shows of a reading."""
-    found = reading.found
+def _values_of(report: Report) -> dict[str, object]:
+    """Return the values that reading.html shows."""
+    found = report.found
     probability, threshold = _told_apart(found.probability, found.threshold)
     return {
         "name": found.name,
         "found": found,
         "probability": probability,
         "threshold": threshold,
-        "pictures": pictures_of(reading),
+        "pictures": pictures_of(report),
         "facts": facts_of(found),
         "remarks": remarks_on(found),
         "meaning": () if found.probability is None else (MEANING,),
@@ -146,45 +144,45 @@ def remarks_on(found: Prediction) -> tuple[str, ...]:
 
 def problem_html(name: str, problem: str) -> str:
     """Return HTML that says why a file could not be read."""
-    return READING.render(name=name, problem=problem)
+    return READING_PAGE.render(name=name, problem=problem)
 
 
 def waiting_html(waiting: str = "The reading appears here.") -> str:
     """Return HTML of the place where a reading will be, with what it waits for."""
-    return READING.render(waiting=waiting)
+    return READING_PAGE.render(waiting=waiting)
 
 
-def pictures_of(reading: Reading) -> list[tuple[str, str, str]]:
-    """Return title, data URL and description of each picture of a reading, the first to be shown first."""
-    gray = scaled_gray(reading.gray, SHOWN)
+def pictures_of(report: Report) -> list[tuple[str, str, str]]:
+    """Return title, data URL and description of each picture, the one that is open at first before the others."""
+    gray, found = scaled_gray(report.gray, PICTURE_SIDE), report.found
     pictures = [("X-ray", jpeg(gray), "The X-ray as it came, scaled")]
-    if reading.found.mask is not None:
-        edge = "right" if reading.found.is_mirrored else "left"
+    if report.saliency is not None:
+        words = "What speaks for tuberculosis to the model: the brighter, the more; a hint, no proof of disease"
+        pictures.insert(0, ("Saliency", jpeg(heat(gray, report.saliency)), words))
+    if found.mask is not None:
+        edge = "right" if found.is_mirrored else "left"
         words = f"The lungs as the model finds them; the patient's right is at the {edge}"
-        pictures.insert(0, ("Lungs", jpeg(outline(gray, reading.found.mask)), words))
-    if reading.saliency is not None:
-        words = f"{SALIENCY}: the brighter, the more; a hint, no proof that it looks at disease"
-        pictures.insert(-1, ("Saliency", jpeg(heat(gray, reading.saliency)), words))
+        pictures.insert(0, ("Lungs", jpeg(outline(gray, found.mask)), words))
     return pictures
 
 
-def files_html(reading: Reading) -> str:
+def files_html(report: Report) -> str:
     """Return HTML of links that hold the mask, 1 bit a pixel at the X-ray's own size, and the report."""
-    stem, files = Path(reading.found.name).stem, []
-    if reading.found.mask is not None:
-        files.append(("Mask (PNG)", f"{stem}-lungs.png", data_url(mask_png(reading.found.mask), "image/png")))
-    report = data_url(report_html(reading).encode(), "text/html")
-    files.append(("Report (HTML), printable", f"{stem}-report.html", report))
-    return FILES.render(files=files)
+    stem, files = Path(report.found.name).stem, []
+    if report.found.mask is not None:
+        files.append(("Mask (PNG)", f"{stem}-lungs.png", data_url(mask_png(report.found.mask), "image/png")))
+    document = data_url(report_html(report).encode(), "text/html")
+    files.append(("Report (HTML), printable", f"{stem}-report.html", document))
+    return DOWNLOADS.render(files=files)
 
 
 def jpeg(picture: Image.Image) -> str:
-    """Data URL of a picture; its colors are kept at full resolution, as an outline is thin."""
+    """Return the data URL of a picture as JPEG; colors keep full resolution, as an outline is thin."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90, subsampling=0)
     return data_url(buffer.getvalue(), "image/jpeg")
 
 
 def data_url(data: bytes, kind: str) -> str:
-    """Address that holds the data itself, so that no file has to lie on the server for the browser to fetch."""
+    """Return an address that holds the data itself, so that no file has to lie on the server."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

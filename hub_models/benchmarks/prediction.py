@@ -19,7 +19,7 @@ from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_
 from hub_models.dataset.phantoms import write_phantoms
 from hub_models.predict.job import read_all
 from hub_models.predict.reader import ChestXrayReader
-from hub_models.predict.stream import BATCH_SIZE, BATCH_SIZES, Desk, cores, read_stream
+from hub_models.predict.stream import BATCH_SIZE, BATCH_SIZES, StreamOutput, cores, read_stream
 
 FEW_XRAYS = 100  # to compare many with
 SMALL_SIDE = 128  # pixels of a small X-ray's longer side, about
@@ -71,8 +71,8 @@ def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[
     size = BATCH_SIZES.get(device.type, BATCH_SIZE)
 
     def read(reader: ChestXrayReader) -> None:
-        desk = Desk(reader, folder / str(next(rounds)))
-        deque(read_stream(desk, _items(paths), device), maxlen=0)
+        output = StreamOutput(reader, folder / str(next(rounds)))
+        deque(read_stream(output, _items(paths), device), maxlen=0)
 
     def decode() -> None:
         with ThreadPoolExecutor(cores()) as pool:

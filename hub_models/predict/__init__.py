@@ -8,10 +8,4 @@ if TYPE_CHECKING:
     from hub_models.predict.reader import ChestXrayReader as ChestXrayReader
     from hub_models.predict.reader import Prediction as Prediction
 
-__getattr__ = loader(
-    __name__,
-    {
-        "ChestXrayReader": "hub_models.predict.reader",
-        "Prediction": "hub_models.predict.reader",
-    },
-)
+__getattr__ = loader(__name__, dict.fromkeys(("ChestXrayReader", "Prediction"), "hub_models.predict.reader"))

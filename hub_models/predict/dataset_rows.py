@@ -1,4 +1,4 @@
-"""`Sources`, as which X-rays that were found are given, and those in the rows of Parquet files and datasets."""
+"""Index X-rays that were found, as `Sources`, and read those in the rows of Parquet files and datasets."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import datasets
 import fsspec
@@ -19,13 +19,24 @@ from fsspec.implementations.local import LocalFileSystem
 import chest_xray_masks  # makes its name known to load_dataset
 from hub_models.imaging.source import Source
 
-LONGEST_PART = 200  # bytes of a folder's or file's name; file systems take 255
+LONGEST_NAME = 200  # bytes of a folder's or file's name; file systems take 255
 OUTPUT_DOT = re.compile(r"\.(?=(png|dcm)$)", re.IGNORECASE)  # before a suffix of what is written
-BLOCK = 10_000  # X-rays that are made an index at a time
+INDEX_BLOCK = 10_000  # X-rays that are made an index at a time
 
-Open = Callable[[], Source]  # what opens one X-ray
-Entry = tuple[str, str, int | None, int | None]  # key, place, row and size of one
+OpenSource = Callable[[], Source]
+Entry = tuple[str, str, int | None, int | None]  # key, place, row and size of an X-ray
 ENTRY = pyarrow.schema({"source": "string", "place": "binary", "row": "int64", "size": "int64"})
+
+
+class IndexRow(TypedDict):
+    """One X-ray of the index; see `Sources`."""
+
+    number: int
+    source: str
+    output: str
+    place: bytes
+    row: int | None
+    size: int | None
 
 
 @dataclass(frozen=True)
@@ -33,20 +44,20 @@ class Sources:
     """X-rays that were found; none of them has been opened.
 
     Attributes:
-        index: a row for each: `number`, from 0; `source`, its unique key; `output`, a relative path unique to it, for
-            what is written of it; `place` and `row`, where it is, the former as bytes, since names of files need not
-            be text; `size` of the file in bytes, if listed.
-        stream: (rows of the index) to each row and what opens its X-ray, in their order.
-        origin: what else tells them from others: the zip that they are in, the column, how a dataset was asked for.
+        index: a row for each. `number`: from 0. `source`: its unique key. `output`: a unique relative path for what is
+            written of it. `place`, `row`: where it is; the place in bytes, since names of files need not be text.
+            `size`: of the file in bytes, if listed.
+        stream: takes rows of the index; yields each row with what opens its X-ray, in their order.
+        origin: what else tells them from others: their zip, the column, the arguments of a dataset.
     """
 
     index: datasets.Dataset
-    stream: Callable[[datasets.Dataset], Iterator[tuple[dict[str, Any], Open]]]
+    stream: Callable[[datasets.Dataset], Iterator[tuple[IndexRow, OpenSource]]]
     origin: tuple[str | None, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Of the keys, places and sizes, in their order, and the origin: from wherever called, the same X-rays."""
+        """Return a digest of the keys, places and sizes, in their order, and the origin, the same in any folder."""
         digest = hashlib.sha256(repr(self.origin).encode())
         for batch in self.index.select_columns(["source", "place", "size"]).iter(1000):
             digest.update(repr(batch).encode())
@@ -54,42 +65,43 @@ class Sources:
 
 
 def index_of(entries: Iterable[Entry], by_key: bool = False) -> datasets.Dataset:
-    """The index of `Sources` with these entries, no key twice, in their order or that of their keys.
+    """Return the index of `Sources` with these entries, no key twice, in their order or that of their keys.
 
-    There may be millions: no more than BLOCK of them are Python's objects at a time.
+    There may be millions: at most INDEX_BLOCK of them are Python's objects at a time.
     """
     entries, blocks = iter(entries), []
-    while block := list(islice(entries, BLOCK)):
+    while block := list(islice(entries, INDEX_BLOCK)):
         keys, places, *others = zip(*block, strict=True)
         columns = [map(printable, keys), (place.encode(errors="surrogateescape") for place in places), *others]
         blocks.append(pyarrow.record_batch(list(map(pyarrow.array, columns, ENTRY.types)), ENTRY))
-    table, taken = pyarrow.Table.from_batches(blocks, ENTRY), set()
+    table = pyarrow.Table.from_batches(blocks, ENTRY)
     if by_key:
         table = table.sort_by("source")
-    splits = [_outputs(part["source"].to_pylist(), taken) for part in table.to_batches(BLOCK)]
-    table = table.append_column("output", pyarrow.chunked_array(splits, pyarrow.string()))
+    taken: set[int] = set()
+    outputs = [_outputs(block["source"].to_pylist(), taken) for block in table.to_batches(INDEX_BLOCK)]
+    table = table.append_column("output", pyarrow.chunked_array(outputs, pyarrow.string()))
     table = table.append_column("number", pyarrow.array(np.arange(len(table))))
-    return datasets.Dataset(table, fingerprint="X-rays")  # which else is a hash of a copy
+    return datasets.Dataset(table, fingerprint="X-rays")  # the default is a hash of a copy
 
 
 def printable(text: str) -> str:
-    r"""The same, but for bytes of a file's name that are no UTF-8: `\udce9` in place of 0xe9."""
+    r"""Return the same text, but `\udce9` in place of a byte 0xe9 that is no UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _outputs(keys: list[str], taken: set[int]) -> pyarrow.Array:
-    """A relative path for each key, itself if it can be; no two are the same, where capitals count for nothing too.
+    """Return a unique relative path for each key, the key itself if it can be; capitals make no difference.
 
-    No folder among them ends as a file that is written does: such a file may lie beside it. `taken` has the hashes of
-    the paths so far, which are smaller than these.
+    No folder ends as a written file does: such a file may lie beside it. `taken` holds the hashes of the paths so far,
+    which are smaller than the paths.
     """
     paths = []
     for key in keys:
-        splits = [re.sub(r"[^\w.,+=@() -]", "_", part) for part in key.removesuffix(".png").split("/")]
-        splits = [part.encode()[:LONGEST_PART].decode(errors="ignore") for part in splits if part.strip(". ")]
-        folders = [OUTPUT_DOT.sub("_", part) for part in splits[:-1]]
-        path, number = "/".join([*folders, *splits[-1:]]) or "image", 1
-        first = path
+        names = [re.sub(r"[^\w.,+=@() -]", "_", name) for name in key.removesuffix(".png").split("/")]
+        names = [name.encode()[:LONGEST_NAME].decode(errors="ignore") for name in names if name.strip(". ")]
+        names[:-1] = [OUTPUT_DOT.sub("_", name) for name in names[:-1]]
+        first = path = "/".join(names) or "image"
+        number = 1
         while hash(path.casefold()) in taken:
             number += 1
             path = f"{first}-{number}"
@@ -99,58 +111,58 @@ def _outputs(keys: list[str], taken: set[int]) -> pyarrow.Array:
 
 
 def of_parquet(files: fsspec.AbstractFileSystem, tables: dict[str, str], column: str | None) -> Sources:
-    """X-rays in a `column` of Parquet files by name; see `sources.find_sources`.
+    """Return the X-rays in a `column` of Parquet files by name; see `inputs.find_sources`.
 
     Raises:
-        ValueError: a file without that column, or with several that may be meant; one that is no whole Parquet.
+        ValueError: a file without that column, or with several that may be meant; a file that is no whole Parquet.
     """
-    ids, found = [], []
+    ids: list[object] = []
+    found, named = [], ""
     for name, path in tables.items():
         with files.open(path) as file:
             table = pyarrow.parquet.ParquetFile(file)
             schema, count = table.schema_arrow, table.metadata.num_rows
-            column = _image_column(name, [one.name for one in schema if _holds_images(one.type)], column)
+            named = _image_column(name, [one.name for one in schema if _holds_images(one.type)], named or column)
             ids += table.read(["id"])["id"].to_pylist() if "id" in schema.names else []
             found.append((name, path, count, files.size(path)))
     entries = ((f"{name}/{row}", path, row, size) for name, path, count, size in found for row in range(count))
     index = index_of(_keyed(ids, entries, sum(count for _, _, count, _ in found)))
-    return Sources(index, partial(_stream_parquet, files, column), (column,))
+    return Sources(index, partial(_stream_parquet, files, named), (named,))
 
 
 def _holds_images(kind: pyarrow.DataType) -> bool:
-    """Whether a column of this type can be images: bytes, or bytes and path as `datasets` writes them."""
+    """Return whether a column of this type can be images: bytes, or bytes and path as `datasets` writes them."""
     if pyarrow.types.is_struct(kind):
         return "bytes" in {field.name for field in kind}
-    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 
 def _stream_parquet(
     files: fsspec.AbstractFileSystem, column: str, rows: datasets.Dataset
-) -> Iterator[tuple[dict[str, Any], Open]]:
-    """Row groups are read as a stream, a row at a time: one may be larger than the memory."""
+) -> Iterator[tuple[IndexRow, OpenSource]]:
+    """Yield rows with what opens them; a row group is read a row at a time, as it may be larger than the memory."""
     for path, members in groupby(rows, key=lambda row: row["place"]):
         wanted = {row["row"]: row for row in members}
         with files.open(path.decode(errors="surrogateescape")) as file:
             table = pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             ends = np.cumsum(counts)
-            groups = sorted({int(np.searchsorted(ends, row, "right")) for row in wanted})
-            for group in groups:
+            for group in sorted({int(np.searchsorted(ends, row, "right")) for row in wanted}):
                 for number, open_cell in enumerate(_cells(table, group, column), int(ends[group]) - counts[group]):
                     if number in wanted:
                         yield wanted[number], open_cell
 
 
-def _cells(table: pyarrow.parquet.ParquetFile, group: int, column: str) -> Iterator[Open]:
-    """What opens each row of a row group; where it is damaged, the rows from there on raise why."""
-    said, left = "it ends too early", table.metadata.row_group(group).num_rows
+def _cells(table: pyarrow.parquet.ParquetFile, group: int, column: str) -> Iterator[OpenSource]:
+    """Yield what opens each row of a row group; where it is damaged, the rows from there on raise why."""
+    why, left = "it ends too early", table.metadata.row_group(group).num_rows
     try:
         for batch in table.iter_batches(1, [group], [column]):
             yield partial(_bytes_of, batch[0][0].as_py())
             left -= 1
     except Exception as error:  # pyarrow raises whatever its decoders raise
-        said = " ".join(chest_xray_masks.reason(error).split())
-    yield from repeat(partial(_damaged, f"row group {group} cannot be read ({said}): get a sound copy"), left)
+        why = " ".join(chest_xray_masks.reason(error).split())
+    yield from repeat(partial(_damaged, f"row group {group} cannot be read ({why}): get a sound copy"), left)
 
 
 def _damaged(sentence: str) -> Source:
@@ -158,30 +170,32 @@ def _damaged(sentence: str) -> Source:
 
 
 def _bytes_of(value: dict[str, Any] | bytes | None) -> Source:
-    """Image of a table's cell.
+    """Return the image of a table's cell.
 
     Raises:
         ValueError: the cell is empty.
     """
-    if isinstance(value, dict):
-        value = value["bytes"] or (value["path"] and open_url(value["path"]))
-    if not value:
-        raise ValueError("the row holds no image: pass a table with one in each row")
-    return value
+    data: bytes | None = value["bytes"] if isinstance(value, dict) else value
+    if data:
+        return data
+    if isinstance(value, dict) and value.get("path"):
+        return open_url(value["path"])
+    raise ValueError("the row holds no image: pass a table with one in each row")
 
 
 def open_file(files: fsspec.AbstractFileSystem, path: str) -> Source:
-    """A file's path where it is on this machine, else its bytes."""
-    return Path(path) if isinstance(files, LocalFileSystem) else files.cat_file(path)
+    """Return a file's path where it is on this machine, else its bytes."""
+    data: bytes | Path = Path(path) if isinstance(files, LocalFileSystem) else files.cat_file(path)
+    return data
 
 
 def open_url(url: str) -> Source:
-    """The same of a path or URL."""
+    """Return `open_file` of a path or URL."""
     return open_file(*fsspec.url_to_fs(url))
 
 
 def of_dataset(name: str, config: str | None, split: str | None, data_dir: str | None, column: str | None) -> Sources:
-    """X-rays in a `column` of a dataset, of `split` or of all; see `sources.find_sources`.
+    """Return the X-rays in a `column` of a dataset, of `split` or of all; see `inputs.find_sources`.
 
     Raises:
         FileNotFoundError: there is no such dataset, or nothing in it.
@@ -190,50 +204,45 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
     try:
         loaded = datasets.load_dataset(name, config, data_dir=data_dir, split=split)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(f"no file, folder or dataset {name} ({error}): pass another --images") from error
+        raise FileNotFoundError(f"no file, folder or dataset {name} ({error}): pass another --data") from error
     splits = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
     rows = datasets.concatenate_datasets(list(splits.values()))
-    found = [feature for feature, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    column = _image_column(name, found, column)
+    images = [feature for feature, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    column = _image_column(name, images, column)
     if not len(rows):
         raise FileNotFoundError(f"no row in {name} {config or ''} {split or ''}: pass another config or split")
     ids = list(rows["id"]) if "id" in rows.column_names else []
     cells = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
 
-    def stream(chosen: datasets.Dataset) -> Iterator[tuple[dict[str, Any], Open]]:
-        """Rows of the memory map, one at a time."""
-        for row in chosen:
+    def stream(chosen: datasets.Dataset) -> Iterator[tuple[IndexRow, OpenSource]]:
+        for row in chosen:  # of the memory map, one at a time
             yield row, partial(_bytes_of, cells[row["row"]][column])
 
-    keys = (f"{part}/{row}" for part, one in splits.items() for row in range(len(one)))
-    entries = ((key, "", row, None) for row, key in enumerate(keys))
-    return Sources(
-        index_of(_keyed(ids, entries, len(rows))),
-        stream,
-        (_absolute(name), config, split, _absolute(data_dir), column),
-    )
+    keys = (f"{split_name}/{row}" for split_name, one in splits.items() for row in range(len(one)))
+    index = index_of(_keyed(ids, ((key, "", row, None) for row, key in enumerate(keys)), len(rows)))
+    return Sources(index, stream, (_absolute(name), config, split, _absolute(data_dir), column))
 
 
 def _absolute(name: str | None) -> str | None:
-    """The absolute path of what is on this machine; any other name as it is."""
+    """Return the absolute path of what is on this machine; any other name as it is."""
     return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
-def _image_column(name: str, found: list[str], asked: str | None) -> str:
-    """The one asked for, else `image`, else the only one.
+def _image_column(name: str, found: list[str], wanted: str | None) -> str:
+    """Return the wanted column, else `image`, else the only one.
 
     Raises:
         ValueError: there is no such column, or no telling which is meant.
     """
-    if asked in found or (asked is None and "image" in found):
-        return asked or "image"
-    if asked is None and len(found) == 1:
+    if wanted in found or (wanted is None and "image" in found):
+        return wanted or "image"
+    if wanted is None and len(found) == 1:
         return found[0]
-    raise ValueError(f"{name} has the image columns {found}, got {asked}: name one of them with --image_column")
+    raise ValueError(f"{name} has the image columns {found}, got {wanted}: name one of them with --image-column")
 
 
 def _keyed(ids: list[Any], entries: Iterator[Entry], count: int) -> Iterator[Entry]:
-    """The `count` entries with the ids, as text, for keys where each row has its own; else as they are."""
+    """Return the `count` entries with ids, as text, for keys where each row has its own; else as they are."""
     ids = [str(id) for id in ids if id is not None]
     if len(set(ids)) != count:
         return entries

@@ -1,10 +1,9 @@
-"""Any number of X-rays to masks and a table, by all processes of a launch; killed, the next one goes on from there."""
+"""Read any number of X-rays to masks and a table, in all processes of a launch; a killed job can be resumed."""
 
 import json
 import logging
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.dataset
@@ -21,13 +20,14 @@ from hub_models.predict.dataset_rows import Sources
 from hub_models.predict.inputs import find_sources
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.predict.row_log import close_row_log, done_before, drop_rows, file_of, is_whole, open_row_log
-from hub_models.predict.stream import SCHEMA, Asked, Desk, read_stream
+from hub_models.predict.stream import PREDICTION_SCHEMA, SaliencyModel, StreamOutput, read_stream
 from hub_models.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 SETTINGS_NAME = "predict.json"
 TABLE_NAME = "predictions"
+JobSettings = dict[str, str | int | None]  # predict.json: what decides on the rows
 
 
 def read_all(
@@ -40,16 +40,19 @@ def read_all(
     saliency: bool = False,
     dicom_seg: bool = False,
     batch_size: int | None = None,
-    **where: str | None,
+    config: str | None = None,
+    split: str | None = None,
+    data_dir: str | None = None,
+    column: str | None = None,
 ) -> Path:
-    """`output`, where each X-ray of `images` has a row in `predictions.parquet` and `.csv`, and its lungs in `masks/`.
+    """Read each X-ray to a row in `predictions.parquet` and `.csv` and a mask in `masks/`; return `output`.
 
-    The columns are those of `pipeline.COLUMNS`: `source`, the key that `find_sources` gives; `mask`, the path in the
-    folder of a PNG of 1 bit, as large as the X-ray; `error`, one sentence where a file could not be read, and null in
-    all others; what is not known, or no model was given for, is null. Shares are of the X-ray's pixels, in [0, 1].
+    The columns are `stream.PREDICTION_COLUMNS`: `source`, the key that `find_sources` gives; `mask`, the path in the
+    folder of a PNG of 1 bit, as large as the X-ray; `error`, one sentence where a file could not be read, else null.
+    What is not known, or no model was given for, is null. Fractions are of the X-ray's pixels, in [0, 1].
 
-    The X-rays are shared out to the processes of the launch. Killed at any moment, the same call goes on from there,
-    in any number of them; both tables are written last. A finished folder is left as it is.
+    The processes of a launch share the X-rays. After a kill the same call resumes, with any number of processes. Both
+    tables are written last. A finished folder is left as it is.
 
     Args:
         images: as `find_sources` takes them.
@@ -61,95 +64,52 @@ def read_all(
         saliency: whether to write pictures of what speaks for tuberculosis to the classifier, to `saliency/`.
         dicom_seg: whether to write the lungs of DICOM X-rays as DICOM Segmentations, too, to `segmentations/`.
         batch_size: X-rays in a forward pass; by default 16, on a CPU 4.
-        **where: more of what `find_sources` takes: config, split, data_dir, column.
+        config: of a dataset, as are `split` and `data_dir`.
+        split: "test" and the like; by default all.
+        data_dir: folder or zip of the set.
+        column: of the X-rays, in Parquet or a dataset.
 
     Raises:
         FileNotFoundError: there is no X-ray, or no model.
         FileExistsError: `output` holds something else.
-        ValueError: it holds other predictions, or another launch is writing to it; a model cannot be used.
+        ValueError: `output` holds other predictions, or another launch writes to it; a model cannot be used.
     """
     folder = Path(output)
-    more = {"overlays": overlays, "saliency": saliency, "dicom_seg": dicom_seg}
-    _check_arguments(images, folder, segmenter, classifier, more, batch_size)
-    accelerator = make_accelerator()
-    with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
-        sources = find_sources(images, **where)
-        runs = [None if run is None else local_run(run, revision) for run in (segmenter, classifier)]
-    _check_folder(folder, settings := _settings(sources, runs) | more)
-    if is_whole(folder, TABLE_NAME):
-        logger.info("%s is finished: delete it, or pass another output, to read anew", folder)
-        if accelerator.is_main_process:
-            drop_rows(folder)  # of a launch that was killed at the very end
-    else:
-        _read(_desk(runs, folder, settings), sources, settings, accelerator, batch_size)
-    logger.info("%s", _summary(folder))
-    return folder
-
-
-def _read(
-    desk: Desk, sources: Sources, settings: dict[str, Any], accelerator: Accelerator, batch_size: int | None
-) -> None:
-    """Read what is left in all processes, and make the tables."""
-    folder = desk.folder
-    with held(folder) if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
-            write_json(settings, folder / SETTINGS_NAME)
-            open_row_log(folder)
-        accelerator.wait_for_everyone()
-        _read_share(desk, sources, accelerator, batch_size)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            close_row_log(folder, TABLE_NAME, SCHEMA, len(sources.index))
-    accelerator.wait_for_everyone()
-
-
-def _summary(folder: Path) -> str:
-    """How many rows the table has, and how many of them ask for a look."""
-    table = pyarrow.dataset.dataset(folder / f"{TABLE_NAME}.parquet")
-    counts = {
-        "unreadable": table.count_rows(filter=pyarrow.dataset.field("error").is_valid()),
-        "flagged": table.count_rows(filter=pyarrow.dataset.field("flags") != ""),
-    }
-    said = "".join(f", {count} {what}" for what, count in counts.items())
-    return f"{counted(table.count_rows(), 'image')}{said}: {folder / f'{TABLE_NAME}.csv'}"
-
-
-def _desk(runs: list[Path | None], folder: Path, settings: dict[str, Any]) -> Desk:
-    reader = ChestXrayReader(*runs)
-    asked = Asked(reader.classifier) if settings["saliency"] else None
-    version = settings["segmenter"][:16] if settings["dicom_seg"] else None
-    return Desk(reader, folder, settings["overlays"], asked, version)
-
-
-def _check_arguments(
-    images: str,
-    folder: Path,
-    segmenter: str | Path | None,
-    classifier: str | Path | None,
-    more: dict[str, bool],
-    batch_size: int | None,
-) -> None:
-    """Raise ValueError for arguments of `read_all` that do not go together."""
-    if more["overlays"] and segmenter is None:
-        raise ValueError("overlays show the lungs: pass a segmenter that finds them, or leave overlays out")
-    if more["dicom_seg"] and segmenter is None:
-        raise ValueError("dicom_seg writes the lungs: pass a segmenter that finds them, or leave dicom_seg out")
-    if more["saliency"] and classifier is None:
-        raise ValueError("saliency shows where a TB model looks: pass a classifier, or leave saliency out")
+    for name, wanted, model in (
+        ("overlays", overlays and segmenter is None, "segmenter"),
+        ("dicom_seg", dicom_seg and segmenter is None, "segmenter"),
+        ("saliency", saliency and classifier is None, "classifier"),
+    ):
+        if wanted:
+            raise ValueError(f"{name} is made with a {model}: pass a {model}, or leave {name} out")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if Path(images).is_dir() and folder.resolve().is_relative_to(Path(images).resolve()):
         raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
+    accelerator = make_accelerator()
+    with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
+        sources = find_sources(images, config, split, data_dir, column)
+        lungs, tb = (None if run is None else local_run(run, revision) for run in (segmenter, classifier))
+    digests = [None if run is None else RunFolder.read(run).digest for run in (lungs, tb)]
+    settings: JobSettings = {"X-rays": sources.digest, "segmenter": digests[0], "classifier": digests[1]}
+    settings |= {"version": PREDICTION_VERSION, "overlays": overlays, "saliency": saliency, "dicom_seg": dicom_seg}
+    _check_folder(folder, settings)
+    if is_whole(folder, TABLE_NAME):
+        logger.info("%s is finished: delete it, or pass another output, to read the X-rays again", folder)
+        if accelerator.is_main_process:
+            drop_rows(folder)  # of a launch that was killed at the very end
+    else:
+        reader = ChestXrayReader(lungs, tb)
+        saliency_model = SaliencyModel(reader.classifier) if saliency and reader.classifier else None
+        version = digests[0][:16] if dicom_seg and digests[0] else None
+        _read(
+            StreamOutput(reader, folder, overlays, saliency_model, version), sources, settings, accelerator, batch_size
+        )
+    logger.info("%s", _summary(folder))
+    return folder
 
 
-def _settings(sources: Sources, runs: list[Path | None]) -> dict[str, Any]:
-    """Return what decides on the rows: the X-rays, the models and the version of what is made of them."""
-    digests = [None if run is None else RunFolder.read(run).digest for run in runs]
-    models = dict(zip(("segmenter", "classifier"), digests, strict=True))
-    return {"X-rays": sources.digest} | models | {"version": PREDICTION_VERSION}
-
-
-def _check_folder(folder: Path, settings: dict[str, Any]) -> None:
+def _check_folder(folder: Path, settings: JobSettings) -> None:
     """Raise an error unless `folder` is new, or holds predictions of these settings."""
     path = folder / SETTINGS_NAME
     if not path.exists():
@@ -160,18 +120,43 @@ def _check_folder(folder: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"output {folder} was made with other {named}: delete it, or pass another output")
 
 
-def _read_share(desk: Desk, sources: Sources, accelerator: Accelerator, batch_size: int | None) -> None:
-    """Read this process' share of what earlier launches left, and append a row for each X-ray to its file."""
-    left = np.flatnonzero(~done_before(desk.folder, len(sources.index)))
+def _read(
+    output: StreamOutput, sources: Sources, settings: JobSettings, accelerator: Accelerator, batch_size: int | None
+) -> None:
+    """Read what is left in all processes, and make the tables."""
+    folder, is_main = output.folder, accelerator.is_main_process
+    with held(folder) if is_main else nullcontext():
+        if is_main:
+            write_json(settings, folder / SETTINGS_NAME)
+            open_row_log(folder)
+        accelerator.wait_for_everyone()
+        _read_left(output, sources, accelerator, batch_size)
+        accelerator.wait_for_everyone()
+        if is_main:
+            close_row_log(folder, TABLE_NAME, PREDICTION_SCHEMA, len(sources.index))
+    accelerator.wait_for_everyone()
+
+
+def _read_left(output: StreamOutput, sources: Sources, accelerator: Accelerator, batch_size: int | None) -> None:
+    """Read this process's X-rays of what earlier launches left, and append a row for each to its file."""
+    left = np.flatnonzero(~done_before(output.folder, len(sources.index)))
     if len(left) < len(sources.index):
-        logger.info("going on: %d of %d X-rays are left", len(left), len(sources.index))
+        logger.info("resumed: %d of %d X-rays are left", len(left), len(sources.index))
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = split_dataset_by_node(sources.index.select(left), rank, processes)
-    rows = read_stream(desk, sources.stream(mine), accelerator.device, batch_size)
+    rows = read_stream(output, sources.stream(mine), accelerator.device, batch_size)
     bar = tqdm(rows, "Reading X-rays", len(mine), disable=None if accelerator.is_main_process else True, unit="image")
     try:
-        with file_of(desk.folder, rank).open("a", buffering=1) as file:  # a line at a time
+        with file_of(output.folder, rank).open("a", buffering=1) as file:  # a line at a time
             for row in bar:
                 file.write(json.dumps(row) + "\n")
     except KeyboardInterrupt as stopped:
-        raise KeyboardInterrupt("stopped: the same command goes on from there") from stopped
+        raise KeyboardInterrupt("stopped: the same command resumes") from stopped
+
+
+def _summary(folder: Path) -> str:
+    """Return how many rows the table has, and how many of them have an error or a flag."""
+    table, field = pyarrow.dataset.dataset(folder / f"{TABLE_NAME}.parquet"), pyarrow.dataset.field
+    unreadable, flagged = (table.count_rows(filter=one) for one in (field("error").is_valid(), field("flags") != ""))
+    images = counted(table.count_rows(), "image")
+    return f"{images}, {unreadable} unreadable, {flagged} flagged: {folder / f'{TABLE_NAME}.csv'}"

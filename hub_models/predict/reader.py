@@ -1,8 +1,8 @@
-"""What models say of an X-ray: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
+"""Read X-rays with models: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from hub_models.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 16  # X-rays in a forward pass
+FORWARD_BATCH = 16  # X-rays in a forward pass
 LEAST_SIDE = 32  # pixels; below it nothing can be seen
 VERDICTS = {True: "tuberculosis suspected", False: "tuberculosis not suspected"}
 ADVICE = {
@@ -54,17 +54,6 @@ class OpenedXray:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the segmenter sees in one X-ray: its logits (2, s, s), and the X-ray's distance from those it knows.
-
-    Both are None without a segmenter, the distance also where the run does not say what X-rays it knows.
-    """
-
-    logits: torch.Tensor | None = None
-    distance: float | None = None
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What the models say of one X-ray.
 
@@ -73,13 +62,11 @@ class Prediction:
         height, width: of the X-ray in pixels.
         spacing_mm: (row, column) of its pixels; None where it is not known.
         mask: (H, W) bool lungs on the X-ray's own pixels; None without a segmenter.
-        probability: calibrated probability in [0, 1] that a radiologist labels it tuberculosis; None without a
-            classifier.
+        probability: calibrated, in [0, 1], that a radiologist labels it tuberculosis; None without a classifier.
         threshold: probability from which on tuberculosis is suspected, as stored with the classifier.
         distance: from the X-rays that the segmenter learned from, in standard deviations; None where it is not known.
         limit: distance beyond which one in fifty of those lie.
-        image_flags: what is odd in the image, or said by its DICOM header, before any model has seen it; or in the
-            choice of models.
+        image_flags: what is odd in the image, its DICOM header or the choice of models.
     """
 
     name: str
@@ -95,7 +82,7 @@ class Prediction:
 
     @cached_property
     def lungs(self) -> Lungs | None:
-        """Areas of the right and the left lung; None without a segmenter."""
+        """Return the areas of the right and the left lung; None without a segmenter."""
         return None if self.mask is None else lungs_of(self.mask, self.spacing_mm, self.is_mirrored)
 
     @cached_property
@@ -106,18 +93,20 @@ class Prediction:
 
     @property
     def flag_codes(self) -> tuple[Flag, ...]:
-        """Return the codes of `flags`, to be asked for as in `Flag.NO_LUNGS in prediction.flag_codes`."""
+        """Return the codes of `flags`, as in `Flag.NO_LUNGS in prediction.flag_codes`."""
         return tuple(flag.code for flag in self.flags)
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether the patient's right is at the right of the image, as only a DICOM header can say."""
+        """Return whether the patient's right is at the right of the image; only a DICOM header says so."""
         return any(flag.code == Flag.MIRRORED for flag in self.image_flags)
 
     @property
     def is_suspected(self) -> bool | None:
-        """Whether the probability reaches the threshold; None without a classifier."""
-        return None if self.probability is None else self.probability >= self.threshold
+        """Return whether the probability reaches the threshold; None without a classifier."""
+        if self.probability is None or self.threshold is None:
+            return None
+        return self.probability >= self.threshold
 
     @property
     def verdict(self) -> str | None:
@@ -140,11 +129,8 @@ class Prediction:
 class ChestXrayReader:
     """Reads X-rays with a lung model, a TB model, or both: `reader.read(["a.png", "b.dcm"])`.
 
-    A TB model of the lung region was trained and tested with the lungs of one segmenter: with those of another the log
-    warns, and every prediction is flagged.
-
-    `read` is made of stages that a caller with many X-rays can run apart: `decode`, `trace` and `crop` are work of
-    the CPU that threads can share, `segment` and `classify` are forward passes over a batch on the device.
+    A TB model of the lung region was trained and tested with the lungs of one segmenter. With the lungs of another the
+    log warns, and every prediction is flagged.
     """
 
     def __init__(
@@ -172,13 +158,15 @@ class ChestXrayReader:
         if self.sees_lungs and self.segmenter is None:
             raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
         self.model_flags: tuple[RaisedFlag, ...] = ()
-        if self.sees_lungs and (known := _other_segmenter(runs[1], runs[0])):
-            self.model_flags = (Flag.OTHER_SEGMENTER.raised(),)
-            known, message = f"the lungs that model {known[:16]} finds", Flag.OTHER_SEGMENTER.message
-            logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, message)
+        if self.sees_lungs and runs[0] is not None and runs[1] is not None:
+            known = runs[1].data.get("segmenter")
+            if known and known != runs[0].digest:
+                self.model_flags = (Flag.OTHER_SEGMENTER.raised(),)
+                known, message = f"the lungs that model {known[:16]} finds", Flag.OTHER_SEGMENTER.message
+                logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, message)
 
     def read(self, images: Iterable[Source] | Source) -> list[Prediction]:
-        """A prediction for each X-ray: a path, a PIL image, an array, the bytes of a file; PNG, JPEG, TIFF or DICOM.
+        """Return a prediction for each X-ray: a path, a PIL image, an array, or the bytes of a file.
 
         Raises:
             FileNotFoundError: no such file.
@@ -187,22 +175,43 @@ class ChestXrayReader:
         if isinstance(images, Source):
             images = [images]
         named, found = ((source, f"image {number}") for number, source in enumerate(images, 1)), []
-        while xrays := [self.decode(*one) for one in islice(named, CHUNK)]:  # no more of them are in memory
+        while xrays := [self.decode(*one) for one in islice(named, FORWARD_BATCH)]:  # no more of them are in memory
             found += self.read_decoded(xrays)
         return found
 
     def read_decoded(self, xrays: Sequence[OpenedXray], each: Callable[..., Iterable[Any]] = map) -> list[Prediction]:
-        """A prediction for each of some decoded X-rays, which go to the device as one batch.
+        """Return a prediction for each decoded X-ray; they go to the device as one batch.
 
-        `each` is called as `map`, for what threads can share: that of an executor shares it out.
+        `each` is called as `map` on the work of the CPU: that of an executor spreads it over threads.
         """
-        looks = self.segment(xrays)
-        masks = list(each(self.trace, xrays, looks))
-        seen = list(each(self.crop, xrays, masks))
-        return list(map(self.conclude, xrays, masks, self.classify(seen), [one.distance for one in looks]))
+        outputs, distances = self.segment(xrays)
+        masks = list(each(self._mask_of, xrays, outputs))
+        probabilities: list[float | None] = [None] * len(xrays)
+        threshold, limit = None, None
+        if (classifier := self.classifier) is not None:
+            logits, _ = _forward(classifier, list(each(self._classifier_input, xrays, masks)))
+            probabilities = [classifier.task.predict(one, 0, 0, classifier.settings) for one in logits]
+            threshold = classifier.settings.threshold
+        if self.segmenter is not None and self.segmenter.out_of_distribution is not None:
+            limit = self.segmenter.out_of_distribution.limit
+        return [
+            Prediction(
+                xray.name,
+                xray.gray.height,
+                xray.gray.width,
+                xray.spacing_mm,
+                mask,
+                probability,
+                threshold,
+                distance,
+                limit,
+                xray.flags + self.model_flags,
+            )
+            for xray, mask, probability, distance in zip(xrays, masks, probabilities, distances, strict=True)
+        ]
 
     def decode(self, source: Source, name: str = "image") -> OpenedXray:
-        """The X-ray as gray; a file's own name takes the place of `name`.
+        """Return an X-ray as gray; a file's own name takes the place of `name`.
 
         Raises:
             FileNotFoundError, ValueError: as `read`.
@@ -216,47 +225,32 @@ class ChestXrayReader:
         spacing_mm = spacing_mm or pixel_spacing_mm(Path(name).stem, gray.height, gray.width)
         return OpenedXray(name, gray, spacing_mm, image_flags(gray, chroma) + header_flags)
 
-    def segment(self, xrays: Sequence[OpenedXray]) -> list[Look]:
-        """What the segmenter sees in each X-ray, on the CPU."""
+    def segment(self, xrays: Sequence[OpenedXray]) -> tuple[Sequence[torch.Tensor | None], Sequence[float | None]]:
+        """Return the segmenter's logits (2, s, s) of each X-ray, on the CPU, and its distance; None without them."""
+        nothing: list[None] = [None] * len(xrays)
         if self.segmenter is None:
-            return [Look()] * len(xrays)
+            return nothing, nothing
         settings, known = self.segmenter.settings, self.segmenter.out_of_distribution
         images = [resize_gray(xray.gray, settings.image_size, settings.fit) for xray in xrays]
         logits, features = _forward(self.segmenter, images, known is not None)
-        distances = [None] * len(xrays) if known is None else known.distances(features.numpy()).tolist()
-        return list(map(Look, logits, distances))
+        distances = nothing if known is None or features is None else known.distances(features.numpy()).tolist()
+        return list(logits), distances
 
-    def trace(self, xray: OpenedXray, look: Look) -> np.ndarray | None:
-        """(H, W) bool lungs of an X-ray on its own pixels, from what the segmenter sees."""
-        if look.logits is None:
+    def _mask_of(self, xray: OpenedXray, logits: torch.Tensor | None) -> np.ndarray | None:
+        """Return the (H, W) bool lungs of an X-ray on its own pixels."""
+        if self.segmenter is None or logits is None:
             return None
-        return self.segmenter.task.predict(look.logits, xray.gray.height, xray.gray.width, self.segmenter.settings)
+        height, width = xray.gray.height, xray.gray.width
+        mask: np.ndarray = self.segmenter.task.predict(logits, height, width, self.segmenter.settings)
+        return mask
 
-    def crop(self, xray: OpenedXray, mask: np.ndarray | None) -> np.ndarray | None:
-        """(S, S) uint8 of what the classifier sees: the X-ray, or its lungs; None without a classifier."""
-        if self.classifier is None:
-            return None
+    def _classifier_input(self, xray: OpenedXray, mask: np.ndarray | None) -> np.ndarray:
+        """Return (S, S) uint8 of what the classifier sees: the X-ray, or its lungs."""
+        assert self.classifier is not None, "the caller checks it"
         settings, gray = self.classifier.settings, xray.gray
-        if self.sees_lungs:  # as in training: of a mask the two largest regions
+        if self.sees_lungs and mask is not None:  # as in training: of a mask the two largest regions
             gray = crop_to_lungs(gray, or_whole(keep_two_lungs(mask)), MARGIN)
         return resize_gray(gray, settings.image_size, settings.fit)
-
-    def classify(self, seen: Sequence[np.ndarray | None]) -> list[float | None]:
-        """Probability of tuberculosis of each `crop`; None without a classifier."""
-        if self.classifier is None:
-            return [None] * len(seen)
-        classifier = self.classifier
-        return [classifier.task.predict(logits, 0, 0, classifier.settings) for logits in _forward(classifier, seen)[0]]
-
-    def conclude(
-        self, xray: OpenedXray, mask: np.ndarray | None, probability: float | None, distance: float | None = None
-    ) -> Prediction:
-        """What the stages found, as one."""
-        threshold = None if probability is None else self.classifier.settings.threshold
-        limit = None if distance is None else self.segmenter.out_of_distribution.limit
-        sides = xray.gray.height, xray.gray.width
-        found = (mask, probability, threshold, distance, limit)
-        return Prediction(xray.name, *sides, xray.spacing_mm, *found, xray.flags + self.model_flags)
 
 
 def _load(source: str | Path | None, run: RunFolder | None, task: str) -> TrainedModel | None:
@@ -267,20 +261,15 @@ def _load(source: str | Path | None, run: RunFolder | None, task: str) -> Traine
     if bad:
         raise ValueError(f"{source} has weights that are not finite ({bad[0]}, ...): pass a sound copy of the model")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return replace(trained, model=trained.model.to(device))
-
-
-def _other_segmenter(run: RunFolder, segmenter_run: RunFolder) -> str | None:
-    """Return the digest of the segmenter that a TB model was trained with; None where this is it, or none is named."""
-    digest = run.data.get("segmenter")
-    return digest if digest != segmenter_run.digest else None
+    torch.nn.Module.to(trained.model, device)  # in place
+    return trained
 
 
 @torch.inference_mode()
 def _forward(
     trained: TrainedModel, images: Sequence[np.ndarray], with_features: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Logits (B, ...) of (S, S) uint8 images and, where asked for, their features (B, D), on the CPU."""
+    """Return logits (B, ...) of (S, S) uint8 images and, if wanted, their features (B, D), on the CPU."""
     batch = torch.from_numpy(np.stack(images)).to(trained.model.device).float() / 255  # (B, S, S)
     views = trained.settings.views
     logits, features = forward_views(trained.model, trained.image_processor, batch, views, with_features)

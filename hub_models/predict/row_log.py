@@ -1,7 +1,8 @@
-"""Rows of a long work: appended by each process, taken up again by the next launch, made one table in the end."""
+"""Log the rows of a long job: each process appends its own, the next launch resumes, one table comes in the end."""
 
 import heapq
 import json
+import shutil
 from collections.abc import Iterator
 from itertools import groupby, islice
 from operator import itemgetter
@@ -15,30 +16,26 @@ import pyarrow.parquet
 
 from hub_models.files import new_file
 
-ROWS_NAME = "rows"  # a folder in it for each launch, in that a file for each process, deleted when the table is whole
+ROWS_NAME = "rows"  # holds a folder for each launch with a file for each process, until the table is whole
 NUMBER = "number"  # of a row; each file's are in rising order
-BLOCK = 2**20  # bytes, more than any row takes
+LONGEST_ROW = 2**20  # bytes, more than any row takes
 TABLE_ROWS = 1_000  # of the table that are in memory at a time
 
 
 def is_whole(folder: Path, name: str) -> bool:
-    """Whether `close_ledger` has written the tables of this name."""
-    return all(path.exists() for path in _tables(folder, name))
-
-
-def _tables(folder: Path, name: str) -> tuple[Path, Path]:
-    return folder / f"{name}.parquet", folder / f"{name}.csv"
+    """Return whether `close_row_log` has written both tables of this name."""
+    return all((folder / f"{name}.{kind}").exists() for kind in ("parquet", "csv"))
 
 
 def open_row_log(folder: Path) -> None:
-    """Make a new launch's place in `folder`, and cut off what those killed before left half-written.
+    """Make a new launch's place in `folder`, and cut off what killed launches left half-written.
 
-    For one process, before any calls `done_before` and `file_of`.
+    One process calls this before any calls `done_before` or `file_of`.
     """
     rows = folder / ROWS_NAME
     for path in rows.glob("*/*.jsonl"):
         with path.open("r+b") as file:
-            start = max(0, file.seek(0, 2) - BLOCK)
+            start = max(0, file.seek(0, 2) - LONGEST_ROW)
             file.seek(start)
             file.truncate(start + file.read().rfind(b"\n") + 1)
     (rows / f"{len(_launches(folder)):05d}").mkdir(parents=True)
@@ -49,7 +46,7 @@ def _launches(folder: Path) -> list[Path]:
 
 
 def done_before(folder: Path, count: int) -> np.ndarray:
-    """(count,) bool: which numbers have rows of earlier launches."""
+    """Return (count,) bool: which numbers have rows of earlier launches."""
     done = np.zeros(count, bool)
     for launch in _launches(folder)[:-1]:
         for path in launch.glob("*.jsonl"):
@@ -58,7 +55,7 @@ def done_before(folder: Path, count: int) -> np.ndarray:
 
 
 def file_of(folder: Path, process: int) -> Path:
-    """File to which a process of this launch appends its rows, a JSON object each line, `number` rising."""
+    """Return the file to which a process of this launch appends its rows, a JSON object a line, `number` rising."""
     return _launches(folder)[-1] / f"{process:05d}.jsonl"
 
 
@@ -67,28 +64,22 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
-def _merged(folder: Path) -> Iterator[dict[str, Any]]:
-    """All rows by their numbers, none twice: a process that outlived its launch may have gone on for a while."""
-    files = [path for launch in _launches(folder) for path in launch.glob("*.jsonl")]
-    rows = heapq.merge(*map(_rows, files), key=itemgetter(NUMBER))
-    return (next(same) for _, same in groupby(rows, key=itemgetter(NUMBER)))
-
-
 def close_row_log(folder: Path, name: str, schema: pyarrow.Schema, count: int) -> None:
-    """Write all rows, by their numbers, to `name`.parquet and `name`.csv, and delete the files of the processes.
-
-    Both tables are whole or absent.
+    """Write all rows by their numbers to `name`.parquet and `name`.csv, and delete the files of the processes.
 
     Raises:
-        ValueError: not each of `count` numbers has a row.
+        ValueError: one of `count` numbers has no row; no table is written then.
     """
-    (parquet_path, csv_path), merged, written = _tables(folder, name), _merged(folder), 0
-    with new_file(parquet_path) as parquet_aside, new_file(csv_path) as csv_aside:
+    files = [path for launch in _launches(folder) for path in launch.glob("*.jsonl")]
+    rows = heapq.merge(*map(_rows, files), key=itemgetter(NUMBER))
+    # a process that outlived its launch may have read some X-rays twice
+    single, written = (next(same) for _, same in groupby(rows, key=itemgetter(NUMBER))), 0
+    with new_file(folder / f"{name}.parquet") as parquet_path, new_file(folder / f"{name}.csv") as csv_path:
         with (
-            pyarrow.parquet.ParquetWriter(parquet_aside, schema) as parquet,
-            pyarrow.csv.CSVWriter(csv_aside, schema) as csv,
+            pyarrow.parquet.ParquetWriter(parquet_path, schema) as parquet,
+            pyarrow.csv.CSVWriter(csv_path, schema) as csv,
         ):
-            while block := list(islice(merged, TABLE_ROWS)):
+            while block := list(islice(single, TABLE_ROWS)):
                 table = pyarrow.Table.from_pylist(block, schema)
                 parquet.write_table(table)
                 csv.write_table(table)
@@ -99,10 +90,6 @@ def close_row_log(folder: Path, name: str, schema: pyarrow.Schema, count: int) -
 
 
 def drop_rows(folder: Path) -> None:
-    """Delete the files of the processes."""
-    for launch in _launches(folder):
-        for path in launch.iterdir():
-            path.unlink()
-        launch.rmdir()
+    """Delete the files of the processes, if any."""
     if (folder / ROWS_NAME).is_dir():
-        (folder / ROWS_NAME).rmdir()
+        shutil.rmtree(folder / ROWS_NAME)

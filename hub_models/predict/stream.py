@@ -1,18 +1,16 @@
-"""X-rays as a stream, to masks and rows of a table: decoded, seen by the models and written at the same time."""
+"""Read X-rays as a stream, to masks and rows of a table: decoded, seen by the models and written at the same time."""
 
 import copy
 import io
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import pyarrow
@@ -28,27 +26,23 @@ from hub_models.imaging.source import Source, is_dicom_source
 from hub_models.models.saliency import METHODS, saliency_of_gray
 from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.checks import LEFT, RIGHT, sides_of
-from hub_models.predict.dataset_rows import Open, printable
+from hub_models.predict.dataset_rows import IndexRow, OpenSource, printable
 from hub_models.predict.reader import ChestXrayReader, OpenedXray, Prediction
 from hub_models.predict.row_log import NUMBER
 
 BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
-BATCH_SIZE, LANES = 16, 4  # on others, where so many batches are under way at a time
-SHOWN = 800  # pixels of a picture's longer side, at the most
-Row = dict[str, Any]
+BATCH_SIZE, LANES = 16, 4  # on other devices; LANES is how many batches are under way at a time
+LONGEST_SIDE = 800  # pixels of a picture, at the most
+TableRow = dict[str, object]  # values by the names of PREDICTION_COLUMNS, and NUMBER; an absent one is null
 AREAS = ("right_fraction", "left_fraction", "right_mm2", "left_mm2")
-
-COLUMNS = {
+PREDICTION_COLUMNS = {
     "source": "string",
     "name": "string",
     "height": "int32",
     "width": "int32",
     "spacing_row_mm": "double",
     "spacing_column_mm": "double",
-    "right_fraction": "double",
-    "left_fraction": "double",
-    "right_mm2": "double",
-    "left_mm2": "double",
+    **dict.fromkeys(AREAS, "double"),
     "probability": "double",
     "threshold": "double",
     "is_suspected": "bool",
@@ -58,65 +52,69 @@ COLUMNS = {
     "mask": "string",
     "error": "string",
 }
-SEGMENTER_NAME = "chest-xray-masks lung_segmentation"
-SCHEMA = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+PREDICTION_SCHEMA = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in PREDICTION_COLUMNS.items()])
 
 
-class Asked:
-    """A copy of a classifier, asked where it looks by one thread at a time: a model is changed while it is asked."""
+class SaliencyModel:
+    """A copy of a classifier for saliency, used by one thread at a time: computing saliency changes the model."""
 
     def __init__(self, classifier: TrainedModel) -> None:
         """Copy the model.
 
         Raises:
-            ValueError: models of its family cannot be asked.
+            ValueError: there is no saliency of its family.
         """
         self.trained, self.lock = replace(classifier, model=copy.deepcopy(classifier.model)), Lock()
         if (family := classifier.model.config.model_type) not in METHODS:
             raise ValueError(f"no saliency of a {family} model: leave it out, or pass one of {', '.join(METHODS)}")
 
     def __call__(self, gray: Image.Image, mask: np.ndarray | None) -> np.ndarray:
-        """As `saliency_of_gray` of the model, (H, W) float32."""
+        """Return `saliency_of_gray` of the model, (H, W) float32."""
         with self.lock:
             return saliency_of_gray(self.trained, gray, None if mask is None else keep_two_lungs(mask))
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What one process reads with, and where it writes.
+class StreamOutput:
+    """What one process reads with, and what it writes where.
 
     Attributes:
         reader: the models.
-        folder: where to.
+        folder: where to write.
         overlays: whether to write pictures of the lungs.
-        asked: what writes pictures of where the TB model looks; None writes none.
-        lungs_version: of the lung model, for the DICOM Segmentations of DICOM X-rays; None writes none.
+        saliency: the model that pictures of saliency are made with; None writes none.
+        segmenter_version: of the lung model, for the DICOM Segmentations of DICOM X-rays; None writes none.
     """
 
     reader: ChestXrayReader
     folder: Path
     overlays: bool = False
-    asked: Asked | None = None
-    lungs_version: str | None = None
+    saliency: SaliencyModel | None = None
+    segmenter_version: str | None = None
 
 
 def read_stream(
-    desk: Desk, items: Iterator[tuple[Row, Open]], device: torch.device, batch_size: int | None = None
-) -> Iterator[Row]:
-    """A row of the table for each X-ray, and its `number`, in the order of the items; files are written on the way.
+    output: StreamOutput,
+    items: Iterator[tuple[IndexRow, OpenSource]],
+    device: torch.device,
+    batch_size: int | None = None,
+) -> Iterator[TableRow]:
+    """Yield a row of the table with its `number` for each X-ray, in the order of the items; write the files meanwhile.
 
-    A batch goes through its stages in one thread, which hands what is done image by image to a pool of a thread for
-    each core; as several batches are under way, some are decoded while others are on the device. A CPU has a batch
-    more than cores under way, so that none is idle. No more are in memory, but for their rows.
+    A thread takes a batch through its stages, and hands the work of single images to a pool of a thread for each core.
+    Several batches are under way, so that some are decoded while others are on the device: a CPU has one batch more
+    than cores. No more images are in memory.
     """
     threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     lanes = threads + 1 if device.type == "cpu" else LANES
     batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZE)
-    waiting = deque()
-    with _one_thread_each(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(lanes) as batches:
+    waiting: deque[Future[list[TableRow]]] = deque()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # each batch keeps to its thread: the cores are busy with other X-rays
+    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(lanes) as batches:
         try:
             while batch := list(islice(items, batch_size)):
-                waiting.append(batches.submit(_read_batch, desk, pool, batch))
+                waiting.append(batches.submit(_read_batch, output, pool, batch))
                 if len(waiting) > 2 * lanes:
                     yield from waiting.popleft().result()
             while waiting:
@@ -124,34 +122,26 @@ def read_stream(
         finally:
             for future in waiting:
                 future.cancel()
+            torch.set_num_threads(before)
 
 
 def cores() -> int:
-    """Count of the cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Keep torch to the thread that calls it: the cores are busy with other X-rays."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _read_batch(desk: Desk, pool: ThreadPoolExecutor, batch: list[tuple[Row, Open]]) -> list[Row]:
-    decoded = list(pool.map(partial(_decode, desk.reader), batch))
+def _read_batch(
+    output: StreamOutput, pool: ThreadPoolExecutor, batch: list[tuple[IndexRow, OpenSource]]
+) -> list[TableRow]:
+    decoded = list(pool.map(partial(_decode, output.reader), batch))
     xrays = [one[0] for one in decoded if not isinstance(one, str)]
-    found = iter(desk.reader.read_decoded(xrays, pool.map) if xrays else ())
+    found = iter(output.reader.read_decoded(xrays, pool.map) if xrays else ())
     results = [one if isinstance(one, str) else (*one, next(found)) for one in decoded]
-    return list(pool.map(partial(_write, desk), [row for row, _ in batch], results))
+    return list(pool.map(partial(_write, output), [row for row, _ in batch], results))
 
 
-def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> tuple[OpenedXray, Source] | str:
-    """An X-ray as decoded and as opened, or why it could not be: a bad file is a row, whatever its decoder raises."""
+def _decode(reader: ChestXrayReader, item: tuple[IndexRow, OpenSource]) -> tuple[OpenedXray, Source] | str:
+    """Return an X-ray as decoded and as opened, or why it cannot be read: a bad file is a row, whatever it raises."""
     row, open_source = item
     try:
         source = open_source()  # once: it may be far away
@@ -160,65 +150,66 @@ def _decode(reader: ChestXrayReader, item: tuple[Row, Open]) -> tuple[OpenedXray
         return printable(" ".join(reason(error).split()))
 
 
-def _write(desk: Desk, row: Row, result: tuple[OpenedXray, Source, Prediction] | str) -> Row:
-    """The row of the table for an X-ray, its files written."""
-    columns = {NUMBER: row[NUMBER], "source": row["source"]}
+def _write(output: StreamOutput, row: IndexRow, result: tuple[OpenedXray, Source, Prediction] | str) -> TableRow:
+    """Write the files of an X-ray, and return its row of the table."""
+    columns: TableRow = {NUMBER: row["number"], "source": row["source"]}
     if isinstance(result, str):
         return columns | {"name": PurePosixPath(row["source"]).name, "error": result}
     xray, source, found = result
-    file = f"{row['output']}.png"
+    file, flags = f"{row['output']}.png", found.flags
+    small = (
+        scaled_gray(xray.gray, min(LONGEST_SIDE, max(xray.gray.size))) if output.overlays or output.saliency else None
+    )
     if found.mask is not None:
-        areas = {name: getattr(found.lungs, name) for name in AREAS}
-        columns |= areas | {"mask": _put(desk.folder, f"masks/{file}", mask_png(found.mask))}
-    if desk.overlays:
-        _put(desk.folder, f"overlays/{file}", _png(outline(_shown(xray.gray), found.mask)))
-    if desk.asked is not None:
-        _put(desk.folder, f"saliency/{file}", _png(heat(_shown(xray.gray), desk.asked(xray.gray, found.mask))))
-    spacing = dict(zip(("spacing_row_mm", "spacing_column_mm"), found.spacing_mm or (), strict=False))
-    flags = (*found.flags, *(_segment(desk, source, row["output"], found) if desk.lungs_version else ()))
-    said = {"name": printable(found.name)} | spacing | flag_columns(flags)
+        columns |= {name: getattr(found.lungs, name) for name in AREAS}
+        columns["mask"] = _put(output.folder, f"masks/{file}", mask_png(found.mask))
+        if output.overlays and small is not None:
+            _put(output.folder, f"overlays/{file}", _png(outline(small, found.mask)))
+        if output.segmenter_version is not None:
+            flags += _segment(output.folder, source, row["output"], found, found.mask, output.segmenter_version)
+    if output.saliency is not None and small is not None:
+        _put(output.folder, f"saliency/{file}", _png(heat(small, output.saliency(xray.gray, found.mask))))
+    if found.spacing_mm is not None:
+        columns["spacing_row_mm"], columns["spacing_column_mm"] = found.spacing_mm
     names = ("is_suspected", "height", "width", "probability", "threshold", "decision")
-    return columns | said | {name: getattr(found, name) for name in names}
+    columns |= {name: getattr(found, name) for name in names}
+    return columns | {"name": printable(found.name)} | flag_columns(flags)
 
 
-def flag_columns(flags: Sequence[RaisedFlag]) -> Row:
+def flag_columns(flags: Sequence[RaisedFlag]) -> dict[str, str]:
     """Return the columns `flags`, codes joined by `|`, and `flag_messages`, as many messages joined by ` | `."""
     # a message may quote the name of a file, and a name may hold the sign between two messages
     messages = [printable(flag.message.replace("|", "/")) for flag in flags]
     return {"flags": "|".join(flag.code for flag in flags), "flag_messages": " | ".join(messages)}
 
 
-def _segment(desk: Desk, source: Source, name: str, found: Prediction) -> tuple[RaisedFlag, ...]:
-    """Write the lungs of a DICOM X-ray as DICOM Segmentation, by side if frontal; a flag where that cannot be."""
-    mask = found.mask
+def _segment(
+    folder: Path, source: Source, name: str, found: Prediction, mask: np.ndarray, version: str
+) -> tuple[RaisedFlag, ...]:
+    """Write the lungs of a DICOM X-ray as DICOM Segmentation, by side if frontal; return a flag where that fails."""
     if not mask.any():
         return ()
     try:
         if not is_dicom_source(source):
             return ()
-        if Flag.NOT_FRONTAL in found.flag_codes:
-            lungs = {"Lung": mask}
-        else:
+        lungs = {"Lung": mask}
+        if Flag.NOT_FRONTAL not in found.flag_codes:
             sides = sides_of(mask, found.is_mirrored)
             lungs = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
-        held = {label: lung for label, lung in lungs.items() if lung.any()}
-        data = segmentation(source, held, SEGMENTER_NAME, desk.lungs_version)
+        present = {label: lung for label, lung in lungs.items() if lung.any()}
+        data = segmentation(source, present, "chest-xray-masks lung_segmentation", version)
     except (OSError, ValueError) as error:  # of a file on the disk, whose header is read here
         return (Flag.NO_DICOM_SEG.raised(reason=reason(error)),)
-    _put(desk.folder, f"segmentations/{name}.dcm", data)
+    _put(folder, f"segmentations/{name}.dcm", data)
     return ()
 
 
 def _put(folder: Path, name: str, data: bytes) -> str:
-    """The name, of a file in the folder that now holds the data."""
+    """Write a file in the folder, and return its name."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)  # cut off by a kill, it has no row yet, and is written again
+    path.write_bytes(data)  # if a kill cuts it off, it has no row yet, and is written again
     return name
-
-
-def _shown(gray: Image.Image) -> Image.Image:
-    return scaled_gray(gray, min(SHOWN, max(gray.size)))
 
 
 def _png(picture: Image.Image) -> bytes:

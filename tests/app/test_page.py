@@ -49,7 +49,7 @@ class Served(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Whether an X-ray is being read, whether it may go on, and the names of those read."""
+    """Whether an X-ray is being read, whether it may finish, and the names of those read."""
 
     is_busy: Event
     may_go: Event
@@ -64,7 +64,7 @@ def folders(make_run, tiny_segformer, tiny_resnet, phantoms, tmp_path_factory) -
     trained = TrainedModel.from_run(lungs)
     model, xray = trained.model, next(phantoms.rglob("CXR_png/*.png"))
     low, high = -10.0, 10.0
-    for _ in range(20):  # bias of "lung" at which half of the film is
+    for _ in range(20):  # bias of "lung" at which half of the X-ray is
         model.decode_head.classifier.bias.data[1] = (low + high) / 2
         low, high = (low, (low + high) / 2) if trained(xray).mean() > 0.5 else ((low + high) / 2, high)
     model.save_pretrained(lungs)
@@ -85,7 +85,8 @@ def served(folders: tuple[str, str]) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "EXAMPLE_SIZE", (96, 84))  # quick to draw
         patch.setattr(socket.socket, "connect", connect)
-        with app.serving(*folders) as (url, folder, page):
+        page = app.Page.of(*folders)
+        with app.serving(page) as (url, folder):
             yield Served(url, folder, page, called, ChestXrayReader(*folders))
 
 
@@ -101,12 +102,12 @@ class visit:
 
     def __init__(self, browser: Browser, served: Served, **options: object) -> None:
         self.context, self.served = browser.new_context(**options), served
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.errors: list[str] = []
 
     def __enter__(self) -> Page:
         tab = self.context.new_page()
-        tab.on("request", lambda request: self.asked.append(request.url))
+        tab.on("request", lambda request: self.requested.append(request.url))
         tab.on("pageerror", lambda error: self.errors.append(str(error)))
         tab.set_default_timeout(WAIT)
         tab.goto(self.served.url)
@@ -117,8 +118,8 @@ class visit:
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.context.close()
         if kind is None:
-            assert self.asked and not self.errors
-            elsewhere = [url for url in self.asked if not url.startswith((self.served.url, "data:", "blob:"))]
+            assert self.requested and not self.errors
+            elsewhere = [url for url in self.requested if not url.startswith((self.served.url, "data:", "blob:"))]
             assert not elsewhere
             assert self.served.called <= {"127.0.0.1", "localhost", "::1"}
 
@@ -222,7 +223,7 @@ def test_text_called_png_is_refused_in_words(page: Page, served: Served, phantom
     wait_for(page, "dot.png")
     assert "4x4 pixels, too few" in page.inner_text("#result [role=alert]")
     assert not kept(served.folder)
-    drop(page, phantom(phantoms, "CHN"))  # and the page goes on
+    drop(page, phantom(phantoms, "CHN"))  # and the page still reads
     wait_for(page, "CHN")
 
 
@@ -275,7 +276,7 @@ def test_dicom_and_16_bits_come_as_they_are(page: Page, served: Served, phantoms
     rng = np.random.default_rng(0)
     gray = np.asarray(Image.open(phantom(phantoms, "MCU")).convert("L")).astype(np.uint16)
     deep = (gray << 4) + rng.integers(0, 16, gray.shape, np.uint16)  # 12 bits
-    for name, data in (("film", dicom(deep)), ("deep.png", png(deep))):  # a DICOM file often has no suffix
+    for name, data in (("xray", dicom(deep)), ("deep.png", png(deep))):  # a DICOM file often has no suffix
         (found,) = served.reader.read(data)
         drop(page, {"name": name, "mimeType": "application/octet-stream", "buffer": data})
         wait_for(page, name)
@@ -332,7 +333,7 @@ def test_keyboard_is_enough(page: Page) -> None:
             "(one => [getComputedStyle(one).outlineStyle, getComputedStyle(one).boxShadow])(document.activeElement)"
         )
     assert next(iter(reached)).startswith("Click to upload")
-    for name in app.EXAMPLES:
+    for name in app.EXAMPLE_PHANTOMS:
         assert reached[name] != ["none", "none"]  # focus is seen
     page.focus("#upload button")
     page.keyboard.press("Enter")
@@ -378,8 +379,8 @@ def contrast(tab: Page, selector: str) -> float:
     )
     light = []
     for color in colors:
-        shares = np.array([int(value) / 255 for value in re.findall(r"\d+", color)[:3]])
-        linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        values = np.array([int(value) / 255 for value in re.findall(r"\d+", color)[:3]])
+        linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
         light.append(float(linear @ (0.2126, 0.7152, 0.0722)))
     return (max(light) + 0.05) / (min(light) + 0.05)
 
@@ -387,7 +388,7 @@ def contrast(tab: Page, selector: str) -> float:
 @pytest.mark.slow
 def test_examples_say_that_they_are_synthetic(page: Page, served: Served) -> None:
     assert "of no patient" in page.inner_text("#input")
-    for number, name in enumerate(app.EXAMPLES):
+    for number, name in enumerate(app.EXAMPLE_PHANTOMS):
         page.click(f"#example-{number}")
         wait_for(page, f"Synthetic X-ray, {name}")
     assert "Limits" in page.inner_text("#limits") and page.locator("#limits li").first.is_visible()
@@ -421,7 +422,7 @@ def test_upload_that_nobody_reads_is_deleted(
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(served.folder))  # which the next line changes, as it was afterwards
     monkeypatch.setattr(app, "CLEAN_EVERY", 1)
     monkeypatch.setattr(app, "KEPT_AT_MOST", 1)
-    with app.serving(*folders) as (url, folder, _):
+    with app.serving(app.Page.of(*folders)) as (url, folder):
         assert upload(url).parents[1] == folder
         until(page, lambda: not kept(folder))
 
@@ -458,7 +459,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """What holds the reading of X-rays until it is let go, and notes their names."""
     read, one = app.Page.read, Held(Event(), Event(), [])
 
-    def wait(page: app.Page, data: bytes, name: str) -> app.Reading:
+    def wait(page: app.Page, data: bytes, name: str) -> app.view.Report:
         one.names.append(name)
         one.is_busy.set()
         assert one.may_go.wait(WAIT / 1000)
@@ -516,7 +517,7 @@ def until(tab: Page, condition: Callable[[], bool]) -> None:
 
 
 def test_page_warns_of_models_of_phantoms() -> None:
-    sound, synthetic = (app.Model("m", "0" * 16, value, ()) for value in (False, True))
+    sound, synthetic = (app.view.ShownModel("m", "0" * 16, value, ()) for value in (False, True))
     for models, warned in (
         ({"Lung model": sound, "Tuberculosis model": sound}, ""),
         ({"Lung model": sound, "Tuberculosis model": synthetic}, "Tuberculosis model: trained on synthetic"),

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from hub_models.app.view import (
-    Model,
-    Reading,
+    Report,
+    ShownModel,
     facts_of,
     files_html,
     limits_text,
@@ -30,8 +30,8 @@ from hub_models.predict.reader import Prediction
 from hub_models.runs.config import TrainConfig
 
 
-def a_model(*limits: str, name: str = "m") -> Model:
-    return Model(name, "0123456789abcdef", False, limits)
+def a_model(*limits: str, name: str = "m") -> ShownModel:
+    return ShownModel(name, "0123456789abcdef", False, limits)
 
 
 def two_lungs(height: int = 100, width: int = 100) -> np.ndarray:
@@ -42,10 +42,10 @@ def two_lungs(height: int = 100, width: int = 100) -> np.ndarray:
     return mask
 
 
-def reading(size: tuple[int, int] = (100, 100), **values: object) -> Reading:
-    defaults = {"name": "film.png", "mask": two_lungs(*size), "probability": 0.625, "threshold": 0.25}
+def reading(size: tuple[int, int] = (100, 100), **values: object) -> Report:
+    defaults = {"name": "xray.png", "mask": two_lungs(*size), "probability": 0.625, "threshold": 0.25}
     found = Prediction(height=size[0], width=size[1], **(defaults | values))
-    return Reading(Image.effect_noise(size[::-1], 60), found)
+    return Report(Image.effect_noise(size[::-1], 60), found)
 
 
 def links(html: str) -> dict[str, bytes]:
@@ -70,7 +70,7 @@ def test_limits_are_data_whatever_a_card_says(
     (folder / "README.md").write_text("# Card\n## Limits\n* None. ![a picture](http://elsewhere.example/spy.png)\n")
     data = {"fingerprint": "", "train": ["A"], "validation": [], "test": ["B"], "earlier": [], "synthetic": synthetic}
     write_json(data, folder / "data.json")
-    model = Model.of(folder, folder)
+    model = ShownModel.of(folder, folder)
     scope, known = limits_of(TASKS[task].kind, data)
     assert model.limits == (*(f"Not for: {one}" for one in scope), *known) and scope and known
     assert ("X-ray of a patient" in scope[0]) == (synthetic == 2)  # all of them
@@ -118,7 +118,7 @@ def test_reading_says_verdict_flags_and_measures(render) -> None:
         assert needed in html, needed
     assert 'data-probability="0.625"' in html and html.count("<img") == 2 and html.count('alt="') == 2
     one = reading()
-    seen = render(Reading(one.gray, one.found, np.eye(100)))
+    seen = render(Report(one.gray, one.found, np.eye(100)))
     shown = re.findall(r'class="show-\d" (\w*)><span>(\w[\w-]*)', seen)
     assert shown == [("checked", "Lungs"), ("", "Saliency"), ("", "X-ray")]
     flagged = render(reading(mask=np.zeros((100, 100), bool)))
@@ -148,9 +148,9 @@ def test_probability_and_threshold_are_told_apart(
 def test_report_names_its_day_models_and_program_and_asks_for_nothing() -> None:
     one = reading()
     models = ("Lung model: alice/lungs, digest 0123456789abcdef.", "Tuberculosis model: tb, digest fedcba9876543210.")
-    html = report_html(Reading(one.gray, one.found, models=models), date(2026, 3, 1))
+    html = report_html(Report(one.gray, one.found, models=models), date(2026, 3, 1))
     text = text_of(html)
-    for needed in ("film.png", "2026-03-01", "not a medical device", *models, "torch 2.", "a radiologist labels"):
+    for needed in ("xray.png", "2026-03-01", "not a medical device", *models, "torch 2.", "a radiologist labels"):
         assert needed in text, needed
     assert not re.search(r"https?:|url\(|<script|<link|src=\"(?!data:)", html)
 
@@ -171,12 +171,12 @@ def test_names_and_errors_are_no_html() -> None:
 def test_files_are_the_mask_in_one_bit_and_the_report() -> None:
     one = reading()
     files = links(files_html(one))
-    assert list(files) == ["film-lungs.png", "film-report.html"]
-    with Image.open(io.BytesIO(files["film-lungs.png"])) as mask:
+    assert list(files) == ["xray-lungs.png", "xray-report.html"]
+    with Image.open(io.BytesIO(files["xray-lungs.png"])) as mask:
         assert mask.mode == "1"
         np.testing.assert_array_equal(np.asarray(mask), one.found.mask)
-    assert files["film-report.html"].decode() == report_html(one)
-    assert list(links(files_html(reading(mask=None)))) == ["film-report.html"]
+    assert files["xray-report.html"].decode() == report_html(one)
+    assert list(links(files_html(reading(mask=None)))) == ["xray-report.html"]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_report_prints_to_one_page(size: tuple[int, int], values: dict[str, obje
     one = reading(size, **values)
     saliency = None if one.found.probability is None else np.zeros(size)
     report = tmp_path / "report.html"
-    report.write_text(report_html(Reading(one.gray, one.found, saliency, ("Lung model: m, digest 0.",) * 2)))
+    report.write_text(report_html(Report(one.gray, one.found, saliency, ("Lung model: m, digest 0.",) * 2)))
     flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-pdf-header-footer"
     places = [f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={tmp_path / 'report.pdf'}", report.as_uri()]
     subprocess.run([chromium, *flags.split(), *places], check=True, capture_output=True, timeout=120)
@@ -208,5 +208,5 @@ def test_report_prints_to_one_page(size: tuple[int, int], values: dict[str, obje
 def test_model_is_named_without_its_place(source, make_run, tiny_segformer, tmp_path) -> None:
     config = TrainConfig("data", str(tmp_path / "secret" / "folder"), model=str(tiny_segformer), image_size=32)
     folder = make_run(config)
-    model = Model.of(source if "/" in source else folder, folder)
+    model = ShownModel.of(source if "/" in source else folder, folder)
     assert model.name == source and "secret" not in str(model) and not model.is_synthetic

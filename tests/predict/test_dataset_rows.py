@@ -90,11 +90,11 @@ def test_cell_may_hold_a_path_and_an_empty_one_is_an_error_of_its_row(tmp_path) 
         second()
 
 
-def test_column_is_the_one_named_image_the_only_one_or_asked_for(tmp_path) -> None:
+def test_column_is_the_one_named_image_the_only_one_or_wanted(tmp_path) -> None:
     path = str(write(tmp_path / "xrays.parquet", front=PNGS, side=PNGS[::-1]))
     with pytest.raises(ValueError, match=r"has the image columns \['front', 'side'\], got None: name one of them"):
         find_sources(path)
-    with pytest.raises(ValueError, match="got back: name one of them with --image_column"):
+    with pytest.raises(ValueError, match="got back: name one of them with --image-column"):
         find_sources(path, column="back")
     assert list(opened(find_sources(path, column="side")).values()) == PNGS[::-1]
     with pytest.raises(ValueError, match=r"has the image columns \[\]"):
@@ -111,7 +111,7 @@ def test_digest_tells_columns_and_tables_apart(tmp_path) -> None:
     assert front == find_sources(f"{tmp_path}/a/*.parquet", column="front").digest
 
 
-def test_digest_tells_how_a_dataset_was_asked_for(phantoms, tmp_path, monkeypatch) -> None:
+def test_digest_tells_how_a_dataset_was_wanted(phantoms, tmp_path, monkeypatch) -> None:
     name, split = "chest_xray_masks", "test[:2]"
     digest = find_sources(name, "MC", split, str(phantoms)).digest
     copy = shutil.copytree(phantoms, tmp_path / "copy")

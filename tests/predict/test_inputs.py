@@ -8,11 +8,11 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from tiny import image_png, write_tree, write_zip
+from tiny import IDS, SHENZHEN_IDS, image_png, kaggle, nlm_montgomery, png, write_tree, write_zip
 
 from hub_models.imaging.source import open_image
 from hub_models.predict import dataset_rows as rows
-from hub_models.predict import inputs as sources_room
+from hub_models.predict import inputs
 from hub_models.predict.dataset_rows import Sources
 from hub_models.predict.inputs import find_sources
 
@@ -45,13 +45,35 @@ def test_folder_is_read_to_its_bottom_and_other_files_are_passed_over(folder) ->
     assert list(sources.index["size"]) == [len(FILES[key]) for key in KEYS]
 
 
+SET = kaggle() | {"Lung Segmentation/notes.png": FILES["b/x.png"]}  # which is none of the set's
+TWICE = nlm_montgomery() | {f"copy/{name}": data for name, data in nlm_montgomery().items()}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected", "others"),
+    [
+        (SET, [*(f"Lung Segmentation/CXR_png/{id}.png" for id in IDS), "Lung Segmentation/notes.png"], 6),
+        (TWICE, [name for name in nlm_montgomery() if "CXR_png" in name], 15),
+        ({f"masks/{id}_mask.png": png(np.eye(9) > 0) for id in SHENZHEN_IDS}, None, 0),  # no X-ray beside them
+        ({f"test/{id}.png": image_png(id) for id in IDS}, None, 0),
+    ],
+)
+def test_masks_and_copies_of_the_set_are_passed_over(tmp_path, caplog, files, expected, others: int) -> None:
+    folder, archive = write_tree(files, tmp_path / "set"), write_zip(files, tmp_path / "set.zip")
+    for images in (folder, archive):
+        caplog.clear()
+        with caplog.at_level("INFO", "hub_models"):
+            assert keys(find_sources(str(images))) == sorted(expected or files)
+        assert f"{others} masks and second copies" in caplog.text if others else not caplog.text
+
+
 def test_links_are_followed(folder, tmp_path) -> None:
     (tmp_path / "tree").symlink_to(folder / "a")
-    (tmp_path / "film.png").symlink_to(folder / "b" / "x.png")
+    (tmp_path / "linked.png").symlink_to(folder / "b" / "x.png")
     (tmp_path / "gone.png").symlink_to(folder / "nowhere")
     (tmp_path / "up").symlink_to(tmp_path)
-    assert keys(find_sources(str(tmp_path))) == ["film.png", "tree/x.JPG", "tree/x.png"]
-    assert keys(find_sources(f"{tmp_path}/*.png")) == ["film.png"]
+    assert keys(find_sources(str(tmp_path))) == ["linked.png", "tree/x.JPG", "tree/x.png"]
+    assert keys(find_sources(f"{tmp_path}/*.png")) == ["linked.png"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")
@@ -164,8 +186,8 @@ def test_no_output_is_both_file_and_folder(tmp_path) -> None:
 
 
 def test_millions_of_x_rays_take_little_memory(tmp_path, monkeypatch) -> None:
-    for room in (rows, sources_room):
-        monkeypatch.setattr(room, "BLOCK", 500)
+    for module in (rows, inputs):
+        monkeypatch.setattr(module, "INDEX_BLOCK", 500)
     count = 10_000
     (tmp_path / "list.txt").write_text("\n".join(f"xrays/{number:09d}.png" for number in range(count)))
     tracemalloc.start()

@@ -40,7 +40,7 @@ def xrays(phantoms) -> Path:
 
 
 def table(folder: Path) -> Rows:
-    """Rows of the finished table, after the look that CSV and Parquet say the same."""
+    """Rows of the finished table; CSV and Parquet agree."""
     rows = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
     lines = pyarrow.csv.read_csv(folder / "predictions.csv").to_pylist()
     assert [line["source"] for line in lines] == [row["source"] for row in rows]
@@ -112,7 +112,7 @@ def test_killed_and_launched_otherwise_it_ends_the_same(many, models, whole_many
     assert 5 < written(tmp_path / "out") < 300
     assert not list((tmp_path / "out").glob("predictions.*"))
     log = accelerate(*started, processes=2).stderr
-    assert "going on: " in log and "of 300 X-rays are left" in log
+    assert "resumed: " in log and "of 300 X-rays are left" in log
     assert table(tmp_path / "out") == table(whole_many)
     assert masks(tmp_path / "out") == masks(whole_many)
     assert not (tmp_path / "out" / "rows").exists()
@@ -203,18 +203,17 @@ def test_folders_that_are_in_use_are_refused(xrays, models, tmp_path) -> None:
 
 
 def test_bad_settings_are_told_before_anything_is_made(xrays, models, tmp_path) -> None:
-    with pytest.raises(ValueError, match="dicom_seg writes the lungs: pass a segmenter"):
-        read_all(str(xrays), tmp_path / "out", classifier=models["classifier"], dicom_seg=True)
-    with pytest.raises(ValueError, match="overlays show the lungs: pass a segmenter"):
-        read_all(str(xrays), tmp_path / "out", classifier=models["classifier"], overlays=True)
-    with pytest.raises(ValueError, match="saliency shows where a TB model looks: pass a classifier"):
-        read_all(str(xrays), tmp_path / "out", models["segmenter"], saliency=True)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        read_all(str(xrays), tmp_path / "out", batch_size=0, **models)
-    with pytest.raises(ValueError, match="sees lungs only: pass a segmenter="):
-        read_all(str(xrays), tmp_path / "out", classifier=models["classifier"])
-    with pytest.raises(ValueError, match="nothing to read with"):
-        read_all(str(xrays), tmp_path / "out")
+    tb = {"classifier": models["classifier"]}
+    for options, said in (
+        (tb | {"dicom_seg": True}, "dicom_seg .*: pass a segmenter"),
+        (tb | {"overlays": True}, "overlays .*: pass a segmenter"),
+        ({"segmenter": models["segmenter"], "saliency": True}, "saliency .*: pass a classifier"),
+        (models | {"batch_size": 0}, "batch_size .* got 0"),
+        (tb, "pass a segmenter="),
+        ({}, "nothing to read with"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_all(str(xrays), tmp_path / "out", **options)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no image in"):  # before the models are looked at
         read_all(str(tmp_path / "empty"), tmp_path / "out", segmenter="nowhere")

@@ -129,9 +129,9 @@ def test_order_and_names_stay_beyond_one_batch(lungs_folder, tmp_path) -> None:
     np.testing.assert_array_equal(alone.mask, found[7].mask)
 
 
-def test_spacing_of_a_montgomery_film_is_known_by_its_name(lungs_folder, tmp_path) -> None:
+def test_spacing_of_a_montgomery_x_ray_is_known_by_its_name(lungs_folder, tmp_path) -> None:
     image = Image.effect_noise((100, 200), 60)
-    image.save(tmp_path / "MCUCXR_0001_0.png")  # a film of 4020 rows and 4892 columns, 0.0875 mm
+    image.save(tmp_path / "MCUCXR_0001_0.png")  # an original of 4020 rows and 4892 columns, 0.0875 mm
     (one,) = ChestXrayReader(lungs_folder).read(tmp_path / "MCUCXR_0001_0.png")
     assert one.spacing_mm == pytest.approx((4020 * 0.0875 / 200, 4892 * 0.0875 / 100))
     area = one.mask.sum() * one.spacing_mm[0] * one.spacing_mm[1]
@@ -157,14 +157,14 @@ def test_distance_is_of_the_x_ray_itself_in_one_pass(lungs_folder, tmp_path) -> 
         inputs = normalize(pixels, reader.segmenter.image_processor)
         stages = reader.segmenter.model(pixel_values=inputs, output_hidden_states=True).hidden_states[-2:]
     features = torch.cat([stage.flatten(2).std(2, correction=0) for stage in stages], 1)  # (3, 56)
-    looks = reader.segment(xrays)
-    np.testing.assert_allclose([one.distance for one in looks], features.norm(dim=1), rtol=1e-4)  # to the origin
+    logits, distances = reader.segment(xrays)
+    np.testing.assert_allclose(distances, features.norm(dim=1), rtol=1e-4)  # to the origin
     reader.segmenter = dataclasses.replace(
         reader.segmenter, settings=dataclasses.replace(reader.segmenter.settings, views=3)
     )
-    many = reader.segment(xrays)
-    np.testing.assert_allclose([one.distance for one in many], [one.distance for one in looks], rtol=1e-5)
-    assert not torch.equal(many[0].logits, looks[0].logits)  # the other views do count there
+    many_logits, many_distances = reader.segment(xrays)
+    np.testing.assert_allclose(many_distances, distances, rtol=1e-5)
+    assert not torch.equal(many_logits[0], logits[0])  # the other views do count there
 
 
 def test_far_x_rays_are_flagged_where_the_run_knows_its_own(lungs_folder, tmp_path) -> None:
@@ -223,8 +223,8 @@ def test_bad_x_rays_are_named(lungs_folder, tmp_path) -> None:
 def test_dicom_brings_its_spacing_and_its_flags(lungs_folder, tmp_path) -> None:
     values = np.asarray(Image.effect_noise((64, 80), 60)).astype(np.uint16)
     file = dicom(values, PixelSpacing=[0.5, 0.2], ViewPosition="LL")
-    (tmp_path / "film").write_bytes(file)
-    (one,) = ChestXrayReader(lungs_folder).read(tmp_path / "film")
+    (tmp_path / "xray").write_bytes(file)
+    (one,) = ChestXrayReader(lungs_folder).read(tmp_path / "xray")
     assert one.spacing_mm == (0.5, 0.2) and (one.height, one.width) == (80, 64)
     assert one.lungs.right_mm2 + one.lungs.left_mm2 == pytest.approx(one.mask.sum() * 0.1)
     assert Flag.NOT_FRONTAL in one.flag_codes

@@ -6,14 +6,14 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from hub_models.predict import row_log as ledger
+from hub_models.predict import row_log
 from hub_models.predict.row_log import close_row_log, done_before, drop_rows, file_of, is_whole, open_row_log
 
 SCHEMA = pyarrow.schema([("source", pyarrow.string()), ("probability", pyarrow.float64()), ("ok", pyarrow.bool_())])
 
 
 def line(number: int, **columns: object) -> str:
-    return json.dumps({"number": number, "source": f"film, {number}"} | columns) + "\n"
+    return json.dumps({"number": number, "source": f"xray, {number}"} | columns) + "\n"
 
 
 def append(folder: Path, process: int, *numbers: int) -> None:
@@ -21,7 +21,7 @@ def append(folder: Path, process: int, *numbers: int) -> None:
 
 
 def test_rows_of_all_processes_and_launches_become_one_table(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(ledger, "TABLE_ROWS", 2)  # several blocks
+    monkeypatch.setattr(row_log, "TABLE_ROWS", 2)  # several blocks
     open_row_log(tmp_path)
     assert not done_before(tmp_path, 6).any()
     append(tmp_path, 0, 0, 1)
@@ -36,7 +36,7 @@ def test_rows_of_all_processes_and_launches_become_one_table(tmp_path, monkeypat
     assert is_whole(tmp_path, "xrays")
     table = pyarrow.parquet.read_table(tmp_path / "xrays.parquet")
     assert table.schema == SCHEMA
-    assert table["source"].to_pylist() == [f"film, {number}" for number in range(6)]
+    assert table["source"].to_pylist() == [f"xray, {number}" for number in range(6)]
     assert table["probability"].to_pylist() == [None, None, 0.1 + 0.2, None, None, None]  # to the bit
     assert table["ok"].to_pylist()[2] is False
     assert pyarrow.csv.read_csv(tmp_path / "xrays.csv")["source"].to_pylist() == table["source"].to_pylist()
@@ -64,7 +64,7 @@ def test_missing_rows_are_refused_and_double_ones_dropped(tmp_path) -> None:
     append(tmp_path, 1, 2)
     close_row_log(tmp_path, "xrays", SCHEMA, 3)
     sources = pyarrow.parquet.read_table(tmp_path / "xrays.parquet")["source"].to_pylist()
-    assert sources == ["film, 0", "film, 1", "film, 2"]
+    assert sources == ["xray, 0", "xray, 1", "xray, 2"]
 
 
 def test_tables_stand_only_when_both_do(tmp_path) -> None:

@@ -13,9 +13,9 @@ from transformers import MobileNetV2Config
 from hub_models.imaging.flags import Flag
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import saliency
-from hub_models.predict import stream as pipeline
+from hub_models.predict import stream
 from hub_models.predict.reader import ChestXrayReader, Prediction
-from hub_models.predict.stream import COLUMNS, Asked, Desk, flag_columns, read_stream
+from hub_models.predict.stream import PREDICTION_COLUMNS, SaliencyModel, StreamOutput, flag_columns, read_stream
 from hub_models.runs.config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def xrays(phantoms) -> list[Path]:
 
 @pytest.mark.parametrize("batch_size", [None, 1, 5, 16])
 def test_rows_are_those_of_the_reader(reader, xrays, tmp_path, batch_size: int | None) -> None:
-    rows = list(read_stream(Desk(reader, tmp_path), items_of(xrays), CPU, batch_size))
+    rows = list(read_stream(StreamOutput(reader, tmp_path), items_of(xrays), CPU, batch_size))
     size = batch_size or 4
     read = [one for start in range(0, len(xrays), size) for one in reader.read(xrays[start : start + size])]
     assert [row["number"] for row in rows] == list(range(len(xrays)))
@@ -51,7 +51,7 @@ def test_rows_are_those_of_the_reader(reader, xrays, tmp_path, batch_size: int |
         mask = Image.open(tmp_path / row["mask"])
         assert mask.mode == "1" and row["mask"] == f"masks/xrays/{Path(one.name).stem}.png"
         np.testing.assert_array_equal(np.asarray(mask), one.mask)
-        assert set(row) <= {"number", *COLUMNS} and "error" not in row
+        assert set(row) <= {"number", *PREDICTION_COLUMNS} and "error" not in row
         assert row["source"] == f"xrays/{one.name}" and row["name"] == one.name
         assert (row["probability"], row["threshold"]) == (one.probability, one.threshold)  # to the bit
         assert (row["is_suspected"], row["decision"]) == (one.is_suspected, one.decision)
@@ -73,7 +73,7 @@ def test_flags_are_as_many_codes_as_messages() -> None:
 
 def test_model_that_is_absent_leaves_its_columns_empty(reader, xrays, tmp_path) -> None:
     lungs = ChestXrayReader(segmenter=reader.segmenter.model.name_or_path)
-    (row,) = read_stream(Desk(lungs, tmp_path), items_of(xrays[:1]), CPU)
+    (row,) = read_stream(StreamOutput(lungs, tmp_path), items_of(xrays[:1]), CPU)
     assert row["probability"] is row["threshold"] is row["decision"] is row["is_suspected"] is None
     assert (tmp_path / row["mask"]).is_file()
 
@@ -85,7 +85,7 @@ def test_bad_file_is_a_row_between_the_others(reader, xrays, tmp_path) -> None:
     Image.new("L", (1, 1)).save(bad[2])
     paths = [path for pair in zip(xrays, bad, strict=False) for path in pair]
     for batch_size in (1, 3, 16):
-        rows = list(read_stream(Desk(reader, tmp_path), items_of(paths), CPU, batch_size))
+        rows = list(read_stream(StreamOutput(reader, tmp_path), items_of(paths), CPU, batch_size))
         errors = [row.get("error") for row in rows]
         assert errors[::2] == [None] * 4
         assert "cannot be decoded" in errors[1] and "cannot be decoded" in errors[3]
@@ -95,8 +95,8 @@ def test_bad_file_is_a_row_between_the_others(reader, xrays, tmp_path) -> None:
 
 
 def test_overlay_is_small_and_has_a_rim_around_the_lungs(reader, xrays, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "SHOWN", 50)
-    list(read_stream(Desk(reader, tmp_path, overlays=True), items_of(xrays[:2]), CPU))
+    monkeypatch.setattr(stream, "LONGEST_SIDE", 50)
+    list(read_stream(StreamOutput(reader, tmp_path, overlays=True), items_of(xrays[:2]), CPU))
     pictures = sorted((tmp_path / "overlays" / "xrays").iterdir())
     assert [path.name for path in pictures] == [path.name for path in xrays[:2]]
     picture = Image.open(pictures[0])
@@ -110,19 +110,19 @@ def test_saliency_is_that_of_the_model_and_changes_no_row(reader, xrays, tmp_pat
     values = np.asarray(Image.open(xrays[0]).convert("L"), np.uint16) * 200 + 500
     Image.fromarray(values).save(deep)
     shown = []
-    heat = pipeline.heat
-    monkeypatch.setattr(pipeline, "heat", lambda gray, looks: shown.append(looks) or heat(gray, looks))
+    heat = stream.heat
+    monkeypatch.setattr(stream, "heat", lambda gray, saliency: shown.append(saliency) or heat(gray, saliency))
     paths = [*xrays[:3], deep]
-    plain = list(read_stream(Desk(reader, tmp_path / "plain"), items_of(paths), CPU, 1))
-    desk = Desk(reader, tmp_path / "asked", asked=Asked(reader.classifier))
-    assert list(read_stream(desk, items_of(paths), CPU, 1)) == plain
+    plain = list(read_stream(StreamOutput(reader, tmp_path / "plain"), items_of(paths), CPU, 1))
+    output = StreamOutput(reader, tmp_path / "salient", saliency=SaliencyModel(reader.classifier))
+    assert list(read_stream(output, items_of(paths), CPU, 1)) == plain
     expected = [
         saliency(reader.classifier, path, keep_two_lungs(one.mask))
         for path, one in zip(paths, reader.read(paths), strict=True)
     ]
     for one in shown:  # in the order of the threads
         assert any(np.array_equal(one, other) for other in expected)
-    pictures = sorted((tmp_path / "asked" / "saliency" / "xrays").iterdir())
+    pictures = sorted((tmp_path / "salient" / "saliency" / "xrays").iterdir())
     assert [path.name for path in pictures] == sorted(path.name for path in paths)
     assert Image.open(pictures[0]).mode == "RGB"
 
@@ -134,7 +134,7 @@ def test_family_without_saliency_is_named(make_run, tmp_path) -> None:
     )
     classifier = ChestXrayReader(classifier=make_run(config)).classifier
     with pytest.raises(ValueError, match="no saliency of a mobilenet_v2 model: leave it out, or pass one of vit"):
-        Asked(classifier)
+        SaliencyModel(classifier)
 
 
 def test_few_x_rays_are_in_memory_however_many_there_are(reader, xrays, tmp_path) -> None:
@@ -150,9 +150,9 @@ def test_few_x_rays_are_in_memory_however_many_there_are(reader, xrays, tmp_path
             row = {"number": number, "source": f"{number}.png", "output": str(number)}
             yield row, partial(Path, xrays[0])
 
-    for _ in read_stream(Desk(reader, tmp_path), endless(), CPU):
+    for _ in read_stream(StreamOutput(reader, tmp_path), endless(), CPU):
         done += 1
-    lanes = pipeline.cores() + 1
+    lanes = stream.cores() + 1
     assert done == 80 and most <= 4 * (2 * lanes + 2)
 
 
@@ -160,7 +160,7 @@ def test_torch_gets_its_threads_back_and_errors_pass(reader, xrays, tmp_path) ->
     before = torch.get_num_threads()
     (tmp_path / "masks").write_text("in the way")
     with pytest.raises(OSError, match="masks"):
-        list(read_stream(Desk(reader, tmp_path), items_of(xrays), CPU))
+        list(read_stream(StreamOutput(reader, tmp_path), items_of(xrays), CPU))
     assert torch.get_num_threads() == before
 
 
@@ -170,14 +170,17 @@ def test_lungs_of_dicom_go_out_as_dicom_too(reader, xrays, tmp_path) -> None:
     gray = np.asarray(Image.open(xrays[0]).convert("L")).astype(np.uint16)
     (tmp_path / "in").mkdir()
     whole = dicom(gray, 8, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
-    for name, file in (("whole.dcm", whole), ("bare.dcm", dicom(gray, 8)), ("film.png", xrays[0].read_bytes())):
+    for name, file in (("whole.dcm", whole), ("bare.dcm", dicom(gray, 8)), ("xray.png", xrays[0].read_bytes())):
         (tmp_path / "in" / name).write_bytes(file)
     paths = sorted((tmp_path / "in").iterdir())
     out = tmp_path / "out"
-    rows = {row["name"]: row for row in read_stream(Desk(reader, out, lungs_version="v1"), items_of(paths), CPU)}
+    rows = {
+        row["name"]: row
+        for row in read_stream(StreamOutput(reader, out, segmenter_version="v1"), items_of(paths), CPU)
+    }
     assert [path.name for path in (out / "segmentations" / "xrays").iterdir()] == ["whole.dcm"]
     without = {name: Flag.NO_DICOM_SEG in row["flags"].split("|") for name, row in rows.items()}
-    assert without == {"bare.dcm": True, "whole.dcm": False, "film.png": False}
+    assert without == {"bare.dcm": True, "whole.dcm": False, "xray.png": False}
     assert "StudyInstanceUID" in rows["bare.dcm"]["flag_messages"]
     written = highdicom.seg.segread(out / "segmentations" / "xrays" / "whole.dcm")
     lungs = written.get_pixels_by_source_instance(["1.2.3"], combine_segments=False)[0].any(-1)
@@ -192,7 +195,7 @@ def test_sides_of_a_dicom_segmentation_are_the_patients(reader, xrays, tmp_path)
         uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
         paths.append(tmp_path / f"{rows}.dcm")
         paths[-1].write_bytes(dicom(gray, 8, PatientOrientation=[rows, columns], **uids))
-    list(read_stream(Desk(reader, tmp_path, lungs_version="v1"), items_of(paths), CPU))
+    list(read_stream(StreamOutput(reader, tmp_path, segmenter_version="v1"), items_of(paths), CPU))
     found = {}
     for path in paths:
         written = highdicom.seg.segread(tmp_path / "segmentations" / "xrays" / path.name)
@@ -213,28 +216,30 @@ def test_x_ray_is_opened_once(reader, xrays, tmp_path) -> None:
     whole = dicom(gray, 8, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
     opens = [iter([data]) for data in (xrays[0].read_bytes(), (tmp_path / "deep.png").read_bytes(), whole)]
     rows = [{"number": number, "source": f"{number}", "output": f"{number}"} for number in range(3)]
-    desk = Desk(reader, tmp_path, overlays=True, asked=Asked(reader.classifier), lungs_version="v1")
+    output = StreamOutput(
+        reader, tmp_path, overlays=True, saliency=SaliencyModel(reader.classifier), segmenter_version="v1"
+    )
     items = ((row, partial(next, one)) for row, one in zip(rows, opens, strict=True))  # a second time raises
-    assert [row.get("error") for row in read_stream(desk, items, CPU)] == [None] * 3
+    assert [row.get("error") for row in read_stream(output, items, CPU)] == [None] * 3
     assert len(list((tmp_path / "saliency").iterdir())) == 3
     assert [path.name for path in (tmp_path / "segmentations").iterdir()] == ["2.dcm"]
 
 
-def test_dicom_that_is_gone_is_a_flag_and_no_place_for_its_lungs_an_error(reader, tmp_path) -> None:
-    desk = Desk(reader, tmp_path, lungs_version="v1")
-    found = Prediction("film", 48, 48, mask=np.eye(48, dtype=bool))
-    (flag,) = pipeline._segment(desk, tmp_path / "gone.dcm", "film", found)
+def test_dicom_that_is_gone_is_a_flag_and_a_file_in_the_way_an_error(tmp_path) -> None:
+    found = Prediction("xray", 48, 48)
+    mask = np.eye(48, dtype=bool)
+    (flag,) = stream._segment(tmp_path, tmp_path / "gone.dcm", "xray", found, mask, "v1")
     assert flag.code == Flag.NO_DICOM_SEG and "gone.dcm" in flag.message
     (tmp_path / "segmentations").write_text("in the way")
     source = dicom(np.zeros((48, 48), np.uint16), StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
     with pytest.raises(OSError, match="segmentations"):
-        pipeline._segment(desk, source, "film", found)
+        stream._segment(tmp_path, source, "xray", found, mask, "v1")
 
 
 def test_class_that_no_segmentation_refers_to_is_a_flag(reader, xrays, tmp_path) -> None:
     gray = np.asarray(Image.open(xrays[0]).convert("L")).astype(np.uint16)
     uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
-    (tmp_path / "film.dcm").write_bytes(dicom(gray, 8, **uids, SOPClassUID="1.2.840.10008.5.1.4.1.1.2"))  # of CT
-    desk = Desk(reader, tmp_path / "out", lungs_version="v1")
-    (row,) = read_stream(desk, items_of([tmp_path / "film.dcm"]), CPU)
+    (tmp_path / "xray.dcm").write_bytes(dicom(gray, 8, **uids, SOPClassUID="1.2.840.10008.5.1.4.1.1.2"))  # of CT
+    output = StreamOutput(reader, tmp_path / "out", segmenter_version="v1")
+    (row,) = read_stream(output, items_of([tmp_path / "xray.dcm"]), CPU)
     assert Flag.NO_DICOM_SEG in row["flags"].split("|") and row["mask"]
