@@ -124,17 +124,13 @@ class Page:
         self.uploads[path] = upload
         return upload
 
-    async def show_upload(self, file: Mapping[str, Any]) -> Updates:
-        """Show what was dropped.
+    async def show(self, source: Upload | Mapping[str, Any]) -> Updates:
+        """Show that an example or a dropped file is read, and then what was found, or why it cannot be read.
 
         Raises:
             gr.Error: as `take`.
         """
-        async for update in self.show(self.take(Path(file["path"]))):
-            yield update
-
-    async def show(self, upload: Upload) -> Updates:
-        """Show that an X-ray is being read, and then what was found, or why it cannot be read."""
+        upload = source if isinstance(source, Upload) else self.take(Path(source["path"]))
         reading = None, view.waiting_html(f"{upload.name}: reading …"), ""
         yield reading
         async with self.turn:
@@ -199,7 +195,7 @@ def build(page: Page) -> gr.Blocks:
                 api_visibility="private",
             )
 
-        on(upload.upload, page.show_upload, upload)
+        on(upload.upload, page.show, upload)
         for name, button in buttons.items():
             on(button.click, partial(page.show, page.examples[name]))
     return blocks
