@@ -18,13 +18,11 @@ from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from scipy.ndimage import binary_dilation
+from tiny import dicom, png
 
 from hub_models.app import page as app
 from hub_models.models.saliency import saliency
@@ -153,23 +151,6 @@ def kept(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
 
 
-def dicom(pixels: np.ndarray) -> bytes:
-    """DICOM of (H, W) uint16 pixels of 12 bits, of a patient with a name."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    one = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    one.SOPClassUID, one.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    one.PatientName, one.PatientID, one.Modality = "Mustermann^Erika", "4711-0815", "DX"
-    one.Rows, one.Columns = pixels.shape
-    one.SamplesPerPixel, one.PhotometricInterpretation, one.PixelRepresentation = 1, "MONOCHROME2", 0
-    one.BitsAllocated, one.BitsStored, one.HighBit = 16, 12, 11
-    one.PixelData = pixels.tobytes()
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, one, enforce_file_format=True)
-    return buffer.getvalue()
-
-
 def test_dropped_x_ray_is_read_and_forgotten(page: Page, served: Served, phantoms: Path) -> None:
     xray = phantom(phantoms, "CHN")
     (found,) = served.reader.read(xray)
@@ -227,12 +208,6 @@ def test_text_called_png_is_refused_in_words(page: Page, served: Served, phantom
     wait_for(page, "CHN")
 
 
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.mark.slow
 def test_two_users_at_once_get_their_own(page: Page, served: Served, browser: Browser, phantoms: Path) -> None:
     xrays = [[phantom(phantoms, site, number) for number in range(2)] for site in ("CHN", "MCU")]
@@ -276,7 +251,8 @@ def test_dicom_and_16_bits_come_as_they_are(page: Page, served: Served, phantoms
     rng = np.random.default_rng(0)
     gray = np.asarray(Image.open(phantom(phantoms, "MCU")).convert("L")).astype(np.uint16)
     deep = (gray << 4) + rng.integers(0, 16, gray.shape, np.uint16)  # 12 bits
-    for name, data in (("xray", dicom(deep)), ("deep.png", png(deep))):  # a DICOM file often has no suffix
+    patient = {"PatientName": "Mustermann^Erika", "PatientID": "4711-0815", "Modality": "DX"}
+    for name, data in (("xray", dicom(deep, **patient)), ("deep.png", png(deep))):  # a DICOM file often has no suffix
         (found,) = served.reader.read(data)
         drop(page, {"name": name, "mimeType": "application/octet-stream", "buffer": data})
         wait_for(page, name)

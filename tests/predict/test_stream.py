@@ -169,8 +169,10 @@ def test_lungs_of_dicom_go_out_as_dicom_too(reader, xrays, tmp_path) -> None:
 
     gray = np.asarray(Image.open(xrays[0]).convert("L")).astype(np.uint16)
     (tmp_path / "in").mkdir()
-    whole = dicom(gray, 8, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
-    for name, file in (("whole.dcm", whole), ("bare.dcm", dicom(gray, 8)), ("xray.png", xrays[0].read_bytes())):
+    uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
+    whole, ct = dicom(gray, 8, **uids), dicom(gray, 8, **uids, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+    files = {"whole.dcm": whole, "bare.dcm": dicom(gray, 8), "ct.dcm": ct, "xray.png": xrays[0].read_bytes()}
+    for name, file in files.items():
         (tmp_path / "in" / name).write_bytes(file)
     paths = sorted((tmp_path / "in").iterdir())
     out = tmp_path / "out"
@@ -180,7 +182,7 @@ def test_lungs_of_dicom_go_out_as_dicom_too(reader, xrays, tmp_path) -> None:
     }
     assert [path.name for path in (out / "segmentations" / "xrays").iterdir()] == ["whole.dcm"]
     without = {name: Flag.NO_DICOM_SEG in row["flags"].split("|") for name, row in rows.items()}
-    assert without == {"bare.dcm": True, "whole.dcm": False, "xray.png": False}
+    assert without == {"bare.dcm": True, "ct.dcm": True, "whole.dcm": False, "xray.png": False}
     assert "StudyInstanceUID" in rows["bare.dcm"]["flag_messages"]
     written = highdicom.seg.segread(out / "segmentations" / "xrays" / "whole.dcm")
     lungs = written.get_pixels_by_source_instance(["1.2.3"], combine_segments=False)[0].any(-1)
@@ -234,12 +236,3 @@ def test_dicom_that_is_gone_is_a_flag_and_a_file_in_the_way_an_error(tmp_path) -
     source = dicom(np.zeros((48, 48), np.uint16), StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
     with pytest.raises(OSError, match="segmentations"):
         stream._segment(tmp_path, source, "xray", found, mask, "v1")
-
-
-def test_class_that_no_segmentation_refers_to_is_a_flag(reader, xrays, tmp_path) -> None:
-    gray = np.asarray(Image.open(xrays[0]).convert("L")).astype(np.uint16)
-    uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
-    (tmp_path / "xray.dcm").write_bytes(dicom(gray, 8, **uids, SOPClassUID="1.2.840.10008.5.1.4.1.1.2"))  # of CT
-    output = StreamOutput(reader, tmp_path / "out", segmenter_version="v1")
-    (row,) = read_stream(output, items_of([tmp_path / "xray.dcm"]), CPU)
-    assert Flag.NO_DICOM_SEG in row["flags"].split("|") and row["mask"]
