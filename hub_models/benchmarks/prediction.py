@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoImageProcessor, pipeline
@@ -17,6 +16,7 @@ from hub_models.benchmarks.dataset import measure_alone
 from hub_models.benchmarks.native_phantoms import native_phantoms
 from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_ratio, speeds, timed_rounds
 from hub_models.dataset.phantoms import write_phantoms
+from hub_models.predict.dataset_rows import IndexRow, OpenSource
 from hub_models.predict.job import read_all
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.predict.stream import BATCH_SIZE, BATCH_SIZES, StreamOutput, cores, read_stream
@@ -90,9 +90,10 @@ def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[
     }
 
 
-def _items(paths: list[Path]) -> Iterator[tuple[dict[str, Any], Callable[[], Path]]]:
+def _items(paths: list[Path]) -> Iterator[tuple[IndexRow, OpenSource]]:
     for number, path in enumerate(paths):
-        yield {"number": number, "source": path.name, "output": path.stem}, partial(Path, path)
+        row = IndexRow(number=number, source=path.name, output=path.stem, place=b"", row=None, size=None)
+        yield row, partial(Path, path)
 
 
 def _compute(models: list[torch.nn.Module], inputs: list[torch.Tensor], images: int) -> Callable[[], None]:

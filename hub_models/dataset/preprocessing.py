@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -10,12 +10,10 @@ import numpy as np
 import chest_xray_masks
 from hub_models.dataset.published import pixel_spacing_mm
 from hub_models.imaging.gray import to_gray
-from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs, lungs_box
+from hub_models.imaging.lung_crop import MARGIN, REGIONS, Region, crop_to_lungs, lungs_box
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import FITS, Fit, resize_gray, resize_mask
 
-Region = Literal["image", "lungs"]
-REGIONS = ("image", "lungs")  # what of an X-ray a model sees
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 KEPT = ("id", "patient_id", "site", "label")  # columns that prepared rows keep
 ADDED = {"pixels": "binary", "mask": "binary", "height": "int32", "width": "int32"}

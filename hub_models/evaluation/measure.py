@@ -22,7 +22,7 @@ from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.runs.data import Split
 from hub_models.runs.run_folder import PER_IMAGE_NAME
 
-FORWARD_BATCH = 16  # images in a forward pass without gradients
+EVALUATION_BATCH = 16  # images in a forward pass without gradients
 AGE_BANDS = ((0, 15), (15, 35), (35, 55), (55, np.inf))  # years, the upper end left out
 IMAGE_COLUMNS = ("id", "patient_id", "site", "label", "sex", "age_years")  # of the data, in every per-image row
 GROUP_ORDER = ("all", "site", "sex", "age")
@@ -92,8 +92,8 @@ def _forward(
     model.eval()
     found: list[tuple[int, PerImage]] = []
     with accelerator.split_between_processes(list(range(len(arrays))), apply_padding=True) as mine:
-        for start in range(0, len(mine), FORWARD_BATCH):
-            indices = mine[start : start + FORWARD_BATCH]
+        for start in range(0, len(mine), EVALUATION_BATCH):
+            indices = mine[start : start + EVALUATION_BATCH]
             batch = {name: values.to(accelerator.device) for name, values in arrays.__getitems__(indices).items()}
             found += zip(indices, work(batch["pixels"].float() / 255, batch), strict=True)
     by_index = dict(gather_object(found))

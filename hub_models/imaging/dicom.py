@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chest_xray_masks import MAX_PIXELS
 from hub_models.imaging.dicom_pixels import stored_pixels
 from hub_models.imaging.flags import Flag, RaisedFlag
 from hub_models.imaging.windowing import displayed, numbers, usable_window, word
@@ -129,6 +128,8 @@ def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels
 
 def _objection(header: "Dataset") -> str | None:
     """Return why a file is not read as an X-ray, as the end of a sentence; None where it is."""
+    from chest_xray_masks import MAX_PIXELS  # late: the builder imports `datasets`
+
     modality = word(header, "Modality")
     if modality not in MODALITIES:
         what = OTHER_MODALITIES.get(modality, "of another modality")

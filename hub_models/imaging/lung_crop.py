@@ -1,10 +1,14 @@
 """Box of the lungs on an X-ray, and the X-ray cut to it at one brightness."""
 
+from typing import Literal
+
 import numpy as np
 from PIL import Image
 
 from hub_models.imaging.masks import widen
 
+Region = Literal["image", "lungs"]
+REGIONS = ("image", "lungs")  # what of an X-ray a model sees
 MARGIN = 0.07  # around the lungs, of the sides of their box, where no other is given
 LUNG_MEAN, LUNG_SD = 128, 42.5  # of the cut image, so that three standard deviations each way are kept
 

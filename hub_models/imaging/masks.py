@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chest_xray_masks import binarize, png_of
 from hub_models.imaging.source import Source, open_image
 
 
@@ -19,6 +18,8 @@ class Runs(NamedTuple):
 
 def to_mask(source: Source) -> np.ndarray:
     """Return (H, W) bool of a mask in any mode: above 127 of 255, or above half of another maximum (1, 65535)."""
+    from chest_xray_masks import binarize  # late: the builder imports `datasets`
+
     return binarize(open_image(source))
 
 
@@ -96,5 +97,7 @@ def widen(mask: np.ndarray, reach: int) -> np.ndarray:
 
 def mask_png(mask: np.ndarray) -> bytes:
     """Return the 1-bit PNG of an (H, W) bool mask, in a quarter of PIL's time, which spends a byte on each bit."""
+    from chest_xray_masks import png_of  # late: the builder imports `datasets`
+
     rows = np.pad(np.packbits(mask, axis=1), ((0, 0), (1, 0)))  # each row behind its filter, 0
     return png_of(mask.shape, 1, zlib.compress(rows.tobytes(), 1))

@@ -8,7 +8,6 @@ from typing import BinaryIO, TypeGuard
 import numpy as np
 from PIL import Image, ImageOps
 
-from chest_xray_masks import MAX_PIXELS, TooManyPixelsError, reason
 from hub_models.imaging.dicom import is_dicom, read_dicom
 from hub_models.imaging.windowing import BIT_DEPTHS, luminance
 
@@ -63,6 +62,8 @@ def is_dicom_source(source: Source) -> TypeGuard[str | Path | bytes]:
 
 def _decoded(file: BinaryIO, name: str) -> Image.Image:
     """Decode an open file, upright; one that is too large or holds several pictures is refused by its header."""
+    from chest_xray_masks import MAX_PIXELS, TooManyPixelsError, reason  # late: the builder imports `datasets`
+
     try:
         opened = Image.open(file, formats=FORMATS)
         is_several = opened.format not in CAMERA_FORMATS and getattr(opened, "is_animated", False)
@@ -82,6 +83,8 @@ def _decoded(file: BinaryIO, name: str) -> Image.Image:
 
 def _loaded(image: Image.Image, name: str) -> Image.Image:
     """Decode the pixels of a PIL image, unless they are too many."""
+    from chest_xray_masks import MAX_PIXELS, TooManyPixelsError, reason  # late: the builder imports `datasets`
+
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
         raise TooManyPixelsError(f"{name} has {size} pixels, more than {MAX_PIXELS}: scale it down")
@@ -94,6 +97,8 @@ def _loaded(image: Image.Image, name: str) -> Image.Image:
 
 def _of_array(values: np.ndarray) -> Image.Image:
     """Return the PIL image of (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) values; the fourth, alpha, is dropped."""
+    from chest_xray_masks import MAX_PIXELS  # late: the builder imports `datasets`
+
     if values.ndim == 3 and values.shape[2] in (1, 3, 4):
         values = values[..., 0] if values.shape[2] == 1 else values[..., :3]
     elif values.ndim != 2:

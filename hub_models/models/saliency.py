@@ -51,7 +51,7 @@ def saliency_of_gray(trained: TrainedModel, gray: Image.Image, mask: np.ndarray 
     found = np.zeros((gray.height, gray.width), np.float32)
     seen, content = _seen(found.shape, mask, trained.settings)
     height, width = found[seen].shape
-    found[seen] = Image.fromarray(grid[content]).resize((width, height), Image.Resampling.BILINEAR)
+    found[seen] = np.asarray(Image.fromarray(grid[content]).resize((width, height), Image.Resampling.BILINEAR))
     highest = found.max()
     return found / highest if highest > 0 else found
 

@@ -3,24 +3,26 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import PreTrainedModel
 
 from hub_models import metrics
-from hub_models.dataset.preprocessing import Region
 from hub_models.dataset.published import pixel_spacing_mm
 from hub_models.hub_client.downloads import SETTINGS_KEY
+from hub_models.imaging.lung_crop import Region
 from hub_models.imaging.masks import keep_two_lungs, to_mask
 from hub_models.imaging.resizing import Fit, content_box
 from hub_models.metrics import DISTANCES, Overlap
 from hub_models.metrics.intervals import SetMetrics
 from hub_models.metrics.weighted import Columns
 from hub_models.models.upsampling import is_above_zero
+
+if TYPE_CHECKING:
+    import datasets
 
 SENSITIVITY = 0.9  # at which the threshold is chosen. Source: WHO 2014, target product profile of a TB triage test
 VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
@@ -73,9 +75,9 @@ class Task:
     labels: tuple[str, ...]  # names of the classes, in the order of the logits
     model: str  # checkpoint to start from unless another is given
     image_size: int  # side in pixels unless another is given
-    usable: Callable[[datasets.Dataset], datasets.Dataset]  # rows that can be learned from and tested on
+    usable: Callable[["datasets.Dataset"], "datasets.Dataset"]  # rows that can be learned from and tested on
     # (split, rows) raises ValueError where a split cannot be trained on or tested with
-    check: Callable[[str, datasets.Dataset], None]
+    check: Callable[[str, "datasets.Dataset"], None]
     # (logits, batch, label_smoothing) to a scalar, a plain mean over the batch's images
     loss: Callable[[torch.Tensor, dict[str, torch.Tensor], float], torch.Tensor]
     # (logits (B, ...), batch) to per-image columns at the training size, for the loop
@@ -90,7 +92,7 @@ class Task:
     main_metric: str  # name of the metric that chooses epochs and heads reports; higher is better
 
 
-def _rows_with_mask(rows: datasets.Dataset) -> datasets.Dataset:
+def _rows_with_mask(rows: "datasets.Dataset") -> "datasets.Dataset":
     has_mask = rows.select_columns("mask").with_format("arrow")[:]["mask"].is_valid().to_numpy()  # decodes none
     return rows.select(np.flatnonzero(has_mask))
 
@@ -141,7 +143,7 @@ def _measure_lungs(logits: torch.Tensor, row: XrayRow, settings: Settings) -> di
     return {"dice": metrics.dice(counts), "iou": metrics.iou(counts)} | counts._asdict() | distances
 
 
-def _both_classes(split: str, rows: datasets.Dataset) -> None:
+def _both_classes(split: str, rows: "datasets.Dataset") -> None:
     held = set(rows["label"])
     if missing := [name for index, name in enumerate(rows.features["label"].names) if index not in held]:
         raise ValueError(f"no X-ray of {split} is {' or '.join(missing)} ({len(rows)} rows): pass more of the set")

@@ -8,9 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import pyarrow.parquet
-
-from chest_xray_masks import SITE_OF_PREFIX
 from hub_models.hub_client.downloads import RUN_FILES
 from hub_models.models.architectures import ARCHITECTURES
 from hub_models.models.tasks import SETTINGS_KEY, TASKS, Settings
@@ -177,6 +174,8 @@ def read_per_image(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         source = "a folder of scripts/train.py or scripts/evaluate.py"
         raise FileNotFoundError(f"no {path.name} in {folder}: pass {source}")
+    import pyarrow.parquet  # late: slow to import
+
     table = pyarrow.parquet.read_table(path)
     names = ["lungs_fraction" if name == "lungs_share" else name for name in table.column_names]  # up to version 0.1
     return table.rename_columns(names).to_pylist()
@@ -184,4 +183,6 @@ def read_per_image(folder: Path) -> list[dict[str, Any]]:
 
 def site_of(id: str) -> str:
     """Return the site of an X-ray, by its id."""
+    from chest_xray_masks import SITE_OF_PREFIX  # late: the builder imports `datasets`
+
     return SITE_OF_PREFIX[id[:6]]

@@ -105,7 +105,7 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         return _finished(run, folder) if training is None else _tested(run, folder, training)
 
 
-def _train(run: Run, folder: Path, data: dict[str, Any]) -> dict[str, Any]:
+def _train(run: Run, folder: Path, data: RunData) -> dict[str, Any]:
     """Train or resume the model of a run, write it into `folder`, and return the `training` of results.json."""
     config, task, accelerator = run.config, run.task, run.accelerator
     _announce(run)
@@ -214,7 +214,7 @@ def _has_begun(folder: Path) -> bool:
     return bool(weights) or (folder / RESULTS_NAME).exists()
 
 
-def _check_data(config: TrainConfig, folder: Path, data: dict[str, Any]) -> None:
+def _check_data(config: TrainConfig, folder: Path, data: RunData) -> None:
     """Raise ValueError where the run in `folder` began with other X-rays, or from another model."""
     path = folder / DATA_NAME
     known = json.loads(path.read_text()) if path.exists() and _has_begun(folder) else {}

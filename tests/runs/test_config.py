@@ -6,8 +6,8 @@ import pytest
 from hub_models.dataset import splits as protocols
 from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.folds import FOLDS
-from hub_models.dataset.preprocessing import REGIONS
 from hub_models.files import write_json
+from hub_models.imaging.lung_crop import REGIONS
 from hub_models.imaging.resizing import FITS
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
