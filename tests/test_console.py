@@ -66,7 +66,7 @@ def test_training_names_the_option(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ((), "no train_config.json in"),
+        ((), "no train_config.json,"),
         (("--split", "all"), "invalid choice: 'all'"),
         (("--protocol", "mine"), "invalid choice: 'mine'"),
     ],

@@ -30,7 +30,7 @@ from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
 from hub_models.runs.data import Split, describe, load_run_splits, resolve
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
-from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunFolder
+from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder
 from hub_models.training.checkpoints import CHECKPOINTS
 from hub_models.training.loop import TRACKING, Run, learn
 from hub_models.training.optimization import divide_logits

@@ -55,7 +55,7 @@ def split_of_fold(phantoms: Path, size: int, fit: str = "squash", task=LUNGS) ->
 
 @pytest.mark.parametrize("chunk", [3, 16])
 def test_one_row_per_image_on_its_own_grid(chunk: int, phantoms, tiny_segformer, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "FORWARD_BATCH", chunk)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", chunk)
     torch.manual_seed(0)
     split = split_of_fold(phantoms, 64)
     model = build("segmentation", str(tiny_segformer), True, LUNGS.labels, 64).train()
@@ -94,7 +94,7 @@ def test_figures_are_of_what_a_user_gets(use: dict, phantoms, tiny_segformer) ->
 
 @pytest.mark.parametrize("chunk", [5, 16])
 def test_rows_of_a_classifier_say_where_it_looks(chunk: int, phantoms, tiny_resnet, monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "FORWARD_BATCH", chunk)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", chunk)
     torch.manual_seed(0)
     model = build("classification", str(tiny_resnet), True, TB.labels, 32)
     settings = Settings("tb_classification", 32)
