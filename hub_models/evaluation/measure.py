@@ -70,7 +70,8 @@ def measure_features(
 
     def work(images: torch.Tensor, batch: Batch) -> list[np.ndarray]:
         _, features = forward_views(model, image_processor, images, with_features=True)
-        assert features is not None  # as they were requested
+        if features is None:
+            raise ValueError(f"{type(model).__name__} gives no features: pass a lung model")
         return list(features.cpu().numpy())
 
     rows = _forward(model, arrays, accelerator, work)

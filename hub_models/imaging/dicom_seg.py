@@ -120,7 +120,8 @@ def _segmentation(
     from highdicom.seg import Segmentation
 
     algorithm = descriptions[0].algorithm_identification
-    assert algorithm is not None, "_described sets it"
+    if algorithm is None:
+        raise ValueError("a segment has no algorithm identification: describe it by `_described`")
     found = Segmentation(
         [reference],
         np.stack([mask.astype(bool).astype(np.uint8) for mask in masks.values()], -1)[None],  # (1, H, W, segments)

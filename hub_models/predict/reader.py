@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,7 @@ class ChestXrayReader:
         probabilities: list[float | None] = [None] * len(xrays)
         threshold, limit = None, None
         if (classifier := self.classifier) is not None:
-            logits, _ = _forward(classifier, list(each(self._classifier_input, xrays, masks)))
+            logits, _ = _forward(classifier, list(each(partial(self._classifier_input, classifier), xrays, masks)))
             probabilities = [classifier.task.predict(one, 0, 0, classifier.settings) for one in logits]
             threshold = classifier.settings.threshold
         if self.segmenter is not None and self.segmenter.out_of_distribution is not None:
@@ -244,10 +244,9 @@ class ChestXrayReader:
         mask: np.ndarray = self.segmenter.task.predict(logits, height, width, self.segmenter.settings)
         return mask
 
-    def _classifier_input(self, xray: OpenedXray, mask: np.ndarray | None) -> np.ndarray:
+    def _classifier_input(self, classifier: TrainedModel, xray: OpenedXray, mask: np.ndarray | None) -> np.ndarray:
         """Return (S, S) uint8 of what the classifier sees: the X-ray, or its lungs."""
-        assert self.classifier is not None, "the caller checks it"
-        settings, gray = self.classifier.settings, xray.gray
+        settings, gray = classifier.settings, xray.gray
         if self.sees_lungs and mask is not None:  # as in training: of a mask the two largest regions
             gray = crop_to_lungs(gray, or_whole(keep_two_lungs(mask)), MARGIN)
         return resize_gray(gray, settings.image_size, settings.fit)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from hub_models.dataset.folds import FOLDS
 from hub_models.files import write_json
@@ -22,6 +22,20 @@ MODEL_HELP = (
 PLACES = ("data_dir", "output_dir")  # where a run reads and writes does not change what it computes
 LEARNING_RATES = {True: 1e-3, False: 2e-4}  # from scratch or not
 FOLD_RANGE = f"0 to {FOLDS - 1}"
+Value = TypeVar("Value")
+
+
+def resolved(value: Value | None, name: str) -> Value:
+    """Return a value of a resolved config.
+
+    Raises:
+        ValueError: the value is None: the config has not gone through `runs.data.resolve`.
+    """
+    if value is None:
+        raise ValueError(f"{name} is None: pass a resolved config")
+    return value
+
+
 RANGES: dict[str, Callable[[float], bool]] = {
     "at least 0": lambda value: value >= 0,
     "at least 1": lambda value: value >= 1,

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
-from hub_models.runs.config import TrainConfig
+from hub_models.runs.config import TrainConfig, resolved
 
 # Biases before a batch norm have only rounding noise of 1e-9 as gradient. Adam's own 1e-8 would blow it up to steps,
 # which differ between processes.
@@ -20,8 +20,7 @@ UNDECAYED = ("bias", "token", "position_embedding")  # whatever their shape
 
 def make_optimizer(config: TrainConfig, model: PreTrainedModel) -> torch.optim.AdamW:
     """Return AdamW that decays matrices and kernels but no norm and no bias, and moves lower layers less."""
-    peak = config.learning_rate
-    assert peak is not None  # the config is resolved
+    peak = resolved(config.learning_rate, "learning_rate")
     depths = layer_depths(model)
     top = max(depths.values())
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}

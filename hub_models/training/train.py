@@ -27,7 +27,7 @@ from hub_models.models.architectures import build, config_of, image_processor_fo
 from hub_models.models.out_of_distribution import LEAST, OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
 from hub_models.models.tasks import TASKS, Settings
 from hub_models.models.trained_model import TrainedModel
-from hub_models.runs.config import CONFIG_NAME, TrainConfig
+from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
 from hub_models.runs.data import Split, describe, load_run_splits, resolve
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder
@@ -92,9 +92,8 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
     with held(folder) if accelerator.is_main_process else nullcontext():
         set_seed(config.seed)
         finished = (folder / RESULTS_NAME).exists()
-        assert config.model is not None  # the config is resolved
-        if not finished:
-            config_of(TASKS[config.task].kind, config.model, config.from_scratch)  # refused before X-rays are decoded
+        if not finished:  # a model is refused before X-rays are decoded
+            config_of(TASKS[config.task].kind, resolved(config.model, "model"), config.from_scratch)
         splits = load_run_splits(config, accelerator)
         data = describe(config, {name: split.rows for name, split in splits.items()})
         _check_data(config, folder, data)
@@ -109,9 +108,8 @@ def _train(run: Run, folder: Path, data: RunData) -> dict[str, Any]:
     """Train or resume the model of a run, write it into `folder`, and return the `training` of results.json."""
     config, task, accelerator = run.config, run.task, run.accelerator
     _announce(run)
-    assert config.model is not None  # the config is resolved
     size = run.splits["train"].arrays.image_size
-    model = build(task.kind, config.model, config.from_scratch, task.labels, size, config.dropout)
+    model = build(task.kind, resolved(config.model, "model"), config.from_scratch, task.labels, size, config.dropout)
     Settings(config.task, size, config.fit, config.region).store(model)
     if accelerator.is_main_process:
         if not _has_begun(folder):  # what is left of a run that failed is not of this one
@@ -155,8 +153,7 @@ def make_run(config: TrainConfig, accelerator: Accelerator, splits: dict[str, Sp
     """Return what stays the same in a run of a resolved config on `splits`, of which "train" is one."""
     task, train_split = TASKS[config.task], splits["train"]
     size = train_split.arrays.image_size
-    assert config.model is not None  # it is resolved
-    image_processor = image_processor_for(task.kind, config.model, config.from_scratch, size)
+    image_processor = image_processor_for(task.kind, resolved(config.model, "model"), config.from_scratch, size)
     weights = None
     if not task.learns_masks:
         counts = np.bincount(train_split.rows["label"], minlength=len(task.labels))
