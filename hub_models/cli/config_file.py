@@ -7,12 +7,13 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from hub_models.runs.config import RECORDED
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 OPTION_OF_FIELD = {"data_dir": "data", "output_dir": "output"}  # one name for one thing, in every command
 OLD_KEYS = {option: field for field, option in OPTION_OF_FIELD.items()} | {"warmup_share": "warmup_fraction"}
-RECORDED = ("version", "device", "duration", "duration_seconds")  # in a saved config, and no option sets them
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 

@@ -12,6 +12,7 @@ from hub_models.files import write_json
 CONFIG_NAME = "train_config.json"
 NAMES_BEFORE = {"warmup_share": "warmup_fraction"}  # up to version 0.1
 CONFIG_VERSION = 2  # raise when a saved value comes to mean something else; 2: region lungs, found_lungs until then
+RECORDED = ("version", "device", "duration_seconds")  # beside the fields in the file; no option sets them
 LABEL_TASKS = ("tb_classification",)
 MODEL_HELP = (
     "Hub id, run folder or architecture to start from (default: nvidia/mit-b0 for lungs, google/vit-base-patch16-224 "
@@ -122,13 +123,13 @@ class TrainConfig:
                 value = getattr(self, name)
                 raise ValueError(f"{name} is of {owner}: leave out {name} {value!r}, or change the other")
 
-    def save(self, folder: Path) -> None:
-        """Write `train_config.json`, whole or not at all."""
-        write_json(self.to_values(), folder / CONFIG_NAME)
+    def save(self, folder: Path, **recorded: str | float) -> None:
+        """Write `train_config.json`, whole or not at all, with what is `recorded` of the run (see RECORDED)."""
+        write_json(self.to_values() | recorded, folder / CONFIG_NAME)
 
     def to_values(self) -> dict[str, Any]:
-        """Return the values of `train_config.json`: every field, and the version of their meaning."""
-        return asdict(self) | {"version": CONFIG_VERSION}
+        """Return the values of `train_config.json`: every field that is set, and the version of their meaning."""
+        return {name: value for name, value in asdict(self).items() if value is not None} | {"version": CONFIG_VERSION}
 
     @classmethod
     def load(cls, folder: Path) -> "TrainConfig":
@@ -143,7 +144,7 @@ class TrainConfig:
                 f"{path} has region 'lungs' of an earlier version, the lungs of reference masks, which new X-rays "
                 "lack: train again with region lungs and a segmenter"
             )
-        values = renamed(values)
+        values = {name: value for name, value in renamed(values).items() if name not in RECORDED}
         if unknown := sorted(set(values) - {known.name for known in fields(cls)}):
             raise ValueError(f"{path} has fields this version does not know: {', '.join(unknown)}")
         return cls(**values)

@@ -114,13 +114,16 @@ def _train(run: Run, folder: Path, data: RunData) -> dict[str, Any]:
     if accelerator.is_main_process:
         if not _has_begun(folder):  # what is left of a run that failed is not of this one
             shutil.rmtree(folder / TRACKING, ignore_errors=True)
-        config.save(folder)
+        config.save(folder, device=device_name(accelerator))
         write_json(data, folder / DATA_NAME)
     kept, progress = learn(run, model)
     _write_model(run, kept, folder)
     kept_epoch = progress.best_epoch if config.keep == "best" else progress.epoch
-    used = {"device": device_name(accelerator), "duration_seconds": round(progress.seconds, 1)}
-    return {"kept_epoch": kept_epoch, "epochs": progress.history} | used
+    device, seconds = device_name(accelerator), round(progress.seconds, 1)
+    if accelerator.is_main_process:
+        config.save(folder, device=device, duration_seconds=seconds)
+    done = {"kept_epoch": kept_epoch, "epochs": progress.history}
+    return done | {"device": device, "duration_seconds": seconds}
 
 
 def device_name(accelerator: Accelerator) -> str:

@@ -194,7 +194,7 @@ def test_options_read_every_kind_of_field() -> None:
 @pytest.mark.parametrize("form", ["json", "yaml", "run folder"])
 def test_config_file_gives_values_that_options_override(form: str, tmp_path: Path) -> None:
     trained = TrainConfig("d", "o", epochs=3, learning_rate=1e-5, from_scratch=True, protocol="folds", fold=2)
-    values = dataclasses.asdict(trained) | {"device": "cuda", "duration": 12.5}  # as a run records them
+    values = dataclasses.asdict(trained) | {"device": "cuda", "duration_seconds": 12.5}  # as a run records them
     path = tmp_path / {"json": "c.json", "yaml": "c.yaml", "run folder": "train_config.json"}[form]
     path.write_text(yaml.safe_dump(values) if form == "yaml" else json.dumps(values))
     source = str(tmp_path if form == "run folder" else path)

@@ -130,7 +130,8 @@ def test_config_is_saved_with_the_values_used_and_null_stands_for_them(config, t
     folder = tmp_path / "run"
     saved = json.loads((folder / "train_config.json").read_text())
     assert (saved["learning_rate"], saved["image_size"], saved["model"]) == (1e-3, 32, config.model)
-    assert results["config"].items() <= saved.items()
+    assert {name: value for name, value in results["config"].items() if value is not None}.items() <= saved.items()
+    assert None not in saved.values() and saved["device"] == "cpu" and saved["duration_seconds"] > 0
     splits = results["splits"]
     said = caplog.messages
     assert f"X-rays: {splits['train']} train, {splits['validation']} validation, {splits['test']} test" in said[0]
