@@ -1,6 +1,7 @@
 """What the commands show at the terminal: errors as one sentence, the project's own log, no advice of libraries."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -34,6 +35,8 @@ def plain_terminal() -> Iterator[None]:
 
 def _quiet_libraries() -> None:
     """Silence the advice of libraries, which are imported here as help and mistakes need none of them."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when `datasets` is imported
     from huggingface_hub.utils import logging as hub_logging
 
     hub_logging.set_verbosity_error()  # its warnings name addresses with signatures

@@ -11,6 +11,12 @@ def loader(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     def load(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(modules[name]), name)
+        try:
+            return getattr(import_module(modules[name]), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "hub_models":
+                raise
+            needed = f"{package}.{name} needs {error.name}: pip install 'chest-xray-masks[models]'"
+            raise ImportError(needed) from error
 
     return load

@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -74,6 +76,13 @@ def test_rows_and_configs_of_the_builder() -> None:
 
     assert list(cxm.FEATURES) == COLUMNS.split()
     assert set(cxm.ChestXrayMasks.builder_configs) == {"all", "MC", "Shenzhen"}
+
+
+@pytest.mark.parametrize("package", ["hub_models", "hub_models.predict"])
+def test_missing_library_names_the_extra(package: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None\nfrom {package} import ChestXrayReader"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("needs torch: pip install 'chest-xray-masks[models]'")
 
 
 def test_scripts_keep_their_names() -> None:
