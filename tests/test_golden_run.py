@@ -32,7 +32,7 @@ def run(folder: Path) -> dict[str, Any]:
     quick = ("--learning_rate", 2e-3, "--ema", 0.9)
     accelerate(*train, "--output_dir", lungs, "--model", folder / "segformer", "--epochs", 8, *quick)
     screening = ("--task", "tb_classification", "--region", "lungs", "--segmenter", lungs, "--epochs", 20)
-    accelerate(*train, "--output_dir", tb, "--model", folder / "resnet", *screening, "--learning_rate", 2e-2)
+    accelerate(*train, "--output_dir", tb, "--model", folder / "resnet", *screening, "--learning_rate", 5e-3)
     evaluation = folder / "evaluation"
     python("scripts/evaluate.py", "--model", tb, "--data_dir", data, "--output", evaluation, "--views", 2)
     models = ("--segmenter", lungs, "--classifier", tb)
@@ -61,7 +61,7 @@ def run(folder: Path) -> dict[str, Any]:
         },
         "close": {
             "dice": json.loads((lungs / "results.json").read_text())["metrics"]["all"]["dice"]["value"],
-            "auroc": json.loads((evaluation / "results.json").read_text())["metrics"]["all"]["auroc"]["value"],
+            "evaluated": pyarrow.parquet.read_table(evaluation / "per_image.parquet")["probability"].to_pylist(),
             "lungs": [_fraction(out / name) for name in table["mask"].to_pylist()],
             "probability": table["probability"].to_pylist(),
         },
