@@ -102,12 +102,17 @@ def is_hidden(name: str) -> bool:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, is_main: bool = True) -> Iterator[None]:
     """Make `folder` and keep other launches out of it while a block runs; the lock ends with the process.
+
+    Of the processes of a launch, the main one holds the lock for all; the others only run the block.
 
     Raises:
         ValueError: another launch holds the folder.
     """
+    if not is_main:
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME)
     try:

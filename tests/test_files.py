@@ -88,6 +88,14 @@ def test_held_folder_is_refused_and_removed_if_empty(tmp_path) -> None:
     assert [one.name for one in folder.iterdir()] == ["weights"]
 
 
+def test_other_processes_of_a_launch_hold_nothing(tmp_path) -> None:
+    folder = tmp_path / "run"
+    with held(folder, is_main=False):
+        assert not folder.exists()
+    with held(folder), held(folder, is_main=False):
+        pass
+
+
 def test_lock_ends_with_its_process(tmp_path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"

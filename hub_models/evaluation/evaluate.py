@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import subprocess
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -208,7 +207,7 @@ def evaluate_run(
     name += "".join(f"-{key}" if value is True else f"-{key}-{value}" for key, value in use.items())
     name += "" if compared is None else f"-against-{Path(compared).name}"
     folder = Path(output) if output else run / "evaluation" / name
-    with held(folder) if accelerator.is_main_process else nullcontext():
+    with held(folder, accelerator.is_main_process):
         return write_report(folder, evaluated, accelerator, more)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +124,7 @@ def _read(
 ) -> None:
     """Read what is left in all processes, and make the tables."""
     folder, is_main = output.folder, accelerator.is_main_process
-    with held(folder) if is_main else nullcontext():
+    with held(folder, is_main):
         if is_main:
             write_json(settings, folder / SETTINGS_NAME)
             open_row_log(folder)

@@ -1,10 +1,8 @@
 """Train a run from its config to its folder."""
 
 import dataclasses
-import json
 import logging
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,13 +22,13 @@ from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
 from hub_models.hub.model_card import model_card
 from hub_models.models.architectures import build, config_of, image_processor_for, quiet_weights
-from hub_models.models.out_of_distribution import LEAST, OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
+from hub_models.models.out_of_distribution import LEAST, OutOfDistribution
 from hub_models.models.tasks import TASKS, Settings
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
 from hub_models.runs.data import Split, describe, load_run_splits, resolve
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
-from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder
+from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder, read_json
 from hub_models.training.checkpoints import CHECKPOINTS
 from hub_models.training.loop import TRACKING, Run, learn
 from hub_models.training.optimization import divide_logits
@@ -82,14 +80,14 @@ def _train_folds(config: TrainConfig) -> dict[str, Any]:
         )
         members.append(evaluated)
     accelerator = make_accelerator()
-    with held(folder) if accelerator.is_main_process else nullcontext():
+    with held(folder, accelerator.is_main_process):
         return write_report(folder, pool(members), accelerator, {})
 
 
 def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
     folder, accelerator = Path(config.output_dir), training_accelerator(config)
     _check_folder(config, folder, accelerator)
-    with held(folder) if accelerator.is_main_process else nullcontext():
+    with held(folder, accelerator.is_main_process):
         set_seed(config.seed)
         finished = (folder / RESULTS_NAME).exists()
         if not finished:  # a model is refused before X-rays are decoded
@@ -99,7 +97,7 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         _check_data(config, folder, data)
         run = make_run(config, accelerator, splits)
         training = None if finished else _train(run, folder, data)
-        if run.task.learns_masks and not (folder / OUT_OF_DISTRIBUTION_NAME).exists():
+        if run.task.learns_masks and OutOfDistribution.load(folder) is None:
             _fit_out_of_distribution(run, folder)
         return _finished(run, folder) if training is None else _tested(run, folder, training)
 
@@ -119,7 +117,7 @@ def _train(run: Run, folder: Path, data: RunData) -> dict[str, Any]:
     kept, progress = learn(run, model)
     _write_model(run, kept, folder)
     kept_epoch = progress.best_epoch if config.keep == "best" else progress.epoch
-    device, seconds = device_name(accelerator), round(progress.seconds, 1)
+    device, seconds = device_name(accelerator), round(progress.seconds, 3)
     if accelerator.is_main_process:
         config.save(folder, device=device, duration_seconds=seconds)
     done = {"kept_epoch": kept_epoch, "epochs": progress.history}
@@ -217,7 +215,7 @@ def _has_begun(folder: Path) -> bool:
 def _check_data(config: TrainConfig, folder: Path, data: RunData) -> None:
     """Raise ValueError where the run in `folder` began with other X-rays, or from another model."""
     path = folder / DATA_NAME
-    known = json.loads(path.read_text()) if path.exists() and _has_begun(folder) else {}
+    known = read_json(path) if path.exists() and _has_begun(folder) else {}
     others = {name for name, value in known.items() if data.get(name) != value}
     if others:
         name = next((one for one in ("fingerprint", "model", "segmenter") if one in others), "fingerprint")
