@@ -189,7 +189,7 @@ COMMANDS = {
                 Option("dry_run", "say what would go, and send nothing", kind=bool),
             ],
             "card": [
-                Option("license", "the Hub's name of a licence (default: the one in the run's README.md)", "NAME"),
+                Option("license", "the Hub's name of a licence, such as apache-2.0; a model needs one", "NAME"),
                 Option("also", "evaluations and runs for the card's table", "RUN", Path, (), nargs="+"),
                 Option("segmenter", "Hub id of the lung model, for a TB model's card or the page", "ID"),
                 Option("classifier", "Hub id of the TB model, for the page", "ID"),

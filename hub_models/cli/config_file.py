@@ -7,13 +7,13 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from hub_models.runs.config import RECORDED
+from hub_models.runs.config import CONFIG_NAME, NAMES_BEFORE, RECORDED, renamed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 OPTION_OF_FIELD = {"data_dir": "data", "output_dir": "output"}  # one name for one thing, in every command
-OLD_KEYS = {option: field for field, option in OPTION_OF_FIELD.items()} | {"warmup_share": "warmup_fraction"}
+OLD_KEYS = {option: field for field, option in OPTION_OF_FIELD.items()} | NAMES_BEFORE
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
@@ -55,7 +55,7 @@ def read_config(path: Path, kind: "type[DataclassInstance]") -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: it is no mapping, or has an unknown key or a value of another type.
     """
-    path = path / "train_config.json" if path.is_dir() else path
+    path = path / CONFIG_NAME if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"no config {path}: pass a YAML or JSON file, or a run folder")
     import yaml  # of datasets, and not needed for help; it reads JSON, too
@@ -75,7 +75,7 @@ def read_config(path: Path, kind: "type[DataclassInstance]") -> dict[str, Any]:
             raise ValueError(f"{path}: unknown key {key}{nearest(name, fields)}")
         if name in fields and value is not None:
             found[name] = value
-    return _converted(found, kind, f"{path}: ")
+    return _converted(renamed(found), kind, f"{path}: ")
 
 
 def _converted(values: Mapping[str, Any], kind: type, where: str) -> dict[str, Any]:

@@ -210,6 +210,15 @@ def test_config_file_by_hand(tmp_path: Path) -> None:
     assert config_of(["--config", str(path)]) == expected
 
 
+def test_config_file_of_an_old_run_is_read_by_its_old_names(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "data_dir: d\noutput_dir: o\nwarmup_share: 0.2\nregion: found_lungs\nsegmenter: s\ntask: tb_classification\n"
+    )
+    expected = TrainConfig("d", "o", "tb_classification", warmup_fraction=0.2, region="lungs", segmenter="s")
+    assert config_of(["--config", str(path)]) == expected
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
