@@ -57,6 +57,13 @@ class TrainedModel:
             model = build(own.kind, str(folder), False, own.labels, image_processor.size["height"]).eval()
         return cls(own, model, image_processor, settings, OutOfDistribution.load(folder))
 
+    def on_accelerator(self) -> "TrainedModel":
+        """Move the weights to the accelerator, where there is one, and return self."""
+        if torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator()
+            torch.nn.Module.to(self.model, device)  # in place; transformers wraps `to` without its types
+        return self
+
     @torch.inference_mode()
     def __call__(self, source: Source, mask: np.ndarray | None = None) -> Any:
         """Return the model's output for an X-ray of any mode: a PIL image, a file, its bytes.

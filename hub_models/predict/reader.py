@@ -16,12 +16,10 @@ from hub_models.dataset.published import pixel_spacing_mm
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.flags import Flag, RaisedFlag
 from hub_models.imaging.gray import read_xray
-from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import keep_two_lungs
-from hub_models.imaging.resizing import resize_gray
 from hub_models.imaging.source import Source
 from hub_models.models.out_of_distribution import distance_flags
-from hub_models.models.trained_model import TrainedModel, forward_views, or_whole
+from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.predict.checks import Lungs, flags_of, image_flags, lungs_of
 from hub_models.runs.run_folder import RunFolder
 
@@ -230,9 +228,9 @@ class ChestXrayReader:
         nothing: list[None] = [None] * len(xrays)
         if self.segmenter is None:
             return nothing, nothing
-        settings, known = self.segmenter.settings, self.segmenter.out_of_distribution
-        images = [resize_gray(xray.gray, settings.image_size, settings.fit) for xray in xrays]
-        logits, features = _forward(self.segmenter, images, known is not None)
+        known = self.segmenter.out_of_distribution
+        pixels = [self.segmenter.to_pixels(xray.gray, None) for xray in xrays]
+        logits, features = _forward(self.segmenter, pixels, known is not None)
         distances = nothing if known is None or features is None else known.distances(features.numpy()).tolist()
         return list(logits), distances
 
@@ -244,12 +242,10 @@ class ChestXrayReader:
         mask: np.ndarray = self.segmenter.task.predict(logits, height, width, self.segmenter.settings)
         return mask
 
-    def _classifier_input(self, classifier: TrainedModel, xray: OpenedXray, mask: np.ndarray | None) -> np.ndarray:
-        """Return (S, S) uint8 of what the classifier sees: the X-ray, or its lungs."""
-        settings, gray = classifier.settings, xray.gray
-        if self.sees_lungs and mask is not None:  # as in training: of a mask the two largest regions
-            gray = crop_to_lungs(gray, or_whole(keep_two_lungs(mask)), MARGIN)
-        return resize_gray(gray, settings.image_size, settings.fit)
+    def _classifier_input(self, classifier: TrainedModel, xray: OpenedXray, mask: np.ndarray | None) -> torch.Tensor:
+        """Return (1, S, S) uint8 of what the classifier sees: the X-ray, or its lungs."""
+        seen = keep_two_lungs(mask) if self.sees_lungs and mask is not None else None  # as in training
+        return classifier.to_pixels(xray.gray, seen)
 
 
 def _load(source: str | Path | None, run: RunFolder | None, task: str) -> TrainedModel | None:
@@ -259,17 +255,15 @@ def _load(source: str | Path | None, run: RunFolder | None, task: str) -> Traine
     bad = [name for name, values in trained.model.state_dict().items() if not values.isfinite().all()]
     if bad:
         raise ValueError(f"{source} has weights that are not finite ({bad[0]}, ...): pass a sound copy of the model")
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    torch.nn.Module.to(trained.model, device)  # in place
-    return trained
+    return trained.on_accelerator()
 
 
 @torch.inference_mode()
 def _forward(
-    trained: TrainedModel, images: Sequence[np.ndarray], with_features: bool = False
+    trained: TrainedModel, pixels: Sequence[torch.Tensor], with_features: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return logits (B, ...) of (S, S) uint8 images and, if wanted, their features (B, D), on the CPU."""
-    batch = torch.from_numpy(np.stack(images)).to(trained.model.device).float() / 255  # (B, S, S)
+    """Return logits (B, ...) of X-rays (1, S, S) uint8 and, if wanted, their features (B, D), on the CPU."""
+    batch = torch.cat(list(pixels)).to(trained.model.device).float() / 255  # (B, S, S)
     views = trained.settings.views
     logits, features = forward_views(trained.model, trained.image_processor, batch, views, with_features)
     return logits.cpu(), None if features is None else features.cpu()

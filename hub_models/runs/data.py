@@ -3,11 +3,10 @@
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import datasets
 import numpy as np
-import torch
 from accelerate import Accelerator
 from PIL import Image
 
@@ -82,12 +81,8 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
     finished run of lung_segmentation.
     """
     run = RunFolder.read(segmenter)
-    trained = TrainedModel.from_run(run.path, "lung_segmentation")
+    trained = TrainedModel.from_run(run.path, "lung_segmentation").on_accelerator()
     trained = replace(trained, settings=replace(trained.settings, two_lungs=True))
-    if torch.accelerator.is_available():
-        device: Any = torch.accelerator.current_accelerator()  # transformers wraps `to` without its types
-        trained.model.to(device)
-
     made_of = f"{rows._fingerprint} {run.digest} {PREDICTION_VERSION}"  # not the folder's name
     found = rows.map(
         lambda image: {"mask": Image.fromarray(or_whole(trained(image)) * np.uint8(255))},
