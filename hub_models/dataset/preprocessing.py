@@ -6,19 +6,20 @@ from typing import Any
 
 import datasets
 import numpy as np
+from PIL import Image
 
 import chest_xray_masks
 from hub_models.dataset.published import pixel_spacing_mm
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, REGIONS, Region, crop_to_lungs, lungs_box
 from hub_models.imaging.masks import to_mask
-from hub_models.imaging.resizing import FITS, Fit, resize_gray, resize_mask
+from hub_models.imaging.resizing import BILINEAR, FITS, Fit, resize_gray, resize_mask
 
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 KEPT = ("id", "patient_id", "site", "label")  # columns that prepared rows keep
 ADDED = {"pixels": "binary", "mask": "binary", "height": "int32", "width": "int32"}
 ADDED |= {"spacing_row_mm": "float32", "spacing_column_mm": "float32"}
-PREPARED_VERSION = 1  # raise when the output of `prepare` changes; part of its cache's key
+PREPARED_VERSION = 2  # raise when the output of `prepare` changes; part of its cache's key
 
 
 def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.DatasetDict:
@@ -35,18 +36,22 @@ def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.Data
 
 
 def prepare(
-    rows: datasets.Dataset, image_size: int, fit: Fit = "squash", region: Region = "image"
+    rows: datasets.Dataset,
+    image_size: int,
+    fit: Fit = "squash",
+    region: Region = "image",
+    resample: Image.Resampling = BILINEAR,
 ) -> datasets.Dataset:
     """Return the rows at the training size, one uint8 gray image and one bool mask each, in `datasets`' cache.
 
-    Columns: `id`, `patient_id`, `site`, `label`, `pixels` (image_size**2 bytes, gray by area average), `mask`
+    Columns: `id`, `patient_id`, `site`, `label`, `pixels` (image_size**2 bytes, gray resized by `resample`), `mask`
     (image_size**2 bytes of 0 and 1, by nearest neighbour) or None, `height` and `width` of the original in pixels,
     `spacing_row_mm` and `spacing_column_mm` of its pixels or None (see `published.pixel_spacing_mm`).
 
     `fit` squash ignores the aspect; pad keeps it, with black bars (`resizing.content_box`). `region` lungs first cuts
     image and mask to the lungs of the row's mask, MARGIN around them (`lung_crop.crop_to_lungs`).
 
-    The key of the cache is made of the rows, size, rule and PREPARED_VERSION. `datasets` writes aside and renames, so
+    The key of the cache is made of the rows, size, rules and PREPARED_VERSION. `datasets` writes aside and renames, so
     the cache is whole or absent, also where several processes prepare the same rows.
 
     Raises:
@@ -59,7 +64,13 @@ def prepare(
     kept = {name: rows.features[name] for name in KEPT}
     return rows.map(
         _shrink,
-        fn_kwargs={"image_size": image_size, "fit": fit, "region": region, "version": PREPARED_VERSION},
+        fn_kwargs={
+            "image_size": image_size,
+            "fit": fit,
+            "region": region,
+            "resample": resample,
+            "version": PREPARED_VERSION,
+        },
         remove_columns=[name for name in rows.column_names if name not in KEPT],
         features=datasets.Features(kept | {name: datasets.Value(dtype) for name, dtype in ADDED.items()}),
         num_proc=processes if processes > 1 else None,
@@ -67,7 +78,9 @@ def prepare(
     )
 
 
-def _shrink(row: dict[str, Any], image_size: int, fit: Fit, region: Region, version: int) -> dict[str, Any]:
+def _shrink(
+    row: dict[str, Any], image_size: int, fit: Fit, region: Region, resample: Image.Resampling, version: int
+) -> dict[str, Any]:
     """Return what `prepare` adds; `version` is for the key of the cache, which knows functions by name only."""
     gray = to_gray(row["image"])
     mask = None if row["mask"] is None else to_mask(row["mask"])
@@ -79,7 +92,7 @@ def _shrink(row: dict[str, Any], image_size: int, fit: Fit, region: Region, vers
         gray, mask = crop_to_lungs(gray, mask, MARGIN), mask[top:bottom, left:right]
     spacing = pixel_spacing_mm(row["id"], height, width) or (None, None)
     return {
-        "pixels": resize_gray(gray, image_size, fit).tobytes(),
+        "pixels": resize_gray(gray, image_size, fit, resample).tobytes(),
         "mask": None if mask is None else resize_mask(mask, image_size, fit).astype(np.uint8).tobytes(),
         "height": height,
         "width": width,

@@ -226,7 +226,7 @@ def _evaluate(folder: Path, request: EvaluationRequest, accelerator: Accelerator
         raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
     trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **request.use))
     config = _test_config(RunFolder.read(folder), request, trained.settings.image_size)
-    split = load_run_splits(config, accelerator, (request.split,))[request.split]
+    split = load_run_splits(config, accelerator, (request.split,), trained.resample)[request.split]
     for source in (folder, config.segmenter) if request.split != "train" else ():
         if source:
             chosen_on = request.split == "validation" and source == folder

@@ -23,7 +23,7 @@ from hub_models.hub_client.requests import check_metadata, plain_errors, retried
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, read_notes, refuse_edited
 
 RECORD_NAME = ".build.json"  # a `BuildRecord`; it stays on this machine
-EXPORT_VERSION = 1  # raise when the folder that is built changes: Parquet, card, pictures
+EXPORT_VERSION = 2  # raise when the folder that is built changes: Parquet, card, pictures
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
 OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, *SET_PICTURES}  # files of a set on the Hub beside its shards
 logger = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-BOX = Image.Resampling.BOX  # plain area average; the saved image processors use it too, so both see the same pixels
+BILINEAR = Image.Resampling.BILINEAR  # antialiased: Pillow widens it by the factor; torchvision's backend knows it too
+BOX = Image.Resampling.BOX  # plain area average; models of version 0.2 have it in their image processor
 FITS = ("squash", "pad")  # how an X-ray fills the square: its aspect squashed, or kept between black bars
 
 Fit = Literal["squash", "pad"]
@@ -31,10 +32,12 @@ def content_box(height: int, width: int, size: int, fit: Fit = "squash") -> tupl
     return top, left, top + rows, left + columns
 
 
-def resize_gray(gray: Image.Image, size: int, fit: Fit = "squash") -> np.ndarray:
-    """Return the image of `to_gray` as (size, size) uint8: area averages in its `content_box`, black around it."""
+def resize_gray(
+    gray: Image.Image, size: int, fit: Fit = "squash", resample: Image.Resampling = BILINEAR
+) -> np.ndarray:
+    """Return the image of `to_gray` as (size, size) uint8: resampled into its `content_box`, black around it."""
     top, left, bottom, right = content_box(gray.height, gray.width, size, fit)
-    small = gray.resize((right - left, bottom - top), BOX)
+    small = gray.resize((right - left, bottom - top), resample)
     values = np.asarray(small) if small.mode == "L" else np.asarray(small).round().clip(0, 255).astype(np.uint8)
     return np.pad(values, ((top, size - bottom), (left, size - right)))
 

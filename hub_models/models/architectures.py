@@ -14,7 +14,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from hub_models.imaging.resizing import BOX
+from hub_models.imaging.resizing import BILINEAR
 
 AUTO_CLASSES = {
     "segmentation": transformers.AutoModelForSemanticSegmentation,
@@ -123,10 +123,10 @@ def config_of(kind: str, source: str, from_scratch: bool) -> transformers.Pretra
 
 
 def image_processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -> BaseImageProcessor:
-    """Return the image processor to save with the weights: area average to `image_size`, the checkpoint's mean and sd.
+    """Return the image processor to save with the weights: bilinear to `image_size`, the checkpoint's mean and sd.
 
-    Mean and sd are ImageNet's from scratch and where the checkpoint has none. The PIL backend gives the same pixels
-    with torchvision and without.
+    Mean and sd are ImageNet's from scratch and where the checkpoint has none. Both backends of transformers take it:
+    PIL's sees the pixels of `resize_gray`, torchvision's differs by rounding.
     """
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if not from_scratch:
@@ -134,7 +134,7 @@ def image_processor_for(kind: str, source: str, from_scratch: bool, image_size: 
             theirs = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
             mean, std = theirs.image_mean, theirs.image_std
     size = {"height": image_size, "width": image_size}
-    return IMAGE_PROCESSORS[kind](size=size, resample=BOX, image_mean=list(mean), image_std=list(std))
+    return IMAGE_PROCESSORS[kind](size=size, resample=BILINEAR, image_mean=list(mean), image_std=list(std))
 
 
 @contextmanager

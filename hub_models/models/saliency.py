@@ -105,7 +105,8 @@ def measure_saliency(trained: TrainedModel, pixels: torch.Tensor, rows: Sequence
         if (lungs := lungs_of(row)) is not None:
             mask = to_mask(row["mask"]) if "reference" in row else lungs
             seen, content = _seen(lungs.shape, mask, settings)
-            covered = resize_gray(Image.fromarray(lungs[seen] * np.uint8(255)), settings.image_size, settings.fit)
+            white = Image.fromarray(lungs[seen] * np.uint8(255))
+            covered = resize_gray(white, settings.image_size, settings.fit, trained.resample)
             inside = fraction_in(grid[content], covered[content] / 255)
             found[-1] = dict(zip(SALIENCY_COLUMNS, (inside, float(lungs[seen].mean())), strict=True))
     return found

@@ -57,6 +57,11 @@ class TrainedModel:
             model = build(own.kind, str(folder), False, own.labels, image_processor.size["height"]).eval()
         return cls(own, model, image_processor, settings, OutOfDistribution.load(folder))
 
+    @property
+    def resample(self) -> Image.Resampling:
+        """Return how X-rays are resized for the model, as its image processor says: older models have BOX there."""
+        return Image.Resampling(self.image_processor.to_dict()["resample"])  # no attribute of the base class
+
     def on_accelerator(self) -> "TrainedModel":
         """Move the weights to the accelerator, where there is one, and return self."""
         if torch.accelerator.is_available():
@@ -85,7 +90,7 @@ class TrainedModel:
             if mask is None:
                 raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
             gray = crop_to_lungs(gray, or_whole(mask), MARGIN)
-        small = resize_gray(gray, self.settings.image_size, self.settings.fit)
+        small = resize_gray(gray, self.settings.image_size, self.settings.fit, self.resample)
         return torch.from_numpy(small.copy())[None]  # (1, S, S)
 
 

@@ -16,6 +16,7 @@ from hub_models.dataset.batches import Arrays
 from hub_models.dataset.preprocessing import load_splits, prepare
 from hub_models.dataset.splits import PATIENT_SHARING, divide, leaks
 from hub_models.imaging.gray import is_synthetic
+from hub_models.imaging.resizing import BILINEAR
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import PREDICTION_VERSION, TrainedModel, or_whole
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
@@ -39,9 +40,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def load_run_splits(
-    config: TrainConfig, accelerator: Accelerator, splits: tuple[str, ...] = SPLITS
+    config: TrainConfig,
+    accelerator: Accelerator,
+    splits: tuple[str, ...] = SPLITS,
+    resample: Image.Resampling = BILINEAR,
 ) -> dict[str, Split]:
-    """Return the `splits` of a run, made by one process and then read by all.
+    """Return the `splits` of a run, made by one process and then read by all; `resample` is its model's.
 
     Raises:
         FileNotFoundError: nothing of the set under `config.data_dir`.
@@ -59,7 +63,7 @@ def load_run_splits(
             if config.segmenter is not None:  # their own mask stays, as `reference`
                 own = rows.select_columns("mask").rename_column("mask", "reference")
                 rows = datasets.concatenate_datasets([find_lungs(rows, config.segmenter), own], axis=1)
-            prepared = prepare(rows, size, config.fit, config.region)
+            prepared = prepare(rows, size, config.fit, config.region, resample)
             found[split] = Split(rows, Arrays(prepared, size, ranges.get(split), config.seed))
     return found
 

@@ -22,7 +22,7 @@ from hub_models.dataset.published import pixel_spacing_mm
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs, lungs_box
 from hub_models.imaging.masks import to_mask
-from hub_models.imaging.resizing import resize_gray, resize_mask
+from hub_models.imaging.resizing import BOX, resize_gray, resize_mask
 
 PREPARE = """
 import json, sys
@@ -112,7 +112,8 @@ def test_unknown_rules_and_lungs_without_a_mask_are_refused(splits, rule: dict, 
 
 def test_another_rule_or_size_is_another_cache(masked) -> None:
     rules = [(32, fit, region) for fit in ("squash", "pad") for region in ("image", "lungs")] + [(64,)]
-    assert len({prepare(masked, *rule).cache_files[0]["filename"] for rule in rules}) == 5
+    rules += [(64, "squash", "image", BOX)]
+    assert len({prepare(masked, *rule).cache_files[0]["filename"] for rule in rules}) == 6
 
 
 def test_preparing_again_reads_the_cache_of_this_version(splits, monkeypatch) -> None:
@@ -147,7 +148,7 @@ def test_output_that_changes_raises_the_version() -> None:
     rows = datasets.Dataset.from_dict(columns, features)
     made = [prepare(rows, 32, fit)[0][name] for fit in ("squash", "pad") for name in ("pixels", "mask")]
     # another digest for the same input: raise PREPARED_VERSION, then write the digest here
-    assert (data.PREPARED_VERSION, hashlib.sha256(b"".join(made)).hexdigest()[:16]) == (1, "f5f55c9764caa838")
+    assert (data.PREPARED_VERSION, hashlib.sha256(b"".join(made)).hexdigest()[:16]) == (2, "787a349c086513d8")
 
 
 def test_error_of_the_disk_keeps_its_own_words(phantoms, tmp_path, monkeypatch) -> None:

@@ -15,6 +15,7 @@ from hub_models.evaluation.evaluate import Evaluated, evaluate_run, launch_of, m
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.hub.push import push_model
 from hub_models.models.tasks import DISTANCES, TASKS
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import describe, load_rows
 from hub_models.runs.run_folder import RESULTS_NAME, read_json, read_per_image
@@ -109,6 +110,24 @@ def test_model_of_the_hub_is_tested_as_its_run(hub, as_user, finished_run, phant
     assert results["metrics"] == expected
     assert results["differences"]["all"]["auroc"]["value"] == 0
     assert str(finished_run) in results["compared_with"] and (tmp_path / "there" / "results.json").is_file()
+
+
+def test_older_model_is_tested_on_area_averages(config, make_run, tiny_resnet, tmp_path, no_pictures) -> None:
+    options = {"task": "tb_classification", "model": str(tiny_resnet), "output_dir": str(tmp_path / "new")}
+    new = make_run(dataclasses.replace(config, **options))
+    old = Path(shutil.copytree(new, tmp_path / "old"))
+    path = old / "preprocessor_config.json"
+    path.write_text(json.dumps(plain(path) | {"resample": int(Image.Resampling.BOX)}))
+    probabilities = {}
+    for run in (new, old):
+        evaluate_run(run, config.data_dir, output=tmp_path / "tested" / run.name)
+        rows, trained = read_per_image(tmp_path / "tested" / run.name), TrainedModel.from_run(run)
+        test = load_rows(TrainConfig.load(run), ("test",))["test"]
+        images = dict(zip(test["id"], test["image"], strict=True))
+        read = [trained(images[row["id"]]) for row in rows]
+        assert [row["probability"] for row in rows] == pytest.approx(read, abs=1e-6)
+        probabilities[run.name] = read
+    assert probabilities["old"] != pytest.approx(probabilities["new"], abs=1e-5)
 
 
 def test_lung_model_that_is_not_here_is_named(make_run, tiny_resnet, config, tmp_path) -> None:

@@ -3,13 +3,14 @@ import pytest
 from PIL import Image
 
 from hub_models.imaging.gray import to_gray
-from hub_models.imaging.resizing import content_box, resize_gray, resize_mask
+from hub_models.imaging.resizing import BOX, content_box, resize_gray, resize_mask
 
 
-def test_resize_averages_areas_and_takes_nearest_mask() -> None:
-    gray = Image.fromarray(np.array([[0, 100, 10, 10], [100, 200, 10, 10]] * 2, np.uint8))
-    # 4x4 to 2x2: the mean of each 2x2 block, (0+100+100+200)/4 = 100
-    np.testing.assert_array_equal(resize_gray(gray, 2), [[100, 10], [100, 10]])
+def test_resize_is_antialiased_and_takes_nearest_mask() -> None:
+    gray = Image.fromarray(np.array([[0, 70, 140, 0]] * 4, np.uint8))
+    # 4 to 2: pixels .5, .5 and 1.5 from a centre weigh 3, 3 and 1, so (3*0 + 3*70 + 140)/7 and (70 + 3*140 + 3*0)/7
+    np.testing.assert_array_equal(resize_gray(gray, 2), [[50, 70], [50, 70]])
+    np.testing.assert_array_equal(resize_gray(gray, 2, resample=BOX), [[35, 70], [35, 70]])  # means of 2x2 blocks
     deep = Image.fromarray(np.array([[0, 1000], [2000, 4095]], np.uint16))
     # the mean is taken before rounding: 7095/4 * 255/4095 = 110.45
     np.testing.assert_array_equal(resize_gray(to_gray(deep), 1), [[110]])
@@ -35,16 +36,16 @@ def test_padded_x_ray_fills_its_box(sides: tuple[int, int, int], box: tuple[int,
 
 
 def test_padding_keeps_the_aspect_between_black_bars() -> None:
-    gray = np.array([[0, 100, 10, 10], [100, 200, 30, 30]], np.uint8)
-    # 2x4 to the square of 2: one row of the means of 2x2 blocks, 400 / 4 and 80 / 4; no row above it, one below
-    np.testing.assert_array_equal(resize_gray(Image.fromarray(gray), 2, "pad"), [[100, 20], [0, 0]])
-    np.testing.assert_array_equal(resize_gray(Image.fromarray(gray.T), 2, "pad"), [[100, 0], [20, 0]])
+    gray = np.array([[0, 50, 90, 20], [0, 90, 190, 20]], np.uint8)
+    # 2x4 to the square of 2: a row of means, 0, 70, 140 and 20, weighed 3:3:1 and 1:3:3; no row above it, one below
+    np.testing.assert_array_equal(resize_gray(Image.fromarray(gray), 2, "pad"), [[50, 79], [0, 0]])
+    np.testing.assert_array_equal(resize_gray(Image.fromarray(gray.T), 2, "pad"), [[50, 0], [79, 0]])
     deep = Image.fromarray(gray.astype(np.float32))
-    np.testing.assert_array_equal(resize_gray(deep, 2, "pad"), [[100, 20], [0, 0]])
+    np.testing.assert_array_equal(resize_gray(deep, 2, "pad"), [[50, 79], [0, 0]])
     # twice as large, two bars of two rows
     top, _, bottom, _ = content_box(2, 4, 8, "pad")
     large = resize_gray(Image.fromarray(gray), 8, "pad")
-    np.testing.assert_array_equal(large[top:bottom], gray.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(large[top, :4], [0, 13, 38, 60])  # a quarter, three quarters of the way; halves up
     assert not large[:top].any() and not large[bottom:].any()
 
 

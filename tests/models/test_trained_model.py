@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -16,11 +17,17 @@ from hub_models.dataset.preprocessing import load_splits
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import to_mask
-from hub_models.imaging.resizing import resize_gray
+from hub_models.imaging.resizing import BOX, resize_gray
 from hub_models.models.architectures import build, image_processor_for, normalize
 from hub_models.models.trained_model import RUN_FILES, VIEWS, TrainedModel, forward_views
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import find_lungs
+
+
+def as_in_version_0_2(folder: Path) -> None:
+    """Let a run's image processor take area averages, as those of older runs do."""
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resample": int(BOX)}))
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +56,16 @@ def test_mask_is_that_of_transformers_on_the_original_pixels(run_folder) -> None
     (theirs,) = trained.image_processor.post_process_semantic_segmentation(outputs, [(90, 150)])
     assert 0 < mask.mean() < 1
     np.testing.assert_array_equal(mask, theirs.bool())
+
+
+def test_older_model_sees_area_averages(run_folder, tmp_path) -> None:
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    as_in_version_0_2(folder)
+    image = Image.fromarray(np.array([[0, 70, 140, 0]] * 4, np.uint8).repeat(32, 0).repeat(32, 1))  # 128 x 128
+    seen = TrainedModel.from_run(folder).to_pixels(image, None)[0]
+    np.testing.assert_array_equal(seen, np.array([0, 70, 140, 0]).repeat(16)[None].repeat(64, 0))  # sharp edges
+    blurred = TrainedModel.from_run(run_folder).to_pixels(image, None)[0]
+    np.testing.assert_array_equal(blurred[0, 14:18], [0, 9, 61, 70])  # an eighth of 70 over the edge
 
 
 def test_the_same_picture_in_any_mode_gives_the_same_mask(run_folder, tmp_path) -> None:
@@ -90,6 +107,7 @@ def test_code_in_a_run_folder_is_not_run(run_folder, tmp_path) -> None:
 
 def test_padded_model_sees_the_aspect_kept(make_run, tiny_segformer, tmp_path) -> None:
     folder = make_run(TrainConfig("data", str(tmp_path), model=str(tiny_segformer), image_size=64, fit="pad"))
+    as_in_version_0_2(folder)  # area averages do not blur over the bars
     trained = TrainedModel.from_run(folder)
     image = Image.effect_noise((96, 48), 60)
     square = Image.new("L", (96, 96))
