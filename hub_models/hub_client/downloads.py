@@ -4,13 +4,20 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, RepoFile
-from huggingface_hub.errors import RevisionResolutionError
+import httpx2
+from huggingface_hub import _CACHED_NO_EXIST, HfApi, RepoFile, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionResolutionError,
+)
 
 from hub_models.hub_client.repository import digests_of, folder_files
 from hub_models.hub_client.requests import plain_errors, retried
@@ -23,6 +30,7 @@ RUN_FILES = (*CONFIGS, "model.safetensors")
 SMALL_FILES = ("*.json", "*.md", "*.yaml", "*.csv", "*.png")
 WANTED = (*SMALL_FILES, "*.safetensors")  # no pickle and no program among them
 NESTED = "processor_config.json"  # from which transformers takes an image processor, where it is there
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # <owner>/<name>
 CODE_FIELDS = ("auto_map", "custom_pipelines")  # fields by which a config names code to be run
 
 
@@ -32,7 +40,8 @@ def pull_model(
     """Download a model from the Hub and return its run folder in the cache; each file has the digest of the Hub.
 
     `revision` is a branch (main by default), a tag or a commit, resolved once for all files. Without network, or with
-    the Hub down, the copy in the cache is checked and used.
+    the Hub down, the copy in the cache is checked and used. A cache without links that another program filled may lack
+    the digests; without network it is then used unchecked, with a warning.
 
     Raises:
         FileNotFoundError: no such repository or revision, or it is private.
@@ -67,9 +76,10 @@ def _resolved(api: HfApi, repo_id: str, revision: str | None, cache_dir: str | P
 
 
 def _digests(api: HfApi, repo_id: str, folder: Path) -> dict[str, str]:
-    """Return the Hub's digest, SHA-256 or git's own, of each file of a snapshot.
+    """Return the Hub's digest, SHA-256 or git's own, of each file of a snapshot; "" where nothing tells it.
 
-    In the cache, links lead to blobs that are named by their digest. Without links the Hub gives the digests.
+    In the cache, links lead to blobs that are named by their digest. Where there are no links, the client's list of
+    the commit, kept beside the snapshot, gives the digests, else the Hub. Without network and list they are not known.
 
     Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     """
@@ -78,15 +88,37 @@ def _digests(api: HfApi, repo_id: str, folder: Path) -> dict[str, str]:
     }
     if linked := {name: path.readlink().name for name, path in files.items() if path.is_symlink()}:
         return linked  # any other file there is not the Hub's
-    tree = api.list_repo_tree(repo_id, recursive=True, revision=folder.name)
-    there = {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in tree if isinstance(one, RepoFile)}
+    there = _kept_digests(folder)
+    if there is None:
+        try:
+            tree = api.list_repo_tree(repo_id, recursive=True, revision=folder.name)
+            there = {one.path: one.lfs.sha256 if one.lfs else one.blob_id for one in tree if isinstance(one, RepoFile)}
+        except (OfflineModeIsEnabled, httpx2.ConnectError, httpx2.TimeoutException):
+            return dict.fromkeys(files, "")
     return {name: there[name] for name in files if name in there}
 
 
+def _kept_digests(folder: Path) -> dict[str, str] | None:
+    """Return the digests in the list of a commit's files that huggingface_hub keeps; None without a list it can read.
+
+    Source: huggingface_hub/_tree_cache.py
+    """
+    path = folder.parent.parent / "trees" / f"{folder.name}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        listed = json.loads(path.read_bytes())["files"]
+        return {name: str(one.get("lfs_sha256") or one["blob_id"]) for name, one in listed.items()}
+    return None
+
+
 def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
-    """Raise ValueError where a file has another digest than the Hub's, and remove it from the cache."""
+    """Raise ValueError where a file has another digest than the Hub's, and remove it from the cache.
+
+    A warning says where digests are not known.
+    """
+    if "" in digests.values():
+        logger.warning("warning: %s in %s is not checked: without network its digests are not known", repo_id, folder)
     for name, digest in digests.items():
-        if digest not in digests_of(folder / name):
+        if digest and digest not in digests_of(folder / name):
             (folder / name).resolve().unlink()  # the blob, if there are links
             (folder / name).unlink(missing_ok=True)
             raise ValueError(f"{name} of {repo_id} came damaged and was removed: run the same again to download it")
@@ -127,7 +159,7 @@ def local_run(source: str | Path, revision: str | None = None) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)):
+    if not HUB_ID.fullmatch(str(source)):
         raise FileNotFoundError(f"no folder {source}, and no Hub id: pass a run folder, or <owner>/<name> on the Hub")
     logger.info("no folder %s here: looking for it on the Hub", source)
     try:
@@ -137,3 +169,26 @@ def local_run(source: str | Path, revision: str | None = None) -> Path:
         return pull_model(str(source), revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise type(error)(f"no folder {source} here, and {error}") from error
+
+
+def hub_file(repo_id: str, name: str) -> Path | None:
+    """Return a file of a model on the Hub, in the cache; None where the model has no such file.
+
+    Raises:
+        FileNotFoundError: no such model, or it is private.
+        PermissionError: it is gated, or the token is not valid.
+        ConnectionError: no answer, and the file is not in the cache.
+    """
+
+    def once() -> Path | None:
+        try:
+            return Path(hf_hub_download(repo_id, name))
+        except LocalEntryNotFoundError as error:
+            if try_to_load_from_cache(repo_id, name) is _CACHED_NO_EXIST:  # as the Hub said before
+                return None
+            raise error.__cause__ or OfflineModeIsEnabled(str(error)) from None
+        except EntryNotFoundError:
+            return None
+
+    with plain_errors("downloading", f"model {repo_id}"):
+        return retried(once)

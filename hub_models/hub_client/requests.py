@@ -146,7 +146,10 @@ def plain_errors(doing: str, where: str, token: str | bool | None = None) -> Ite
 def _plain(error: BaseException, doing: str, where: str, token: str | bool | None) -> OSError | ValueError:
     """Return the built-in error, with its sentence, for an error of the clients."""
     status, said = status_of(error), reason_of(error, token)
-    hidden = f"no {where} on the Hub that you may see: check the name, or, if it is private, {LOGIN}"
+    way = f"check the name, or, if it is private, {LOGIN}"
+    hidden = f"no {where} on the Hub that you may see: {way} as one who may see it"
+    if token is False or not (token or get_token()):
+        hidden = f"the Hub shows no {where} to a user who is not logged in: {way}"
     known: dict[type, OSError] = {
         OfflineModeIsEnabled: ConnectionError(f"{doing} {where} needs the network: unset HF_HUB_OFFLINE"),
         LocalTokenNotFoundError: PermissionError(f"{doing} {where} needs a login: {LOGIN}"),

@@ -1,7 +1,8 @@
 """Models of transformers by name, from a checkpoint or random weights, and the image processors saved with them."""
 
+import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,28 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from hub_models.hub_client.downloads import HUB_ID, hub_file
 from hub_models.imaging.resizing import BILINEAR
+from hub_models.models.weights import AUTO_CLASSES, SOUND, load_weights, start_from
 
-AUTO_CLASSES = {
-    "segmentation": transformers.AutoModelForSemanticSegmentation,
-    "classification": transformers.AutoModelForImageClassification,
-}
 IMAGE_PROCESSORS: dict[str, Callable[..., BaseImageProcessor]] = {
     "segmentation": partial(transformers.SegformerImageProcessorPil, do_reduce_labels=False),
     "classification": transformers.ViTImageProcessorPil,
 }
-FAMILIES = {"segmentation": ("segformer",), "classification": tuple(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)}
+# tried ones first; Siglip2 takes patches in place of images
+TRIED = ("vit", "deit", "swin", "resnet", "segformer", "convnext", "dinov2", "dinov2_with_registers", "siglip", "clip")
+FAMILIES = {
+    "segmentation": ("segformer",),
+    "classification": tuple(dict.fromkeys((*TRIED, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES))),
+}
+UNUSED = {  # weights that a classifier has and does not use, by family
+    "dinov2": ("mask_token",),
+    "dinov2_with_registers": ("mask_token",),
+    "siglip": ("vision_model.head.",),
+    "clip": ("vision_model.post_layernorm.",),
+}
+INTERPOLATING = ("dinov2", "dinov2_with_registers")  # fit their position embeddings to the image themselves
+STEP = 32  # pixels: the side of an image is a multiple of it, but for a plain ViT, where it is the patch
 
 
 def _segformer(hidden_sizes: tuple[int, ...], depths: tuple[int, ...], decoder: int) -> tuple[str, dict[str, Any]]:
@@ -64,77 +76,147 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 def build(
     kind: str, source: str, from_scratch: bool, labels: tuple[str, ...], image_size: int, dropout: float = 0.0
 ) -> transformers.PreTrainedModel:
-    """Return a model of `kind` ("segmentation" or "classification") for `labels`, on images of `image_size` pixels.
+    """Return a model of `kind` ("segmentation" or "classification") to train for `labels`, on images of `image_size`.
 
-    `source` is a Hub id or a folder; a head for other labels, or of another kind, gets random weights. From scratch it
-    is a name of ARCHITECTURES or a folder with a config.json. `dropout` is that of the classifier and of whole layers
-    where the architecture has them, else of hidden values; other dropout is off.
+    `source` is a Hub id or a folder, whose head is taken as `weights.start_from` says. From scratch it is a name of
+    ARCHITECTURES or a folder with a config.json. `dropout` is that of the classifier and of whole layers where the
+    architecture has them, else of hidden values; other dropout is off.
 
     Raises:
-        OSError: nothing at `source`.
-        ValueError: a model of another family, or of another image size.
+        OSError: nothing at `source`, or the Hub does not give it.
+        ValueError: a model of another family, or of another image size, or damaged weights.
     """
-    config = config_of(kind, source, from_scratch)
-    config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
+    config = config_of(kind, source, from_scratch, image_size)
+    _set_dropout(config, dropout)
+    if from_scratch:
+        config.id2label, config.label2id = dict(enumerate(labels)), {one: index for index, one in enumerate(labels)}
+        config.architectures = config.architectures or []  # None stops AutoModel for families of several, as DeiT
+        model = AUTO_CLASSES[kind].from_config(config)
+    else:
+        model = start_from(kind, source, config, labels)
+    for name, weight in model.named_parameters():
+        if any(part in name for part in UNUSED.get(config.model_type, ())):
+            weight.requires_grad_(False)  # several processes would wait for its gradient
+    return model
+
+
+def load(kind: str, folder: Path, labels: tuple[str, ...], image_size: int) -> transformers.PreTrainedModel:
+    """Return the trained model in a folder, with every weight from its `model.safetensors`, to predict.
+
+    Raises:
+        ValueError: a model of another family, image size or other labels, or weights that do not fit (load_weights).
+    """
+    config = config_of(kind, str(folder), False, image_size)
+    if config.id2label != dict(enumerate(labels)):
+        raise ValueError(f"config.json of {folder} has the labels {config.id2label}, not {', '.join(labels)}: {SOUND}")
+    _set_dropout(config, 0.0)
+    return load_weights(kind, folder, config)
+
+
+def _set_dropout(config: transformers.PretrainedConfig, dropout: float) -> None:
     rates = {"classifier_dropout_prob": dropout, "drop_path_rate": dropout, "attention_probs_dropout_prob": 0.0}
     rates["hidden_dropout_prob"] = 0.0 if hasattr(config, "drop_path_rate") else dropout
     for name, rate in rates.items():
         if hasattr(config, name):
             setattr(config, name, rate)
-    if from_scratch:
-        if hasattr(config, "image_size"):
-            config.image_size = image_size
-        config.architectures = config.architectures or []  # None stops AutoModel for families of several, as DeiT
-        return AUTO_CLASSES[kind].from_config(config)
-    # the encoder checkpoints have no head, and others may have one for other classes; without trust_remote_code=False
-    # transformers asks the user whether to run a repository's code
-    from_pretrained = AUTO_CLASSES[kind].from_pretrained
-    model = from_pretrained(source, config=config, ignore_mismatched_sizes=True, trust_remote_code=False)
-    check_side(model, source, image_size)
-    return model
 
 
-def check_side(model: transformers.PreTrainedModel, source: str, image_size: int) -> None:
-    """Raise ValueError where a model has a position for each patch of images of another size."""
-    side = getattr(model.config, "image_size", image_size)
-    if side != image_size and any("position_embedding" in name for name, _ in model.named_parameters()):
+def check_side(kind: str, config: transformers.PretrainedConfig, source: str, image_size: int) -> None:
+    """Raise ValueError where a model cannot take images of a size.
+
+    A plain ViT takes multiples of its patch, and most have a position for each patch of one size; others halve their
+    maps up to five times.
+    """
+    seen = vision_of(config)
+    patch, step = getattr(seen, "patch_size", None), STEP
+    if isinstance(patch, int) and hasattr(seen, "num_hidden_layers") and not hasattr(seen, "depths"):
+        step = patch
+    if image_size % step:
+        near = max(step, round(image_size / step) * step)
+        raise ValueError(
+            f"{source} takes images of a multiple of {step} pixels, got image_size {image_size}: "
+            f"pass --image_size {near}"
+        )
+    side = getattr(seen, "image_size", image_size)
+    if side == image_size or config.model_type in INTERPOLATING:
+        return
+    with torch.device("meta"):  # weights without numbers
+        model = AUTO_CLASSES[kind].from_config(config)
+    if any("position_embedding" in name for name, _ in model.named_parameters()):
         given = f"got image_size {image_size}: pass --image_size {side}"
         raise ValueError(f"{source} takes images of {side} pixels, {given}")
 
 
-def config_of(kind: str, source: str, from_scratch: bool) -> transformers.PretrainedConfig:
+def vision_of(config: transformers.PretrainedConfig) -> transformers.PretrainedConfig:
+    """Return the config of the image encoder, of CLIP and SigLIP that of one of two."""
+    return getattr(config, "vision_config", config)
+
+
+def config_of(kind: str, source: str, from_scratch: bool, image_size: int) -> transformers.PretrainedConfig:
     """Return the config of a model as `build` takes it, without its weights; raise as `build` does."""
-    is_folder = Path(source).is_dir()
     if from_scratch and source in ARCHITECTURES:
         family, sizes = ARCHITECTURES[source]
         config = transformers.AutoConfig.for_model(family, **sizes)
-    elif from_scratch and not is_folder:
+    elif from_scratch and not Path(source).is_dir():
         raise ValueError(f"from_scratch knows the architectures {', '.join(ARCHITECTURES)} and folders, got {source}")
     else:
-        try:
-            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            where = "no config.json in it" if is_folder else "no such folder, and the Hub does not give it"
-            raise OSError(f"no model at {source!r}: {where}; pass another --model, or --from_scratch") from error
+        config = _config_at(source)
     if config.model_type not in FAMILIES[kind]:
-        known = ", ".join(FAMILIES[kind][:8])
+        known = ", ".join(FAMILIES[kind][:10])
         raise ValueError(f"{source} is a {config.model_type} model, and this task takes {known}: pass another --model")
+    if from_scratch and hasattr(vision_of(config), "image_size"):
+        vision_of(config).image_size = image_size
+    check_side(kind, config, source, image_size)
     return config
+
+
+def _config_at(source: str) -> transformers.PretrainedConfig:
+    """Return the config in a folder or of a Hub id."""
+    try:
+        path = _file_at(source, "config.json")
+    except OSError as error:  # of the four kinds of hub_file
+        way = f"no such folder, and {error}; or pass another --model, or --from_scratch"
+        raise type(error)(f"no model at {source!r}: {way}") from error
+    if path is None:
+        raise OSError(f"no model at {source!r}: no config.json in it; pass another --model, or --from_scratch")
+    try:
+        return transformers.AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        said = str(error).split(". ")[0].splitlines()[0]
+        raise ValueError(f"config.json of {source} is of no model that transformers knows ({said})") from error
+
+
+def _file_at(source: str, name: str) -> Path | None:
+    """Return a file in a folder or of a Hub id; None where it has none of that name."""
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.is_file() else None
+    if not HUB_ID.fullmatch(source):
+        raise FileNotFoundError("no Hub id: pass a folder, or <owner>/<name> on the Hub")
+    return hub_file(source, name)
 
 
 def image_processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -> BaseImageProcessor:
     """Return the image processor to save with the weights: bilinear to `image_size`, the checkpoint's mean and sd.
 
-    Mean and sd are ImageNet's from scratch and where the checkpoint has none. Both backends of transformers take it:
-    PIL's sees the pixels of `resize_gray`, torchvision's differs by rounding.
+    Mean and sd are read from preprocessor_config.json itself: transformers does not know the types that older ones
+    name. They are ImageNet's from scratch and where the checkpoint has none. Both backends of transformers take the
+    processor: PIL's sees the pixels of `resize_gray`, torchvision's differs by rounding.
+
+    Raises:
+        ValueError: mean or sd are not three numbers, each.
     """
-    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    if not from_scratch:
-        with suppress(OSError):  # a checkpoint without preprocessor_config.json
-            theirs = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-            mean, std = theirs.image_mean, theirs.image_std
+    mean, std = list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
+    path = None if from_scratch else _file_at(source, "preprocessor_config.json")
+    if path is not None:
+        theirs = json.loads(path.read_bytes())
+        mean, std = theirs.get("image_mean") or mean, theirs.get("image_std") or std
+        for values in (mean, std):
+            is_known = isinstance(values, list) and all(isinstance(one, int | float) for one in values)
+            if not (is_known and len(values) == 3):
+                raise ValueError(f"preprocessor_config.json of {source} has {values}, not three numbers: {SOUND}")
     size = {"height": image_size, "width": image_size}
-    return IMAGE_PROCESSORS[kind](size=size, resample=BILINEAR, image_mean=list(mean), image_std=list(std))
+    return IMAGE_PROCESSORS[kind](size=size, resample=BILINEAR, image_mean=mean, image_std=std)
 
 
 @contextmanager

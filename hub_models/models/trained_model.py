@@ -17,7 +17,7 @@ from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.resizing import resize_gray
 from hub_models.imaging.source import Source
-from hub_models.models.architectures import build, normalize, quiet_weights
+from hub_models.models.architectures import load, normalize, quiet_weights
 from hub_models.models.out_of_distribution import OutOfDistribution, features_of
 from hub_models.models.tasks import SETTINGS_KEY, TASKS, VIEWS, Settings, Task
 
@@ -40,7 +40,8 @@ class TrainedModel:
 
         Raises:
             FileNotFoundError: the folder is no run, or lacks a file: its training has not ended.
-            ValueError: the model is for another task, or its out_of_distribution.safetensors is damaged.
+            ValueError: the model is for another task, its out_of_distribution.safetensors is damaged, or its weights
+                are damaged, not finite or not those of its config.json.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -54,7 +55,7 @@ class TrainedModel:
         read = AutoImageProcessor.from_pretrained
         image_processor = read(folder, local_files_only=True, backend="pil", trust_remote_code=False)
         with quiet_weights():
-            model = build(own.kind, str(folder), False, own.labels, image_processor.size["height"]).eval()
+            model = load(own.kind, folder, own.labels, image_processor.size["height"]).eval()
         return cls(own, model, image_processor, settings, OutOfDistribution.load(folder))
 
     @property

@@ -43,7 +43,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "above 0": lambda value: value > 0,
     "in [0, 1)": lambda value: 0 <= value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
-    "a positive multiple of 32": lambda value: value > 0 and value % 32 == 0,
+    "a positive multiple of 32 or 14": lambda value: value > 0 and 0 in (value % 32, value % 14),  # 14: DINOv2's patch
     FOLD_RANGE: lambda value: 0 <= value < FOLDS,
 }
 
@@ -72,7 +72,9 @@ class TrainConfig:
     model: str | None = option(None, MODEL_HELP)
     from_scratch: bool = option(False, "random weights in the architecture of --model; no download")
     image_size: int | None = option(
-        None, "side in pixels, a multiple of 32 (default: 256 for lungs, 224 for TB)", "a positive multiple of 32"
+        None,
+        "side in pixels, a multiple of 32, or of a ViT's patch (default: 256 for lungs, 224 for TB)",
+        "a positive multiple of 32 or 14",
     )
     fit: Literal["squash", "pad"] = option("squash", "scale both sides to image_size, or keep the aspect and pad")
     region: Literal["image", "lungs"] = option("image", "what TB is read from: X-ray, or lungs that segmenter finds")

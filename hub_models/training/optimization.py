@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 from transformers import PreTrainedModel, get_cosine_schedule_with_warmup
 
+from hub_models.models.weights import backbone_of, output_layers
 from hub_models.runs.config import TrainConfig, resolved
 
 # Biases before a batch norm have only rounding noise of 1e-9 as gradient. Adam's own 1e-8 would blow it up to steps,
@@ -47,7 +48,7 @@ def layer_depths(model: PreTrainedModel) -> dict[str, int]:
     Layers are told by the numbers in names such as `vit.layers.3.` or `segformer.stages.1.blocks.0.`. The other
     weights of a stage count with its first layer.
     """
-    backbone = f"{model.base_model_prefix}."
+    backbone = backbone_of(model)
     places = {name: _place(name) if name.startswith(backbone) else None for name, _ in model.named_parameters()}
     layers = sorted({place for place in places.values() if place})
     rank = {layer: index + 1 for index, layer in enumerate(layers)}
@@ -148,12 +149,7 @@ def divide_logits(model: PreTrainedModel, temperature: float) -> None:
     Raises:
         ValueError: the model has no such layer.
     """
-    backbone, labels = f"{model.base_model_prefix}.", model.config.num_labels
-    heads = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module.out_features == labels and not name.startswith(backbone)
-    ]
+    heads, labels = output_layers(model), model.config.num_labels
     if not heads:
         raise ValueError(f"{type(model).__name__} has no linear layer of {labels} outputs: pass another --model")
     with torch.no_grad():

@@ -91,7 +91,8 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         set_seed(config.seed)
         finished = (folder / RESULTS_NAME).exists()
         if not finished:  # a model is refused before X-rays are decoded
-            config_of(TASKS[config.task].kind, resolved(config.model, "model"), config.from_scratch)
+            name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
+            config_of(TASKS[config.task].kind, name, config.from_scratch, size)
         splits = load_run_splits(config, accelerator)
         data = describe(config, {name: split.rows for name, split in splits.items()})
         _check_data(config, folder, data)

@@ -2,10 +2,13 @@
 
 import random
 import resource
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import huggingface_hub
 import pytest
@@ -160,10 +163,13 @@ def test_each_refusal_is_one_sentence(hub: LoopbackHub, as_user: AsUser, publish
         assert "Repo id must" in said_by(ValueError, lambda: pull_model("a/b/c"), hub)
         call = lambda: pull_model("alice/tb", token="hf_nobodys_token")  # noqa: E731
         assert "does not take this token" in said_by(PermissionError, call, hub)
+    sentences = set()
     for name in ("bob", None):
         with as_user(name):
             said = said_by(FileNotFoundError, lambda: pull_model("alice/tb"), hub)
             assert "check the name, or, if it is private, log in with `hf auth login`" in said
+            sentences.add(said)
+    assert len(sentences) == 2  # who is not logged in is told so
     hub.repo("alice/tb").private, hub.repo("alice/tb").gated = False, True
     with as_user("bob"):
         assert "model alice/tb is gated: ask for access" in said_by(
@@ -342,6 +348,60 @@ def test_cache_without_links(hub, as_user, publish, files, monkeypatch) -> None:
         with pytest.raises(ValueError, match="config.json of alice/tb came damaged"):
             pull_model("alice/tb")
         assert content(pull_model("alice/tb")) == files
+
+
+def offline() -> AbstractContextManager[object]:
+    """What sets HF_HUB_OFFLINE for a block; `monkeypatch` would put it back only after `as_user` has."""
+    return mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def unlink_cache(home: Path) -> None:
+    """Replace the cache's links by the files, as copies to a disk without links do."""
+    for link in [path for path in (home / "hub").rglob("*") if path.is_symlink()]:
+        blob = link.resolve()
+        link.unlink()
+        shutil.copy(blob, link)
+    shutil.rmtree(next((home / "hub").rglob("blobs")))
+
+
+@pytest.mark.parametrize("had_links", [False, True], ids=["never linked", "links replaced"])
+def test_cache_without_links_serves_offline(had_links, hub, as_user, publish, files, monkeypatch, caplog) -> None:
+    commit = publish()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_SYMLINKS", not had_links)
+    with as_user(xet=False) as home:
+        huggingface_hub.create_tag("alice/tb", tag="v1")
+        folders = [pull_model("alice/tb", revision) for revision in (None, "v1", commit)]
+        if had_links:
+            unlink_cache(home)
+        assert not any(path.is_symlink() for path in (home / "hub").rglob("*"))
+        hub.requests.clear()
+        with offline():
+            for revision, folder in zip((None, "v1", commit), folders, strict=True):
+                assert pull_model("alice/tb", revision) == local_run("alice/tb", revision) == folder
+            assert content(folders[0]) == files
+            assert not hub.requests and "not checked" not in caplog.text
+            weights = folders[0] / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+            with pytest.raises(ValueError, match=r"^model\.safetensors of alice/tb came damaged"):
+                pull_model("alice/tb")
+
+
+def test_cache_that_another_program_filled_serves_offline_with_a_warning(
+    hub, as_user, publish, files, monkeypatch, caplog
+) -> None:
+    """File by file and without links: no list of digests is kept."""
+    publish()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    with as_user(xet=False):
+        for name in files:
+            huggingface_hub.hf_hub_download("alice/tb", name)
+        with offline():
+            folder = pull_model("alice/tb")
+        assert content(folder) == files
+        assert "alice/tb" in caplog.text and "is not checked" in caplog.text
+        caplog.clear()
+        assert pull_model("alice/tb") == folder
+        assert "not checked" not in caplog.text
 
 
 def test_local_run_is_a_folder_or_a_hub_id(hub, as_user, publish, tmp_path, monkeypatch) -> None:

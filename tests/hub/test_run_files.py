@@ -219,7 +219,7 @@ def test_weights_that_do_not_fit_are_refused(run: Path) -> None:
         ({key: value for key, value in weights.items() if key != name}, f"does not fit config.json.*{name}"),
         (weights | {"more": torch.zeros(1)}, "does not fit config.json.*more"),
         (weights | {name: torch.zeros(1, 2, 3, 3)}, f"does not fit config.json.*{name}"),
-        (weights | {name: weights[name] * float("nan")}, "values that are not finite"),
+        (weights | {name: weights[name] * float("nan")}, f"weights that are not finite \\({name}"),
     ):
         save_file(changed, path, {"format": "pt"})
         with pytest.raises(ValueError, match=said):

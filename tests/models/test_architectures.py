@@ -1,9 +1,12 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import CHECKPOINTS, write_checkpoint
 from PIL import Image
 from transformers import (
+    AutoModelForImageClassification,
     BertConfig,
     DeiTConfig,
     ResNetConfig,
@@ -14,8 +17,9 @@ from transformers import (
 )
 
 from hub_models.imaging.resizing import resize_gray
-from hub_models.models.architectures import ARCHITECTURES, build, image_processor_for, normalize
+from hub_models.models.architectures import ARCHITECTURES, build, config_of, image_processor_for, load, normalize
 from hub_models.models.tasks import TASKS
+from hub_models.training.optimization import layer_depths
 
 LUNGS, TB = (TASKS[name].labels for name in ("lung_segmentation", "tb_classification"))
 HALF = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.5, 0.4]}
@@ -98,6 +102,49 @@ def test_models_without_positions_take_any_size(tiny_resnet, tiny_segformer, tmp
         assert build(kind, str(tmp_path / kind), False, TB, 224).config.num_labels == 2
 
 
+@pytest.mark.parametrize(
+    ("family", "size", "said"),
+    [
+        ("dinov2", 64, "a multiple of 14 pixels, got image_size 64: pass --image_size 70"),
+        ("vit", 56, "a multiple of 16 pixels, got image_size 56: pass --image_size 64"),
+        ("resnet", 56, "a multiple of 32 pixels, got image_size 56: pass --image_size 64"),
+        ("clip", 96, "images of 64 pixels, got image_size 96: pass --image_size 64"),
+        ("siglip", 32, "images of 64 pixels, got image_size 32: pass --image_size 64"),
+    ],
+)
+def test_image_size_that_a_model_does_not_take_is_refused_before_its_weights_are_read(family, size, said, tmp_path):
+    write_checkpoint(family, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=said):
+        config_of("classification", str(tmp_path), False, size)
+
+
+@pytest.mark.parametrize("family", CHECKPOINTS)
+def test_encoder_of_each_family_gets_a_head_and_comes_back(family: str, tmp_path) -> None:
+    """As the plain class of transformers reads it, too."""
+    write_checkpoint(family, tmp_path / "start")
+    size = CHECKPOINTS[family].image_size
+    model = build("classification", str(tmp_path / "start"), False, TB, size).eval()
+    model.save_pretrained(tmp_path / "trained")
+    inputs = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    expected = model(inputs).logits
+    assert expected.shape == (2, 2)
+    ours = load("classification", tmp_path / "trained", TB, size).eval()
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path / "trained").eval()
+    assert torch.equal(ours(inputs).logits, expected) and torch.equal(plain(inputs).logits, expected)
+    assert len(set(layer_depths(model).values())) > 3  # of embeddings, two layers or more, and the head
+    model(inputs).logits.sum().backward()
+    assert not [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
+
+
+def test_dinov2_fits_its_positions_to_the_image(tmp_path) -> None:
+    write_checkpoint("dinov2", tmp_path)
+    for size in (70, 84, 112):
+        model = build("classification", str(tmp_path), False, TB, size)
+        assert model(torch.zeros(1, 3, size, size)).logits.shape == (1, 2)
+        assert model.dinov2.embeddings.position_embeddings.shape[1] == 1 + 5 * 5  # as in the checkpoint
+
+
 def test_model_of_another_family_is_refused(tiny_vit, tmp_path) -> None:
     BertConfig().save_pretrained(tmp_path)
     for kind, folder, family in (("segmentation", tiny_vit, "vit"), ("classification", tmp_path, "bert")):
@@ -157,6 +204,28 @@ def test_dropout_acts_in_training(name: str, request: pytest.FixtureRequest) -> 
         model = build("classification", folder, True, TB, 32, dropout).train()
         same = torch.equal(model(inputs).logits, model(inputs).logits)
         assert same == (dropout == 0)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"image_processor_type": "ViTFeatureExtractor"},
+        {"image_processor_type": "SegformerFeatureExtractor"},
+        {"feature_extractor_type": "ViTFeatureExtractor"},
+        {},
+    ],
+)
+def test_mean_of_a_checkpoint_whatever_its_image_processor_is_called(named: dict[str, str], tmp_path) -> None:
+    """The types of 2022 and 2023 are unknown to transformers 5."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(HALF | named))
+    found = image_processor_for("classification", str(tmp_path), False, 64)
+    assert {"image_mean": list(found.image_mean), "image_std": list(found.image_std)} == HALF
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(named | {"image_mean": None}))
+    found = image_processor_for("classification", str(tmp_path), False, 64)
+    assert (list(found.image_mean), list(found.image_std)) == IMAGENET
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(named | {"image_mean": [0.5]}))
+    with pytest.raises(ValueError, match=r"has \[0.5\], not three numbers"):
+        image_processor_for("classification", str(tmp_path), False, 64)
 
 
 def test_image_processor_has_the_mean_of_the_checkpoint_or_imagenets(tiny_vit, tmp_path) -> None:

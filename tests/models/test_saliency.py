@@ -16,10 +16,11 @@ from transformers.models.vit import modeling_vit
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs, lungs_box
 from hub_models.imaging.resizing import resize_gray
 from hub_models.models import saliency as module
-from hub_models.models.architectures import AUTO_CLASSES, image_processor_for, normalize
+from hub_models.models.architectures import image_processor_for, normalize
 from hub_models.models.saliency import METHODS, fraction_in, lungs_of, measure_saliency, saliency, saliency_maps
 from hub_models.models.tasks import TASKS, Settings
 from hub_models.models.trained_model import TrainedModel
+from hub_models.models.weights import AUTO_CLASSES
 
 TB = TASKS["tb_classification"]
 _VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
