@@ -14,7 +14,7 @@ CHOICES = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).it
 SPLIT_NAMES = ("train", "validation", "test")
 TRAIN_GROUPS = {
     "data": ("data_dir", "config_name", "protocol", "fold"),
-    "model": ("task", "model", "from_scratch", "image_size", "fit", "region", "segmenter"),
+    "model": ("task", "model", "from_scratch", "freeze", "lora", "image_size", "fit", "region", "segmenter"),
     "training": ("epochs", "batch_size", "accumulation", "augment", "balance", "keep", "patience", "seed"),
     "optimization": (
         *("learning_rate", "layer_decay", "weight_decay", "warmup_fraction"),

@@ -33,10 +33,17 @@ PerImage = TypeVar("PerImage")
 def validate(
     model: torch.nn.Module, image_processor: BaseImageProcessor, task: Task, arrays: Arrays, accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
-    """Return per-image columns (n,) of prepared X-rays at the training size; the same on every process."""
+    """Return per-image columns (n,) of prepared X-rays at the training size; the same on every process.
+
+    Where the arrays hold the `features` of an encoder, `model` takes these.
+    """
 
     def work(images: torch.Tensor, batch: Batch) -> Rows:
-        columns = task.validate(forward_views(model, image_processor, images)[0], batch)
+        if "features" in batch:
+            logits = model(features=batch["features"]).logits
+        else:
+            logits, _ = forward_views(model, image_processor, images)
+        columns = task.validate(logits, batch)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     rows = _forward(model, arrays, accelerator, work)

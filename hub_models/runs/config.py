@@ -21,7 +21,7 @@ MODEL_HELP = (
     "microsoft/swin-tiny-patch4-window7-224, microsoft/resnet-18, resnet-light; the light ones need --from_scratch"
 )
 PLACES = ("data_dir", "output_dir")  # where a run reads and writes does not change what it computes
-LEARNING_RATES = {True: 1e-3, False: 2e-4}  # from scratch or not
+LEARNING_RATES = {True: 1e-3, False: 2e-4}  # of new weights (from scratch, a head, LoRA), or of a trained model's
 FOLD_RANGE = f"0 to {FOLDS - 1}"
 Value = TypeVar("Value")
 
@@ -71,6 +71,8 @@ class TrainConfig:
     config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites to read")
     model: str | None = option(None, MODEL_HELP)
     from_scratch: bool = option(False, "random weights in the architecture of --model; no download")
+    freeze: Literal["none", "encoder"] = option("none", "encoder: train the head alone, on features computed once")
+    lora: int = option(0, "rank of the LoRA beside each linear layer of attention; 0 trains all weights", "at least 0")
     image_size: int | None = option(
         None,
         "side in pixels, a multiple of 32, or of a ViT's patch (default: 256 for lungs, 224 for TB)",
@@ -82,7 +84,9 @@ class TrainConfig:
     epochs: int = option(30, "passes over the training images", "at least 1")
     batch_size: int = option(8, "images in a step, all processes together", "at least 1")
     accumulation: int = option(1, "steps whose gradients make one update of the weights", "at least 1")
-    learning_rate: float | None = option(None, "peak of the schedule (default: 2e-4; 1e-3 from scratch)", "above 0")
+    learning_rate: float | None = option(
+        None, "peak of the schedule (default: 2e-4; 1e-3 from scratch, and with freeze or lora)", "above 0"
+    )
     layer_decay: float = option(1.0, "factor of the learning rate from a layer to the one below", "in (0, 1]")
     weight_decay: float = option(0.01, "AdamW's, on weights of two and more dimensions", "at least 0")
     warmup_fraction: float = option(0.1, "fraction of updates in which the learning rate climbs", "in [0, 1)")
@@ -112,18 +116,25 @@ class TrainConfig:
             values = one.metadata.get("range")
             if values and value is not None and not RANGES[values](value):
                 raise ValueError(f"{one.name} must be {values}, got {value}")
-        lungs = self.task not in LABEL_TASKS
+        lungs, frozen = self.task not in LABEL_TASKS, self.freeze != "none"
         exclusive = (
             ("fold", self.fold is not None and self.protocol != "folds", "protocol folds"),
             ("region", self.region != "image" and lungs, "task tb_classification"),
             ("balance", self.balance != "none" and lungs, "task tb_classification"),
             ("label_smoothing", self.label_smoothing > 0 and lungs, "task tb_classification"),
             ("segmenter", self.segmenter is not None and self.region == "image", "region lungs"),
+            ("freeze", frozen and self.from_scratch, "a trained encoder, not from_scratch"),
+            ("lora", self.lora > 0 and self.from_scratch, "a trained encoder, not from_scratch"),
+            ("lora", self.lora > 0 and frozen, "freeze none"),
+            ("layer_decay", self.layer_decay != 1 and frozen, "freeze none"),
+            ("dropout", self.dropout > 0 and frozen and not lungs, "freeze none"),  # there is none in such a head
         )
         for name, is_alone, owner in exclusive:
             if is_alone:
                 value = getattr(self, name)
                 raise ValueError(f"{name} is of {owner}: leave out {name} {value!r}, or change the other")
+        if frozen and self.augment != "none":
+            raise ValueError(f"freeze {self.freeze} takes each X-ray as it is: pass augment none, not {self.augment}")
 
     def save(self, folder: Path, **recorded: str | float) -> None:
         """Write `train_config.json`, whole or not at all, with what is `recorded` of the run (see RECORDED)."""

@@ -34,7 +34,8 @@ class Split:
 def resolve(config: TrainConfig) -> TrainConfig:
     """Return the config with the task's model and image size, and the learning rate, where it has None for them."""
     task = TASKS[config.task]
-    rate = config.learning_rate or LEARNING_RATES[config.from_scratch]
+    is_new = config.from_scratch or config.freeze != "none" or config.lora > 0
+    rate = config.learning_rate or LEARNING_RATES[is_new]
     model, image_size = config.model or task.model, config.image_size or task.image_size
     return replace(config, model=model, image_size=image_size, learning_rate=rate)
 

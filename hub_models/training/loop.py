@@ -25,6 +25,7 @@ from hub_models.models.architectures import normalize
 from hub_models.models.tasks import Task
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split
+from hub_models.training.adaptation import adapt, plain_model
 from hub_models.training.checkpoints import (
     CHECKPOINTS,
     Progress,
@@ -34,6 +35,7 @@ from hub_models.training.checkpoints import (
     save_checkpoint,
     save_kept,
 )
+from hub_models.training.frozen import learned_from, write_features
 from hub_models.training.optimization import make_optimizer, make_schedule, running_mean, synchronize_batch_norms
 
 logger = logging.getLogger(__name__)
@@ -88,8 +90,12 @@ class Learner:
 def learn(run: Run, model: PreTrainedModel) -> tuple[PreTrainedModel, Progress]:
     """Return the model to keep after all epochs, resumed from the newest checkpoint."""
     config, accelerator = run.config, run.accelerator
+    run = dataclasses.replace(run, splits=learned_from(config, run.splits))
     learner = make_learner(run, model)
     learner.progress = progress = load_checkpoint(run.checkpoints, accelerator)
+    # by the encoder of the checkpoint, whatever has become of the model's source
+    whole = accelerator.unwrap_model(learner.model)
+    write_features(run.splits, run.checkpoints, whole, run.image_processor, accelerator)
     if progress.epoch or progress.step:
         logger.info("resuming from epoch %d, step %d", progress.epoch + 1, progress.step)
     accelerator.init_trackers(TRACKING, {name: str(value) for name, value in dataclasses.asdict(config).items()})
@@ -110,8 +116,8 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[PreTrainedModel, Progress]:
                 raise KeyboardInterrupt(f"stopped after epoch {progress.epoch}: the same command resumes from there")
     for tracker in accelerator.trackers:  # not end_training(), which would part the processes before the test
         tracker.finish()
-    kept = type(model)(model.config).to(accelerator.device)  # whole, where the learner's weights may be sharded
-    kept.load_state_dict(load_kept(run.checkpoints))
+    kept = plain_model(config, model, load_kept(run.checkpoints))  # whole, where the learner's weights may be sharded
+    torch.nn.Module.to(kept, accelerator.device)  # in place; transformers wraps `to` without its types
     return kept, progress
 
 
@@ -120,17 +126,18 @@ def make_learner(run: Run, model: PreTrainedModel) -> Learner:
     config, accelerator = run.config, run.accelerator
     if accelerator.num_processes > 1:
         synchronize_batch_norms(model)
+    learned = adapt(config, model, run.splits["train"].arrays.image_size)
     optimizer = make_optimizer(config, model)
     loader = training_loader(
         run.splits["train"].arrays, config.batch_size, config.seed, balanced=config.balance == "sampling"
     )
     schedule = make_schedule(config, optimizer, len(loader))
     # copied before Accelerate ties the model's forward to its own weights
-    mean = running_mean(model, config.ema).to(accelerator.device) if config.ema else None
-    model, optimizer, loader, schedule = accelerator.prepare(model, optimizer, loader, schedule)
+    mean = running_mean(learned, config.ema).to(accelerator.device) if config.ema else None
+    learned, optimizer, loader, schedule = accelerator.prepare(learned, optimizer, loader, schedule)
     if mean is not None:
         accelerator.register_for_checkpointing(mean)
-    return Learner(model, optimizer, schedule, loader, mean)
+    return Learner(learned, optimizer, schedule, loader, mean)
 
 
 def _bar(run: Run, learner: Learner) -> tqdm:
@@ -202,25 +209,17 @@ def _log_step(run: Run, learner: Learner) -> None:
 def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Train on one batch and return its loss and gradient norm, scalars on the device, without waiting for it."""
     config, accelerator = run.config, run.accelerator
-    with torch.no_grad():
-        images = batch["pixels"].float() / 255  # (B, S, S)
-        masks = batch["mask"].bool() if run.task.learns_masks else None
-        if "drawn" in batch:
-            images, masks = augment(images, masks, batch["drawn"], STRENGTHS[config.augment])
-        inputs = normalize(images, run.image_processor)
-        references = batch if masks is None else batch | {"mask": masks}
-        if run.class_weights is not None:
-            references = references | {"weight": run.class_weights[batch["label"]]}
-    norm = torch.zeros((), device=images.device)
+    inputs, references = _inputs(run, batch)
+    norm = torch.zeros((), device=accelerator.device)
     with accelerator.accumulate(learner.model):
         with accelerator.autocast():
-            logits = learner.model(pixel_values=inputs).logits
+            logits = learner.model(**inputs).logits
         loss = run.task.loss(logits, references, config.label_smoothing)
         accelerator.backward(loss)
         if accelerator.sync_gradients:  # else the gradient is not yet that of the whole update
             clipped = accelerator.clip_grad_norm_(learner.model.parameters(), config.gradient_norm)
             clipped = clipped.full_tensor() if hasattr(clipped, "full_tensor") else clipped  # of sharded weights
-            norm = torch.as_tensor(0.0 if clipped is None else clipped, device=images.device)  # None: of DeepSpeed
+            norm = torch.as_tensor(0.0 if clipped is None else clipped, device=norm.device)  # None: of DeepSpeed
         learner.optimizer.step()
         if accelerator.sync_gradients:
             learner.schedule.step()
@@ -228,6 +227,22 @@ def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[t
                 learner.mean.update_parameters(accelerator.unwrap_model(learner.model))
         learner.optimizer.zero_grad()
     return loss.detach(), norm.detach()
+
+
+@torch.no_grad()
+def _inputs(run: Run, batch: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return what the model takes of a batch, and what its loss does."""
+    references = batch
+    if run.class_weights is not None:
+        references = references | {"weight": run.class_weights[batch["label"]]}
+    if "features" in batch:  # of X-rays as they are
+        return {"features": batch["features"]}, references
+    images = batch["pixels"].float() / 255  # (B, S, S)
+    masks = batch["mask"].bool() if run.task.learns_masks else None
+    if "drawn" in batch:
+        images, masks = augment(images, masks, batch["drawn"], STRENGTHS[run.config.augment])
+    inputs = {"pixel_values": normalize(images, run.image_processor)}
+    return inputs, references if masks is None else references | {"mask": masks}
 
 
 def _check_steps(run: Run, learner: Learner, watched: list[Watched], bar: tqdm) -> None:

@@ -20,12 +20,17 @@ UNDECAYED = ("bias", "token", "position_embedding")  # whatever their shape
 
 
 def make_optimizer(config: TrainConfig, model: PreTrainedModel) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices and kernels but no norm and no bias, and moves lower layers less."""
+    """Return AdamW over the weights that need a gradient.
+
+    It decays matrices and kernels but no norm and no bias, and moves lower layers less.
+    """
     peak = resolved(config.learning_rate, "learning_rate")
     depths = layer_depths(model)
     top = max(depths.values())
     groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
     for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
         decayed = weight.ndim > 1 and not any(word in name for word in UNDECAYED)
         groups.setdefault((depths[name], decayed), []).append(weight)
     return torch.optim.AdamW(

@@ -29,6 +29,7 @@ from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
 from hub_models.runs.data import Split, describe, load_run_splits, resolve
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder, read_json
+from hub_models.training.adaptation import check_adaptation
 from hub_models.training.checkpoints import CHECKPOINTS
 from hub_models.training.loop import TRACKING, Run, learn
 from hub_models.training.optimization import divide_logits
@@ -93,6 +94,7 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         if not finished:  # a model is refused before X-rays are decoded
             name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
             config_of(TASKS[config.task].kind, name, config.from_scratch, size)
+            check_adaptation(config)
         splits = load_run_splits(config, accelerator)
         data = describe(config, {name: split.rows for name, split in splits.items()})
         _check_data(config, folder, data)
@@ -200,8 +202,10 @@ def _check_folder(config: TrainConfig, folder: Path, accelerator: Accelerator) -
         raise ValueError(f"output_dir {folder} {changed}: delete it, or pass another{way}")
     elif not (folder / RESULTS_NAME).exists():
         refuse_edited(folder)  # the card is written at the end
-    if config.ema and accelerator.distributed_type in SHARDED_TYPES:
-        raise ValueError(f"ema {config.ema} needs whole weights on each process: leave it out with sharded ones")
+    if accelerator.distributed_type in SHARDED_TYPES:
+        for name, value, neutral in (("ema", config.ema, 0), ("freeze", config.freeze, "none")):
+            if value != neutral:
+                raise ValueError(f"{name} {value} needs whole weights on each process: leave it out with sharded ones")
     if config.batch_size % accelerator.num_processes:
         processes = accelerator.num_processes
         raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}")
