@@ -13,6 +13,7 @@ from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
 
 TB = {"task": "tb_classification"}
+FROZEN = {"freeze": "encoder", "augment": "none"}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,7 @@ TB = {"task": "tb_classification"}
         ("learning_rate", float("nan"), "must be above 0, got nan"),
         ("layer_decay", 0.0, r"must be in \(0, 1\], got 0.0"),
         ("layer_decay", 1.1, r"must be in \(0, 1\], got 1.1"),
+        ("lora", -1, "must be at least 0, got -1"),
         ("weight_decay", -0.1, "must be at least 0, got -0.1"),
         ("warmup_fraction", 1.0, r"must be in \[0, 1\), got 1.0"),
         ("gradient_norm", 0.0, "must be above 0, got 0.0"),
@@ -50,7 +52,9 @@ def test_each_rule_names_field_value_and_way_out(field: str, value: object, rule
 CHOICES = {field.name: get_args(field.type) for field in dataclasses.fields(TrainConfig)}
 
 
-@pytest.mark.parametrize("field", ["task", "protocol", "config_name", "fit", "region", "balance", "augment", "keep"])
+@pytest.mark.parametrize(
+    "field", ["task", "protocol", "config_name", "fit", "region", "balance", "augment", "keep", "freeze"]
+)
 def test_unknown_choices_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} must be one of {', '.join(CHOICES[field])}, got 'other'"):
         TrainConfig("data", "out", **{field: "other"})
@@ -65,6 +69,12 @@ def test_unknown_choices_are_refused(field: str) -> None:
         ({"label_smoothing": 0.1}, "label_smoothing is of task tb_classification"),
         ({"segmenter": "runs/lungs"}, "segmenter is of region lungs"),
         (TB | {"segmenter": "runs/lungs"}, "segmenter is of region lungs"),
+        (FROZEN | {"from_scratch": True}, "freeze is of a trained encoder, not from_scratch: leave out freeze 'enc"),
+        ({"lora": 4, "from_scratch": True}, "lora is of a trained encoder, not from_scratch: leave out lora 4"),
+        (FROZEN | {"lora": 4}, "lora is of freeze none: leave out lora 4"),
+        (FROZEN | {"layer_decay": 0.75}, "layer_decay is of freeze none"),
+        (FROZEN | TB | {"dropout": 0.1}, "dropout is of freeze none"),
+        ({"freeze": "encoder"}, "freeze encoder takes each X-ray as it is: pass augment none, not light"),
     ],
 )
 def test_options_that_exclude_each_other(given: dict, said: str) -> None:
