@@ -6,6 +6,8 @@ The training loop against bare compute and against the loop of transformers' exa
 the originals (takes some minutes), or on a set:
     python scripts/benchmark.py train
     python scripts/benchmark.py train --data DATA --task tb_classification --precision bf16
+Epochs with a frozen encoder and with LoRA, against those that train all weights:
+    python scripts/benchmark.py adapt
 Reading X-rays with trained models, against decoding alone, the models alone and transformers' pipeline, on phantoms as
 large as the originals; and whether time and memory grow with many small ones:
     python scripts/benchmark.py predict --segmenter runs/lungs --classifier runs/tb

@@ -65,7 +65,7 @@ def training_ratios(
     """
     if steps is not None and steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    with tempfile.TemporaryDirectory() as name, _caching_in(folder := Path(name)):
+    with tempfile.TemporaryDirectory() as name, caching_in(folder := Path(name)):
         config = resolve(
             TrainConfig(
                 str(data_dir or folder / "phantoms"),
@@ -85,7 +85,7 @@ def training_ratios(
 
 
 @contextmanager
-def _caching_in(folder: Path) -> Iterator[None]:
+def caching_in(folder: Path) -> Iterator[None]:
     """Let `datasets` keep all it makes under `folder`."""
     former, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, folder / "cache"
     try:
@@ -112,7 +112,7 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
         **_examples(run, model),
     }
     return summarize(
-        timed_rounds({name: _synchronized(work) for name, work in works.items()}, ROUNDS), images, prepared
+        timed_rounds({name: synchronized(work) for name, work in works.items()}, ROUNDS), images, prepared
     )
 
 
@@ -142,7 +142,7 @@ def summarize(seconds: Seconds, images: int, prepare_seconds: float) -> dict[str
     }
 
 
-def _synchronized(work: Callable[[], object]) -> Callable[[], None]:
+def synchronized(work: Callable[[], object]) -> Callable[[], None]:
     """Return a work that ends when the device has done all of it."""
 
     def run() -> None:

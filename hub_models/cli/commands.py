@@ -240,6 +240,20 @@ COMMANDS = {
         ),
         Call("hub_models.benchmarks.training", "training_ratios", plans.print_ratios),
     ),
+    "benchmark adapt": Command(
+        "Measure epochs with a frozen encoder and with LoRA against those that train all weights.",
+        ("cxm benchmark adapt", "cxm benchmark adapt --task tb_classification --model google/vit-base-patch16-224"),
+        plain(
+            replace(DATA, help="folder that holds the X-rays (default: phantoms)", required=False),
+            Option("task", "what to learn", default=CHOICES["task"][0], choices=CHOICES["task"]),
+            Option("model", "architecture or folder (default: segformer-light for lungs, deit-tiny for TB)", "NAME"),
+            Option("image_size", "side in pixels (default: 256 for lungs, 224 for TB)", "N", int),
+            Option("batch_size", "images in a step", "N", int, 8),
+            Option("steps", "steps of an epoch", "N", int, 8),
+            Option("rank", "rank of LoRA", "N", int, 8),
+        ),
+        Call("hub_models.benchmarks.adaptation", "adaptation_ratios", plans.print_ratios),
+    ),
     "benchmark predict": Command(
         "Measure reading X-rays against decoding, the models and transformers' pipeline, each alone.",
         ("cxm benchmark predict --segmenter runs/lungs --classifier runs/tb", "cxm benchmark predict --xrays 8"),
