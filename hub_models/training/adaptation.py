@@ -33,8 +33,9 @@ def check_adaptation(config: TrainConfig) -> None:
     if config.lora == 0 and config.freeze == "none":
         return
     kind = TASKS[config.task].kind
+    name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
     with torch.device("meta"):  # layers without weights
-        model = AUTO_CLASSES[kind].from_config(config_of(kind, resolved(config.model, "model"), config.from_scratch))
+        model = AUTO_CLASSES[kind].from_config(config_of(kind, name, config.from_scratch, size))
     if config.lora:
         attention_layers(model)
     else:
