@@ -105,6 +105,7 @@ def make_run() -> Callable[..., Path]:
     from hub_models.files import write_json
     from hub_models.models.architectures import build, image_processor_for
     from hub_models.models.tasks import TASKS, Settings
+    from hub_models.models.trained_model import save_model
     from hub_models.runs.config import TrainConfig
 
     def make(config: TrainConfig, seed: int = 3, **ids: Any) -> Path:
@@ -113,7 +114,7 @@ def make_run() -> Callable[..., Path]:
         torch.manual_seed(seed)
         model = build(task.kind, config.model, True, task.labels, config.image_size)
         Settings(config.task, config.image_size, config.fit, config.region).store(model)
-        model.save_pretrained(folder)
+        save_model(model, folder)
         image_processor_for(task.kind, config.model, True, config.image_size).save_pretrained(folder)
         config.save(folder)
         data = {"fingerprint": "", "train": [], "validation": [], "test": [], "earlier": []}

@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 from hub_models.hub.model_card import OF_PHANTOMS, PICTURES_SHOWN, card_pictures, eval_results, model_card
 from hub_models.hub_client.downloads import RUN_FILES
 from hub_models.hub_client.repository import FileContent
-from hub_models.models.architectures import image_processor_for, load
+from hub_models.models.architectures import image_processor_for, load, refused_config
 from hub_models.models.out_of_distribution import NAME_BEFORE, OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import CONFIG_NAME
@@ -52,7 +52,10 @@ def release(
     optional = [name for name in OPTIONAL if (run.path / name).is_file()]
     files: dict[str, FileContent] = {name: run.path / name for name in (*RUN_FILES, *optional, *card_pictures(run))}
     files[CARD_NAME] = card.encode()
-    for name, values in zip((CONFIG_NAME, RESULTS_NAME), run.public, strict=True):
+    written = dict(zip((CONFIG_NAME, RESULTS_NAME), run.public, strict=True))
+    if run.settings.region != "image":  # runs of version 0.2 have a config that a pipeline takes
+        written["config.json"] = refused_config(run.model)
+    for name, values in written.items():
         files[name] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
     files |= {path: text.encode() for path, text in eval_results(run, repo_id).items()}
     if tracked := run.emissions:  # CodeCarbon's own file names the machine and where it stands

@@ -15,7 +15,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from hub_models.hub_client.downloads import HUB_ID, hub_file
+from hub_models.hub_client.downloads import HUB_ID, SETTINGS_KEY, hub_file
 from hub_models.imaging.resizing import BILINEAR
 from hub_models.models.weights import AUTO_CLASSES, SOUND, load_weights, start_from
 
@@ -23,6 +23,7 @@ IMAGE_PROCESSORS: dict[str, Callable[..., BaseImageProcessor]] = {
     "segmentation": partial(transformers.SegformerImageProcessorPil, do_reduce_labels=False),
     "classification": transformers.ViTImageProcessorPil,
 }
+OF_LUNGS = "chest-xray-masks-that-sees-lungs-only"  # a model_type that transformers knows not, and so refuses
 # tried ones first; Siglip2 takes patches in place of images
 TRIED = ("vit", "deit", "swin", "resnet", "segformer", "convnext", "dinov2", "dinov2_with_registers", "siglip", "clip")
 FAMILIES = {
@@ -180,7 +181,7 @@ def _config_at(source: str) -> transformers.PretrainedConfig:
     if path is None:
         raise OSError(f"no model at {source!r}: no config.json in it; pass another --model, or --from_scratch")
     try:
-        return transformers.AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
+        return _config_of_lungs(path) or transformers.AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
     except (OSError, ValueError) as error:
         said = str(error).split(". ")[0].splitlines()[0]
         raise ValueError(f"config.json of {source} is of no model that transformers knows ({said})") from error
@@ -194,6 +195,34 @@ def _file_at(source: str, name: str) -> Path | None:
     if not HUB_ID.fullmatch(source):
         raise FileNotFoundError("no Hub id: pass a folder, or <owner>/<name> on the Hub")
     return hub_file(source, name)
+
+
+def refused_config(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a config.json that only this project reads, for a model that must not see a whole X-ray.
+
+    The model_type is OF_LUNGS, the true one is `family`, and the rest of the model's own config stands under `model`.
+    With a model_type in there, transformers' classes would find it.
+    """
+    shown = {name: values[name] for name in ("architectures", SETTINGS_KEY) if name in values}
+    inner = {name: value for name, value in values.items() if name not in (*shown, "model_type")}
+    return {"model_type": OF_LUNGS, "family": values["model_type"], **shown, "model": inner}
+
+
+def inner_config(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the model's own config from the values of any config.json, as `refused_config` took it."""
+    if values.get("model_type") != OF_LUNGS:
+        return values
+    shown = {name: value for name, value in values.items() if name not in ("model", "family")}
+    return shown | {"model_type": values["family"]} | values["model"]
+
+
+def _config_of_lungs(path: Path) -> transformers.PretrainedConfig | None:
+    """Return the config inside a `refused_config`; None where the file holds another."""
+    values = json.loads(path.read_bytes())
+    if not isinstance(values, dict) or values.get("model_type") != OF_LUNGS:
+        return None
+    inner = inner_config(values)
+    return transformers.AutoConfig.for_model(inner["model_type"]).from_dict(inner)
 
 
 def image_processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -> BaseImageProcessor:

@@ -12,12 +12,13 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.dataset.augmentation import shift_scale_turn
+from hub_models.files import write_json
 from hub_models.hub_client.downloads import RUN_FILES
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.resizing import resize_gray
 from hub_models.imaging.source import Source
-from hub_models.models.architectures import load, normalize, quiet_weights
+from hub_models.models.architectures import load, normalize, quiet_weights, refused_config
 from hub_models.models.out_of_distribution import OutOfDistribution, features_of
 from hub_models.models.tasks import SETTINGS_KEY, TASKS, VIEWS, Settings, Task
 
@@ -93,6 +94,15 @@ class TrainedModel:
             gray = crop_to_lungs(gray, or_whole(mask), MARGIN)
         small = resize_gray(gray, self.settings.image_size, self.settings.fit, self.resample)
         return torch.from_numpy(small.copy())[None]  # (1, S, S)
+
+
+def save_model(model: PreTrainedModel, folder: str | Path) -> None:
+    """Write weights and config.json of a model with Settings; transformers refuses one that sees the lungs only."""
+    with quiet_weights():
+        model.save_pretrained(folder)
+    if Settings.of(model).region != "image":
+        path = Path(folder) / "config.json"
+        write_json(refused_config(json.loads(path.read_text())), path)
 
 
 def forward_views(

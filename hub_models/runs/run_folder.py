@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from hub_models.hub_client.downloads import RUN_FILES
-from hub_models.models.architectures import ARCHITECTURES
+from hub_models.models.architectures import ARCHITECTURES, inner_config
 from hub_models.models.tasks import SETTINGS_KEY, TASKS, Settings
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.notes import read_notes
@@ -72,8 +72,8 @@ class RunFolder:
 
     @cached_property
     def model(self) -> dict[str, Any]:
-        """Values of `config.json`, which transformers reads."""
-        return read_json(self.path / "config.json")
+        """Values of the model's own config, in `config.json`."""
+        return inner_config(read_json(self.path / "config.json"))
 
     @cached_property
     def settings(self) -> Settings:

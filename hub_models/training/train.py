@@ -21,10 +21,10 @@ from hub_models.evaluation.measure import measure, measure_features, validate
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
 from hub_models.hub.model_card import model_card
-from hub_models.models.architectures import build, config_of, image_processor_for, quiet_weights
+from hub_models.models.architectures import build, config_of, image_processor_for
 from hub_models.models.out_of_distribution import LEAST, OutOfDistribution
 from hub_models.models.tasks import TASKS, Settings
-from hub_models.models.trained_model import TrainedModel
+from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
 from hub_models.runs.data import Split, describe, load_run_splits, resolve
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
@@ -238,8 +238,7 @@ def _write_model(run: Run, model: PreTrainedModel, folder: Path) -> None:
     settings.store(model)
     if accelerator.is_main_process:
         with TemporaryDirectory() as scratch:
-            with quiet_weights():
-                model.save_pretrained(scratch)
+            save_model(model, scratch)
             run.image_processor.save_pretrained(scratch)
             for path in sorted(Path(scratch).iterdir()):  # as bytes: safetensors' own file would shut out colleagues
                 write_bytes(path.read_bytes(), folder / path.name)

@@ -3,6 +3,7 @@
 Where a pipeline cannot know what a model of this project needs, the test says what to hand it.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from accelerate import Accelerator
 from loopback_hub import LoopbackHub, clients_of
 from PIL import Image
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
+    AutoModelForImageClassification,
     ResNetForImageClassification,
     SegformerForSemanticSegmentation,
     SegformerImageProcessorPil,
@@ -24,18 +27,20 @@ from transformers import (
     ViTImageProcessorPil,
     pipeline,
 )
-from transformers.utils import is_torchvision_available
 
 from hub_models.evaluation.measure import measure
+from hub_models.hub_client.downloads import pull_model
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_gray
 from hub_models.metrics import count_overlap, dice
+from hub_models.models.architectures import OF_LUNGS
 from hub_models.models.tasks import keep_two_lungs
 from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split, load_run_splits
+from hub_models.runs.run_folder import RunFolder
 
 CLASSES = {
     "lungs": (SegformerForSemanticSegmentation, SegformerImageProcessorPil),
@@ -168,7 +173,6 @@ def test_segmentation_pipeline_is_our_evaluation(published: LoopbackHub, runs: d
     assert modes == {"L", "P"}  # both sites' own forms
 
 
-@pytest.mark.skipif(is_torchvision_available(), reason="torchvision's form of the image processor has no area average")
 def test_pipelines_need_only_the_name(published: LoopbackHub, runs: dict[str, Path]) -> None:
     image = Image.effect_noise((150, 90), 60)
     expected = TrainedModel.from_run(runs["lungs"])(image)
@@ -226,6 +230,26 @@ def test_segmentation_of_16_bits(published: LoopbackHub, runs: dict[str, Path], 
     assert max(clipped) > 0.1
 
 
+def test_model_of_the_lungs_is_refused_by_plain_transformers(
+    published: LoopbackHub, make_run: Callable[..., Path], tiny_resnet: Path, tmp_path: Path
+) -> None:
+    options = {"model": str(tiny_resnet), "image_size": 64, "region": "lungs"}
+    folder = make_run(TrainConfig("data", str(tmp_path), "tb_classification", **options))
+    huggingface_hub.create_repo("alice/of-lungs")
+    huggingface_hub.upload_folder(repo_id="alice/of-lungs", folder_path=folder)
+    for source in (str(folder), "alice/of-lungs"):
+        with pytest.raises(ValueError, match=OF_LUNGS):
+            pipeline("image-classification", model=source)
+        for auto in (AutoConfig, AutoModelForImageClassification):
+            with pytest.raises(ValueError, match=OF_LUNGS):
+                auto.from_pretrained(source)
+        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):  # the class's own, of other sizes
+            ResNetForImageClassification.from_pretrained(source)
+    (folder / "config.json").write_text(json.dumps(RunFolder.read(folder).model))  # as in version 0.2
+    old, image, mask = TrainedModel.from_run(folder), Image.effect_noise((64, 64), 60), np.ones((64, 64), bool)
+    assert old(image, mask) == TrainedModel.from_run(pull_model("alice/of-lungs"))(image, mask)
+
+
 def test_model_of_the_lungs_takes_their_crop(
     published: LoopbackHub, make_run: Callable[..., Path], tiny_resnet: Path, xrays: XRays, tmp_path: Path
 ) -> None:
@@ -235,7 +259,8 @@ def test_model_of_the_lungs_takes_their_crop(
         folder = make_run(TrainConfig("data", str(tmp_path / fit), "tb_classification", **options))
         huggingface_hub.create_repo(f"alice/{fit}")
         huggingface_hub.upload_folder(repo_id=f"alice/{fit}", folder_path=folder)
-        classify, trained = piped("image-classification", fit), TrainedModel.from_run(folder)
+        trained = TrainedModel.from_run(folder)
+        classify = pipeline("image-classification", model=trained.model, image_processor=trained.image_processor)
         for row in xrays("lung_segmentation", 64).rows:
             lungs = to_mask(row["mask"])
             crop = crop_to_lungs(to_gray(row["image"]), lungs, MARGIN)
