@@ -484,7 +484,7 @@ def test_lines_of_use_run(name: str, runs, phantoms, tmp_path, monkeypatch) -> N
 
 def test_model_that_a_pipeline_does_not_serve_says_so(runs, copy) -> None:
     use = sections(model_card(runs["found"], REPO, "mit"))["Use"]
-    assert "**A `pipeline` alone does not do what was tested here:**" in use and "from transformers" not in use
+    assert "**`transformers` alone refuses this model:**" in use and "from transformers" not in use
     assert f'ChestXrayReader(segmenter="somebody/LUNGS", classifier="{REPO}")' in use
     assert read(runs["found"], "data.json")["segmenter"][:16] in use
     named = sections(model_card(runs["found"], REPO, "mit", segmenter="somebody/lungs"))["Use"]
