@@ -30,7 +30,7 @@ FAMILIES = {
     "segmentation": ("segformer",),
     "classification": tuple(dict.fromkeys((*TRIED, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES))),
 }
-UNUSED = {  # weights that a classifier has and does not use, by family
+UNTRAINED = {  # weights that a classifier has and does not use, by family
     "dinov2": ("mask_token",),
     "dinov2_with_registers": ("mask_token",),
     "siglip": ("vision_model.head.",),
@@ -96,7 +96,7 @@ def build(
     else:
         model = start_from(kind, source, config, labels)
     for name, weight in model.named_parameters():
-        if any(part in name for part in UNUSED.get(config.model_type, ())):
+        if any(part in name for part in UNTRAINED.get(config.model_type, ())):
             weight.requires_grad_(False)  # several processes would wait for its gradient
     return model
 

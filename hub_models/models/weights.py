@@ -22,7 +22,7 @@ AUTO_CLASSES = {
     "classification": transformers.AutoModelForImageClassification,
 }
 SOUND = "pass a sound copy of the model"
-OPTIONAL = "mask_token"  # of pre-training; some checkpoints leave it out
+PRETRAINING_TOKEN = "mask_token"  # of pre-training; some checkpoints leave it out
 
 
 def load_weights(kind: str, folder: Path, config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
@@ -60,7 +60,7 @@ def start_from(
     config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
     model, found = _read(kind, source, config)
     backbone = backbone_of(model)
-    missing = {name for name in found["missing_keys"] if not name.endswith(OPTIONAL)}
+    missing = {name for name in found["missing_keys"] if not name.endswith(PRETRAINING_TOKEN)}
     _refuse_others({name for name in missing if name.startswith(backbone)}, found, source)
     _refuse_shapes([one for one in found["mismatched_keys"] if one[0].startswith(backbone)], source)
     _check_finite(model, source)
@@ -144,7 +144,7 @@ def _read(
             model, found = AUTO_CLASSES[kind].from_pretrained(
                 source,
                 config=config,
-                ignore_mismatched_sizes=True,  # what does not fit is told here, or made anew
+                ignore_mismatched_sizes=True,  # what does not fit is told here, or made new
                 output_loading_info=True,
                 trust_remote_code=False,  # else transformers asks the user whether to run a repository's code
                 **options,
