@@ -18,7 +18,8 @@ MODEL_HELP = (
     "Hub id, run folder or architecture to start from (default: nvidia/mit-b0 for lungs, google/vit-base-patch16-224 "
     "for TB). Architectures for lungs: nvidia/mit-b0 to nvidia/mit-b5, segformer-light; for TB: "
     "google/vit-base-patch16-224, facebook/deit-tiny-patch16-224, facebook/deit-small-patch16-224, "
-    "microsoft/swin-tiny-patch4-window7-224, microsoft/resnet-18, resnet-light; the light ones need --from_scratch"
+    "microsoft/swin-tiny-patch4-window7-224, microsoft/resnet-18, resnet-light; the light ones need --from_scratch. "
+    "For TB also checkpoints of DINOv2, SigLIP, CLIP, BEiT or ConvNeXt, with a head or without"
 )
 PLACES = ("data_dir", "output_dir")  # where a run reads and writes does not change what it computes
 LEARNING_RATES = {True: 1e-3, False: 2e-4}  # of new weights (from scratch, a head, LoRA), or of a trained model's
