@@ -38,6 +38,11 @@ SIGNATURES = {
     "chest_xray_masks.split_of": "patient_id",
 }
 PREDICTION = ("name", "height", "width", "spacing_mm", "mask", "probability", "threshold", "distance", "limit")
+CONFIG = (
+    "data_dir output_dir task protocol fold config_name model from_scratch freeze lora image_size fit region "
+    "segmenter epochs batch_size accumulation learning_rate layer_decay weight_decay warmup_fraction gradient_norm "
+    "dropout label_smoothing ema balance augment keep patience checkpoint_steps checkpoints tracker seed"
+)
 COLUMNS = "id patient_id site image mask label sex age_years findings reading"
 SCRIPTS = "app audit_dataset benchmark build_dataset check_hub evaluate predict push show_dataset train write_phantoms"
 
@@ -69,6 +74,12 @@ def test_a_prediction_holds_these_values() -> None:
     assert tuple(one.name for one in fields(Prediction))[: len(PREDICTION)] == PREDICTION
     for name in ("lungs", "flags", "is_mirrored", "is_suspected", "decision"):
         assert hasattr(Prediction, name)
+
+
+def test_a_config_takes_these_options() -> None:
+    from hub_models import TrainConfig
+
+    assert [one.name for one in fields(TrainConfig)] == CONFIG.split()
 
 
 def test_rows_and_configs_of_the_builder() -> None:
