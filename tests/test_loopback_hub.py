@@ -28,6 +28,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers, get_session
 from loopback_hub import LoopbackHub
 from loopback_hub.__main__ import _wait
 from loopback_hub.xet import chunk_table, hash_text, unpacked
@@ -167,8 +168,12 @@ def test_who_may_do_what(hub: LoopbackHub, as_user: AsUser) -> None:
 def test_gated_repository_shows_itself_and_keeps_its_files(hub: LoopbackHub, as_user: AsUser) -> None:
     hub.create("alice/m", {"a.txt": b"a"})
     with as_user():
-        huggingface_hub.update_repo_settings("alice/m", gated="auto")
-        assert hf_hub_download("alice/m", "a.txt")
+        for gated in ("manual", False, "auto"):
+            huggingface_hub.update_repo_settings("alice/m", gated=gated)
+            assert huggingface_hub.model_info("alice/m").gated == gated
+        settings = f"{hub.endpoint}/api/models/alice/m/settings"
+        refused = get_session().put(settings, headers=build_hf_headers(), json={"gated": True})
+        assert refused.status_code == 400 and hf_hub_download("alice/m", "a.txt")
     with as_user("bob"):
         assert huggingface_hub.model_info("alice/m").gated == "auto"
         with pytest.raises(GatedRepoError):

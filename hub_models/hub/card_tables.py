@@ -14,6 +14,9 @@ from hub_models.runs.config import CONFIG_NAME, PLACES, renamed
 from hub_models.runs.run_folder import RunFolder, read_results, site_of, tested_groups
 
 UNDEFINED = "–"
+HUB_URL = "https://huggingface.co"
+CODE_URL = "https://github.com/chest-xray-masks/chest-xray-masks"
+INSTALL = f'pip install "chest-xray-masks[models] @ git+{CODE_URL}"'
 # fields of the config that may differ: in another evaluation of the model, and in another run of the same kind
 ELSEWHERE = {"data_dir", "protocol", "fold", "config_name", "segmenter", "image_size"}
 SIBLING = {*PLACES, "protocol", "fold", "config_name", "segmenter", "model"}

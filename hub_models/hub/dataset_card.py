@@ -1,5 +1,6 @@
 """A set's card, counted from its own Parquet files; the card's text is dataset_card.md."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,9 +11,12 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 import chest_xray_masks as cxm
 from hub_models.dataset.audit_report import KINDS, PUBLISHED, Audit
-from hub_models.hub.card_tables import card_template, markdown_table
+from hub_models.hub.benchmark import EVAL_NAME, eval_yaml
+from hub_models.hub.card_tables import CODE_URL, HUB_URL, card_template, markdown_table
+from hub_models.hub.croissant import CROISSANT_NAME, croissant
 from hub_models.hub.dataset_pictures import by_site, draw_overview, draw_samples
 from hub_models.hub.parquet import Facts, data_files, read_facts
+from hub_models.hub.provenance import provenance
 from hub_models.runs.notes import CARD_NAME
 
 TERMS_NAME = "LICENSE.md"
@@ -38,29 +42,69 @@ FIELDS = {
     "findings": "the reading without sex and age, its lines joined by `; `",
     "reading": "the text as it stands",
 }
+LICENSE_NAMES = {False: "other", True: "apache-2.0"}
+PUBLISHED_ON = {False: "2014-12-01", True: "2026-11-29"}  # the X-rays by the NLM; the program that draws
+GATE = {  # what the Hub shows who wants the files of a gated set, and lets them fill in
+    "extra_gated_heading": "The owner of this set decides who has its files",
+    "extra_gated_fields": {
+        "Name": "text",
+        "Affiliation": "text",
+        "Research group, if one": "text",
+        "Purpose": "text",
+        "I cite the papers named in the card": "checkbox",
+        "I do not share the Montgomery set outside my group": "checkbox",
+        "I use the Shenzhen masks under CC BY-NC-SA 4.0, not for commerce": "checkbox",
+    },
+}
 LABEL_NAMES, SEX_NAMES = cxm.FEATURES["label"].names, cxm.FEATURES["sex"].names
 
 
-def write_card(folder: Path, infos: DatasetInfosDict, found: Audit, repo_id: str) -> str:
-    """Write README.md, its pictures and, for X-rays of patients, LICENSE.md beside the files of `write_parquet`.
+def write_card(folder: Path, infos: DatasetInfosDict, found: Audit, name: str, repo_id: str | None) -> str:
+    """Write README.md, its pictures, croissant.json, eval.yaml and, for X-rays of patients, LICENSE.md.
 
-    `infos` are those of `write_parquet`; the folder is to become the repository `repo_id`. Return the terms.
+    They stand beside the files of `write_parquet`, whose `infos` are given. The folder `name` is to become the
+    repository `repo_id`, where it is to become one. Return the terms.
     """
     facts = read_facts(folder)
     only_synthetic = all(fact.synthetic for fact in facts)
     draw_overview(facts, folder / SET_PICTURES[0])
     if only_synthetic and any(fact.lungs is not None for fact in facts):
         draw_samples(facts, folder, folder / SET_PICTURES[1])
-    values = _values(facts, infos, repo_id)
+    values = _values(facts, infos, repo_id or name)
+    origin = provenance(values)
     terms = TERMS_TEMPLATE.render(values).strip()
     if not only_synthetic:
         (folder / TERMS_NAME).write_text(f"# Terms\n\n{terms}\n")
-    values |= {"tables": _tables(facts, found), "terms": terms, "card_data": _metadata(facts, infos).to_yaml()}
+    if (text := eval_yaml(str(values["title"]), infos, any(fact.lungs is not None for fact in facts))) is not None:
+        (folder / EVAL_NAME).write_text(text, encoding="utf-8")
+    data = _metadata(facts, infos, terms)
+    described = _described(values, repo_id or name, data.tags)
+    text = json.dumps(croissant(infos, repo_id, described, origin), indent=2, ensure_ascii=False)
+    (folder / CROISSANT_NAME).write_text(text + "\n", encoding="utf-8")
+    values |= {"tables": _tables(facts, found), "terms": terms, "card_data": data.to_yaml(), "origin": origin}
     DatasetCard(re.sub(r"\n{3,}", "\n\n", DATASET_TEMPLATE.render(values))).save(folder / CARD_NAME)
     return terms
 
 
-def _metadata(facts: list[Facts], infos: DatasetInfosDict) -> DatasetCardData:
+def _described(values: dict[str, object], repo_id: str, tags: list[str] | None) -> dict[str, object]:
+    """Return what croissant.json says of the whole set."""
+    is_free = bool(values["only_synthetic"])
+    terms = f"{HUB_URL}/datasets/{repo_id}/blob/main/{TERMS_NAME}"
+    return {
+        "name": repo_id.rpartition("/")[2],
+        "title": values["title"],
+        "description": f"{values['images']} frontal chest X-rays of {values['patients']} patients "
+        f"({values['per_site']}), {values['masks']} with a lung mask, each labeled normal or tuberculosis.",
+        "license": "https://spdx.org/licenses/Apache-2.0" if is_free else terms,
+        "published": PUBLISHED_ON[is_free],
+        "keywords": tags,
+        "citations": CODE_URL if is_free else "; ".join(cxm.CITATION.splitlines()),
+        "creator": "chest-xray-masks" if is_free else "U.S. National Library of Medicine",
+        "fields": FIELDS,
+    }
+
+
+def _metadata(facts: list[Facts], infos: DatasetInfosDict, terms: str) -> DatasetCardData:
     synthetic = [fact.synthetic for fact in facts]
     is_free = all(synthetic)
     tags = [PROJECT_TAG, "chest-x-ray", "medical-imaging", "tuberculosis", "lung-segmentation"]
@@ -70,9 +114,10 @@ def _metadata(facts: list[Facts], infos: DatasetInfosDict) -> DatasetCardData:
         size_categories=[next(name for limit, name in SIZES if len(facts) < limit)],
         task_categories=["image-segmentation", "image-classification"],
         tags=tags + ["synthetic"] * any(synthetic),
-        license="apache-2.0" if is_free else "other",
+        license=LICENSE_NAMES[is_free],
         license_name=None if is_free else "nlm-request-and-cc-by-nc-sa-4.0",
         license_link=None if is_free else TERMS_NAME,
+        **({} if is_free else {"extra_gated_prompt": terms, **GATE}),
     )
     infos.to_dataset_card_data(data)
     data_files(infos).to_dataset_card_data(data)
@@ -89,6 +134,7 @@ def _values(facts: list[Facts], infos: DatasetInfosDict, repo_id: str) -> dict[s
     shenzhen_masks = sum(fact.site == cxm.SITES["Shenzhen"] and not fact.synthetic for fact in masks)
     return {
         "repo_id": repo_id,
+        "code_url": CODE_URL,
         "configs": {name: cxm.SITES[name] for name in infos if name in cxm.SITES},
         "config": config,
         "split": next(iter(infos[config].splits)),
@@ -133,7 +179,7 @@ def _tables(facts: list[Facts], found: Audit) -> dict[str, str]:
         "ages": markdown_table(["site", "label", "X-rays with an age", *quarters], ages),
         "images": _images(facts),
         "counts": _published(facts, found),
-        "findings": _findings(found),
+        "findings": _findings(found, list(by_site(facts))),
     }
 
 
@@ -184,7 +230,8 @@ def _published(facts: list[Facts], found: Audit) -> str:
     return markdown_table(["site", *next(iter(PUBLISHED.values()))], rows)
 
 
-def _findings(found: Audit) -> str:
+def _findings(found: Audit, sites: list[str]) -> str:
+    """Return a row for each kind of finding, with the number of X-rays that it names at each site."""
     rows = []
     for kind in KINDS:
         if kind in OF_COUNTS or not (held := found.of_kind(kind)):
@@ -192,5 +239,7 @@ def _findings(found: Audit) -> str:
         names = ", ".join(" and ".join(f"`{id}`" for id in one.ids) for one in held[:NAMED])
         more = f", and {len(held) - NAMED} more" if len(held) > NAMED else ""
         state = "to look at" if any(one.is_off for one in held) else "as it is"
-        rows.append([kind, state, len(held), names + more])
-    return markdown_table(["what", "", "how many", "which"], rows)
+        named = {id for one in held for id in one.ids}
+        counts = [sum(cxm.SITE_OF_PREFIX.get(id[:6]) == site for id in named) for site in sites]
+        rows.append([kind, state, len(held), *counts, names + more])
+    return markdown_table(["what", "", "how many", *sites, "which"], rows)

@@ -15,6 +15,8 @@ from huggingface_hub import DatasetCard, HfApi
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import audit
 from hub_models.files import check_output, new_folder, write_bytes, write_json
+from hub_models.hub.benchmark import EVAL_NAME
+from hub_models.hub.croissant import CROISSANT_NAME
 from hub_models.hub.dataset_card import PROJECT_TAG, SET_PICTURES, TERMS_NAME, write_card
 from hub_models.hub.export_config import SHARD_SIZE, ExportConfig
 from hub_models.hub.parquet import write_parquet
@@ -25,7 +27,7 @@ from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, read_notes, r
 RECORD_NAME = ".build.json"  # a `BuildRecord`; it stays on this machine
 EXPORT_VERSION = 2  # raise when the folder that is built changes: Parquet, card, pictures
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
-OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, *SET_PICTURES}  # files of a set on the Hub beside its shards
+OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, EVAL_NAME, CROISSANT_NAME, *SET_PICTURES}  # files of a set on the Hub beside its shards
 logger = logging.getLogger(__name__)
 
 
@@ -94,7 +96,7 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
         return known["terms"]
     with new_folder(output) as new:
         infos = write_parquet(data_dir, new, max_shard_size)
-        terms = write_card(new, infos, audit(data_dir), repo_id or output.name)
+        terms = write_card(new, infos, audit(data_dir), output.name, repo_id)
         record |= {"files": _sizes(new), "card": (new / CARD_NAME).read_text(), "terms": terms}
         write_json(record, new / RECORD_NAME)
         if (output / NOTES_NAME).is_file():
@@ -124,32 +126,38 @@ def _sizes(folder: Path) -> dict[str, int]:
 def push(repository: Repository, files: dict[str, Path], public: bool, version: str) -> str:
     """Let main hold just `files`, by one commit or none, with the tag `version`; return the page's address.
 
+    A repository is made private. One with X-rays of patients that is to be public is gated before it holds a file, and
+    becomes public last: after a failure it is private, or gated.
+
     Raises:
         PermissionError: not logged in, or without the right.
-        ValueError: the repository holds something else or has the other visibility, `version` stands for other files,
-            or somebody else pushed meanwhile.
+        ValueError: the repository holds something else, is public without `public`, or cannot be gated; `version`
+            stands for other files, or somebody else pushed meanwhile.
         ConnectionError: no answer, or an error of the Hub.
     """
     check_metadata(DatasetCard.load(files[CARD_NAME]), repository.api.token)
-    head = repository.create(not public)
+    head = repository.create()
     _check_place(repository, head, public)  # somebody else may have been quicker
     tagged = repository.head(version)
     if tagged and any(differences({path: digests_of(file) for path, file in files.items()}, tagged)):
         raise ValueError(f"{repository.id} has a version {version} of other files: pass another --version")
+    if public and TERMS_NAME in files:
+        repository.gate()
     commit, is_new = repository.commit(files, f"{PROJECT_TAG} {version}", head)
     if not tagged:
         repository.tag(version, commit)
+    if public:
+        repository.make_public()
     logger.info("%s, version %s", "pushed" if is_new else "nothing has changed, no commit was made", version)
     return repository.url
 
 
 def _check_place(repository: Repository, head: Head | None, public: bool) -> None:
-    """Raise ValueError where the repository has the other visibility, or holds something else than a set."""
+    """Raise ValueError where the repository is public against the request, or holds something else than a set."""
     if head is None:
         return
-    if head.private == public:
-        wanted, way = ("public", "leave out --public") if public else ("private", "pass --public")
-        raise ValueError(f"{repository.url} is not {wanted}: make it so on its settings page, or {way}")
+    if not (head.private or public):
+        raise ValueError(f"{repository.url} is not private: make it so on its settings page, or pass --public")
     other = [path for path in head.digests if path not in OWN and not SHARD.fullmatch(path)]
     if not other and CARD_NAME in head.digests:
         with plain_errors("reading", f"dataset {repository.id}", repository.api.token):

@@ -17,7 +17,7 @@ class ExportConfig:
     )
     repo_id: str | None = field(default=None, metadata={"help": "dataset repository to push to, OWNER/NAME"})
     max_shard_size: str = field(default=SHARD_SIZE, metadata={"help": "size of a Parquet file, about"})
-    public: bool = field(default=False, metadata={"help": "let everybody see the repository"})
+    public: bool = field(default=False, metadata={"help": "let everybody see the repository and its history; X-rays of patients are gated"})
     i_accept_the_terms: bool = field(
         default=False, metadata={"help": "acceptance of the terms of the X-rays, which --public needs"}
     )

@@ -36,11 +36,15 @@ def digests_of(source: FileContent) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Head:
-    """What a branch holds: the id of its commit, and each file's SHA-256 (large ones) or git's id, by its path."""
+    """What a branch holds: the id of its commit, and each file's SHA-256 (large ones) or git's id, by its path.
+
+    `gated`: the repository shows itself, and its owner lets people have its files.
+    """
 
     commit: str
     private: bool
     digests: dict[str, str]
+    gated: bool = False
 
 
 def differences(ours: Mapping[str, frozenset[str]], head: Head) -> tuple[list[str], list[str]]:
@@ -76,7 +80,7 @@ class Repository:
             return None
         files: Sequence[RepoSibling] = getattr(info, "siblings", None) or ()
         digests = {file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id or "" for file in files}
-        return Head(info.sha or "", bool(info.private), digests)
+        return Head(info.sha or "", bool(info.private), digests, bool(info.gated))
 
     def head(self, revision: str | None = None) -> Head | None:
         """Return what the branch, or another revision, holds; None where there is none."""
@@ -101,6 +105,29 @@ class Repository:
 
         with self._plain("making"):
             return retried(once, also=(409,), secret=self.api.token)  # created meanwhile, or an answer was lost
+
+    def gate(self) -> None:
+        """Let the owner decide who may have the files; a repository that is gated keeps its way of deciding."""
+
+        def once() -> None:
+            if (head := self._read_head("main")) is None or not head.gated:
+                self.api.update_repo_settings(self.id, repo_type=self.type, gated="manual")
+                head = self._read_head("main")
+            if head is None or not head.gated:
+                raise ValueError(f"the Hub did not gate {self.url}: nothing was made public; do it on its settings page")
+
+        with self._plain("gating"):
+            retried(once, secret=self.api.token)
+
+    def make_public(self) -> None:
+        """Let everybody see it, with its history; a gated one keeps its gate."""
+
+        def once() -> None:
+            if (head := self._read_head("main")) is None or head.private:
+                self.api.update_repo_settings(self.id, repo_type=self.type, private=False)
+
+        with self._plain("making public"):
+            retried(once, secret=self.api.token)
 
     def commit(self, files: Mapping[str, FileContent], message: str, parent: Head) -> tuple[str, bool]:
         """Return the id of the commit at which the branch holds `files` and nothing else, and whether it is new.

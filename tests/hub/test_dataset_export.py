@@ -16,6 +16,7 @@ import huggingface_hub
 import pytest
 import tiny
 from huggingface_hub import DatasetCard
+from huggingface_hub.errors import GatedRepoError
 from loopback_hub import LoopbackHub
 
 import chest_xray_masks as cxm
@@ -339,21 +340,85 @@ def test_changed_set_is_one_commit_that_leaves_no_shard_behind(hub: LoopbackHub,
 
 
 def test_public_needs_the_option(hub: LoopbackHub, as_user, config, built) -> None:
-    public = config(public=True, i_accept_the_terms=True)
     with as_user("alice"):
         export(config())
-        assert hub.repo(REPO, "dataset").private
-        with pytest.raises(ValueError, match=rf"{REPO} is not public: make it so on its settings page, or leave out"):
-            export(public)
+        assert hub.repo(REPO, "dataset").private and not hub.repo(REPO, "dataset").gated
         huggingface_hub.update_repo_settings(REPO, private=False, repo_type="dataset")
         with pytest.raises(
             ValueError, match=rf"{REPO} is not private: make it so on its settings page, or pass --public"
         ):
             export(config())
-        assert export(public) and len(hub.repo(REPO, "dataset").commits) == 2
-        hub.repos.clear()
-        export(public)
-    assert not hub.repo(REPO, "dataset").private and hub.repo(REPO, "dataset").files() == contents(built)
+    assert hub.repo(REPO, "dataset").files() == contents(built)
+
+
+@pytest.mark.parametrize("before", [None, "private", "public", "gated"])
+def test_public_set_is_gated(before: str | None, hub: LoopbackHub, as_user, config, built, tiny_set) -> None:
+    with as_user("alice"):
+        if before:
+            export(config())
+            repo = hub.repo(REPO, "dataset")
+            repo.private, repo.gated = before == "private", "auto" if before == "gated" else False
+            hub.requests.clear()
+        assert export(config(public=True, i_accept_the_terms=True)) == f"{hub.endpoint}/datasets/{REPO}"
+        assert check_rows(datasets.load_dataset(REPO, "MC"), tiny_set, "MC") == 27  # its owner
+    repo = hub.repo(REPO, "dataset")
+    assert not repo.private and repo.gated == ("auto" if before == "gated" else "manual")
+    assert repo.files() == contents(built) and len(repo.commits) == 2
+    changes = [one.path.rpartition("/")[2] for one in hub.requests if one.method == "PUT" and "/settings" in one.path]
+    assert len(changes) == {None: 2, "private": 2, "public": 1, "gated": 0}[before]
+    with as_user("bob"):
+        assert huggingface_hub.dataset_info(REPO).gated == repo.gated
+        with pytest.raises(GatedRepoError):
+            huggingface_hub.hf_hub_download(REPO, CARD_NAME, repo_type="dataset")
+        with pytest.raises(datasets.exceptions.DatasetNotFoundError, match="gated"):
+            datasets.load_dataset(REPO, "MC")
+
+
+STOPPED = [
+    ("PUT .*/settings", "gating", False),
+    ("POST .*/preupload/", "pushing to", False),
+    ("POST .*/commit/", "pushing to", False),
+    ("POST .*/tag/", "tagging", False),
+    ("PUT .*/settings", "making public", True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "doing", "gated"), STOPPED, ids=[f"{one[0]}, {one[1]}" for one in STOPPED])
+def test_broken_off_public_push_shows_nothing(pattern, doing, gated, hub, as_user, config, built, monkeypatch) -> None:
+    monkeypatch.setattr("hub_models.hub_client.requests.WAITS", (0.01,) * 2)
+    public = config(public=True, i_accept_the_terms=True)
+    if gated:
+        hub.create(REPO, repo_type="dataset", private=True).gated = "manual"
+    with as_user("alice"):
+        hub.fail(pattern, status=403, times=None)
+        with pytest.raises(PermissionError, match=f"{doing} dataset {REPO} "):
+            export(public)
+        hub.clear_faults()
+        repo = hub.repo(REPO, "dataset")
+        assert repo.private and (repo.gated == "manual" or not repo.files())
+        export(public)  # the same again
+    assert (repo.private, repo.gated, repo.files()) == (False, "manual", contents(built))
+
+
+def test_lost_answers_of_settings_are_no_failure(hub: LoopbackHub, as_user, config, monkeypatch) -> None:
+    monkeypatch.setattr("hub_models.hub_client.requests.WAITS", (0.01,) * 2)
+    hub.fail("PUT .*/settings", times=2, cut_after=0, after=True)
+    with as_user("alice"):
+        export(config(public=True, i_accept_the_terms=True))
+    assert not hub.repo(REPO, "dataset").private and hub.repo(REPO, "dataset").gated == "manual"
+
+
+def test_set_that_the_hub_does_not_gate_stays_private(hub, as_user, config, monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.HfApi, "update_repo_settings", lambda *_, **__: None)
+    with as_user("alice"), pytest.raises(ValueError, match="did not gate .* nothing was made public"):
+        export(config(public=True, i_accept_the_terms=True))
+    assert hub.repo(REPO, "dataset").private and not hub.repo(REPO, "dataset").files()
+
+
+def test_public_phantoms_need_no_gate(hub: LoopbackHub, as_user, phantoms: Path) -> None:
+    with as_user("alice"):
+        export(ExportConfig(data_dir=phantoms, repo_id=REPO, public=True, i_accept_the_terms=True))
+    assert not hub.repo(REPO, "dataset").private and not hub.repo(REPO, "dataset").gated
 
 
 OTHER = [

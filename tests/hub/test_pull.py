@@ -170,7 +170,7 @@ def test_each_refusal_is_one_sentence(hub: LoopbackHub, as_user: AsUser, publish
             assert "check the name, or, if it is private, log in with `hf auth login`" in said
             sentences.add(said)
     assert len(sentences) == 2  # who is not logged in is told so
-    hub.repo("alice/tb").private, hub.repo("alice/tb").gated = False, True
+    hub.repo("alice/tb").private, hub.repo("alice/tb").gated = False, "auto"
     with as_user("bob"):
         assert "model alice/tb is gated: ask for access" in said_by(
             PermissionError, lambda: pull_model("alice/tb"), hub

@@ -182,7 +182,7 @@ def test_nothing_secret_is_said(
 
 def test_each_refusal_is_one_sentence(hub: LoopbackHub, as_user: AsUser) -> None:
     hub.create("alice/closed", private=True)
-    hub.create("alice/gated").gated = True
+    hub.create("alice/gated").gated = "auto"
 
     def said(doing: Callable[[], object], kind: type) -> str:
         with pytest.raises(kind) as error, plain_errors("reading", "model it"):

@@ -60,8 +60,9 @@ def settings(hub: "LoopbackHub", call: Call, plural: str, repo_id: str) -> Respo
     repo, body = writable(hub, call, plural, repo_id), call.json()
     if "private" in body or "visibility" in body:
         repo.private = bool(body.get("private", body.get("visibility") == "private"))
-    if "gated" in body:
-        repo.gated = body["gated"] not in (False, None, "false")
+    if body.get("gated", False) not in ("auto", "manual", False):
+        raise Refusal(400, f'"gated" must be one of [auto, manual, false], got {body["gated"]!r}')
+    repo.gated = body.get("gated", repo.gated)
     return Response.json({"private": repo.private, "gated": repo.gated})
 
 
@@ -84,7 +85,7 @@ def info(hub: "LoopbackHub", call: Call, plural: str, repo_id: str, revision: st
     named = {name: card[name] for name in ("pipeline_tag", "library_name") if name in card}
     return Response.json(
         {"_id": repo.id, "id": repo.id, "author": repo.owner, "sha": commit.oid, "lastModified": commit.date}
-        | {"createdAt": commit.history()[-1].date, "private": repo.private, "gated": "auto" if repo.gated else False}
+        | {"createdAt": commit.history()[-1].date, "private": repo.private, "gated": repo.gated}
         | {"disabled": False, "downloads": 0, "likes": 0, "tags": card.get("tags", []), "cardData": card}
         | {"siblings": siblings, "usedStorage": sum(len(file.data) for file in commit.entries.values())}
         | named

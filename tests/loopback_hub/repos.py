@@ -99,7 +99,8 @@ class Repo:
     """A repository: `private`, `branches` and `tags` by name to the id of a commit, and its commits by id."""
 
     def __init__(self, repo_type: str, repo_id: str, private: bool, author: str) -> None:
-        self.type, self.id, self.private, self.gated = repo_type, repo_id, private, False
+        self.type, self.id, self.private = repo_type, repo_id, private
+        self.gated: str | bool = False  # "auto" and "manual" are the ways to let people have the files
         first = Commit.of("initial commit", "", author, None, {".gitattributes": File(attributes_of(repo_type))})
         self.by_oid = {first.oid: first}
         self.branches = {"main": first.oid}
