@@ -23,7 +23,7 @@ TRAIN_GROUPS = {
     "run folder": ("output_dir", "checkpoint_steps", "checkpoints", "tracker"),
 }
 EXPORT_GROUPS = {
-    "set": ("data_dir", "output", "max_shard_size"),
+    "set": ("data_dir", "output", "max_shard_size", "num_shards"),
     "Hub": ("repo_id", "version", "public", "i_accept_the_terms", "dry_run"),
 }
 DATA = Option("data", "the set: a folder or a zip", "DATA", required=True, dest="data_dir", old="data_dir")

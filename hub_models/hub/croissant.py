@@ -34,7 +34,7 @@ CONTEXT: dict[str, Any] = {
 }
 TYPES = {"string": "sc:Text", "float32": "sc:Float", "ClassLabel": "sc:Integer", "Image": "sc:ImageObject"}
 REPOSITORY = "repo"  # id of the FileObject that holds all others; a folder on disk can stand for it
-SPLIT_OF_PATH = r"^(?:.*/)?(train|validation|test)-[^/]*\.parquet$"
+SPLIT_OF_PATH = rf"(?:{'|'.join(cxm.SITES)})/({'|'.join(cxm.SPLITS)})-.+parquet$"  # simple enough to filter by
 
 
 def croissant(

@@ -44,18 +44,7 @@ FIELDS = {
 }
 LICENSE_NAMES = {False: "other", True: "apache-2.0"}
 PUBLISHED_ON = {False: "2014-12-01", True: "2026-11-29"}  # the X-rays by the NLM; the program that draws
-GATE = {  # what the Hub shows who wants the files of a gated set, and lets them fill in
-    "extra_gated_heading": "The owner of this set decides who has its files",
-    "extra_gated_fields": {
-        "Name": "text",
-        "Affiliation": "text",
-        "Research group, if one": "text",
-        "Purpose": "text",
-        "I cite the papers named in the card": "checkbox",
-        "I do not share the Montgomery set outside my group": "checkbox",
-        "I use the Shenzhen masks under CC BY-NC-SA 4.0, not for commerce": "checkbox",
-    },
-}
+GATE_HEADING = "The owner of this set decides who has its files"
 LABEL_NAMES, SEX_NAMES = cxm.FEATURES["label"].names, cxm.FEATURES["sex"].names
 
 
@@ -78,7 +67,7 @@ def write_card(folder: Path, infos: DatasetInfosDict, found: Audit, name: str, r
     if (text := eval_yaml(str(values["title"]), infos, any(fact.lungs is not None for fact in facts))) is not None:
         (folder / EVAL_NAME).write_text(text, encoding="utf-8")
     data = _metadata(facts, infos, terms)
-    described = _described(values, repo_id or name, data.tags)
+    described = _described(values, repo_id or name, data.to_dict()["tags"])
     text = json.dumps(croissant(infos, repo_id, described, origin), indent=2, ensure_ascii=False)
     (folder / CROISSANT_NAME).write_text(text + "\n", encoding="utf-8")
     values |= {"tables": _tables(facts, found), "terms": terms, "card_data": data.to_yaml(), "origin": origin}
@@ -86,7 +75,7 @@ def write_card(folder: Path, infos: DatasetInfosDict, found: Audit, name: str, r
     return terms
 
 
-def _described(values: dict[str, object], repo_id: str, tags: list[str] | None) -> dict[str, object]:
+def _described(values: dict[str, object], repo_id: str, tags: list[str]) -> dict[str, object]:
     """Return what croissant.json says of the whole set."""
     is_free = bool(values["only_synthetic"])
     terms = f"{HUB_URL}/datasets/{repo_id}/blob/main/{TERMS_NAME}"
@@ -117,11 +106,28 @@ def _metadata(facts: list[Facts], infos: DatasetInfosDict, terms: str) -> Datase
         license=LICENSE_NAMES[is_free],
         license_name=None if is_free else "nlm-request-and-cc-by-nc-sa-4.0",
         license_link=None if is_free else TERMS_NAME,
-        **({} if is_free else {"extra_gated_prompt": terms, **GATE}),
     )
+    for name, value in () if is_free else _gate(facts, terms).items():
+        data[name] = value
     infos.to_dataset_card_data(data)
     data_files(infos).to_dataset_card_data(data)
     return data
+
+
+def _gate(facts: list[Facts], terms: str) -> dict[str, object]:
+    """Return what the Hub shows who wants the files of a gated set, and what it lets them state."""
+    stated = ["I cite the papers named in the card"]
+    if any(fact.site == cxm.SITES["MC"] for fact in facts):
+        stated.append("I do not share the Montgomery set outside my group")
+    if _shenzhen_masks(facts):
+        stated.append("I use the Shenzhen masks under CC BY-NC-SA 4.0, not for commerce")
+    fields = {name: "text" for name in ("Name", "Affiliation", "Purpose")} | {name: "checkbox" for name in stated}
+    return {"extra_gated_heading": GATE_HEADING, "extra_gated_prompt": terms, "extra_gated_fields": fields}
+
+
+def _shenzhen_masks(facts: list[Facts]) -> int:
+    """Return the number of masks that are under CC BY-NC-SA 4.0."""
+    return sum(fact.site == cxm.SITES["Shenzhen"] and fact.lungs is not None and not fact.synthetic for fact in facts)
 
 
 def _values(facts: list[Facts], infos: DatasetInfosDict, repo_id: str) -> dict[str, object]:
@@ -131,7 +137,7 @@ def _values(facts: list[Facts], infos: DatasetInfosDict, repo_id: str) -> dict[s
     together = [[f"`{fact.id}`" for fact in facts if fact.patient_id == patient] for patient in linked]
     synthetic, config = sum(fact.synthetic for fact in facts), next(iter(infos))
     masks = [fact for fact in facts if fact.lungs is not None]
-    shenzhen_masks = sum(fact.site == cxm.SITES["Shenzhen"] and not fact.synthetic for fact in masks)
+    shenzhen_masks = _shenzhen_masks(facts)
     return {
         "repo_id": repo_id,
         "code_url": CODE_URL,

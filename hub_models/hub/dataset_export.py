@@ -27,7 +27,8 @@ from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, read_notes, r
 RECORD_NAME = ".build.json"  # a `BuildRecord`; it stays on this machine
 EXPORT_VERSION = 2  # raise when the folder that is built changes: Parquet, card, pictures
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet")
-OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, EVAL_NAME, CROISSANT_NAME, *SET_PICTURES}  # files of a set on the Hub beside its shards
+# files of a set on the Hub beside its shards
+OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, EVAL_NAME, CROISSANT_NAME, *SET_PICTURES}
 logger = logging.getLogger(__name__)
 
 
@@ -37,6 +38,7 @@ class BuildRecord(TypedDict, total=False):
     made_from: str  # digest of files and versions
     repo_id: str | None
     max_shard_size: str
+    num_shards: int
     files: dict[str, int]  # bytes of each Parquet file
     card: str
     terms: str
@@ -56,7 +58,7 @@ def export(config: ExportConfig) -> str:
     repo_id = repository.id if repository else config.repo_id
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
         output = config.output or Path(scratch, "set")
-        terms = build(config.data_dir, output, repo_id, config.max_shard_size)
+        terms = build(config.data_dir, output, repo_id, config.max_shard_size, config.num_shards)
         if repo_id is None:
             return str(output)
         files = {path: file for path, file in folder_files(output).items() if path in OWN or SHARD.fullmatch(path)}
@@ -69,11 +71,18 @@ def export(config: ExportConfig) -> str:
         return push(repository, files, config.public, config.version or str(cxm.ChestXrayMasksConfig.version))
 
 
-def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_size: str = SHARD_SIZE) -> str:
+def build(
+    data_dir: Path,
+    output: Path,
+    repo_id: str | None = None,
+    max_shard_size: str = SHARD_SIZE,
+    num_shards: int = 1,
+) -> str:
     """Write the set under `data_dir` (folder or zip) to the folder `output`, for `load_dataset(output, "MC")`.
 
     The folder is whole or absent, and stays as it is where files and versions are the same. A NOTES.md there is kept,
-    and stands in the card. `repo_id` is for the card's lines of use. Return the terms of the X-rays, in Markdown.
+    and stands in the card. `repo_id` is for the card's lines of use; for the sizes see `write_parquet`. Return the
+    terms of the X-rays, in Markdown.
 
     Raises:
         FileNotFoundError: nothing of the set under `data_dir`.
@@ -89,13 +98,14 @@ def build(data_dir: Path, output: Path, repo_id: str | None = None, max_shard_si
     check_output(output, "set built here", lambda name: name in own or bool(is_built and SHARD.fullmatch(name)))
     refuse_edited(output)
     made_from = _fingerprint(data_dir)
-    record: BuildRecord = {"made_from": made_from, "repo_id": repo_id, "max_shard_size": max_shard_size}
+    record: BuildRecord = {"made_from": made_from, "repo_id": repo_id}
+    record |= {"max_shard_size": max_shard_size, "num_shards": num_shards}
     if "terms" in known and known["files"] == _sizes(output) and known | record == known:
         _write_readme(output, known["card"])
         logger.info("%s is there already, made from the same files", output)
         return known["terms"]
     with new_folder(output) as new:
-        infos = write_parquet(data_dir, new, max_shard_size)
+        infos = write_parquet(data_dir, new, max_shard_size, num_shards)
         terms = write_card(new, infos, audit(data_dir), output.name, repo_id)
         record |= {"files": _sizes(new), "card": (new / CARD_NAME).read_text(), "terms": terms}
         write_json(record, new / RECORD_NAME)

@@ -17,7 +17,13 @@ class ExportConfig:
     )
     repo_id: str | None = field(default=None, metadata={"help": "dataset repository to push to, OWNER/NAME"})
     max_shard_size: str = field(default=SHARD_SIZE, metadata={"help": "size of a Parquet file, about"})
-    public: bool = field(default=False, metadata={"help": "let everybody see the repository and its history; X-rays of patients are gated"})
+    num_shards: int = field(
+        default=1, metadata={"help": "least number of Parquet files of a split, for as many workers that stream it"}
+    )
+    public: bool = field(
+        default=False,
+        metadata={"help": "let everybody see the repository and its history; patients' X-rays gated"},
+    )
     i_accept_the_terms: bool = field(
         default=False, metadata={"help": "acceptance of the terms of the X-rays, which --public needs"}
     )
@@ -30,10 +36,13 @@ class ExportConfig:
         """Check what needs no X-ray.
 
         Raises:
-            ValueError: nowhere to put the set, a bad name of a repository or version, or public without the terms.
+            ValueError: nowhere to put the set, a count below 1, a bad name of a repository or version, or public
+                without the terms.
         """
         if not (self.output or self.repo_id):
             raise ValueError("no place for the set: pass --output, a folder to make, or --repo_id, or both")
+        if self.num_shards < 1:
+            raise ValueError(f"num_shards must be 1 or more, got {self.num_shards}")
         if self.repo_id:
             from huggingface_hub.utils import validate_repo_id
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet
 from datasets import DatasetInfo
+from datasets.arrow_writer import ParquetWriter
 from datasets.exceptions import DatasetGenerationError
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
@@ -46,12 +47,15 @@ class Facts(NamedTuple):
     lungs: np.ndarray | None
 
 
-def write_parquet(data_dir: Path, folder: Path, max_shard_size: str = SHARD_SIZE) -> DatasetInfosDict:
+def write_parquet(
+    data_dir: Path, folder: Path, max_shard_size: str = SHARD_SIZE, num_shards: int = 1
+) -> DatasetInfosDict:
     """Write the set under `data_dir` (folder or zip) to `folder`/<config>/<split>-<n>-of-<m>.parquet.
 
     Each site that is there has a config; `all` is the same files. A split without rows has no file, as `load_dataset`
     would refuse it. The same rows give the same bytes. `max_shard_size` is that of the images before a last group of
-    rows is added. Return features, splits and sizes of each config.
+    rows is added. Each split has `num_shards` files or more, as far as it has rows, so that as many workers can stream
+    it. Return features, splits and sizes of each config.
 
     Raises:
         FileNotFoundError: nothing of the set under `data_dir`.
@@ -70,20 +74,47 @@ def write_parquet(data_dir: Path, folder: Path, max_shard_size: str = SHARD_SIZE
             except DatasetGenerationError as error:
                 raise error.__cause__ or error from None  # the cause names the file
             splits = [split for split in builder.info.splits.values() if split.num_examples]
-            infos[config] = _info(splits, sum(_take(target, folder / config, split.name) for split in splits))
+            sizes = (_take(target, folder / config, split.name, num_shards) for split in splits)
+            infos[config] = _info(splits, sum(sizes))
     every = [split for info in infos.values() for split in info.splits.values()]
     infos["all"] = _info(every, sum(info.download_size for info in infos.values()))
     return infos
 
 
-def _take(scratch: Path, folder: Path, split: str) -> int:
+def _take(scratch: Path, folder: Path, split: str, num_shards: int) -> int:
     """Move a split's files to `folder` under the names that the Hub's own tools give; return their bytes."""
     folder.mkdir(exist_ok=True)
-    paths = sorted(scratch.glob(f"*-{split}*.parquet"))
+    paths = _spread(sorted(scratch.glob(f"*-{split}*.parquet")), num_shards)
     size = sum(path.stat().st_size for path in paths)
     for number, path in enumerate(paths):
         path.rename(folder / f"{split}-{number:05d}-of-{len(paths):05d}.parquet")
     return size
+
+
+def _spread(paths: list[Path], num_shards: int) -> list[Path]:
+    """Return a split's files, written again as `num_shards` of nearly as many rows each where they are fewer."""
+    rows = sum(pyarrow.parquet.read_metadata(path).num_rows for path in paths)
+    count = min(num_shards, rows)
+    if len(paths) >= count:
+        return paths
+    ends = [rows * (number + 1) // count for number in range(count)]
+    spread = [paths[0].with_name(f"spread-{number:05d}.parquet") for number in range(count)]
+    groups, rest = _groups(paths), None
+    for path, size in zip(spread, np.diff([0, *ends]), strict=True):
+        with ParquetWriter(features=cxm.FEATURES, path=str(path)) as writer:
+            while size:
+                rest = rest if rest is not None and rest.num_rows else next(groups)
+                taken = rest.slice(0, size)
+                writer.write_table(taken, ROWS_PER_GROUP)
+                rest, size = rest.slice(taken.num_rows), size - taken.num_rows
+            writer.finalize()
+    return spread
+
+
+def _groups(paths: list[Path]) -> Iterator[pyarrow.Table]:
+    for path in paths:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from map(file.read_row_group, range(file.num_row_groups))
 
 
 def _info(splits: list[SplitInfo], download_size: int) -> DatasetInfo:

@@ -22,7 +22,7 @@ from hub_models.hub.dataset_export import ExportConfig, export
 from hub_models.hub.parquet import write_parquet
 
 REPO = "somebody/chest-xrays"
-SECTIONS = ["Use", "Fields", "Splits", "Statistics", "What is odd in this copy", "Terms", "Limits"]
+SECTIONS = ["Use", "Fields", "Splits", "Statistics", "What is odd in this copy", "Terms", "Origin", "Limits"]
 LABELS = ["normal", "tuberculosis"]
 
 
@@ -32,7 +32,7 @@ class Set:
     def __init__(self, source: Path, folder: Path) -> None:
         self.source, self.folder, self.audit = source, folder, audit(source, progress=False)
         folder.mkdir()
-        self.terms = write_card(folder, write_parquet(source, folder), self.audit, REPO)
+        self.terms = write_card(folder, write_parquet(source, folder), self.audit, "chest-xrays", REPO)
         self.card = DatasetCard.load(folder / "README.md")
         self.rows = []
         for split, rows in datasets.load_dataset("chest_xray_masks", "all", data_dir=str(source)).items():
@@ -79,7 +79,8 @@ def test_card_is_whole(name: str, sets) -> None:
     shown = re.findall(r"!\[.+?\]\((.*?)\)", text)
     assert shown == ["overview.png"] + ["samples.png"] * (name == "phantoms")
     kept = {path.name for path in one.folder.iterdir() if path.is_file()}
-    assert kept == {"README.md", *shown} | ({"LICENSE.md"} if name != "phantoms" else set())
+    shown += ["eval.yaml"] * ("test" in {row["split"] for row in one.rows})
+    assert kept == {"README.md", "croissant.json", *shown} | ({"LICENSE.md"} if name != "phantoms" else set())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,9 +93,13 @@ def test_head_is_what_viewers_and_the_hub_need(name: str, sets) -> None:
     assert ("synthetic" in data.tags) == (name == "phantoms")
     if name == "phantoms":
         assert data.license == "apache-2.0" and data.pretty_name.startswith("Synthetic")
+        assert not any(key.startswith("extra_gated") for key in data.to_dict())
     else:
         assert (data.license, data.license_name) == ("other", "nlm-request-and-cc-by-nc-sa-4.0")
         assert (one.folder / data.license_link).is_file()
+        assert data.to_dict()["extra_gated_prompt"].strip() == one.terms
+        stated = " ".join(data.to_dict()["extra_gated_fields"])
+        assert ("Montgomery" in stated, "CC BY-NC-SA 4.0" in stated) == (name != "bare", name in ("patients", "odd"))
     infos, configs = DatasetInfosDict.from_dataset_card_data(data), MetadataConfigs.from_dataset_card_data(data)
     of_config = {"MC": "Montgomery", "Shenzhen": "Shenzhen"}
     present = [config for config, site in of_config.items() if site in one.sites]
@@ -192,7 +197,10 @@ def test_oddities_are_those_of_the_audit(name: str, sets) -> None:
     ((_, rows),) = found
     kinds = [kind for kind in KINDS if one.audit.of_kind(kind) and kind not in ("X-ray missing", "site absent")]
     assert [row[0] for row in rows] == kinds
-    for kind, verdict, count, which in rows:
+    for kind, verdict, count, *per_site, which in rows:
+        named = {id for finding in one.audit.of_kind(kind) for id in finding.ids}
+        prefixes = {"Montgomery": "MCUCXR", "Shenzhen": "CHNCXR"}
+        assert [int(n) for n in per_site] == [sum(id.startswith(prefixes[site]) for id in named) for site in one.sites]
         held = one.audit.of_kind(kind)
         assert int(count) == len(held) and verdict == ("to look at" if KINDS[kind].is_off else "as it is")
         ids = [id for finding in held[:5] for id in finding.ids]
@@ -202,9 +210,11 @@ def test_oddities_are_those_of_the_audit(name: str, sets) -> None:
 
 def test_odd_files_are_named(sets) -> None:
     words = sections(sets["odd"].card)["What is odd in this copy"]
-    assert "| mask without image | to look at | 1 | `MCUCXR_0777_0` |" in words
-    assert "| same pixels | to look at | 1 | `CHNCXR_0001_0` and `MCUCXR_0001_0` and `MCUCXR_0888_1` |" in words
-    assert "| image without reading | to look at | 1 | `MCUCXR_0888_1` |" in words
+    assert "| mask without image | to look at | 1 | 1 | 0 | `MCUCXR_0777_0` |" in words
+    assert (
+        "| same pixels | to look at | 1 | 2 | 1 | `CHNCXR_0001_0` and `MCUCXR_0001_0` and `MCUCXR_0888_1` |" in words
+    )
+    assert "| image without reading | to look at | 1 | 1 | 0 | `MCUCXR_0888_1` |" in words
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -234,7 +244,8 @@ def test_every_number_in_the_words_is_counted(name: str, sets) -> None:
     assert all(" and ".join(f"`{id}`" for id in ids) in text for ids in linked)
     counted = {len(rows), len(patients), masks, readings, shenzhen, len(rows) - masks, *modes.values()}
     counted |= {len(one.of(site=site)) for site in one.sites}
-    rules = {"70", "10", "20", "16", "5", "4.0", "2.0"}  # fractions of the splits, 16-bit images, ids named, licences
+    # fractions of the splits, 16-bit images, ids named, licences, mask values, the number in the hospital's name
+    rules = {"70", "10", "20", "16", "5", "4.0", "2.0", "0", "255", "3"}
     numbers = plain_numbers(text)
     assert numbers <= {str(number) for number in counted} | rules
     assert numbers >= {str(len(rows)), "70", "10", "20"}

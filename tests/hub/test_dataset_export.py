@@ -275,6 +275,7 @@ def test_script_says_where_the_set_is(tmp_path) -> None:
             "--dry_run is only for a push",
         ),
         ({"repo_id": "no/such/name"}, "no/such/name"),
+        ({"num_shards": 0}, "num_shards must be 1 or more, got 0"),
         ({"public": True}, "--public shares the X-rays with all; NLM asks .* pass --i_accept_the_terms too"),
         *(({"version": name}, f"version must be .* got '{name}'") for name in ("a b", "main", "", "-v", "a..b")),
     ],
@@ -410,7 +411,7 @@ def test_lost_answers_of_settings_are_no_failure(hub: LoopbackHub, as_user, conf
 
 def test_set_that_the_hub_does_not_gate_stays_private(hub, as_user, config, monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.HfApi, "update_repo_settings", lambda *_, **__: None)
-    with as_user("alice"), pytest.raises(ValueError, match="did not gate .* nothing was made public"):
+    with as_user("alice"), pytest.raises(ValueError, match=f"did not gate .*{REPO}, nothing was made public"):
         export(config(public=True, i_accept_the_terms=True))
     assert hub.repo(REPO, "dataset").private and not hub.repo(REPO, "dataset").files()
 

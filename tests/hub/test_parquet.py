@@ -129,3 +129,42 @@ def test_what_cannot_be_built_is_refused(tiny_set, tmp_path) -> None:
         written(tiny.write_tree(files, tmp_path / "damaged"), tmp_path / "out")
     with pytest.raises(ValueError, match="lots"):
         written(tiny_set, tmp_path / "out", max_shard_size="lots")
+
+
+@pytest.mark.parametrize("num_shards", [4, 100])
+def test_as_many_shards_as_workers_want(num_shards: int, tiny_set, tmp_path) -> None:
+    written(tiny_set, tmp_path / "one")
+    infos = written(tiny_set, tmp_path / "many", num_shards=num_shards)
+    for config in ("MC", "Shenzhen"):
+        for split, info in infos[config].splits.items():
+            paths = sorted((tmp_path / "many" / config).glob(f"{split}-*"))
+            assert len(paths) == min(num_shards, info.num_examples)
+            assert paths[-1].name == f"{split}-{len(paths) - 1:05d}-of-{len(paths):05d}.parquet"
+            tables = [pyarrow.parquet.read_table(path) for path in paths]
+            assert max(map(len, tables)) - min(map(len, tables)) <= 1
+            (one,) = (tmp_path / "one" / config).glob(f"{split}-*")
+            assert pyarrow.concat_tables(tables).to_pylist() == pyarrow.parquet.read_table(one).to_pylist()
+            assert datasets.Features.from_arrow_schema(tables[0].schema) == cxm.FEATURES
+        paths = (tmp_path / "many" / config).iterdir()
+        assert infos[config].download_size == sum(path.stat().st_size for path in paths)
+    found, known = (read_facts(tmp_path / name) for name in ("many", "one"))
+    assert [one.id for one in found] == [one.id for one in known]
+
+
+def test_workers_share_a_stream(tiny_set, tmp_path) -> None:
+    """Each of four workers of a loader reads some of the rows, and none is read twice."""
+    import torch.utils.data
+
+    written(tiny_set, tmp_path / "out", num_shards=4)
+    files = sorted(map(str, (tmp_path / "out" / "MC").glob("train-*")))
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True).select_columns("id")
+    assert rows.num_shards == 4
+
+    def with_worker(row: dict) -> dict:
+        return {"id": row["id"], "worker": torch.utils.data.get_worker_info().id}
+
+    loader = torch.utils.data.DataLoader(rows.map(with_worker), batch_size=None, num_workers=4)
+    read = [(row["id"], row["worker"]) for row in loader]
+    assert {worker for _, worker in read} == {0, 1, 2, 3}
+    expected = [id for file in files for id in pyarrow.parquet.read_table(file)["id"].to_pylist()]
+    assert sorted(id for id, _ in read) == sorted(expected)
