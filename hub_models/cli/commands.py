@@ -191,6 +191,7 @@ COMMANDS = {
             "card": [
                 Option("license", "the Hub's name of a licence, such as apache-2.0; a model needs one", "NAME"),
                 Option("also", "evaluations and runs for the card's table", "RUN", Path, (), nargs="+"),
+                Option("dataset", "Hub id of the exported set that the model was trained and tested on", "ID"),
                 Option("segmenter", "Hub id of the lung model, for a TB model's card or the page", "ID"),
                 Option("classifier", "Hub id of the TB model, for the page", "ID"),
             ],

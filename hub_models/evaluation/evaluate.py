@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import subprocess
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
     if synthetic := count_synthetic(evaluated.rows):
         results |= {"synthetic": synthetic}
     results |= {"config": dataclasses.asdict(config), "commit": _commit()}
+    results |= {"date": datetime.now(UTC).date().isoformat()}
     results |= {"launch": launch_of(accelerator), "versions": {name: version(name) for name in VERSIONED}}
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)

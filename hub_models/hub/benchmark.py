@@ -1,9 +1,15 @@
 """The exported set as a benchmark of the Hub: its eval.yaml, and the ids of tasks that a model's results name."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import yaml
 from datasets.info import DatasetInfosDict
+from huggingface_hub import HfApi
 
 from chest_xray_masks import SITES
+from hub_models.hub_client.repository import Repository
+from hub_models.hub_client.requests import plain_errors, retried
 
 EVAL_NAME = "eval.yaml"
 FRAMEWORK = "chest-xray-masks"  # which measures, as `cxm evaluate`
@@ -13,6 +19,37 @@ MEASURED = {
     "lung_segmentation": "lung masks: Dice, as a mean over X-rays, each on its own pixels (0 to 1)",
     "tb_classification": "probability of tuberculosis: AUROC (0 to 1)",
 }
+
+
+class Benchmark(NamedTuple):
+    """A set on the Hub, at a commit, and the ids of the tasks that its eval.yaml names."""
+
+    id: str
+    revision: str
+    tasks: frozenset[str]
+
+
+def read_benchmark(dataset: str, token: str | None = None) -> Benchmark:
+    """Return what the Hub holds of a set: OWNER/NAME of `cxm export --repo_id`.
+
+    Raises:
+        PermissionError, ConnectionError: the Hub does not show it.
+        ValueError: it is not there, or its eval.yaml is missing or damaged.
+    """
+    repository = Repository(HfApi(token=token), dataset, "dataset")
+    if (head := repository.head()) is None or EVAL_NAME not in head.digests:
+        missing = "is not there" if head is None else f"has no {EVAL_NAME}"
+        raise ValueError(f"{repository.url} {missing}: push the set with `cxm export --repo_id {dataset}` first")
+    with plain_errors("reading", f"dataset {dataset}", token):
+        path = retried(_download, repository, head.commit, secret=token)
+    try:
+        return Benchmark(dataset, head.commit, frozenset(task_ids(path.read_text(encoding="utf-8"))))
+    except ValueError as error:
+        raise ValueError(f"{repository.url} is no benchmark: {error}") from error
+
+
+def _download(repository: Repository, commit: str) -> Path:
+    return Path(repository.api.hf_hub_download(repository.id, EVAL_NAME, repo_type="dataset", revision=commit))
 
 
 def task_id(task: str, config: str) -> str:

@@ -2,18 +2,28 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from chest_xray_masks import SITES
+from hub_models.hub.benchmark import PROTOCOL, SPLIT, Benchmark, task_id
 from hub_models.hub.card_facts import PROTOCOL_TEXTS, training_facts
-from hub_models.hub.card_tables import METRIC_COLUMNS, card_template, main_column, tables
+from hub_models.hub.card_tables import (
+    CODE_URL,
+    HUB_URL,
+    INSTALL,
+    METRIC_COLUMNS,
+    card_template,
+    main_column,
+    tables,
+)
 from hub_models.hub.limits import limits_of, only_synthetic
 from hub_models.metrics import TEMPERATURES
 from hub_models.models.tasks import TASKS
-from hub_models.runs.run_folder import RunFolder, site_of
+from hub_models.runs.run_folder import RESULTS_NAME, RunFolder, site_of
 
 MODEL_TEMPLATE = card_template("model_card.md")
 PICTURES_SHOWN = ("dice.png", "outlines.png", "roc.png", "reliability.png", "probabilities.png")  # no X-ray on them
@@ -23,12 +33,18 @@ DATASETS = {
     False: ("chest_xray_masks", "Montgomery and Shenzhen"),
     True: ("synthetic_chest_xrays", "Synthetic X-rays"),
 }
+RESULTS_PATH = ".eval_results/chest_xray_masks.yaml"
 UNNAMED = "LUNGS"  # stands for a lung model whose Hub id is not given
 PLAIN = {"region": "image", "fit": "squash", "views": 1, "two_lungs": False}  # settings that a pipeline follows
 
 
 def model_card(
-    run: RunFolder, repo_id: str, license: str | None, also: Sequence[Path] = (), segmenter: str | None = None
+    run: RunFolder,
+    repo_id: str,
+    license: str | None,
+    also: Sequence[Path] = (),
+    segmenter: str | None = None,
+    dataset: str | None = None,
 ) -> ModelCard:
     """Return the card of a run for the Hub repository `repo_id`, without the user's notes.
 
@@ -38,6 +54,7 @@ def model_card(
         license: the Hub's name of it.
         also: folders of other evaluations of the model, or of runs of the same kind, for the table across sites.
         segmenter: Hub id of the lung model that a model of the lung region needs; a placeholder stands for None.
+        dataset: Hub id of the set that it was trained and tested on, for the card's head.
 
     Raises:
         FileNotFoundError: a folder is not that of a finished run or evaluation.
@@ -50,7 +67,7 @@ def model_card(
     facts["tables"] = tables(run, also)
     facts |= training_facts(run, heading)
     facts |= {"limits": limits_of(TASKS[run.config.task].kind, run.data)}
-    facts |= {"card_data": _metadata(run, repo_id, license).to_yaml()}
+    facts |= {"card_data": _metadata(run, repo_id, license, dataset).to_yaml()}
     return ModelCard(re.sub(r"\n{3,}", "\n\n", MODEL_TEMPLATE.render(facts)))
 
 
@@ -61,6 +78,8 @@ def _names(run: RunFolder, repo_id: str, segmenter: str | None) -> dict[str, obj
     learned = data["earlier"] + (data["train"] + data["validation"] if task.learns_masks else [])
     return {
         "name": name,
+        "code_url": CODE_URL,
+        "install": INSTALL,
         "repo_id": repo_id,
         "lungs_id": segmenter or f"{owner}/{UNNAMED}".lstrip("/"),
         "lungs_named": segmenter is not None,
@@ -83,7 +102,7 @@ def card_pictures(run: RunFolder) -> list[str]:
     return [name for name in names if (run.path / name).is_file()]
 
 
-def _metadata(run: RunFolder, repo_id: str, license: str | None) -> ModelCardData:
+def _metadata(run: RunFolder, repo_id: str, license: str | None, dataset: str | None) -> ModelCardData:
     synthetic = ["synthetic"] if "synthetic" in run.data else []
     carbon = {"emissions": 1000 * run.emissions["emissions"], "source": "CodeCarbon"} if run.emissions else None
     return ModelCardData(
@@ -93,6 +112,7 @@ def _metadata(run: RunFolder, repo_id: str, license: str | None) -> ModelCardDat
         pipeline_tag=f"image-{TASKS[run.config.task].kind}",
         tags=["chest-x-ray", "medical-imaging", *TASK_TAGS[run.config.task], run.model["model_type"], *synthetic],
         base_model=run.base_model,
+        datasets=[dataset] if dataset else None,
         metrics=[column.hub_name for column in METRIC_COLUMNS[run.config.task]["results"]],
         model_name=repo_id.split("/")[-1],
         eval_results=list(_results(run)),
@@ -131,21 +151,21 @@ def _results(run: RunFolder) -> Iterator[EvalResult]:
             )
 
 
-def eval_results(run: RunFolder, repo_id: str) -> dict[str, str]:
-    """Return the same metrics in the Hub's newer format: path in the repository, `.eval_results/<name>.yaml`, to YAML.
+def eval_results(run: RunFolder, repo_id: str, benchmark: Benchmark) -> dict[str, str]:
+    """Return the main metric in the format that the Hub ranks by: path in the repository to YAML; empty without any.
 
-    The dataset is named as if it stood beside the model, in the repository `<owner>/chest_xray_masks`.
+    An entry stands for a task of the benchmark that the run was tested on: the test split of the set's own protocol.
     """
-    owner, made_up = repo_id.rpartition("/")[0], ", synthetic X-rays" if "synthetic" in run.data else ""
-    split = f"{run.config.protocol}_{run.results['split']}"
-    entries = [
-        EvalResultEntry(
-            dataset_id=f"{owner}/{DATASETS[False][0]}".lstrip("/"),
-            task_id=f"{run.config.task}_{split}_{one.dataset_config}_{one.metric_type}".lower(),
-            value=one.metric_value,
-            notes=f"{one.metric_name}, protocol {run.config.protocol}{made_up}",
-        )
-        for one in _results(run)
-    ]
+    if (run.config.protocol, run.results["split"]) != (PROTOCOL, SPLIT):
+        return {}
+    column, configs = main_column(run), {f"site: {site}": config for config, site in SITES.items()}
+    date, made_up = run.results.get("date"), ", synthetic X-rays" if "synthetic" in run.data else ""
+    source, entries = f"{HUB_URL}/{repo_id}/blob/main/{RESULTS_NAME}", []
+    for key in run.groups:
+        group, id = run.results["metrics"][key], task_id(run.config.task, configs.get(key, "all"))
+        if id in benchmark.tasks and (value := group[column.metric]["value"]) is not None:
+            notes = f"{column.heading} of {group['n']} X-rays{made_up}"
+            entry = EvalResultEntry(benchmark.id, id, round(value, column.digits), benchmark.revision, date=date)
+            entries.append(replace(entry, source_url=source, source_name=RESULTS_NAME, notes=notes))
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=200)
-    return {f".eval_results/{DATASETS['synthetic' in run.data][0]}.yaml": text}
+    return {RESULTS_PATH: text} if entries else {}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-DRAWN = {
+OF_A_PROGRAM = {
     "dataCollection": "A program drew every X-ray, mask and reading; no patient is behind any of them.",
     "dataCollectionType": ["Software Collection"],
     "annotatorDemographics": ["Nobody: masks and labels are those that the program drew by."],
@@ -15,13 +15,13 @@ DRAWN = {
     ],
     "dataBiases": [],
 }
-SITES = {
+COLLECTED = {
     "Montgomery": "Montgomery: X-rays of the tuberculosis control program of the county's Department of Health and "
     "Human Services, Maryland, USA.",
     "Shenzhen": "Shenzhen: X-rays of out-patients of a hospital in Shenzhen, Guangdong, China, taken in daily routine "
     "(Shenzhen No. 3 People's Hospital).",
 }
-MASKS = {
+MASKS_BY = {
     "Montgomery": "Montgomery's masks were drawn by hand under the supervision of a radiologist (Candemir et al.).",
     "Shenzhen": "Shenzhen's masks were drawn by hand by students and teachers of a technical university, the Igor "
     "Sikorsky Kyiv Polytechnic Institute (Stirenko et al.).",
@@ -35,11 +35,11 @@ def provenance(values: Mapping[str, Any]) -> dict[str, Any]:
     Source: the NLM's readmes; Jaeger et al. 2014, doi 10.3978/j.issn.2223-4292.2014.11.20.
     """
     missing = values["images"] - values["masks"]
-    lacking = f"{missing} X-rays have no mask: `None`, not an empty mask." if missing else "Every X-ray has a mask."
+    lacking = f"Of masks, {missing} X-rays have none: `None`, not an empty mask. " if missing else ""
     if values["only_synthetic"]:
-        return DRAWN | {"dataCollectionMissingData": lacking}
-    sites = [site for site in SITES if site in values["configs"].values()]
-    drawn = [MASKS[site] for site in sites if site != "Shenzhen" or values["shenzhen_masks"]]
+        return OF_A_PROGRAM | {"dataCollectionMissingData": lacking.rstrip() or "Every X-ray has a mask."}
+    sites = [site for site in COLLECTED if site in values["configs"].values()]
+    drawn = [MASKS_BY[site] for site in sites if site != "Shenzhen" or values["shenzhen_masks"]]
     detectors = (
         "Two sites and two detectors. Models tell them apart, so metrics over both together can flatter. A model of "
         "one can fail at the other."
@@ -47,9 +47,9 @@ def provenance(values: Mapping[str, Any]) -> dict[str, Any]:
         else "One site, one detector: a model of it can fail elsewhere."
     )
     return {
-        "dataCollection": " ".join(SITES[site] for site in sites),
+        "dataCollection": " ".join(COLLECTED[site] for site in sites),
         "dataCollectionType": ["Secondary Data Analysis"],
-        "dataCollectionMissingData": f"{lacking} Sex, age, findings and reading are `None` where no text states them.",
+        "dataCollectionMissingData": f"{lacking}Sex, age, findings and reading are `None` where no text states them.",
         "dataPreprocessingProtocol": ["Images are the original bytes. Masks are thresholded and have 0 and 255 only."],
         "dataAnnotationProtocol": [
             "The label is what a radiologist saw. A reading in words stands beside each X-ray.",

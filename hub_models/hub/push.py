@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
+from hub_models.hub.benchmark import read_benchmark
 from hub_models.hub.run_files import MAY_BE_SENT, bytes_of, release
 from hub_models.hub_client.downloads import pull_model as pull_model
 from hub_models.hub_client.repository import HUB_FILE, FileContent, Head, Repository, differences, digests_of
@@ -59,6 +60,7 @@ def push_model(
     version: str | None = None,
     also: Sequence[Path] = (),
     segmenter: str | None = None,
+    dataset: str | None = None,
     replace: bool = False,
     dry_run: bool = False,
     token: str | None = None,
@@ -69,16 +71,17 @@ def push_model(
     where there is none) hold the run's files and nothing else, and the tag `version`, where given, is set there.
     A call after a failure resumes; an unchanged run makes no commit. `replace` allows to delete another model, or
     other files. `dry_run` sends nothing and does not check the card's metadata. For `license`, `also` and `segmenter`
-    see `model_card.model_card`.
+    see `model_card.model_card`. `dataset` is the set on the Hub, by `cxm export`, that the run was trained and tested
+    on: the card links it, and its leaderboard gets the results.
 
     Raises:
         FileNotFoundError: the run has not ended.
         PermissionError: not logged in, or without the right to write there.
         ConnectionError: no answer, after some tries.
         ValueError: the run's files contradict each other, its README.md was edited, `segmenter` is another lung model
-            than the run was trained with, the Hub refuses the card's metadata (such as the licence) or a name, the
-            repository holds something else or has the other visibility, the version stands for other files, or
-            somebody else pushed meanwhile.
+            than the run was trained with, `dataset` is no set with an eval.yaml, the Hub refuses the card's metadata
+            (such as the licence) or a name, the repository holds something else or has the other visibility, the
+            version stands for other files, or somebody else pushed meanwhile.
     """
     api = HfApi(token=token)
     owner, _, name = repo_id.rpartition("/")
@@ -91,7 +94,8 @@ def push_model(
     repository = Repository(api, f"{owner}/{name}", branch=revision or "main")
     validate_repo_id(repository.id)
     _check_name(version, repository)
-    files = release(run, repository.id, license, also, segmenter)  # a bad run is refused before a login
+    benchmark = read_benchmark(dataset, token) if dataset else None
+    files = release(run, repository.id, license, also, segmenter, benchmark)  # a bad run is refused before a login
     push = Push(repository, files, _message(run), private, version)
     if dry_run:
         return push

@@ -152,6 +152,7 @@ def push(
     version: str | None = None,
     revision: str | None = None,
     also: Sequence[Path] = (),
+    dataset: str | None = None,
     replace: bool = False,
 ) -> Push | str:
     """Push the model of `run` or, with `space`, the page; return what went. For the options see `push_model`.
@@ -174,10 +175,11 @@ def push(
             version=version,
             also=also,
             segmenter=segmenter,
+            dataset=dataset,
             replace=replace,
             dry_run=dry_run,
         )
-    of_models = {"version": version, "revision": revision, "also": also, "replace": replace}
+    of_models = {"version": version, "revision": revision, "also": also, "dataset": dataset, "replace": replace}
     if given := [name for name, value in of_models.items() if value]:
         raise ValueError(f"--{given[0]} is of a model's push: leave it out with --space")
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:

@@ -1,9 +1,11 @@
 """Cards of runs that were really trained: every number in them is looked up in the run's files, none is believed."""
 
 import dataclasses
+import datetime
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from hub_runs import edit
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from launch import config_of
+from loopback_hub.cards import faults_of
 from PIL import Image
 
 from hub_models.evaluation.evaluate import evaluate_run
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.hub import model_card as cards
+from hub_models.hub.benchmark import Benchmark
 from hub_models.hub.limits import limits_of
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
@@ -318,19 +322,42 @@ def test_metadata_and_model_index_come_back_from_the_library(name: str, runs, tm
     assert not stated
 
 
+TASK = {"lungs": "lung_segmentation", "tb": "tb_classification"}
+
+
 @pytest.mark.parametrize("name", ["lungs", "tb"])
-def test_newer_results_say_the_same_as_the_model_index(name: str, runs) -> None:
-    ((path, text),) = cards.eval_results(RunFolder.read(runs[name]), REPO).items()
-    assert path == ".eval_results/synthetic_chest_xrays.yaml"
+def test_results_of_a_benchmark_are_its_tasks(name: str, runs) -> None:
+    run = RunFolder.read(runs[name])
+    tasks = [TASK[name] + suffix for suffix in ("_mc", "_shenzhen", "")]
+    benchmark = Benchmark("somebody/xrays", "5" * 40, frozenset(tasks))
+    ((path, text),) = cards.eval_results(run, REPO, benchmark).items()
+    assert path == ".eval_results/chest_xray_masks.yaml"
     entries = parse_eval_result_entries(yaml.safe_load(text))
-    indexed = model_card(runs[name], REPO, "mit").data.eval_results
-    assert {entry.dataset_id for entry in entries} == {"somebody/chest_xray_masks"}
-    task = read(runs[name])["task"]
-    ids = [f"{task}_default_test_{one.dataset_config}_{one.metric_type}".lower() for one in indexed]
-    assert [entry.task_id for entry in entries] == ids and len(set(ids)) == len(ids)
-    for entry, one in zip(entries, indexed, strict=True):
-        assert entry.value == one.metric_value
-        assert entry.notes == f"{one.metric_name}, protocol default, synthetic X-rays"
+    assert [one.task_id for one in entries] == tasks
+    main = {"lungs": "dice", "tb": "auroc"}[name]
+    for one, site in zip(entries, ("Montgomery", "Shenzhen", "all"), strict=True):
+        group = run.results["metrics"][key_of(site, run.results["metrics"])]
+        assert one.value == pytest.approx(group[main]["value"], abs=0.000501)
+        assert (one.dataset_id, one.dataset_revision) == ("somebody/xrays", "5" * 40)
+        assert datetime.date.fromisoformat(one.date) == datetime.date.fromisoformat(run.results["date"])
+        assert one.source_url == f"https://huggingface.co/{REPO}/blob/main/results.json"
+        assert f"of {group['n']} X-rays, synthetic" in one.notes
+    only_all = benchmark._replace(tasks=frozenset(tasks[2:]))
+    (found,) = cards.eval_results(run, REPO, only_all).values()
+    assert [one.task_id for one in parse_eval_result_entries(yaml.safe_load(found))] == tasks[2:]
+    assert cards.eval_results(run, REPO, benchmark._replace(tasks=frozenset({"other"}))) == {}
+    elsewhere = RunFolder(run.path, dataclasses.replace(run.config, protocol="idiap"))
+    assert cards.eval_results(elsewhere, REPO, benchmark) == {}  # its test split is another
+
+
+def test_card_links_the_set_and_the_code(runs) -> None:
+    card = model_card(runs["lungs"], REPO, "mit", dataset="somebody/xrays")
+    assert card.data.datasets == ["somebody/xrays"] and faults_of(str(card)) == []
+    assert model_card(runs["lungs"], REPO, "mit").data.datasets is None
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    address = project["urls"]["Repository"]
+    assert f"[chest-xray-masks]({address})" in card.text
+    assert f'pip install "{project["name"]}[models] @ git+{address}"' in card.text
 
 
 def test_real_x_rays_have_terms_and_citations(of_patients) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import yaml
 from hub_runs import BOTH, AsUser, content, said_by
+from huggingface_hub import parse_eval_result_entries
 from launch import ROOT, python
 from loopback_hub import LoopbackHub
 from loopback_hub.steps import STEPS, STORAGE
 from PIL import Image
 
+from hub_models.hub.dataset_export import ExportConfig, export
 from hub_models.hub.push import Push, pull_model, push_model
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
@@ -320,3 +323,19 @@ def test_script_as_users_run_it(hub, gone_hub, run, tmp_path, monkeypatch) -> No
     for one in (failed, done, lost):
         assert "Traceback" not in one.stderr
         assert not any(token in one.stdout + one.stderr for token in hub.users)
+
+
+def test_results_name_the_exported_set(hub: LoopbackHub, as_user, run: Path, phantoms: Path) -> None:
+    hub.create("alice/other", {"a.txt": b"a"}, "dataset")
+    with as_user("alice"):
+        assert "alice/xrays is not there" in said_by(ValueError, lambda: push(run, dataset="alice/xrays"), hub)
+        assert "alice/other has no eval.yaml" in said_by(ValueError, lambda: push(run, dataset="alice/other"), hub)
+        assert ("model", "alice/m") not in hub.repos
+        export(ExportConfig(data_dir=phantoms, repo_id="alice/xrays"))
+        push(run, dataset="alice/xrays")
+        assert huggingface_hub.model_info("alice/m").card_data.datasets == ["alice/xrays"]
+    files, data = hub.repo("alice/m").files(), hub.repo("alice/xrays", "dataset")
+    entries = parse_eval_result_entries(yaml.safe_load(files[".eval_results/chest_xray_masks.yaml"]))
+    assert {one.dataset_revision for one in entries} == {data.commits[0].oid}
+    named = {task["id"]: task for task in yaml.safe_load(data.files()["eval.yaml"])["tasks"]}
+    assert {one.task_id for one in entries} == {id for id in named if id.startswith("tb_classification")}

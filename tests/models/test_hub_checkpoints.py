@@ -61,7 +61,7 @@ def test_checkpoint_without_image_processor_serves_offline_too(hub, tmp_path, as
 def test_each_reason_has_its_own_sentence(there, as_user) -> None:
     with as_user("bob"):
         typo = said_of(FileNotFoundError, "alice/encodr")
-        there.gated = True
+        there.gated = "auto"
         gated = said_of(PermissionError)
     with as_user(None):
         there.gated, there.private = False, True
