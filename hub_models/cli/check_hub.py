@@ -89,6 +89,8 @@ def _check_data(repository: Repository, source: Path, cache: Path) -> None:
                 _require(loaded == _rows(rows), f"other rows of {name}, {split} came back")
             logger.info("%d rows of %s, %s came back, loaded and streamed", len(rows), name, split)
     _require_private(repository)
+    repository.gate()
+    logger.info("it can be gated")
 
 
 def _loaded(repository: Repository, name: str, split: str, streaming: bool, cache: Path) -> list[dict[str, Any]]:
