@@ -114,9 +114,7 @@ class Repository:
                 self.api.update_repo_settings(self.id, repo_type=self.type, gated="manual")
                 head = self._read_head("main")
             if head is None or not head.gated:
-                raise ValueError(
-                    f"the Hub did not gate {self.url}: nothing was made public; do it on its settings page"
-                )
+                raise ValueError(f"the Hub did not gate it, nothing was made public: gate it at {self.url}/settings")
 
         with self._plain("gating"):
             retried(once, secret=self.api.token)

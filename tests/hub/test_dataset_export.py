@@ -411,7 +411,7 @@ def test_lost_answers_of_settings_are_no_failure(hub: LoopbackHub, as_user, conf
 
 def test_set_that_the_hub_does_not_gate_stays_private(hub, as_user, config, monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.HfApi, "update_repo_settings", lambda *_, **__: None)
-    with as_user("alice"), pytest.raises(ValueError, match=f"did not gate .*{REPO}, nothing was made public"):
+    with as_user("alice"), pytest.raises(ValueError, match=f"did not gate it.*{REPO}/settings"):
         export(config(public=True, i_accept_the_terms=True))
     assert hub.repo(REPO, "dataset").private and not hub.repo(REPO, "dataset").files()
 
