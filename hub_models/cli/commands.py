@@ -32,6 +32,7 @@ XRAYS = Option(
 )
 SEGMENTER = Option("segmenter", "lung model: a run folder or a Hub id", "RUN")
 CLASSIFIER = Option("classifier", "TB model: a run folder or a Hub id", "RUN")
+PUBLIC = Option("public", "let everyone see it (default: private)", kind=bool, default=True, dest="private")
 REVISION = Option("revision", "branch, tag or commit of models that come from the Hub (default: main)", "REV")
 
 
@@ -93,8 +94,14 @@ COMMANDS = {
         {
             "": [Option("config", "YAML or JSON file, or run folder: values of options that are not given", "FILE")],
             **options_of(TrainConfig, TRAIN_GROUPS),
+            "Hub": [
+                Option("push", "OWNER/NAME or NAME of a repository to push the trained run to (default: none)", "ID"),
+                Option("license", "for --push: the Hub's name of a licence, such as apache-2.0", "NAME"),
+                replace(PUBLIC, help="for --push: let everyone see it (default: private)"),
+                Option("push_segmenter", "for --push: Hub id of the lung model, for region lungs", "ID"),
+            ],
         },
-        Call("hub_models.training.train", "train", arguments=lambda one: {"config": plans.train_config(one)}),
+        plans.plan_train,
         epilog="Device, processes and precision are those of accelerate launch (--mixed_precision bf16).",
     ),
     "evaluate": Command(
@@ -182,7 +189,7 @@ COMMANDS = {
             ],
             "where to": [
                 Option("repo_id", "OWNER/NAME on the Hub, or NAME to be your own", "ID", required=True),
-                Option("public", "let everyone see it (default: private)", kind=bool, default=True, dest="private"),
+                PUBLIC,
                 Option("version", "tag to set, such as v1 (default: none)", "TAG"),
                 Option("revision", "branch to push to (default: main)", "BRANCH"),
                 Option("replace", "let another model or other files there go", kind=bool),

@@ -13,15 +13,49 @@ from hub_models.cli.options import Options, Work
 from hub_models.files import new_folder
 from hub_models.runs.config import TrainConfig
 
+PUSH_OPTIONS = ("push", "license", "private", "push_segmenter")  # of `cxm train`; no values of a run
+
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 
 def train_config(options: Options) -> TrainConfig:
     """Return the config that the options of `cxm train` make, over those of its file."""
-    given = vars(options).copy()
+    given = {name: value for name, value in vars(options).items() if name not in PUSH_OPTIONS}
     source = given.pop("config")
     return made(TrainConfig, given, source)
+
+
+def plan_train(options: Options) -> Work:
+    """Return the work of `cxm train`, which ends with a push where one is wanted.
+
+    Raises:
+        ValueError: a value that cannot be, an option of a push without one, or a push without a licence.
+    """
+    config = train_config(options)
+    of_push = {
+        "--license": options.license,
+        "--public": not options.private,
+        "--push_segmenter": options.push_segmenter,
+    }
+    if options.push is None and (given := [name for name, value in of_push.items() if value]):
+        raise ValueError(f"{given[0]} is of a push: pass --push OWNER/NAME too, or leave it out")
+    if options.push is not None and not options.license:
+        raise ValueError(f"a push to {options.push} needs a licence: pass --license, such as apache-2.0")
+
+    def work() -> None:
+        if options.push is None:
+            from hub_models.training.train import train
+
+            train(config)
+            return
+        from hub_models.training.destination import Destination, train_and_push
+
+        destination = Destination(options.push, options.license, options.private, options.push_segmenter)
+        if pushed := train_and_push(config, destination):
+            print(pushed)
+
+    return work
 
 
 def reader_arguments(options: Options) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
 from hub_models.hub.benchmark import read_benchmark
-from hub_models.hub.run_files import MAY_BE_SENT, bytes_of, release
+from hub_models.hub.run_files import MAY_BE_SENT, bytes_of, release, require_license
 from hub_models.hub_client.downloads import pull_model as pull_model
 from hub_models.hub_client.repository import HUB_FILE, FileContent, Head, Repository, differences, digests_of
 from hub_models.hub_client.requests import check_metadata, plain_errors, retried, whoami_writer
@@ -101,7 +101,7 @@ def push_model(
         return push
     whoami_writer(api, owner)
     if segmenter:
-        _check_lungs(run, segmenter, token)
+        check_lungs(run.data.get("segmenter"), segmenter, run.path, token)
     check_metadata(ModelCard(bytes_of(files[CARD_NAME]).decode()), token)
     return _send(push, replace)
 
@@ -114,12 +114,42 @@ def _message(run: RunFolder) -> str:
     return f"{run.config.task}, {name} {shown} on {group['n']} X-rays of the {run.results['split']} split"
 
 
-def _check_lungs(run: RunFolder, segmenter: str, token: str | None) -> None:
-    """Raise ValueError where the lung model on the Hub is not the one that the run was trained with."""
-    digest = run.data.get("segmenter")
+def check_push(
+    repo_id: str,
+    kind: str,
+    *,
+    license: str | None,
+    private: bool = True,
+    segmenter: str | None = None,
+    lungs_digest: str | None = None,
+) -> str:
+    """Return the whole id of the repository that a run not trained yet may be pushed to; nothing is sent.
+
+    `kind` is `kind_of` the model to come, `lungs_digest` that of the lung model that it will be trained with. The rest
+    is as in `push_model`.
+
+    Raises:
+        PermissionError, ConnectionError, ValueError: as `push_model`, where it would refuse any such run.
+    """
+    api = HfApi()
+    require_license(license)
+    owner, _, name = repo_id.rpartition("/")
+    validate_repo_id(f"{owner or 'owner'}/{name}")
+    repository = Repository(api, f"{whoami_writer(api, owner or None)}/{name}")
+    check_metadata(ModelCard(f"---\nlicense: {str(license).lower()}\n---\n"), None)
+    if segmenter:
+        check_lungs(lungs_digest, segmenter, repository.id, None)
+    if (head := repository.head()) is not None:
+        _check_head(repository, head, private)
+        _check_held(repository, head, kind)
+    return repository.id
+
+
+def check_lungs(digest: str | None, segmenter: str, trained: str | Path, token: str | None) -> None:
+    """Raise ValueError where the lung model on the Hub is not that of `digest`, with which `trained` sees lungs."""
     if digest and RunFolder.read(pull_model(segmenter, token=token)).digest != digest:
         known = f"trained and tested with the lungs that model {digest[:16]} finds"
-        raise ValueError(f"{run.path} was {known}, which is not {segmenter}: push that one there, or name its id")
+        raise ValueError(f"{trained} was {known}, which is not {segmenter}: push that one there, or name its id")
 
 
 def _check_name(version: str | None, repository: Repository) -> None:
@@ -134,28 +164,41 @@ def _send(push: Push, replace_others: bool) -> Push:
     repository = push.repository
     known = repository.head() or repository.head("main")
     if known is not None:
-        _check_head(push, known, replace_others)
+        _check_all(push, known, replace_others)
     head = repository.create(push.private)
     if known is None or head.commit != known.commit:  # somebody else was quicker
-        _check_head(push, head, replace_others)
+        _check_all(push, head, replace_others)
     commit, is_new = repository.commit(push.files, push.message, head)
     if push.version:
         repository.tag(push.version, commit)
     return replace(push, commit=commit, is_new=is_new)
 
 
-def _check_head(push: Push, head: Head, replace_others: bool) -> None:
-    """Raise ValueError where the visibility differs, the version is taken, or files would be lost."""
-    repository = push.repository
-    if head.private != push.private:
-        wanted, way = ("private", "or pass --public") if push.private else ("public", "or leave out --public")
+def _check_all(push: Push, head: Head, replace_others: bool) -> None:
+    _check_head(push.repository, head, push.private)
+    _check_version(push, head)
+    if not replace_others:
+        _check_held(push.repository, head, _kind(bytes_of(push.files["config.json"])))
+
+
+def _check_head(repository: Repository, head: Head, private: bool) -> None:
+    """Raise ValueError where the visibility differs."""
+    if head.private != private:
+        wanted, way = ("private", "or pass --public") if private else ("public", "or leave out --public")
         raise ValueError(f"{repository.url} is not {wanted}: make it so on its settings page, {way}")
+
+
+def _check_version(push: Push, head: Head) -> None:
+    """Raise ValueError where the version is taken."""
+    repository = push.repository
     if push.version and (there := repository.head(push.version)) is not None:
         ours = {path: digests_of(one) for path, one in push.files.items()}
         if there.commit != head.commit or any(differences(ours, head)):
             raise ValueError(f"{repository.id} has {push.version} for other files: pass another --version")
-    if replace_others:
-        return
+
+
+def _check_held(repository: Repository, head: Head, kind: str) -> None:
+    """Raise ValueError where files or a model of another kind would be lost."""
     way = "pass another --repo_id, or --replace to take its place"
     held = {path for path in head.digests if path != HUB_FILE and not path.startswith(".eval_results/")}
     if others := sorted(held - MAY_BE_SENT):
@@ -163,9 +206,8 @@ def _check_head(push: Push, head: Head, replace_others: bool) -> None:
     if "config.json" in held:
         with plain_errors("reading", f"model {repository.id}", repository.api.token):
             path = retried(_download_config, repository, head.commit, secret=repository.api.token)
-        theirs, mine = _kind(path.read_bytes()), _kind(bytes_of(push.files["config.json"]))
-        if theirs != mine:
-            raise ValueError(f"{repository.url} holds another model ({theirs}, not {mine}): {way}")
+        if (theirs := _kind(path.read_bytes())) != kind:
+            raise ValueError(f"{repository.url} holds another model ({theirs}, not {kind}): {way}")
 
 
 def _download_config(repository: Repository, commit: str) -> Path:
@@ -180,4 +222,9 @@ def _kind(text: bytes) -> str:
         config = None
     config = config if isinstance(config, dict) else {}
     task = (config.get(SETTINGS_KEY) or {}).get("task", "no task of ours")
-    return f"{task} by {', '.join(config.get('architectures') or ['unknown'])}"
+    return kind_of(task, config.get("architectures") or ["unknown"])
+
+
+def kind_of(task: str, architectures: Sequence[str]) -> str:
+    """Return what a model is, by which pushes tell one from another."""
+    return f"{task} by {', '.join(architectures)}"
