@@ -11,6 +11,7 @@ from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import TrainConfig
 
 CHOICES = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items()}
+METRICS = ("lung_overlap", "screening")
 SPLIT_NAMES = ("train", "validation", "test")
 TRAIN_GROUPS = {
     "data": ("data_dir", "config_name", "protocol", "fold"),
@@ -186,6 +187,7 @@ COMMANDS = {
             "what to push, one of the two": [
                 Option("model", "run folder of a training", "RUN", Path, dest="run", old="run"),
                 Option("space", "page that reads X-rays, as a Space", kind=bool),
+                Option("metric", "with --space: a metric of `evaluate`, not the page", choices=METRICS),
             ],
             "where to": [
                 Option("repo_id", "OWNER/NAME on the Hub, or NAME to be your own", "ID", required=True),

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 from huggingface_hub.utils import validate_repo_id
 
 from hub_models.files import check_output, new_folder
+from hub_models.hub.metric_space import METRIC_MODULE, pack_metric
 from hub_models.hub.push import Push, push_model
 from hub_models.hub_client.repository import HUB_FILE, Repository, folder_files
 from hub_models.hub_client.requests import whoami_writer
@@ -116,8 +117,10 @@ def _card(title: str, license: str, models: list[str]) -> SpaceCard:
     return SpaceCard(SPACE_CARD.format(metadata=metadata.to_yaml(), title=title, models=links))
 
 
-def push_space(folder: str | Path, repo_id: str, private: bool = True) -> str:
+def push_space(folder: str | Path, repo_id: str, private: bool = True, known_by: str = PAGE_MODULE) -> str:
     """Let the Space `repo_id` hold the files of a packed `folder` and nothing else; return its address.
+
+    `known_by` is the file by which a Space of the same kind is known, which may be written over.
 
     Raises:
         FileNotFoundError: no packed Space there.
@@ -126,16 +129,18 @@ def push_space(folder: str | Path, repo_id: str, private: bool = True) -> str:
         ValueError: another Space is there, or it has the other visibility.
     """
     files, api = folder_files(Path(folder)), HfApi()
-    if PAGE_MODULE not in files:
-        raise FileNotFoundError(f"no {PAGE_MODULE} in {folder}: pack the Space first (pack_space)")
+    if known_by not in files:
+        raise FileNotFoundError(f"no {known_by} in {folder}: pack the Space first (pack_space)")
     owner, _, name = repo_id.rpartition("/")
     repository = Repository(api, f"{whoami_writer(api, owner or None)}/{name}", "space")
     head = repository.create(private)
     if head.private != private:
         raise ValueError(f"{repository.url} is {'not ' if private else ''}private: change it on its settings page")
-    if PAGE_MODULE not in head.digests and (others := set(head.digests) - {HUB_FILE, "README.md"}):
-        raise ValueError(f"{repository.url} holds {min(others)} and not this page: pass another repo_id")
-    repository.commit(files, "Read chest X-rays on a page", head)
+    if known_by not in head.digests and (others := set(head.digests) - {HUB_FILE, "README.md"}):
+        what = "page" if known_by == PAGE_MODULE else "metric"
+        raise ValueError(f"{repository.url} holds {min(others)} and not this {what}: pass another repo_id")
+    title = "Read chest X-rays on a page" if known_by == PAGE_MODULE else "A metric of evaluate"
+    repository.commit(files, title, head)
     return repository.url
 
 
@@ -145,6 +150,7 @@ def push(
     space: bool,
     classifier: str | None,
     *,
+    metric: str | None = None,
     segmenter: str | None = None,
     license: str | None = None,
     private: bool = True,
@@ -155,7 +161,7 @@ def push(
     dataset: str | None = None,
     replace: bool = False,
 ) -> Push | str:
-    """Push the model of `run` or, with `space`, the page; return what went. For the options see `push_model`.
+    """Push the model of `run` or, with `space`, the page or a metric; return what went. Options as in `push_model`.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: as `push_model`, `pack_space` and `push_space`.
@@ -163,6 +169,8 @@ def push(
     """
     if space == (run is not None):
         raise ValueError("a push is of a model or of the page: pass either --model <run folder> or --space")
+    if metric and not space:
+        raise ValueError(f"--metric {metric} is of --space: pass --space too, without --model")
     if run is not None:
         if classifier:
             raise ValueError(f"--classifier {classifier} is of --space: leave it out, or pass --space without --model")
@@ -182,9 +190,18 @@ def push(
     of_models = {"version": version, "revision": revision, "also": also, "dataset": dataset, "replace": replace}
     if given := [name for name, value in of_models.items() if value]:
         raise ValueError(f"--{given[0]} is of a model's push: leave it out with --space")
+    of_pages = {"segmenter": segmenter, "classifier": classifier, "license": license}
+    if metric and (given := [name for name, value in of_pages.items() if value]):
+        raise ValueError(f"--{given[0]} is not of a metric: leave it out with --metric {metric}")
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
-        folder = pack_space(Path(scratch) / "space", segmenter, classifier, license=license or "apache-2.0")
+        if metric:
+            owner, _, name = repo_id.rpartition("/")
+            repo_id = f"{owner or whoami_writer(HfApi())}/{name}"  # stands in its files
+            folder, known_by = pack_metric(Path(scratch) / "space", metric, repo_id), METRIC_MODULE
+        else:
+            known_by = PAGE_MODULE
+            folder = pack_space(Path(scratch) / "space", segmenter, classifier, license=license or "apache-2.0")
         if dry_run:
             where = f"would go to the Space {repo_id} ({'private' if private else 'public'}):"
             return "\n".join([where, *folder_files(folder)])
-        return f"pushed to {push_space(folder, repo_id, private)}"
+        return f"pushed to {push_space(folder, repo_id, private, known_by)}"

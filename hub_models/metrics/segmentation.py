@@ -59,15 +59,14 @@ def surface_distances(
     """
     from monai.metrics.utils import get_mask_edges, get_surface_distance
 
-    from hub_models.imaging.lung_crop import lungs_box
-
     _check_shapes(predicted, reference)
     if np.shape(spacing) != (2,) or not (np.isfinite(spacing).all() and min(spacing) > 0):
         raise ValueError(f"spacing must be two positive numbers, the height and width of a pixel, got {spacing!r}")
     if not (predicted.any() and reference.any()):
         return nan, nan
-    top, left, bottom, right = lungs_box(predicted | reference, 0)  # there is no outline outside
-    box = slice(top, bottom), slice(left, right)
+    either = predicted | reference  # there is no outline outside its box
+    filled = (np.flatnonzero(either.any(1 - axis)) for axis in (0, 1))
+    box = tuple(slice(one[0], one[-1] + 1) for one in filled)
     outlines = get_mask_edges(predicted[box], reference[box], crop=False)
     directed = [np.asarray(get_surface_distance(a, b, spacing=spacing)) for a, b in (outlines, outlines[::-1])]
     hd95 = max(np.percentile(distances, 95) for distances in directed)

@@ -70,8 +70,8 @@ def train_and_push(config: TrainConfig, destination: Destination) -> Push | None
             _check(resolve(config), destination)
         except (ValueError, OSError) as error:
             refusal = [error]
-    if (error := broadcast_object_list(refusal)[0]) is not None:
-        raise error if accelerator.is_main_process else SystemExit(1)
+    if (refused := broadcast_object_list(refusal)[0]) is not None:
+        raise refused if accelerator.is_main_process else SystemExit(1)
     train(config)
     if not accelerator.is_main_process:
         return None

@@ -137,7 +137,7 @@ def test_one_command_trains_and_pushes(
         refused = accelerate("-m", "hub_models.training", *words, "--push", "public", processes=processes, check=False)
         assert refused.returncode and "alice/public is not private" in refused.stderr
         assert not Path(config.output_dir).exists()
-        done = accelerate("scripts/train.py", *words, "--push", "m", processes=processes)
+        done = accelerate("-m", "hub_models.training", *words, "--push", "m", processes=processes)
         commit = hub.repo("alice/m").branches["main"][:7]
         shown = f"pushed to {hub.endpoint}/alice/m (private), branch main, commit {commit}"
         assert [line for line in done.stdout.splitlines() if line.startswith("pushed to")] == [shown]

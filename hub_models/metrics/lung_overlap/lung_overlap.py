@@ -16,7 +16,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from hub_models.metrics import count_overlap, dice, iou, lung_metrics, surface_distances
+from hub_models.metrics.segmentation import count_overlap, dice, iou, lung_metrics, surface_distances
 
 _LUNG_MASK = datasets.Sequence(datasets.Sequence(datasets.Value("uint8")))
 _LUNG_OVERLAP_INPUTS = """

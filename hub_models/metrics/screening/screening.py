@@ -10,7 +10,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from hub_models.metrics import screening_metrics
+from hub_models.metrics.classification import screening_metrics
 
 _SCREENING_INPUTS = """
 Args:
