@@ -104,7 +104,7 @@ class TrainConfig:
     checkpoint_steps: int = option(0, "steps between checkpoints; 0 makes one at an epoch's end only", "at least 0")
     checkpoints: int = option(2, "newest checkpoints that are kept while training", "at least 1")
     tracker: str = option(
-        "auto", "TensorBoard if installed (auto), another of Accelerate's (wandb, ...), all, or none"
+        "auto", "TensorBoard if installed (auto), another of Accelerate's (trackio, wandb, ...), all, or none"
     )
     seed: int = option(0, "of the weights, the order of images and their augmentation", "at least 0")
 

@@ -1,6 +1,7 @@
 """The one Accelerate loop, of every task: `learn()` trains the model of a run and returns the weights to keep."""
 
 import dataclasses
+import hashlib
 import logging
 import math
 import time
@@ -41,7 +42,8 @@ from hub_models.training.optimization import make_optimizer, make_schedule, runn
 logger = logging.getLogger(__name__)
 
 WATCH_STEPS = 10  # steps between checks of the losses, each of which waits for the device
-TRACKING = "tracking"  # folder in the run folder
+TRACKING = "tracking"  # folder of TensorBoard in the run folder
+PROJECT = "chest-xray-masks"  # of other trackers
 LOG_SECONDS = 30  # between log lines within an epoch where there is no terminal
 Watched = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of a step: indices of its X-rays, loss, gradient norm
 
@@ -96,9 +98,10 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[PreTrainedModel, Progress]:
     # by the encoder of the checkpoint, whatever has become of the model's source
     whole = accelerator.unwrap_model(learner.model)
     write_features(run.splits, run.checkpoints, whole, run.image_processor, accelerator)
-    if progress.epoch or progress.step:
+    resumed = bool(progress.epoch or progress.step)
+    if resumed:
         logger.info("resuming from epoch %d, step %d", progress.epoch + 1, progress.step)
-    accelerator.init_trackers(TRACKING, {name: str(value) for name, value in dataclasses.asdict(config).items()})
+    _start_trackers(run, resumed)
     with _bar(run, learner) as bar, logging_redirect_tqdm(), Stop().listening() as stop:
         while progress.epoch < config.epochs and not _is_stale(config.patience, progress):
             loss, images, seconds = train_epoch(run, learner, bar, stop)
@@ -119,6 +122,17 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[PreTrainedModel, Progress]:
     kept = plain_model(config, model, load_kept(run.checkpoints))  # whole, where the learner's weights may be sharded
     torch.nn.Module.to(kept, accelerator.device)  # in place; transformers wraps `to` without its types
     return kept, progress
+
+
+def _start_trackers(run: Run, resumed: bool) -> None:
+    """Start the trackers; one that keeps its logs elsewhere than in the run folder knows the run by its place."""
+    config, accelerator, folder = run.config, run.accelerator, Path(run.config.output_dir).absolute()
+    values = {name: str(value) for name, value in dataclasses.asdict(config).items()}
+    name = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    trackio = {"name": name, "resume": "allow" if resumed else "never", "embed": False}
+    trackio |= {"auto_log_cpu": False, "auto_log_gpu": False}  # which would log every ten seconds
+    is_local = any(str(one) == "tensorboard" for one in accelerator.log_with)
+    accelerator.init_trackers(TRACKING if is_local else PROJECT, values, {"trackio": trackio})
 
 
 def make_learner(run: Run, model: PreTrainedModel) -> Learner:

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,27 @@ def test_training_is_tracked(config, results) -> None:
     accumulator = EventAccumulator(str(Path(config.output_dir) / "tracking")).Reload()
     losses = [event.value for event in accumulator.Scalars("loss")]
     assert losses == pytest.approx([epoch["loss"] for epoch in results["training"]["epochs"]])
+
+
+@pytest.mark.slow
+def test_trackio_keeps_one_log_of_a_run_that_was_killed_and_another_of_a_new_one(
+    config, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "logs"))
+    run = dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=4, tracker="trackio")
+    kill_when((tmp_path / "run" / "checkpoints" / "epoch-00002-step-000000").exists, *line(run))
+    accelerate(*line(run))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    shutil.rmtree(tmp_path / "run")
+    accelerate(*line(dataclasses.replace(run, epochs=1)))
+    with sqlite3.connect(tmp_path / "logs" / "chest-xray-masks.db") as logs:
+        rows = logs.execute("select run_id, metrics from metrics order by id").fetchall()
+    epochs = [(id, json.loads(metrics)["loss"]) for id, metrics in rows if '"loss"' in metrics]
+    first, *_, last = (id for id, _ in epochs)
+    losses = [loss for id, loss in epochs if id == first]
+    assert losses == pytest.approx([epoch["loss"] for epoch in results["training"]["epochs"]])
+    assert [id for id, _ in epochs].count(last) == 1 and last != first
+    assert not (tmp_path / "run" / "tracking").exists()
 
 
 def test_other_config_for_the_same_folder_names_the_field(config, results) -> None:
