@@ -1,6 +1,8 @@
 """The project's own files: what the tools of a repository read, and what a wheel holds."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from launch import ROOT
+from packaging.requirements import Requirement
 
 import chest_xray_masks as cxm
 
@@ -74,7 +77,8 @@ def test_pre_commit_refuses_files_of_the_set(name: str, blocked: bool) -> None:
     assert not [one for one in tracked() if re.search(hook["files"], one)]
 
 
-def test_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+def build_wheel(tmp_path: Path) -> Path:
+    """A wheel of the tracked files."""
     files = {name for name in tracked() if name.startswith("hub_models/")} | {"chest_xray_masks.py"}
     for name in files | {"pyproject.toml", "README.md", "LICENSE"}:
         copy = tmp_path / "project" / name
@@ -83,6 +87,51 @@ def test_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(tmp_path / "project")], check=True)
     (wheel,) = tmp_path.glob("*.whl")
+    return wheel
+
+
+def test_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+    files = {name for name in tracked() if name.startswith("hub_models/")} | {"chest_xray_masks.py"}
+    wheel = build_wheel(tmp_path)
     with zipfile.ZipFile(wheel) as opened:
         assert {name for name in opened.namelist() if ".dist-info/" not in name} == files
     assert "hub_models/py.typed" in files
+
+
+# the reference implementation of PEP 723
+METADATA = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+
+
+def test_training_script_names_what_it_needs() -> None:
+    (found,) = METADATA.finditer((ROOT / "scripts" / "train.py").read_text())
+    assert found["type"] == "script"
+    lines = found["content"].splitlines(keepends=True)
+    script = tomllib.loads("".join(line[2:] if line.startswith("# ") else line[1:] for line in lines))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    package, torch = map(Requirement, script["dependencies"])
+    assert script["requires-python"] == project["requires-python"]
+    assert (package.name, package.url) == (project["name"], f"git+{project['urls']['Repository']}")
+    assert {"models"} <= package.extras <= set(project["optional-dependencies"])
+    assert str(torch) in project["optional-dependencies"]["models"]
+
+
+@pytest.mark.slow
+def test_training_script_runs_alone_beside_an_installed_package(tmp_path: Path, phantoms: Path) -> None:
+    wheel = build_wheel(tmp_path)
+    options = ["--quiet", "--no-deps", "--no-index", "--target", str(tmp_path / "site")]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(wheel)], check=True)
+    shutil.copy(ROOT / "scripts" / "train.py", tmp_path / "train.py")
+    words = ["--data", str(phantoms), "--output", "run", "--model", "segformer-light", "--from_scratch"]
+    words += ["--image_size", "32", "--epochs", "1", "--tracker", "none"]
+    # before what the environment holds, which may be the clone
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONVERBOSE": "1"}
+    done = subprocess.run(
+        [sys.executable, "train.py", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "results.json").is_file()
+    loaded = set(
+        re.findall(r"code object from '([^']*/hub_models/[^']*)'|matches ([^\s]*/hub_models/\S*)", done.stderr)
+    )
+    places = {one for pair in loaded for one in pair if one}
+    assert places and all(one.startswith(str(tmp_path / "site")) for one in places)

@@ -8,8 +8,8 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -47,6 +47,7 @@ HINT = """<p class="hint">Read in memory and forgotten: no upload is kept.</p>
 <p class="hint">Or a synthetic X-ray, drawn by a program, of no patient:</p>"""
 NO_IMAGE = "This is no image: drop a PNG, JPEG, TIFF or DICOM file."
 SCROLL = "() => { if (innerWidth <= 760) document.querySelector('#output').scrollIntoView({behavior: 'smooth'}) }"
+Read = Callable[[bytes, str], view.Report]  # of a file's content and name
 Updates = AsyncIterator[tuple[None, str, str]]  # of the drop area, HTML of a reading and of its files, as they come
 
 
@@ -66,6 +67,7 @@ class Page:
         reader: the models to read with.
         models: what is said of them, by role.
         examples: X-rays by name.
+        wrap: makes of `read` what is called, such as spaces.GPU of a Space on ZeroGPU.
         turn: one X-ray is read at a time, in the order in which they came: a forward pass takes all cores.
         uploads: those that are read or wait for their turn, by the path where they lay.
     """
@@ -73,6 +75,7 @@ class Page:
     reader: ChestXrayReader
     models: Mapping[str, view.ShownModel]
     examples: Mapping[str, Upload]
+    wrap: Callable[[Read], Read] = lambda read: read
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     uploads: MutableMapping[Path, Upload] = field(default_factory=WeakValueDictionary)
 
@@ -103,6 +106,11 @@ class Page:
             heat = saliency_of_gray(reader.classifier, xray.gray, None if mask is None else keep_two_lungs(mask))
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
         return view.Report(xray.gray, found, heat, tuple(models))
+
+    @cached_property
+    def wrapped(self) -> Read:
+        """Return `read` as it is called."""
+        return self.wrap(self.read)
 
     def take(self, path: Path) -> Upload:
         """Return an upload and delete its file.
@@ -140,7 +148,7 @@ class Page:
     def _found(self, upload: Upload) -> tuple[str, str]:
         """Return HTML of what was found and of its files."""
         try:
-            reading = self.read(upload.data, upload.name)
+            reading = self.wrapped(upload.data, upload.name)
         except (ValueError, ImportError) as error:
             is_image = not isinstance(error.__cause__, UnidentifiedImageError)
             return view.problem_html(upload.name, str(error) if is_image else NO_IMAGE), ""
@@ -269,15 +277,20 @@ def serve(
     revision: str | None = None,
     host: str | None = "127.0.0.1",
     port: int | None = None,
+    wrap: Callable[[Read], Read] | None = None,
 ) -> None:
-    """Serve the page of run folders or Hub ids as `serving` does, until Ctrl-C or SIGTERM.
+    """Serve the page of run folders or Hub ids as `serving` does, until Ctrl-C or SIGTERM; see `Page` for `wrap`.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `Page.of` and `serving`.
     """
     stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    with serving(Page.of(segmenter, classifier, revision), host, port) as (url, folder):
+    page = Page.of(segmenter, classifier, revision)
+    if wrap is not None:
+        page = replace(page, wrap=wrap)
+        _ = page.wrapped  # ZeroGPU looks for it before the page is up
+    with serving(page, host, port) as (url, folder):
         log.info("serving at %s; Ctrl-C ends it", url)
         while not stopped.wait(CLEAN_EVERY):
             delete_broken_uploads(folder, KEPT_AT_MOST)

@@ -11,6 +11,7 @@ from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import TrainConfig
 
 CHOICES = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items()}
+SPACE_HARDWARE = ("cpu-basic", "zero-a10g")
 METRICS = ("lung_overlap", "screening")
 SPLIT_NAMES = ("train", "validation", "test")
 TRAIN_GROUPS = {
@@ -187,6 +188,7 @@ COMMANDS = {
             "what to push, one of the two": [
                 Option("model", "run folder of a training", "RUN", Path, dest="run", old="run"),
                 Option("space", "page that reads X-rays, as a Space", kind=bool),
+                Option("hardware", "with --space: of a new Space (default: cpu-basic)", choices=SPACE_HARDWARE),
                 Option("metric", "with --space: a metric of `evaluate`, not the page", choices=METRICS),
             ],
             "where to": [

@@ -69,8 +69,8 @@ print(metric.compute(predictions=$predictions, references=$references))
 ```
 
 It runs this Space's code on your machine, and needs `datasets`, `evaluate` and `numpy`$more.
-The same module is in the package [chest-xray-masks]($homepage), by the path that
-`hub_models.metrics.evaluate_module("$metric")` returns.
+The same module is in [chest-xray-masks](https://github.com/chest-xray-masks/chest-xray-masks), by the path
+that `hub_models.metrics.evaluate_module("$metric")` returns.
 
 ```text
 $inputs
@@ -82,7 +82,6 @@ $inputs
 $citation
 ```
 """)
-HOMEPAGE = "https://github.com/chest-xray-masks/chest-xray-masks"
 # by metric: predictions and references of an example, and what its options need beside the requirements
 METRIC_EXAMPLES = {
     "lung_overlap": ("[[[1, 1], [0, 0]]]", "[[[1, 0], [0, 0]]]", "; with `spacing`, `monai` too"),
@@ -105,7 +104,7 @@ def pack_metric(folder: str | Path, metric: str, repo_id: str) -> Path:
     source = Path(evaluate_module(metric)) / f"{metric}.py"
     info = evaluate.load(str(source))
     predictions, references, more = METRIC_EXAMPLES[metric]
-    texts = {"name": name, "metric": metric, "repo_id": repo_id, "homepage": HOMEPAGE, "gradio": version("gradio")}
+    texts = {"name": name, "metric": metric, "repo_id": repo_id, "gradio": version("gradio")}
     texts |= {"predictions": predictions, "references": references, "more": more}
     texts |= {"example": repr([predictions, references]), "description": info.description}
     texts |= {"inputs": info.inputs_description.strip(), "citation": info.citation.strip()}

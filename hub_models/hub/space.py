@@ -29,6 +29,12 @@ from hub_models.console import plain_terminal
 with plain_terminal():
     serve({segmenter!r}, {classifier!r}, host=None, port=None)  # where the Space tells Gradio to listen
 '''
+ZERO_GPU = "zero-a10g"
+HARDWARE = ("cpu-basic", ZERO_GPU)
+# ZeroGPU lends a GPU to what `spaces.GPU` wraps, and takes `spaces` to be imported before torch
+ZERO_GPU_APP = SPACE_APP.replace("\n\nfrom", "\n\nimport spaces\nfrom", 1).replace(
+    "port=None", "port=None, wrap=spaces.GPU"
+)
 SPACE_CARD = """---
 {metadata}
 ---
@@ -51,16 +57,20 @@ def pack_space(
     classifier: str | None = None,
     title: str = "Chest X-ray reader",
     license: str = "apache-2.0",
+    hardware: str = "cpu-basic",
 ) -> Path:
     """Write a Gradio Space that reads with models of the Hub, by their ids, to `folder`, whole or not at all.
 
-    It holds app.py, README.md, requirements.txt with the versions installed here, and this project's code.
+    It holds app.py, README.md, requirements.txt with the versions installed here, and this project's code. `hardware`
+    is one of HARDWARE.
 
     Raises:
         FileExistsError: something is there.
         FileNotFoundError: this is no clone of the project.
-        ValueError: no model, or one that is no Hub id.
+        ValueError: no model, one that is no Hub id, or other hardware.
     """
+    if hardware not in HARDWARE:
+        raise ValueError(f"hardware must be one of {', '.join(HARDWARE)}, got {hardware!r}")
     folder, models = Path(folder), [one for one in (segmenter, classifier) if one is not None]
     if not models:
         raise ValueError("nothing to read with: pass segmenter=<Hub id>, classifier=<Hub id>, or both")
@@ -75,8 +85,9 @@ def pack_space(
         for name in ("chest_xray_masks.py", "LICENSE"):
             shutil.copy(ROOT / name, made)
         (made / "requirements.txt").write_text("\n".join(requirements()) + "\n")
-        (made / "app.py").write_text(SPACE_APP.format(segmenter=segmenter, classifier=classifier))
-        (made / "README.md").write_text(str(_card(title, license, models)))
+        app = ZERO_GPU_APP if hardware == ZERO_GPU else SPACE_APP
+        (made / "app.py").write_text(app.format(segmenter=segmenter, classifier=classifier))
+        (made / "README.md").write_text(str(_card(title, license, models, hardware)))
     return folder
 
 
@@ -99,13 +110,14 @@ def requirements() -> list[str]:
     return sorted(pinned, key=str.lower)
 
 
-def _card(title: str, license: str, models: list[str]) -> SpaceCard:
+def _card(title: str, license: str, models: list[str], hardware: str) -> SpaceCard:
     metadata = SpaceCardData(
         title=title,
         sdk="gradio",
         sdk_version=version("gradio"),
         python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
         app_file="app.py",
+        suggested_hardware=hardware,
         license=license,
         models=models,
         tags=["chest-x-ray", "medical-imaging", "tuberculosis"],
@@ -117,10 +129,13 @@ def _card(title: str, license: str, models: list[str]) -> SpaceCard:
     return SpaceCard(SPACE_CARD.format(metadata=metadata.to_yaml(), title=title, models=links))
 
 
-def push_space(folder: str | Path, repo_id: str, private: bool = True, known_by: str = PAGE_MODULE) -> str:
+def push_space(
+    folder: str | Path, repo_id: str, private: bool = True, known_by: str = PAGE_MODULE, hardware: str | None = None
+) -> str:
     """Let the Space `repo_id` hold the files of a packed `folder` and nothing else; return its address.
 
-    `known_by` is the file by which a Space of the same kind is known, which may be written over.
+    `known_by` is the file by which a Space of the same kind is known, which may be written over. A new Space gets
+    `hardware`; one that is there keeps its own.
 
     Raises:
         FileNotFoundError: no packed Space there.
@@ -133,7 +148,7 @@ def push_space(folder: str | Path, repo_id: str, private: bool = True, known_by:
         raise FileNotFoundError(f"no {known_by} in {folder}: pack the Space first (pack_space)")
     owner, _, name = repo_id.rpartition("/")
     repository = Repository(api, f"{whoami_writer(api, owner or None)}/{name}", "space")
-    head = repository.create(private)
+    head = repository.create(private, hardware)
     if head.private != private:
         raise ValueError(f"{repository.url} is {'not ' if private else ''}private: change it on its settings page")
     if known_by not in head.digests and (others := set(head.digests) - {HUB_FILE, "README.md"}):
@@ -151,6 +166,7 @@ def push(
     classifier: str | None,
     *,
     metric: str | None = None,
+    hardware: str | None = None,
     segmenter: str | None = None,
     license: str | None = None,
     private: bool = True,
@@ -171,6 +187,8 @@ def push(
         raise ValueError("a push is of a model or of the page: pass either --model <run folder> or --space")
     if metric and not space:
         raise ValueError(f"--metric {metric} is of --space: pass --space too, without --model")
+    if hardware and (metric or not space):
+        raise ValueError(f"--hardware {hardware} is of the page's Space: leave it out, or pass --space alone")
     if run is not None:
         if classifier:
             raise ValueError(f"--classifier {classifier} is of --space: leave it out, or pass --space without --model")
@@ -199,9 +217,11 @@ def push(
             repo_id = f"{owner or whoami_writer(HfApi())}/{name}"  # stands in its files
             folder, known_by = pack_metric(Path(scratch) / "space", metric, repo_id), METRIC_MODULE
         else:
-            known_by = PAGE_MODULE
-            folder = pack_space(Path(scratch) / "space", segmenter, classifier, license=license or "apache-2.0")
+            known_by, folder = PAGE_MODULE, Path(scratch) / "space"
+            pack_space(
+                folder, segmenter, classifier, license=license or "apache-2.0", hardware=hardware or HARDWARE[0]
+            )
         if dry_run:
             where = f"would go to the Space {repo_id} ({'private' if private else 'public'}):"
             return "\n".join([where, *folder_files(folder)])
-        return f"pushed to {push_space(folder, repo_id, private, known_by)}"
+        return f"pushed to {push_space(folder, repo_id, private, known_by, hardware)}"

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceHardware
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 
@@ -87,16 +87,20 @@ class Repository:
         with self._plain("reading"):
             return retried(self._read_head, revision or self.branch, secret=self.api.token)
 
-    def create(self, private: bool = True) -> Head:
+    def create(self, private: bool = True, hardware: str | None = None) -> Head:
         """Return what the branch holds; create it, and the repository, where there is none.
 
-        A new branch begins at the head of main. A repository that exists keeps its visibility.
+        A new branch begins at the head of main. A repository that exists keeps its visibility, and a Space its
+        `hardware`.
         """
 
         def once() -> Head:
             if self._read_head("main") is None:
                 sdk = "gradio" if self.type == "space" else None
-                self.api.create_repo(self.id, repo_type=self.type, private=private, space_sdk=sdk)
+                wanted = SpaceHardware(hardware) if hardware else None
+                self.api.create_repo(
+                    self.id, repo_type=self.type, private=private, space_sdk=sdk, space_hardware=wanted
+                )
             if self.branch != "main" and self._read_head(self.branch) is None:
                 self.api.create_branch(self.id, repo_type=self.type, branch=self.branch)
             if (made := self._read_head(self.branch)) is None:

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +48,27 @@ def test_versions_are_those_installed() -> None:
     assert not {"pytest", "playwright", "tensorboard"} & set(pinned)
     assert all(version(name).split("+")[0] == value for name, value in pinned.items())
     assert "fsspec[http]" in {line.split("==")[0] for line in requirements()}
+
+
+def test_hardware_is_named_and_a_gpu_is_borrowed_only_on_zero_gpu(
+    hub: LoopbackHub, as_user: Callable, tmp_path
+) -> None:
+    plain, lent = (pack_space(tmp_path / one, "alice/lungs", hardware=one) for one in space.HARDWARE)
+    for folder, name in ((plain, "cpu-basic"), (lent, "zero-a10g")):
+        assert SpaceCard.load(folder / "README.md").data.suggested_hardware == name
+        compile((folder / "app.py").read_text(), "app.py", "exec")
+    assert "spaces" not in (plain / "app.py").read_text()
+    lines = [line for line in (lent / "app.py").read_text().splitlines() if re.search(r"import|serve\(", line)]
+    assert lines[0] == "import spaces" and "port=None, wrap=spaces.GPU)" in lines[-1]
+    with pytest.raises(ValueError, match="cpu-basic, zero-a10g, got 'h200'"):
+        pack_space(tmp_path / "other", "alice/lungs", hardware="h200")
+    with as_user("alice"):
+        push(None, "reader", True, None, segmenter="alice/lungs", hardware="zero-a10g")
+        assert hub.repo("alice/reader", "space").hardware == "zero-a10g"
+        assert b"wrap=spaces.GPU" in hub.repo("alice/reader", "space").files()["app.py"]
+    for options in ({"run": tmp_path, "space": False}, {"run": None, "space": True, "metric": "screening"}):
+        with pytest.raises(ValueError, match="--hardware zero-a10g is of the page"):
+            push(repo_id="alice/reader", classifier=None, hardware="zero-a10g", **options)
 
 
 def test_one_model_is_enough(tmp_path: Path) -> None:
@@ -106,9 +128,29 @@ def test_push_is_one_commit_and_no_other_space_is_lost(hub: LoopbackHub, as_user
         push_space(folder, "alice/page")
 
 
+def fresh_python(folder: Path, requirements: Path) -> str:
+    """The interpreter of a new environment that holds what a Space names and nothing else; minutes, and GBs."""
+    if not os.environ.get("CXM_FRESH_INSTALL"):
+        pytest.skip("CXM_FRESH_INSTALL=1 installs a Space's requirements from the package index")
+    venv.create(folder, with_pip=True)
+    install = [
+        folder / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        space.ROOT / "constraints.txt",
+    ]
+    for what in ([f"torch=={version('torch').split('+')[0]}"], ["--requirement", requirements]):
+        subprocess.run([*install, *what], check=True, env=os.environ | {"PYTHONPATH": os.devnull})
+    return str(install[0])
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("environment_of", ["the tests", "the Space"])
 def test_space_from_the_hub_reads_with_models_from_the_hub(
-    hub, as_user, browser, make_run, tiny_segformer, tiny_resnet, phantoms, tmp_path
+    environment_of: str, hub, as_user, browser, make_run, tiny_segformer, tiny_resnet, phantoms, tmp_path
 ) -> None:
     lungs = make_run(TrainConfig("data", str(tmp_path / "lungs"), model=str(tiny_segformer), image_size=64))
     options = {"model": str(tiny_resnet), "image_size": 64, "region": "lungs"}
@@ -123,7 +165,10 @@ def test_space_from_the_hub_reads_with_models_from_the_hub(
     environment = hub.environment(hub.add_user("alice"), tmp_path / "home")
     environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.devnull}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([sys.executable, "app.py"], cwd=there, env=environment, **streams) as running:
+    python = sys.executable
+    if environment_of == "the Space":
+        python = fresh_python(tmp_path / "environment", there / "requirements.txt")
+    with subprocess.Popen([python, "app.py"], cwd=there, env=environment, **streams) as running:
         said = []
         for line in running.stdout:
             said.append(line)

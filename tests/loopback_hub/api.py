@@ -45,6 +45,7 @@ def create(hub: "LoopbackHub", call: Call) -> Response:
         raise Refusal(409, f"You already created this {key[0]} repo: {key[1]}", url=url)
     private = body.get("private", body.get("visibility") == "private")
     hub.repos[key] = Repo(*key, bool(private), key[1].split("/")[0])
+    hub.repos[key].hardware = body.get("hardware")
     return Response.json({"url": url, "name": key[1], "id": key[1]})
 
 

@@ -101,6 +101,7 @@ class Repo:
     def __init__(self, repo_type: str, repo_id: str, private: bool, author: str) -> None:
         self.type, self.id, self.private = repo_type, repo_id, private
         self.gated: str | bool = False  # "auto" and "manual" are the ways to let people have the files
+        self.hardware: str | None = None  # that a Space was made with
         first = Commit.of("initial commit", "", author, None, {".gitattributes": File(attributes_of(repo_type))})
         self.by_oid = {first.oid: first}
         self.branches = {"main": first.oid}

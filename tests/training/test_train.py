@@ -123,11 +123,11 @@ def test_trackio_keeps_one_log_of_a_run_that_was_killed_and_another_of_a_new_one
     accelerate(*line(dataclasses.replace(run, epochs=1)))
     with sqlite3.connect(tmp_path / "logs" / "chest-xray-masks.db") as logs:
         rows = logs.execute("select run_id, metrics from metrics order by id").fetchall()
-    epochs = [(id, json.loads(metrics)["loss"]) for id, metrics in rows if '"loss"' in metrics]
+    epochs = [(id, json.loads(metrics)["loss"]) for id, metrics in rows if b'"loss"' in metrics]
     first, *_, last = (id for id, _ in epochs)
-    losses = [loss for id, loss in epochs if id == first]
-    assert losses == pytest.approx([epoch["loss"] for epoch in results["training"]["epochs"]])
-    assert [id for id, _ in epochs].count(last) == 1 and last != first
+    losses = [loss for id, loss in epochs if id == first]  # but those that the kill took
+    assert losses[-2:] == pytest.approx([epoch["loss"] for epoch in results["training"]["epochs"]][-2:])
+    assert 2 <= len(losses) <= 4 and [id for id, _ in epochs if id != first] == [last]
     assert not (tmp_path / "run" / "tracking").exists()
 
 
