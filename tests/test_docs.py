@@ -124,6 +124,7 @@ def test_links_and_pictures_lead_to_files() -> None:
 def test_tables_of_the_docs_say_what_the_code_has() -> None:
     from chest_xray_masks import FEATURES
     from hub_models.cli import COMMANDS
+    from hub_models.cli.plans import PUSH_OPTIONS
     from hub_models.imaging.flags import Flag
     from hub_models.predict.stream import PREDICTION_COLUMNS
     from hub_models.runs.config import TrainConfig
@@ -134,7 +135,7 @@ def test_tables_of_the_docs_say_what_the_code_has() -> None:
     named = {option for row in rows_of("docs/train.md", "option") for option in re.findall(r"--(\w+)", row[0])}
     train = COMMANDS["train"].parser("train")
     assert named == {text[2:] for text in train._option_string_actions if text.startswith("--")} - {"help", "config"}
-    assert len(named) == len(dataclasses.fields(TrainConfig))
+    assert len(named) == len(dataclasses.fields(TrainConfig)) + len(PUSH_OPTIONS)
     assert {row[0] for row in rows_of("docs/index.md", "command")} == {f"cxm {one.split()[0]}" for one in COMMANDS}
     assert [row[2] for row in rows_of("docs/predict.md", "code")] == [one.message for one in Flag]
 

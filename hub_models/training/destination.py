@@ -93,7 +93,8 @@ def train_and_push(config: TrainConfig, destination: Destination) -> Push | None
 def _check(config: TrainConfig, destination: Destination) -> None:
     """Raise the error with which a push of the resolved config's run would be refused."""
     kind = TASKS[config.task].kind
-    model = config_of(kind, resolved(config.model, "model"), config.from_scratch)
+    name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
+    model = config_of(kind, name, config.from_scratch, size)
     model.architectures = model.architectures or []  # as `build` does
     with torch.device("meta"):
         architecture = type(AUTO_CLASSES[kind].from_config(model)).__name__
