@@ -158,6 +158,7 @@ COMMANDS = {
                 Option("overlays", "pictures of the lungs, too", kind=bool),
                 Option("saliency", "pictures of what raises the model's TB probability, too", kind=bool),
                 Option("dicom_seg", "lungs of DICOM X-rays as DICOM-SEG, too", kind=bool),
+                Option("dicom_sr", "results of DICOM X-rays as DICOM SR, with the lungs as DICOM-SEG", kind=bool),
             ],
         },
         Call("hub_models.predict.job", "read_all", arguments=plans.reader_arguments),

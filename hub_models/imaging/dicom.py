@@ -42,6 +42,7 @@ OTHER_MODALITIES = {
     "IO": "an X-ray of teeth",
     "PX": "an X-ray of teeth",
     "SEG": "a segmentation",
+    "SR": "a report",
 }
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 LATERAL = ("LATERAL", "LAT", "LL", "RL")

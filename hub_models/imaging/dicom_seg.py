@@ -1,4 +1,4 @@
-"""Lung masks as DICOM Segmentations that refer to their X-ray and hold nothing else of its header."""
+"""Lung masks as DICOM Segmentations that refer to their X-ray, in its study."""
 
 import io
 from collections.abc import Collection, Mapping
@@ -8,37 +8,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chest_xray_masks import reason
-from hub_models.imaging.dicom import errors_as, name_of, read_header
+from hub_models.imaging.dicom import name_of
+from hub_models.imaging.dicom_reference import Algorithm, reference_of
 
 if TYPE_CHECKING:
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom import Dataset
 
 SEGMENTS = {"Lung": "39607008", "Left lung": "44029006", "Right lung": "3341006"}  # label -> code in SNOMED CT
-UIDS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
-REFERENCE_TAGS = [*UIDS, "FrameOfReferenceUID", "NumberOfFrames", "Rows", "Columns", "LossyImageCompression"]
-# Elements that the standard requires, if only empty.
-BLANK_TAGS = [
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
-    "StudyTime", "ReferringPhysicianName",
-]  # fmt: skip
 
 
 def segmentation(
-    source: bytes | str | Path, masks: np.ndarray | Mapping[str, np.ndarray], model: str, version: str
+    source: bytes | str | Path, masks: np.ndarray | Mapping[str, np.ndarray], algorithm: Algorithm
 ) -> bytes:
     """Return the bytes of a binary DICOM Segmentation that holds the lungs.
 
     The file refers to the X-ray by the unique identifiers (UIDs) of its study, series, class, instance and frame of
-    reference. It also holds the X-ray's height, width and lossy compression, and the time of writing. All else about
-    the patient, the visit and the hospital stays blank, so an archive that files by patient must be told the patient.
-    A UID is no name, but whoever holds the X-ray finds it by its UID.
+    reference, and copies what `REFERENCE_TAGS` names: the standard wants patient and study equal within a study.
 
     Args:
         source: the DICOM file of the X-ray, or its bytes.
         masks: (H, W) bool lungs on its pixels, or several by label in `SEGMENTS`; left and right are the patient's.
-        model: name of the model that found them.
-        version: version of the model, such as a commit.
+        algorithm: the model that found them.
 
     Raises:
         FileNotFoundError: the X-ray does not exist.
@@ -49,7 +40,7 @@ def segmentation(
     Source: DICOM PS3.3 A.51 (segmentation), PS3.16 CID 7151 (segmented property types).
     """
     name = name_of(source)
-    reference = _reference(read_header(source, REFERENCE_TAGS), name)
+    reference = reference_of(source, "segmentation")
     masks = dict(masks) if isinstance(masks, Mapping) else {"Lung": masks}
     if unknown := [label for label in masks if label not in SEGMENTS]:
         raise ValueError(f"no segment {unknown[0]!r}: choose of {', '.join(SEGMENTS)}")
@@ -59,7 +50,7 @@ def segmentation(
             raise ValueError(f"{label} is a mask of {shapes}: pass the mask on the X-ray's own pixels")
     if not any(mask.any() for mask in masks.values()):
         raise ValueError(f"no lung in the masks of {name}: there is nothing to write")
-    descriptions, buffer = _described(masks, model, version), io.BytesIO()
+    descriptions, buffer = _described(masks, algorithm), io.BytesIO()
     try:
         _segmentation(reference, masks, descriptions).save_as(buffer, enforce_file_format=True)
     except KeyError as error:  # highdicom knows the classes of the standard
@@ -69,31 +60,7 @@ def segmentation(
     return buffer.getvalue()
 
 
-def _reference(header: "Dataset", name: str) -> "Dataset":
-    """Return a new header that refers to the X-ray and is blank elsewhere, so nothing else is copied unnoticed."""
-    from pydicom import Dataset
-    from pydicom.uid import UID
-
-    reference, shared = Dataset(), Dataset()
-    # highdicom needs these, and the number of frames, for a class that may have several
-    shared.PixelMeasuresSequence, reference.SharedFunctionalGroupsSequence = [Dataset()], [shared]
-    for keyword in BLANK_TAGS:
-        setattr(reference, keyword, "")
-    with errors_as(f"the header of {name} cannot be read: get a sound copy"):
-        reference.Rows, reference.Columns = int(header.Rows), int(header.Columns)
-        reference.NumberOfFrames = int(header.get("NumberOfFrames") or 1)
-        uids = {keyword: UID(str(header.get(keyword))) for keyword in (*UIDS, "FrameOfReferenceUID")}
-        if header.get("LossyImageCompression") == "01":
-            reference.LossyImageCompression = "01"
-    for keyword, uid in uids.items():
-        if uid.is_valid:  # an invalid one could be any text
-            setattr(reference, keyword, uid)
-        elif keyword in UIDS:
-            raise ValueError(f"no valid {keyword} in {name}: a segmentation cannot refer to it, get the original file")
-    return reference
-
-
-def _described(labels: Collection[str], model: str, version: str) -> "list[SegmentDescription]":
+def _described(labels: Collection[str], model: Algorithm) -> "list[SegmentDescription]":
     """Return the description of each segment: what it is, and which model found it."""
     try:
         from highdicom import AlgorithmIdentificationSequence
@@ -103,7 +70,9 @@ def _described(labels: Collection[str], model: str, version: str) -> "list[Segme
     from highdicom.sr import CodedConcept
     from pydicom.sr.codedict import codes
 
-    algorithm = AlgorithmIdentificationSequence(model, codes.cid7162.ArtificialIntelligence, version)
+    parameters = {"digest": model.digest} if model.digest else None
+    family = codes.cid7162.ArtificialIntelligence
+    algorithm = AlgorithmIdentificationSequence(model.name, family, model.version, parameters=parameters)
     structure = codes.cid7150.AnatomicalStructure
     found = {label: CodedConcept(SEGMENTS[label], "SCT", label) for label in labels}
     return [
@@ -118,7 +87,11 @@ def _segmentation(
     """Return the Segmentation, with one frame for each mask that is not empty."""
     from highdicom import UID
     from highdicom.seg import Segmentation
+    from pydicom import Dataset
 
+    # highdicom needs these, and the number of frames, for a class that may have several
+    shared = Dataset()
+    shared.PixelMeasuresSequence, reference.SharedFunctionalGroupsSequence = [Dataset()], [shared]
     algorithm = descriptions[0].algorithm_identification
     if algorithm is None:
         raise ValueError("a segment has no algorithm identification: describe it by `_described`")
@@ -138,6 +111,7 @@ def _segmentation(
         content_label="LUNGS",
         content_description="Research use, not a medical device",
     )
-    found.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)  # empty, see `_reference`
-    found.PatientIdentityRemoved, found.DeidentificationMethod = "YES", "All but the UIDs of the X-ray left out"
+    found.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)  # empty, see above
+    if "PatientOrientation" not in found:  # required where nothing says how the plane lies, if only empty
+        found.PatientOrientation = reference.PatientOrientation
     return found

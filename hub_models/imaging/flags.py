@@ -106,6 +106,11 @@ class Flag(StrEnum):
         "a DICOM Segmentation was to be written and cannot refer to the X-ray",
         "no DICOM Segmentation: {reason}",
     )
+    NO_DICOM_SR = (
+        "no_dicom_sr",
+        "a DICOM Structured Report was to be written and cannot refer to the X-ray",
+        "no DICOM Structured Report: {reason}",
+    )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from hub_models.files import check_output, held, is_hidden, write_json
 from hub_models.hub_client.downloads import local_run
 from hub_models.models.trained_model import PREDICTION_VERSION
 from hub_models.predict.dataset_rows import Sources
+from hub_models.predict.dicom_output import DicomOutput, algorithm
 from hub_models.predict.inputs import find_sources
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.predict.row_log import close_row_log, done_before, drop_rows, file_of, is_whole, open_row_log
@@ -38,6 +39,7 @@ def read_all(
     overlays: bool = False,
     saliency: bool = False,
     dicom_seg: bool = False,
+    dicom_sr: bool = False,
     batch_size: int | None = None,
     config: str | None = None,
     split: str | None = None,
@@ -62,6 +64,8 @@ def read_all(
         overlays: whether to write pictures of the X-rays with a rim around the lungs, to `overlays/`.
         saliency: whether to write pictures of what speaks for tuberculosis to the classifier, to `saliency/`.
         dicom_seg: whether to write the lungs of DICOM X-rays as DICOM Segmentations, too, to `segmentations/`.
+        dicom_sr: whether to write what was found in DICOM X-rays as DICOM Structured Reports, to `reports/`; with a
+            segmenter the DICOM Segmentations, too, to which they refer.
         batch_size: X-rays in a forward pass; by default 16, on a CPU 4.
         config: of a dataset, as are `split` and `data_dir`.
         split: "test" and the like; by default all.
@@ -92,6 +96,7 @@ def read_all(
     digests = [None if run is None else RunFolder.read(run).digest for run in (lungs, tb)]
     settings: JobSettings = {"X-rays": sources.digest, "segmenter": digests[0], "classifier": digests[1]}
     settings |= {"version": PREDICTION_VERSION, "overlays": overlays, "saliency": saliency, "dicom_seg": dicom_seg}
+    settings["dicom_sr"] = dicom_sr or None  # of which a folder of version 0.2.0 says nothing
     _check_folder(folder, settings)
     if is_whole(folder, TABLE_NAME):
         logger.info("%s is finished: delete it, or pass another output, to read the X-rays again", folder)
@@ -100,10 +105,10 @@ def read_all(
     else:
         reader = ChestXrayReader(lungs, tb)
         saliency_model = SaliencyModel(reader.classifier) if saliency and reader.classifier else None
-        version = digests[0][:16] if dicom_seg and digests[0] else None
-        _read(
-            StreamOutput(reader, folder, overlays, saliency_model, version), sources, settings, accelerator, batch_size
-        )
+        names = ("lung_segmentation", "tb_classification")
+        dicom = DicomOutput(*map(algorithm, names, digests), dicom_sr) if dicom_seg or dicom_sr else None
+        output_of_job = StreamOutput(reader, folder, overlays, saliency_model, dicom)
+        _read(output_of_job, sources, settings, accelerator, batch_size)
     logger.info("%s", _summary(folder))
     return folder
 

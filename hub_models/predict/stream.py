@@ -18,15 +18,14 @@ import torch
 from PIL import Image
 
 from chest_xray_masks import reason
-from hub_models.imaging.dicom_seg import segmentation
-from hub_models.imaging.flags import Flag, RaisedFlag
+from hub_models.imaging.flags import RaisedFlag
 from hub_models.imaging.masks import keep_two_lungs, mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
-from hub_models.imaging.source import Source, is_dicom_source
+from hub_models.imaging.source import Source
 from hub_models.models.saliency import METHODS, saliency_of_gray
 from hub_models.models.trained_model import TrainedModel
-from hub_models.predict.checks import LEFT, RIGHT, sides_of
 from hub_models.predict.dataset_rows import IndexRow, OpenSource, printable
+from hub_models.predict.dicom_output import DicomOutput
 from hub_models.predict.reader import ChestXrayReader, OpenedXray, Prediction
 from hub_models.predict.row_log import NUMBER
 
@@ -50,6 +49,8 @@ PREDICTION_COLUMNS = {
     "flags": "string",
     "flag_messages": "string",
     "mask": "string",
+    "dicom_seg": "string",
+    "dicom_sr": "string",
     "error": "string",
 }
 PREDICTION_SCHEMA = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in PREDICTION_COLUMNS.items()])
@@ -83,14 +84,14 @@ class StreamOutput:
         folder: where to write.
         overlays: whether to write pictures of the lungs.
         saliency: the model that pictures of saliency are made with; None writes none.
-        segmenter_version: of the lung model, for the DICOM Segmentations of DICOM X-rays; None writes none.
+        dicom: what is written of DICOM X-rays as DICOM; None writes nothing.
     """
 
     reader: ChestXrayReader
     folder: Path
     overlays: bool = False
     saliency: SaliencyModel | None = None
-    segmenter_version: str | None = None
+    dicom: DicomOutput | None = None
 
 
 def read_stream(
@@ -165,8 +166,13 @@ def _write(output: StreamOutput, row: IndexRow, result: tuple[OpenedXray, Source
         columns["mask"] = _put(output.folder, f"masks/{file}", mask_png(found.mask))
         if output.overlays and small is not None:
             _put(output.folder, f"overlays/{file}", _png(outline(small, found.mask)))
-        if output.segmenter_version is not None:
-            flags += _segment(output.folder, source, row["output"], found, found.mask, output.segmenter_version)
+    if output.dicom is not None:
+        files, failed = output.dicom.files_of(source, found)
+        flags += failed
+        folders = {"dicom_seg": "segmentations", "dicom_sr": "reports"}
+        columns |= {
+            name: _put(output.folder, f"{folders[name]}/{row['output']}.dcm", data) for name, data in files.items()
+        }
     if output.saliency is not None and small is not None:
         _put(output.folder, f"saliency/{file}", _png(heat(small, output.saliency(xray.gray, found.mask))))
     if found.spacing_mm is not None:
@@ -181,27 +187,6 @@ def flag_columns(flags: Sequence[RaisedFlag]) -> dict[str, str]:
     # a message may quote the name of a file, and a name may hold the sign between two messages
     messages = [printable(flag.message.replace("|", "/")) for flag in flags]
     return {"flags": "|".join(flag.code for flag in flags), "flag_messages": " | ".join(messages)}
-
-
-def _segment(
-    folder: Path, source: Source, name: str, found: Prediction, mask: np.ndarray, version: str
-) -> tuple[RaisedFlag, ...]:
-    """Write the lungs of a DICOM X-ray as DICOM Segmentation, by side if frontal; return a flag where that fails."""
-    if not mask.any():
-        return ()
-    try:
-        if not is_dicom_source(source):
-            return ()
-        lungs = {"Lung": mask}
-        if Flag.NOT_FRONTAL not in found.flag_codes:
-            sides = sides_of(mask, found.is_mirrored)
-            lungs = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
-        present = {label: lung for label, lung in lungs.items() if lung.any()}
-        data = segmentation(source, present, "chest-xray-masks lung_segmentation", version)
-    except (OSError, ValueError) as error:  # of a file on the disk, whose header is read here
-        return (Flag.NO_DICOM_SEG.raised(reason=reason(error)),)
-    _put(folder, f"segmentations/{name}.dcm", data)
-    return ()
 
 
 def _put(folder: Path, name: str, data: bytes) -> str:

@@ -10,15 +10,18 @@ from PIL import Image
 from tiny import dicom
 from transformers import MobileNetV2Config
 
+from hub_models.imaging.dicom_reference import Algorithm
 from hub_models.imaging.flags import Flag
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import saliency
 from hub_models.predict import stream
+from hub_models.predict.dicom_output import DicomOutput
 from hub_models.predict.reader import ChestXrayReader, Prediction
 from hub_models.predict.stream import PREDICTION_COLUMNS, SaliencyModel, StreamOutput, flag_columns, read_stream
 from hub_models.runs.config import TrainConfig
 
 CPU = torch.device("cpu")
+SEG = DicomOutput(Algorithm("lungs", "1", "ab12"))
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +179,7 @@ def test_lungs_of_dicom_go_out_as_dicom_too(reader, xrays, tmp_path) -> None:
         (tmp_path / "in" / name).write_bytes(file)
     paths = sorted((tmp_path / "in").iterdir())
     out = tmp_path / "out"
-    rows = {
-        row["name"]: row
-        for row in read_stream(StreamOutput(reader, out, segmenter_version="v1"), items_of(paths), CPU)
-    }
+    rows = {row["name"]: row for row in read_stream(StreamOutput(reader, out, dicom=SEG), items_of(paths), CPU)}
     assert [path.name for path in (out / "segmentations" / "xrays").iterdir()] == ["whole.dcm"]
     without = {name: Flag.NO_DICOM_SEG in row["flags"].split("|") for name, row in rows.items()}
     assert without == {"bare.dcm": True, "ct.dcm": True, "whole.dcm": False, "xray.png": False}
@@ -197,7 +197,7 @@ def test_sides_of_a_dicom_segmentation_are_the_patients(reader, xrays, tmp_path)
         uids = {"StudyInstanceUID": "1.2.4", "SeriesInstanceUID": "1.2.5"}
         paths.append(tmp_path / f"{rows}.dcm")
         paths[-1].write_bytes(dicom(gray, 8, PatientOrientation=[rows, columns], **uids))
-    list(read_stream(StreamOutput(reader, tmp_path, segmenter_version="v1"), items_of(paths), CPU))
+    list(read_stream(StreamOutput(reader, tmp_path, dicom=SEG), items_of(paths), CPU))
     found = {}
     for path in paths:
         written = highdicom.seg.segread(tmp_path / "segmentations" / "xrays" / path.name)
@@ -218,21 +218,14 @@ def test_x_ray_is_opened_once(reader, xrays, tmp_path) -> None:
     whole = dicom(gray, 8, StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
     opens = [iter([data]) for data in (xrays[0].read_bytes(), (tmp_path / "deep.png").read_bytes(), whole)]
     rows = [{"number": number, "source": f"{number}", "output": f"{number}"} for number in range(3)]
-    output = StreamOutput(
-        reader, tmp_path, overlays=True, saliency=SaliencyModel(reader.classifier), segmenter_version="v1"
-    )
+    output = StreamOutput(reader, tmp_path, overlays=True, saliency=SaliencyModel(reader.classifier), dicom=SEG)
     items = ((row, partial(next, one)) for row, one in zip(rows, opens, strict=True))  # a second time raises
     assert [row.get("error") for row in read_stream(output, items, CPU)] == [None] * 3
     assert len(list((tmp_path / "saliency").iterdir())) == 3
     assert [path.name for path in (tmp_path / "segmentations").iterdir()] == ["2.dcm"]
 
 
-def test_dicom_that_is_gone_is_a_flag_and_a_file_in_the_way_an_error(tmp_path) -> None:
-    found = Prediction("xray", 48, 48)
-    mask = np.eye(48, dtype=bool)
-    (flag,) = stream._segment(tmp_path, tmp_path / "gone.dcm", "xray", found, mask, "v1")
-    assert flag.code == Flag.NO_DICOM_SEG and "gone.dcm" in flag.message
-    (tmp_path / "segmentations").write_text("in the way")
-    source = dicom(np.zeros((48, 48), np.uint16), StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.5")
-    with pytest.raises(OSError, match="segmentations"):
-        stream._segment(tmp_path, source, "xray", found, mask, "v1")
+def test_dicom_that_is_gone_is_a_flag(tmp_path) -> None:
+    found = Prediction("xray", 48, 48, mask=np.eye(48, dtype=bool))
+    files, (flag,) = SEG.files_of(tmp_path / "gone.dcm", found)
+    assert not files and flag.code == Flag.NO_DICOM_SEG and "gone.dcm" in flag.message
