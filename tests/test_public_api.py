@@ -16,7 +16,7 @@ SIGNATURES = {
     "hub_models.predict.ChestXrayReader": "segmenter=None, classifier=None, revision=None",
     "hub_models.predict.ChestXrayReader.read": "self, images",
     "hub_models.hub.push_model": "run_folder, repo_id, *, license=None, private=True, revision=None, version=None, "
-    "also=(), segmenter=None, replace=False, dry_run=False, token=None",
+    "also=(), segmenter=None, dataset=None, replace=False, dry_run=False, token=None",
     "hub_models.hub.pull_model": "repo_id, revision=None, token=None, cache_dir=None",
     "hub_models.metrics.LungOverlap": "*, spacing=None, **options",
     "hub_models.metrics.LungOverlap.add": f"self, *, {PAIR}",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # The standard has codes for probability, area, lungs, tuberculosis and comments. It has none for the threshold of a
 # probability ("Threshold Value" is one of dose), for what follows from it, for an area as a fraction of the image, nor
-# for doubts about an image: these are of a private scheme, whose codes for flags are those of `Flag`.
+# for flags on an image: these are of a private scheme, whose codes for flags are those of `Flag`.
 SCHEME = "99CXM"
 PRIVATE = {
     "threshold": "Probability from which on a finding is suspected",
@@ -40,7 +40,7 @@ PRIVATE = {
 
 
 @dataclass(frozen=True)
-class Screening:
+class TbResult:
     """What the TB model found: the calibrated probability and the threshold, in [0, 1]."""
 
     probability: float
@@ -67,7 +67,7 @@ class LungAreas:
 
 def measurement_report(
     source: bytes | str | Path,
-    screening: Screening | None = None,
+    screening: TbResult | None = None,
     lungs: LungAreas | None = None,
     flags: Sequence[RaisedFlag] = (),
 ) -> bytes:
@@ -117,7 +117,7 @@ def measurement_report(
 
 
 def _content(
-    evidence: "list[Dataset]", screening: Screening | None, lungs: LungAreas | None, flags: Sequence[RaisedFlag]
+    evidence: "list[Dataset]", screening: TbResult | None, lungs: LungAreas | None, flags: Sequence[RaisedFlag]
 ) -> "MeasurementReport":
     """Return the content of the report on `evidence`: the X-ray and, where there is one, the segmentation."""
     from highdicom import UID
@@ -148,7 +148,7 @@ def _private(code: str) -> "CodedConcept":
     return CodedConcept(code, SCHEME, PRIVATE[code])
 
 
-def _screening_group(xray: "Dataset", found: Screening) -> "MeasurementsAndQualitativeEvaluations":
+def _screening_group(xray: "Dataset", found: TbResult) -> "MeasurementsAndQualitativeEvaluations":
     """Return the group of the TB model: probability, threshold, decision."""
     from highdicom.sr import (
         FindingSite,
@@ -189,8 +189,10 @@ def _lung_groups(evidence: "list[Dataset]", found: LungAreas) -> "list[Group]":
     uids = xray.SOPClassUID, xray.SOPInstanceUID
     for seg in evidence[1:]:
         labels = {one.SegmentNumber: one.SegmentLabel for one in seg.SegmentSequence}
+        shared = seg.SharedFunctionalGroupsSequence[0]
         for frame, item in enumerate(seg.PerFrameFunctionalGroupsSequence, 1):
-            number = item.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+            group = item if "SegmentIdentificationSequence" in item else shared  # shared where there is one segment
+            number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
             image = SourceImageForSegmentation(*uids)
             at = (seg.SOPClassUID, seg.SOPInstanceUID, frame, number, image)
             frames[labels[number]] = ReferencedSegmentationFrame(*at)

@@ -7,7 +7,7 @@ from pathlib import Path
 from chest_xray_masks import __version__, reason
 from hub_models.imaging.dicom_reference import Algorithm
 from hub_models.imaging.dicom_seg import segmentation
-from hub_models.imaging.dicom_sr import LungAreas, Screening, measurement_report
+from hub_models.imaging.dicom_sr import LungAreas, TbResult, measurement_report
 from hub_models.imaging.flags import Flag, RaisedFlag
 from hub_models.imaging.source import Source, is_dicom_source
 from hub_models.predict.checks import LEFT, RIGHT, sides_of
@@ -55,7 +55,7 @@ class DicomOutput:
     def _report(self, source: Source, found: Prediction, seg: bytes | None, flags: Sequence[RaisedFlag]) -> bytes:
         screening, lungs = None, None
         if self.classifier is not None and found.probability is not None and found.threshold is not None:
-            screening = Screening(found.probability, found.threshold, self.classifier)
+            screening = TbResult(found.probability, found.threshold, self.classifier)
         if self.segmenter is not None and (areas := _areas(found)):
             lungs = LungAreas(areas, found.spacing_mm is not None, self.segmenter, seg)
         return measurement_report(_file_of(source), screening, lungs, flags)

@@ -105,8 +105,8 @@ def read_all(
     else:
         reader = ChestXrayReader(lungs, tb)
         saliency_model = SaliencyModel(reader.classifier) if saliency and reader.classifier else None
-        names = ("lung_segmentation", "tb_classification")
-        dicom = DicomOutput(*map(algorithm, names, digests), dicom_sr) if dicom_seg or dicom_sr else None
+        models = algorithm("lung_segmentation", digests[0]), algorithm("tb_classification", digests[1])
+        dicom = DicomOutput(*models, has_report=dicom_sr) if dicom_seg or dicom_sr else None
         output_of_job = StreamOutput(reader, folder, overlays, saliency_model, dicom)
         _read(output_of_job, sources, settings, accelerator, batch_size)
     logger.info("%s", _summary(folder))

@@ -21,7 +21,7 @@ from tiny import dicom
 
 from hub_models.imaging.dicom_reference import PATIENT_TAGS, Algorithm
 from hub_models.imaging.dicom_seg import segmentation
-from hub_models.imaging.dicom_sr import LungAreas, Screening, measurement_report
+from hub_models.imaging.dicom_sr import LungAreas, TbResult, measurement_report
 from hub_models.imaging.flags import Flag
 
 XRAY = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
@@ -45,7 +45,7 @@ def made(**fields: object) -> tuple[bytes, bytes, bytes]:
     xray = dicom(XRAY, **uids | fields)
     seg = segmentation(xray, {"Right lung": RIGHT, "Left lung": LEFT}, LUNGS)
     areas = LungAreas({"Right lung": 1234.5, "Left lung": 77.25}, True, LUNGS, seg)
-    return xray, seg, measurement_report(xray, Screening(0.3, 0.25, TB), areas, FLAGS)
+    return xray, seg, measurement_report(xray, TbResult(0.3, 0.25, TB), areas, FLAGS)
 
 
 def errors_of(data: bytes, folder: Path) -> list[str]:
@@ -70,7 +70,7 @@ def errors_of(data: bytes, folder: Path) -> list[str]:
 def test_dciodvfy_finds_no_error(tmp_path: Path, fields: dict[str, object]) -> None:
     xray, seg, report = made(**fields)
     bare = measurement_report(xray, None, LungAreas({"Lung": 0.25}, False, LUNGS), FLAGS)
-    for data in (seg, report, bare, measurement_report(xray, Screening(0.1 + 0.2, 1 / 3, TB))):
+    for data in (seg, report, bare, measurement_report(xray, TbResult(0.1 + 0.2, 1 / 3, TB))):
         assert errors_of(data, tmp_path) == []
 
 
@@ -141,8 +141,8 @@ def test_archive_files_them_in_the_study_and_gives_them_back(orthanc: Request) -
     assert not stored.get("00081198", {}).get("Value")  # those that failed
     study = f"studies/{xray.StudyInstanceUID}"
     found = json.loads(orthanc(f"{study}/series", Accept="application/dicom+json")[1])
-    modalities = {one["0020000E"]["Value"][0]: one["00080060"]["Value"][0] for one in found}
-    assert modalities[seg.SeriesInstanceUID] == "SEG" and modalities[report.SeriesInstanceUID] == "SR"
+    modalities = {one["0020000E"]["Value"][0]: one.get("00080060", {}).get("Value") for one in found}
+    assert modalities[seg.SeriesInstanceUID] == ["SEG"] and modalities[report.SeriesInstanceUID] == ["SR"]
     assert len(modalities) == 3
     studies = json.loads(orthanc("studies?PatientID=7340211", Accept="application/dicom+json")[1])
     assert [one["0020000D"]["Value"] for one in studies] == [[xray.StudyInstanceUID]]
