@@ -75,7 +75,7 @@ class Page:
     reader: ChestXrayReader
     models: Mapping[str, view.ShownModel]
     examples: Mapping[str, Upload]
-    wrap: Callable[[Read], Read] = lambda read: read
+    wrap: Callable[[Read], Read] | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     uploads: MutableMapping[Path, Upload] = field(default_factory=WeakValueDictionary)
 
@@ -109,8 +109,8 @@ class Page:
 
     @cached_property
     def wrapped(self) -> Read:
-        """Return `read` as it is called."""
-        return self.wrap(self.read)
+        """Return `read` in what `wrap` makes of it, made once."""
+        return self.read if self.wrap is None else self.wrap(self.read)
 
     def take(self, path: Path) -> Upload:
         """Return an upload and delete its file.
@@ -148,7 +148,8 @@ class Page:
     def _found(self, upload: Upload) -> tuple[str, str]:
         """Return HTML of what was found and of its files."""
         try:
-            reading = self.wrapped(upload.data, upload.name)
+            read = self.read if self.wrap is None else self.wrapped
+            reading = read(upload.data, upload.name)
         except (ValueError, ImportError) as error:
             is_image = not isinstance(error.__cause__, UnidentifiedImageError)
             return view.problem_html(upload.name, str(error) if is_image else NO_IMAGE), ""
