@@ -91,8 +91,7 @@ def build(
     _set_dropout(config, dropout)
     if from_scratch:
         config.id2label, config.label2id = dict(enumerate(labels)), {one: index for index, one in enumerate(labels)}
-        config.architectures = config.architectures or []  # None stops AutoModel for families of several, as DeiT
-        model = AUTO_CLASSES[kind].from_config(config)
+        model = random_model(kind, config)
     else:
         model = start_from(kind, source, config, labels)
     for name, weight in model.named_parameters():
@@ -112,6 +111,18 @@ def load(kind: str, folder: Path, labels: tuple[str, ...], image_size: int) -> t
         raise ValueError(f"config.json of {folder} has the labels {config.id2label}, not {', '.join(labels)}: {SOUND}")
     _set_dropout(config, 0.0)
     return load_weights(kind, folder, config)
+
+
+def random_model(kind: str, config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
+    """Return the model of a config with random weights."""
+    config.architectures = config.architectures or []  # None stops AutoModel for families of several, as DeiT
+    return AUTO_CLASSES[kind].from_config(config)
+
+
+def outline_of(kind: str, config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
+    """Return the model of a config with layers and no numbers in their weights."""
+    with torch.device("meta"):
+        return random_model(kind, config)
 
 
 def _set_dropout(config: transformers.PretrainedConfig, dropout: float) -> None:
@@ -141,8 +152,7 @@ def check_side(kind: str, config: transformers.PretrainedConfig, source: str, im
     side = getattr(seen, "image_size", image_size)
     if side == image_size or config.model_type in INTERPOLATING:
         return
-    with torch.device("meta"):  # weights without numbers
-        model = AUTO_CLASSES[kind].from_config(config)
+    model = outline_of(kind, config)
     if any("position_embedding" in name for name, _ in model.named_parameters()):
         given = f"got image_size {image_size}: pass --image_size {side}"
         raise ValueError(f"{source} takes images of {side} pixels, {given}")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from hub_models.models.architectures import AUTO_CLASSES, config_of
+from hub_models.models.architectures import config_of, outline_of
 from hub_models.models.tasks import TASKS
+from hub_models.models.weights import backbone_of
 from hub_models.runs.config import TrainConfig, resolved
 from hub_models.training.frozen import FrozenEncoder, head_of
 
@@ -34,8 +35,7 @@ def check_adaptation(config: TrainConfig) -> None:
         return
     kind = TASKS[config.task].kind
     name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
-    with torch.device("meta"):  # layers without weights
-        model = AUTO_CLASSES[kind].from_config(config_of(kind, name, config.from_scratch, size))
+    model = outline_of(kind, config_of(kind, name, config.from_scratch, size))
     if config.lora:
         attention_layers(model)
     else:
@@ -48,7 +48,7 @@ def attention_layers(model: PreTrainedModel) -> list[str]:
     Raises:
         ValueError: there are none, as in a ResNet.
     """
-    encoder = f"{model.base_model_prefix}."
+    encoder = backbone_of(model)
     names = [
         name
         for name, module in model.named_modules()
@@ -88,7 +88,7 @@ def add_lora(model: PreTrainedModel, rank: int) -> "LoraModel":
     settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=attention_layers(model))
     tuner = LoraModel(model, settings, "default")
     for name, weight in model.named_parameters():
-        if not name.startswith(f"{model.base_model_prefix}."):
+        if not name.startswith(backbone_of(model)):
             weight.requires_grad_(True)
     return tuner
 

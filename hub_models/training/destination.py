@@ -5,12 +5,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate.utils import broadcast_object_list
 
 from hub_models.evaluation.evaluate import make_accelerator
 from hub_models.hub.push import Push, check_push, kind_of, push_model
-from hub_models.models.architectures import AUTO_CLASSES, config_of
+from hub_models.models.architectures import config_of, outline_of
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig, resolved
 from hub_models.runs.data import resolve
@@ -95,9 +94,7 @@ def _check(config: TrainConfig, destination: Destination) -> None:
     kind = TASKS[config.task].kind
     name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
     model = config_of(kind, name, config.from_scratch, size)
-    model.architectures = model.architectures or []  # as `build` does
-    with torch.device("meta"):
-        architecture = type(AUTO_CLASSES[kind].from_config(model)).__name__
+    architecture = type(outline_of(kind, model)).__name__
     check_push(
         destination.repo_id,
         kind_of(config.task, [architecture]),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import write_checkpoint
 from launch import accelerate, kill_when
 from test_frozen import tiny  # noqa: F401
 from test_train import assert_same_run, line
@@ -34,6 +35,18 @@ def test_lora_adapts_query_key_value_and_output_of_each_layer(name: str, layers:
     assert all(name.startswith(f"{model.base_model_prefix}.") for name in names)
     ends = [name.rpartition(".")[2] for name in names]
     assert sorted(ends) == sorted(layers * ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_lora_of_an_encoder_beside_another_trains_its_updates_and_the_head(family: str, tmp_path) -> None:
+    write_checkpoint(family, tmp_path)
+    model = build("classification", str(tmp_path), False, TASKS[TB].labels, 64)
+    adapt(TrainConfig("data", "out", TB, lora=2), model, 64)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained == {
+        name for name, _ in model.named_parameters() if "lora_" in name or name.startswith("classifier")
+    }
+    assert any("lora_" in name for name in trained)
 
 
 def test_resnet_has_no_attention_to_adapt(tiny) -> None:  # noqa: F811
