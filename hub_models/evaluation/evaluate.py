@@ -79,8 +79,8 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
     results |= _who_triage_minimum(metrics) | more
     if synthetic := count_synthetic(evaluated.rows):
         results |= {"synthetic": synthetic}
-    results |= {"config": dataclasses.asdict(config), "commit": _commit()}
-    results |= {"date": datetime.now(UTC).date().isoformat()}
+    today = datetime.now(UTC).date().isoformat()
+    results |= {"config": dataclasses.asdict(config), "commit": _commit(), "date": today}
     results |= {"launch": launch_of(accelerator), "versions": {name: version(name) for name in VERSIONED}}
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ LABEL_NAMES, SEX_NAMES = cxm.FEATURES["label"].names, cxm.FEATURES["sex"].names
 def write_card(folder: Path, infos: DatasetInfosDict, found: Audit, name: str, repo_id: str | None) -> str:
     """Write README.md, its pictures, croissant.json, eval.yaml and, for X-rays of patients, LICENSE.md.
 
-    They stand beside the files of `write_parquet`, whose `infos` are given. The folder `name` is to become the
+    `folder` holds the files of `write_parquet`, whose `infos` are given. The folder `name` is to become the
     repository `repo_id`, where it is to become one. Return the terms.
     """
     facts = read_facts(folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 
 from hub_models.files import check_output, new_folder
+from hub_models.hub.card_tables import CODE_URL
 from hub_models.metrics import evaluate_module
 
 METRIC_MODULE = "weighted.py"  # by which a Space of these metrics is known: `evaluate` needs it beside the script
@@ -69,7 +70,7 @@ print(metric.compute(predictions=$predictions, references=$references))
 ```
 
 It runs this Space's code on your machine, and needs `datasets`, `evaluate` and `numpy`$more.
-The same module is in [chest-xray-masks](https://github.com/chest-xray-masks/chest-xray-masks), by the path
+The same module is in [chest-xray-masks]($code_url), by the path
 that `hub_models.metrics.evaluate_module("$metric")` returns.
 
 ```text
@@ -105,6 +106,7 @@ def pack_metric(folder: str | Path, metric: str, repo_id: str) -> Path:
     info = evaluate.load(str(source))
     predictions, references, more = METRIC_EXAMPLES[metric]
     texts = {"name": name, "metric": metric, "repo_id": repo_id, "gradio": version("gradio")}
+    texts |= {"code_url": CODE_URL}
     texts |= {"predictions": predictions, "references": references, "more": more}
     texts |= {"example": repr([predictions, references]), "description": info.description}
     texts |= {"inputs": info.inputs_description.strip(), "citation": info.citation.strip()}

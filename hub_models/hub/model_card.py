@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -165,7 +164,17 @@ def eval_results(run: RunFolder, repo_id: str, benchmark: Benchmark) -> dict[str
         group, id = run.results["metrics"][key], task_id(run.config.task, configs.get(key, "all"))
         if id in benchmark.tasks and (value := group[column.metric]["value"]) is not None:
             notes = f"{column.heading} of {group['n']} X-rays{made_up}"
-            entry = EvalResultEntry(benchmark.id, id, round(value, column.digits), benchmark.revision, date=date)
-            entries.append(replace(entry, source_url=source, source_name=RESULTS_NAME, notes=notes))
+            entries.append(
+                EvalResultEntry(
+                    dataset_id=benchmark.id,
+                    task_id=id,
+                    value=round(value, column.digits),
+                    dataset_revision=benchmark.revision,
+                    date=date,
+                    source_url=source,
+                    source_name=RESULTS_NAME,
+                    notes=notes,
+                )
+            )
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=200)
     return {RESULTS_PATH: text} if entries else {}

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 
 from hub_models.hub.benchmark import read_benchmark
-from hub_models.hub.run_files import MAY_BE_SENT, bytes_of, release, require_license
+from hub_models.hub.run_files import MAY_BE_SENT, bytes_of, release, required_license
 from hub_models.hub_client.downloads import pull_model as pull_model
 from hub_models.hub_client.repository import HUB_FILE, FileContent, Head, Repository, differences, digests_of
 from hub_models.hub_client.requests import check_metadata, plain_errors, retried, whoami_writer
@@ -132,11 +132,11 @@ def check_push(
         PermissionError, ConnectionError, ValueError: as `push_model`, where it would refuse any such run.
     """
     api = HfApi()
-    require_license(license)
+    license = required_license(license)
     owner, _, name = repo_id.rpartition("/")
     validate_repo_id(f"{owner or 'owner'}/{name}")
     repository = Repository(api, f"{whoami_writer(api, owner or None)}/{name}")
-    check_metadata(ModelCard(f"---\nlicense: {str(license).lower()}\n---\n"), None)
+    check_metadata(ModelCard(f"---\nlicense: {license}\n---\n"), None)
     if segmenter:
         check_lungs(lungs_digest, segmenter, repository.id, None)
     if (head := repository.head()) is not None:

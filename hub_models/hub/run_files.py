@@ -30,10 +30,11 @@ def bytes_of(source: FileContent) -> bytes:
     return source if isinstance(source, bytes) else source.read_bytes()
 
 
-def require_license(license: str | None) -> None:
-    """Raise ValueError where no licence is chosen."""
+def required_license(license: str | None) -> str:
+    """Return a licence in the Hub's spelling; raise ValueError where none is chosen."""
     if not license:
         raise ValueError(f"no licence is chosen: pass --license, such as {LICENSES}")
+    return license.lower()
 
 
 def release(
@@ -54,13 +55,13 @@ def release(
         ValueError: its files contradict each other, its README.md was edited, no licence is chosen, or a file names a
             place of this machine.
     """
-    require_license(license)
+    license = required_license(license)
     refuse_edited(run.path)
     check_model(run)
     if run.settings.region != "image" and segmenter is None:
         logger.warning("the card names no lung model for this one to see by: pass --segmenter <its Hub id>")
     dataset = benchmark.id if benchmark else None
-    card = finished(str(model_card(run, repo_id, str(license).lower(), also, segmenter, dataset)), run.notes)
+    card = finished(str(model_card(run, repo_id, license, also, segmenter, dataset)), run.notes)
     optional = [name for name in OPTIONAL if (run.path / name).is_file()]
     files: dict[str, FileContent] = {name: run.path / name for name in (*RUN_FILES, *optional, *card_pictures(run))}
     files[CARD_NAME] = card.encode()

@@ -19,10 +19,20 @@ from launch import ROOT, config_of, python
 import chest_xray_masks
 import hub_models
 from hub_models.cli import main
-from hub_models.cli.commands import CHOICES, COMMANDS, EXPORT_GROUPS, SPLIT_NAMES, TRAIN_GROUPS
+from hub_models.cli.commands import (
+    CHOICES,
+    COMMANDS,
+    EXPORT_GROUPS,
+    METRICS,
+    SPACE_HARDWARE,
+    SPLIT_NAMES,
+    TRAIN_GROUPS,
+)
 from hub_models.cli.config_file import read_config
 from hub_models.cli.options import Call
 from hub_models.hub.export_config import ExportConfig
+from hub_models.hub.metric_space import METRIC_EXAMPLES
+from hub_models.hub.space import HARDWARE
 from hub_models.models import tasks
 from hub_models.models.architectures import ARCHITECTURES, FAMILIES
 from hub_models.runs.config import TrainConfig
@@ -346,3 +356,7 @@ print(evaluate.load(evaluate_module("screening")).compute(predictions=[0.9, 0.1]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     run(*launch, "-m", "hub_models.training", "--data", phantoms, "--output", "run", "--config", "run.yaml")
     assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_choices_are_those_of_the_work() -> None:
+    assert SPACE_HARDWARE == HARDWARE and tuple(METRIC_EXAMPLES) == METRICS
