@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -67,7 +67,7 @@ class Page:
         reader: the models to read with.
         models: what is said of them, by role.
         examples: X-rays by name.
-        wrap: makes of `read` what is called, such as spaces.GPU of a Space on ZeroGPU.
+        wrapped: what is called in place of `read`, such as what spaces.GPU of a Space on ZeroGPU makes of it.
         turn: one X-ray is read at a time, in the order in which they came: a forward pass takes all cores.
         uploads: those that are read or wait for their turn, by the path where they lay.
     """
@@ -75,7 +75,7 @@ class Page:
     reader: ChestXrayReader
     models: Mapping[str, view.ShownModel]
     examples: Mapping[str, Upload]
-    wrap: Callable[[Read], Read] | None = None
+    wrapped: Read | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     uploads: MutableMapping[Path, Upload] = field(default_factory=WeakValueDictionary)
 
@@ -106,11 +106,6 @@ class Page:
             heat = saliency_of_gray(reader.classifier, xray.gray, None if mask is None else keep_two_lungs(mask))
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
         return view.Report(xray.gray, found, heat, tuple(models))
-
-    @cached_property
-    def wrapped(self) -> Read:
-        """Return `read` in what `wrap` makes of it, made once."""
-        return self.read if self.wrap is None else self.wrap(self.read)
 
     def take(self, path: Path) -> Upload:
         """Return an upload and delete its file.
@@ -148,8 +143,7 @@ class Page:
     def _found(self, upload: Upload) -> tuple[str, str]:
         """Return HTML of what was found and of its files."""
         try:
-            read = self.read if self.wrap is None else self.wrapped
-            reading = read(upload.data, upload.name)
+            reading = (self.wrapped or self.read)(upload.data, upload.name)
         except (ValueError, ImportError) as error:
             is_image = not isinstance(error.__cause__, UnidentifiedImageError)
             return view.problem_html(upload.name, str(error) if is_image else NO_IMAGE), ""
@@ -280,7 +274,7 @@ def serve(
     port: int | None = None,
     wrap: Callable[[Read], Read] | None = None,
 ) -> None:
-    """Serve the page of run folders or Hub ids as `serving` does, until Ctrl-C or SIGTERM; see `Page` for `wrap`.
+    """Serve the page of run folders or Hub ids as `serving` does, until Ctrl-C or SIGTERM; `wrap` makes its `wrapped`.
 
     Raises:
         FileNotFoundError, ValueError, OSError: as `Page.of` and `serving`.
@@ -288,9 +282,8 @@ def serve(
     stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     page = Page.of(segmenter, classifier, revision)
-    if wrap is not None:
-        page = replace(page, wrap=wrap)
-        _ = page.wrapped  # ZeroGPU looks for it before the page is up
+    if wrap is not None:  # ZeroGPU looks for it before the page is up
+        page = replace(page, wrapped=wrap(page.read))
     with serving(page, host, port) as (url, folder):
         log.info("serving at %s; Ctrl-C ends it", url)
         while not stopped.wait(CLEAN_EVERY):

@@ -122,7 +122,6 @@ def _content(
     """Return the content of the report on `evidence`: the X-ray and, where there is one, the segmentation."""
     from highdicom import UID
     from highdicom.sr import (
-        CodedConcept,
         DeviceObserverIdentifyingAttributes,
         MeasurementReport,
         ObservationContext,
@@ -137,7 +136,7 @@ def _content(
         groups[0][0].ContentSequence.append(_flag_item(flag))
     return MeasurementReport(
         ObservationContext(ObserverContext(codes.DCM.Device, observer)),
-        CodedConcept("399208008", "SCT", "Plain chest X-ray"),
+        _concept("399208008", "Plain chest X-ray"),
         groups,
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class TrainedModel:
             model = load(own.kind, folder, own.labels, image_processor.size["height"]).eval()
         return cls(own, model, image_processor, settings, OutOfDistribution.load(folder))
 
-    @property
+    @cached_property
     def resample(self) -> Image.Resampling:
         """Return how X-rays are resized for the model, as its image processor says: older models have BOX there."""
         return Image.Resampling(self.image_processor.to_dict()["resample"])  # no attribute of the base class

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from chest_xray_masks import __version__, reason
 from hub_models.imaging.dicom_reference import Algorithm
 from hub_models.imaging.dicom_seg import segmentation
@@ -42,7 +44,7 @@ class DicomOutput:
             return files, (flag.raised(reason=reason(error)),)
         if self.segmenter is not None and found.mask is not None and found.mask.any():
             try:
-                files["dicom_seg"] = _lungs(source, found, self.segmenter)
+                files["dicom_seg"] = _lungs(source, found, found.mask, self.segmenter)
             except (OSError, ValueError) as error:
                 flags += (Flag.NO_DICOM_SEG.raised(reason=reason(error)),)
         if self.has_report:
@@ -72,15 +74,13 @@ def _file_of(source: Source) -> bytes | str | Path:
     return source
 
 
-def _lungs(source: Source, found: Prediction, segmenter: Algorithm) -> bytes:
+def _lungs(source: Source, found: Prediction, mask: np.ndarray, segmenter: Algorithm) -> bytes:
     """Return the segmentation of lungs that are not empty, by side if frontal."""
-    if found.mask is None:
-        raise ValueError(f"no lung mask of {found.name}: read it with a segmenter")
-    masks = {"Lung": found.mask}
+    masks = {"Lung": mask}
     if Flag.NOT_FRONTAL not in found.flag_codes:
-        sides = sides_of(found.mask, found.is_mirrored)
-        masks = {"Right lung": found.mask & (sides == RIGHT), "Left lung": found.mask & (sides == LEFT)}
-    return segmentation(_file_of(source), {label: mask for label, mask in masks.items() if mask.any()}, segmenter)
+        sides = sides_of(mask, found.is_mirrored)
+        masks = {"Right lung": mask & (sides == RIGHT), "Left lung": mask & (sides == LEFT)}
+    return segmentation(_file_of(source), {label: lung for label, lung in masks.items() if lung.any()}, segmenter)
 
 
 def _areas(found: Prediction) -> dict[str, float]:
