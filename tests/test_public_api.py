@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 MASKS = "predictions=None, references=None"
 PAIR = "prediction=None, reference=None, " + MASKS
 SIGNATURES = {
-    "hub_models.predict.ChestXrayReader": "segmenter=None, classifier=None, revision=None",
+    "hub_models.predict.ChestXrayReader": "segmenter=None, classifier=None, revision=None, backend=None",
     "hub_models.predict.ChestXrayReader.read": "self, images",
     "hub_models.hub.push_model": "run_folder, repo_id, *, license=None, private=True, revision=None, version=None, "
     "also=(), segmenter=None, dataset=None, replace=False, dry_run=False, token=None",
@@ -91,7 +91,7 @@ def test_rows_and_configs_of_the_builder() -> None:
 
 @pytest.mark.parametrize("package", ["hub_models", "hub_models.predict"])
 def test_missing_library_names_the_extra(package: str) -> None:
-    code = f"import sys; sys.modules['torch'] = None\nfrom {package} import ChestXrayReader"
+    code = f"import sys; sys.modules['torch'] = None\nfrom {package} import ChestXrayReader as Reader; Reader('tests')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.splitlines()[-1].endswith("needs torch: pip install 'chest-xray-masks[models]'")
 

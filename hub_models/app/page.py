@@ -24,6 +24,7 @@ from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.gray import synthetic_mark
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import METHODS, saliency_of_gray
+from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.reader import ChestXrayReader
 
 try:
@@ -102,8 +103,9 @@ class Page:
         reader, xray = self.reader, self.reader.decode(data, name)
         (found,) = reader.read_decoded([xray])
         mask, heat = found.mask, None
-        if reader.classifier is not None and reader.classifier.model.config.model_type in METHODS:
-            heat = saliency_of_gray(reader.classifier, xray.gray, None if mask is None else keep_two_lungs(mask))
+        classifier = reader.classifier
+        if isinstance(classifier, TrainedModel) and classifier.model.config.model_type in METHODS:
+            heat = saliency_of_gray(classifier, xray.gray, None if mask is None else keep_two_lungs(mask))
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
         return view.Report(xray.gray, found, heat, tuple(models))
 

@@ -15,8 +15,8 @@ from PIL import Image
 from hub_models.hub.limits import limits_of
 from hub_models.imaging.masks import mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
+from hub_models.models.answers import PREDICTION_VERSION
 from hub_models.models.tasks import TASKS
-from hub_models.models.trained_model import PREDICTION_VERSION
 from hub_models.predict.reader import Prediction
 from hub_models.runs.run_folder import RunFolder
 

@@ -16,6 +16,7 @@ from hub_models.benchmarks.dataset import measure_alone
 from hub_models.benchmarks.native_phantoms import native_phantoms
 from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_ratio, speeds, timed_rounds
 from hub_models.dataset.phantoms import write_phantoms
+from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.dataset_rows import IndexRow, OpenSource
 from hub_models.predict.job import read_all
 from hub_models.predict.reader import ChestXrayReader
@@ -65,7 +66,7 @@ def prediction_ratios(
 
 def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[Path], folder: Path) -> Works:
     """Return what is measured, by name; pipelines by their number of workers."""
-    models = [one for one in (reader.segmenter, reader.classifier) if one]
+    models = [one for one in (reader.segmenter, reader.classifier) if isinstance(one, TrainedModel)]
     lungs, rounds = models[0].model, count()
     device, names = next(lungs.parameters()).device, list(map(str, paths))
     size = BATCH_SIZES.get(device.type, BATCH_SIZE)

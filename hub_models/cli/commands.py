@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from hub_models.cli import plans
-from hub_models.cli.config_file import made
 from hub_models.cli.options import Call, Command, Option, options_of, plain
 from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import TrainConfig
@@ -221,10 +220,18 @@ COMMANDS = {
         plans.plan_pull,
     ),
     "export": Command(
-        "Build the set as Parquet with its card, as a folder that `load_dataset` reads, and push it to the Hub.",
-        ("cxm export --data DATA --output chest-xrays", "cxm export --data DATA --repo_id USER/chest-xrays --dry_run"),
-        options_of(ExportConfig, EXPORT_GROUPS),
-        Call("hub_models.hub.dataset_export", "export", print, lambda one: {"config": made(ExportConfig, vars(one))}),
+        "Build the set as Parquet with its card and push it to the Hub; or with --model, write a model as ONNX.",
+        ("cxm export --data DATA --output chest-xrays", "cxm export --model runs/lungs --format onnx --output lungs"),
+        {
+            **options_of(ExportConfig, EXPORT_GROUPS),
+            "model, in place of the set": [
+                Option("model", "run folder or Hub id; --data then names X-rays to measure its export on", "RUN"),
+                Option("format", "of the model: model.onnx and preprocessing.json (default: onnx)", choices=("onnx",)),
+                Option("precision", "of its weights (default: fp32)", choices=("fp32", "fp16", "int8")),
+                Option("revision", "branch, tag or commit of a model from the Hub (default: main)", "REV"),
+            ],
+        },
+        plans.plan_export,
     ),
     "check-hub": Command(
         "Check the Hub itself: a tiny model and a tiny set go there, come back and are deleted.",

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_models.cli.config_file import made
-from hub_models.cli.options import Options, Work
+from hub_models.cli.options import Call, Options, Work
 from hub_models.files import new_folder
+from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import TrainConfig
 
 PUSH_OPTIONS = ("push", "license", "private", "push_segmenter")  # of `cxm train`; no values of a run
@@ -99,6 +100,24 @@ def plan_launch_config(options: Options) -> Work:
         problem = f"no launch config {options.NAME}" if options.NAME else "no launch config is named"
         raise ValueError(f"{problem}: pass one of {', '.join(configs)}")
     return lambda: print(configs[options.NAME].read_text(), end="")
+
+
+def plan_export(options: Options) -> Work:
+    """Return the work of `cxm export`, of the set or of a model; raise ValueError for options of both."""
+    given = vars(options)
+    of_model = {name: given.pop(name) for name in ("model", "format", "precision", "revision")}
+    named = [f"--{name}" for name, value in of_model.items() if value is not None]
+    if of_model["model"] is None:
+        if named:
+            raise ValueError(f"{named[0]} is of a model's export: pass --model too, or leave {named[0]} out")
+        return Call("hub_models.hub.dataset_export", "export", print, lambda _: {"config": made(ExportConfig, given)})(
+            options
+        )
+    if others := [f"--{name}" for name in given if name not in ("data_dir", "output")]:
+        raise ValueError(f"{others[0]} is of the set's export: leave it out, or leave --model out")
+    arguments = {"model": of_model["model"], "revision": of_model["revision"], "images": given.get("data_dir")}
+    arguments |= {"output": given.get("output"), "precision": of_model["precision"] or "fp32"}
+    return Call("hub_models.predict.export", "export_model", print, lambda _: arguments)(options)
 
 
 def plan_pull(options: Options) -> Work:

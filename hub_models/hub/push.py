@@ -12,10 +12,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from hub_models.hub.benchmark import read_benchmark
 from hub_models.hub.run_files import MAY_BE_SENT, bytes_of, release, required_license
+from hub_models.hub_client.downloads import SETTINGS_KEY
 from hub_models.hub_client.downloads import pull_model as pull_model
 from hub_models.hub_client.repository import HUB_FILE, FileContent, Head, Repository, differences, digests_of
 from hub_models.hub_client.requests import check_metadata, plain_errors, retried, whoami_writer
-from hub_models.models.tasks import SETTINGS_KEY
 from hub_models.runs.notes import CARD_NAME
 from hub_models.runs.run_folder import RunFolder
 

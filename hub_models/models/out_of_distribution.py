@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from hub_models.files import write_bytes
 from hub_models.imaging.flags import Flag, RaisedFlag
+
+if TYPE_CHECKING:
+    import torch
 
 OUT_OF_DISTRIBUTION_NAME = "out_of_distribution.safetensors"
 NAME_BEFORE = "familiarity.safetensors"  # up to version 0.1
@@ -94,11 +97,13 @@ def _distances(features: np.ndarray, mean: np.ndarray, precision: np.ndarray) ->
     return np.sqrt(np.maximum(np.einsum("nd,de,ne->n", off, precision, off), 0))
 
 
-def features_of(hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
+def features_of(hidden_states: "Sequence[torch.Tensor]") -> "torch.Tensor":
     """Return (B, D) features, the standard deviation of each channel of the last two maps (B, C, h, w) of an encoder.
 
     These separate real X-rays from turned, cut and other images better than four stages or the channels' means.
     """
+    import torch  # late: whoever has the features needs none
+
     return torch.cat([stage.float().std((2, 3), correction=0) for stage in hidden_states[-2:]], 1)  # (B, D)
 
 

@@ -24,9 +24,11 @@ from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import content_box, resize_gray
 from hub_models.imaging.source import Source
 from hub_models.metrics import SALIENCY_COLUMNS
+from hub_models.models.answers import or_whole
 from hub_models.models.architectures import normalize
-from hub_models.models.tasks import Settings, XrayRow
-from hub_models.models.trained_model import TrainedModel, or_whole
+from hub_models.models.settings import Settings
+from hub_models.models.tasks import XrayRow
+from hub_models.models.trained_model import TrainedModel
 
 Area = tuple[slice, slice]  # rows and columns
 CELLS = 7  # least side of the grid: that of a ResNet or a Swin at 224 pixels
@@ -47,7 +49,7 @@ def saliency(trained: TrainedModel, source: Source, mask: np.ndarray | None = No
 
 def saliency_of_gray(trained: TrainedModel, gray: Image.Image, mask: np.ndarray | None = None) -> np.ndarray:
     """Return `saliency` of the image of `to_gray`, which would stretch a deep one a second time."""
-    (grid,) = saliency_maps(trained, trained.to_pixels(gray, mask))
+    (grid,) = saliency_maps(trained, torch.from_numpy(trained.to_pixels(gray, mask)[None]))
     found = np.zeros((gray.height, gray.width), np.float32)
     seen, content = _seen(found.shape, mask, trained.settings)
     height, width = found[seen].shape

@@ -1,68 +1,27 @@
 """The table `TASKS`: all that differs between the tasks, so that no other module depends on which task it is."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, interpolate
-from transformers import PreTrainedModel
 
 from hub_models import metrics
 from hub_models.dataset.published import pixel_spacing_mm
-from hub_models.hub_client.downloads import SETTINGS_KEY
-from hub_models.imaging.lung_crop import Region
-from hub_models.imaging.masks import keep_two_lungs, to_mask
-from hub_models.imaging.resizing import Fit, content_box
+from hub_models.imaging.masks import to_mask
 from hub_models.metrics import DISTANCES, Overlap
 from hub_models.metrics.intervals import SetMetrics
 from hub_models.metrics.weighted import Columns
-from hub_models.models.upsampling import is_above_zero
+from hub_models.models.answers import ANSWERS
+from hub_models.models.settings import Settings
 
 if TYPE_CHECKING:
     import datasets
 
 SENSITIVITY = 0.9  # at which the threshold is chosen. Source: WHO 2014, target product profile of a TB triage test
-VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
 XrayRow = Mapping[str, Any]  # of the dataset, with `reference` where `mask` was found by a model
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is to be used; kept in its config.json under `chest_xray_masks`."""
-
-    task: str  # key of TASKS
-    image_size: int  # side in pixels of the model's input
-    fit: Fit = "squash"  # how an X-ray becomes square
-    region: Region = "image"  # or "lungs" where the model sees only the lungs that a lung model finds
-    temperature: float = 1.0  # divisor of the logits that calibrates probabilities; the weights hold it already
-    threshold: float = 0.5  # probability from which on an X-ray is called positive; 0.5 without a decision
-    views: int = 1  # forward passes for an X-ray, turned and scaled a little: the first so many of VIEWS
-    two_lungs: bool = False  # keep the two largest regions of a lung mask only, their holes filled
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for more views than VIEWS has, or none."""
-        if not 1 <= self.views <= len(VIEWS):
-            raise ValueError(f"views must be 1 to {len(VIEWS)}, got {self.views}")
-
-    def store(self, model: PreTrainedModel) -> None:
-        """Write into `model.config`, and so into the config.json saved with it."""
-        setattr(model.config, SETTINGS_KEY, asdict(self))
-
-    @classmethod
-    def of(cls, model: PreTrainedModel) -> "Settings":
-        """Return the settings that `store` wrote; raise ValueError for a model that this project did not make."""
-        return cls.parse(getattr(model.config, SETTINGS_KEY, None), str(model.name_or_path))
-
-    @classmethod
-    def parse(cls, values: dict[str, Any] | None, source: str | Path) -> "Settings":
-        """Return the settings in the config.json of `source`; raise ValueError where this project did not make it."""
-        if values is None or set(values) != {field.name for field in fields(cls)}:
-            raise ValueError(f"config.json of {source} has no {SETTINGS_KEY}: pass a model of scripts/train.py")
-        region = "lungs" if values["region"] == "found_lungs" else values["region"]  # its name before 0.2
-        return cls(**values | {"region": region})
 
 
 @dataclass(frozen=True)
@@ -84,8 +43,8 @@ class Task:
     validate: Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, list[float]]]
     # (logits of one image, its original row, settings) to its metrics, on its own pixels
     measure: Callable[[torch.Tensor, XrayRow, Settings], dict[str, float]]
-    # (logits of one image, height, width, settings) to what a user gets
-    predict: Callable[[torch.Tensor, int, int, Settings], Any]
+    # (logits of one image, height, width, settings) to what a user gets; needs no torch
+    predict: Callable[[np.ndarray, int, int, Settings], Any]
     metrics: SetMetrics  # of per-image columns; a weight is how often an image counts
     # (settings, validation columns) to settings with temperature and threshold
     decide: Callable[[Settings, dict[str, np.ndarray]], Settings]
@@ -116,22 +75,10 @@ def _validate_lungs(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dic
     return overlaps | columns | {name: [np.nan] * len(counts) for name in DISTANCES}
 
 
-def _lungs_from_logits(logits: torch.Tensor, height: int, width: int, settings: Settings) -> np.ndarray:
-    """Lung mask (height, width) bool of one X-ray's logits (2, s, s)."""
-    margin = logits[1] - logits[0]  # (s, s)
-    if settings.fit == "squash":
-        mask = is_above_zero(margin, height, width)
-    else:
-        side = max(height, width)
-        top, left, bottom, right = content_box(height, width, side, settings.fit)
-        mask = np.ascontiguousarray(is_above_zero(margin, side, side)[top:bottom, left:right])
-    return keep_two_lungs(mask) if settings.two_lungs else mask
-
-
 def _measure_lungs(logits: torch.Tensor, row: XrayRow, settings: Settings) -> dict[str, float]:
     reference = to_mask(row["mask"])
     height, width = reference.shape
-    predicted = _lungs_from_logits(logits, height, width, settings)
+    predicted = ANSWERS["lung_segmentation"](logits.float().cpu().numpy(), height, width, settings)
     counts = metrics.count_overlap(predicted, reference)
     in_pixels = np.array(metrics.surface_distances(predicted, reference))
     spacing = pixel_spacing_mm(row["id"], height, width)
@@ -193,7 +140,7 @@ TASKS = {
         loss=_segmentation_loss,
         validate=_validate_lungs,
         measure=_measure_lungs,
-        predict=_lungs_from_logits,
+        predict=ANSWERS["lung_segmentation"],
         metrics=metrics.lung_metrics,
         decide=lambda settings, columns: settings,
         main_metric="dice",
@@ -210,7 +157,7 @@ TASKS = {
         loss=_classification_loss,
         validate=_validate_tb,
         measure=_measure_tb,
-        predict=lambda logits, height, width, settings: _measure_tb(logits, {}, settings)["probability"],
+        predict=ANSWERS["tb_classification"],
         metrics=_screening_and_saliency,
         decide=_decide_tb,
         main_metric="auroc",

@@ -1,6 +1,8 @@
 """A trained model from its run folder, and its output for an X-ray on that X-ray's own pixels."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +16,14 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.dataset.augmentation import shift_scale_turn
 from hub_models.files import write_json
-from hub_models.hub_client.downloads import RUN_FILES
+from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
 from hub_models.imaging.gray import to_gray
-from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
-from hub_models.imaging.resizing import resize_gray
 from hub_models.imaging.source import Source
+from hub_models.models.answers import pixels_of
 from hub_models.models.architectures import load, normalize, quiet_weights, refused_config
 from hub_models.models.out_of_distribution import OutOfDistribution, features_of
-from hub_models.models.tasks import SETTINGS_KEY, TASKS, VIEWS, Settings, Task
-
-PREDICTION_VERSION = 1  # raise when the output for an X-ray changes: masks, probabilities, flags
+from hub_models.models.settings import VIEWS, Settings
+from hub_models.models.tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,6 @@ class TrainedModel:
             torch.nn.Module.to(self.model, device)  # in place; transformers wraps `to` without its types
         return self
 
-    @torch.inference_mode()
     def __call__(self, source: Source, mask: np.ndarray | None = None) -> Any:
         """Return the model's output for an X-ray of any mode: a PIL image, a file, its bytes.
 
@@ -83,18 +82,37 @@ class TrainedModel:
             ValueError: the X-ray cannot be decoded, or the model needs a mask.
         """
         gray = to_gray(source)
-        pixels = self.to_pixels(gray, mask).to(self.model.device)
-        logits, _ = forward_views(self.model, self.image_processor, pixels.float() / 255, self.settings.views)
-        return self.task.predict(logits[0], gray.height, gray.width, self.settings)
+        logits, _ = self.forward([self.to_pixels(gray, mask)])
+        return self.predict(logits[0], gray.height, gray.width)
 
-    def to_pixels(self, gray: Image.Image, mask: np.ndarray | None) -> torch.Tensor:
-        """Return the (1, S, S) uint8 pixels of a gray image, or of its lungs by `mask` where they are the region."""
-        if self.settings.region != "image":
-            if mask is None:
-                raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
-            gray = crop_to_lungs(gray, or_whole(mask), MARGIN)
-        small = resize_gray(gray, self.settings.image_size, self.settings.fit, self.resample)
-        return torch.from_numpy(small.copy())[None]  # (1, S, S)
+    def to_pixels(self, gray: Image.Image, mask: np.ndarray | None) -> np.ndarray:
+        """Return `pixels_of` a gray image, (S, S) uint8."""
+        return pixels_of(gray, mask, self.settings, self.resample)
+
+    @torch.inference_mode()
+    def forward(
+        self, pixels: Sequence[np.ndarray], with_features: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return logits (B, ...) of X-rays (S, S) uint8 and, if wanted, their features (B, D); float32."""
+        images = torch.from_numpy(np.stack(pixels)).to(self.model.device).float() / 255  # (B, S, S)
+        found = forward_views(self.model, self.image_processor, images, self.settings.views, with_features)
+        logits, features = (None if one is None else one.float().cpu().numpy() for one in found)
+        assert logits is not None
+        return logits, features
+
+    def predict(self, logits: np.ndarray, height: int, width: int) -> Any:
+        """Return what the logits of one X-ray of `height` x `width` pixels say; see `__call__`."""
+        return self.task.predict(logits, height, width, self.settings)
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Keep each forward pass of torch, of any model, to the thread that calls it within a block."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def save_model(model: PreTrainedModel, folder: str | Path) -> None:
@@ -133,8 +151,3 @@ def forward_views(
         logits.append(view[0])
         weights.append(view[1])
     return sum(logits[1:], logits[0]) / sum(weights[1:], weights[0]), features
-
-
-def or_whole(lungs: np.ndarray) -> np.ndarray:
-    """Return the mask, or one of the whole X-ray where it is empty: better seen whole than not at all."""
-    return lungs if lungs.any() else np.ones_like(lungs)

@@ -3,25 +3,27 @@
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.dataset
-from accelerate import Accelerator
 from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
 from hub_models.console import counted
-from hub_models.evaluation.evaluate import make_accelerator
 from hub_models.files import check_output, held, is_hidden, write_json
-from hub_models.hub_client.downloads import local_run
-from hub_models.models.trained_model import PREDICTION_VERSION
+from hub_models.models.answers import PREDICTION_VERSION
 from hub_models.predict.dataset_rows import Sources
 from hub_models.predict.dicom_output import DicomOutput, algorithm
 from hub_models.predict.inputs import find_sources
+from hub_models.predict.loading import Backend, find_model
+from hub_models.predict.processes import OneProcess, processes_for
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.predict.row_log import close_row_log, done_before, drop_rows, file_of, is_whole, open_row_log
-from hub_models.predict.stream import PREDICTION_SCHEMA, SaliencyModel, StreamOutput, read_stream
-from hub_models.runs.run_folder import RunFolder
+from hub_models.predict.stream import PREDICTION_SCHEMA, StreamOutput, read_stream
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def read_all(
     split: str | None = None,
     data_dir: str | None = None,
     column: str | None = None,
+    backend: Backend | None = None,
 ) -> Path:
     """Read each X-ray to a row in `predictions.parquet` and `.csv` and a mask in `masks/`; return `output`.
 
@@ -58,8 +61,8 @@ def read_all(
     Args:
         images: as `find_sources` takes them.
         output: folder to write to.
-        segmenter: run folder or Hub id of a lung model.
-        classifier: run folder or Hub id of a TB model.
+        segmenter: run folder, exported folder or Hub id of a lung model.
+        classifier: run folder, exported folder or Hub id of a TB model.
         revision: of those from the Hub.
         overlays: whether to write pictures of the X-rays with a rim around the lungs, to `overlays/`.
         saliency: whether to write pictures of what speaks for tuberculosis to the classifier, to `saliency/`.
@@ -71,6 +74,7 @@ def read_all(
         split: "test" and the like; by default all.
         data_dir: folder or zip of the set.
         column: of the X-rays, in Parquet or a dataset.
+        backend: torch or onnx (default: onnx for an exported folder, else torch).
 
     Raises:
         FileNotFoundError: there is no X-ray, or no model.
@@ -89,12 +93,14 @@ def read_all(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if Path(images).is_dir() and folder.resolve().is_relative_to(Path(images).resolve()):
         raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
-    accelerator = make_accelerator()
+    accelerator = processes_for(segmenter, classifier, backend=backend)
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
         sources = find_sources(images, config, split, data_dir, column)
-        lungs, tb = (None if run is None else local_run(run, revision) for run in (segmenter, classifier))
-    digests = [None if run is None else RunFolder.read(run).digest for run in (lungs, tb)]
-    settings: JobSettings = {"X-rays": sources.digest, "segmenter": digests[0], "classifier": digests[1]}
+        lungs, tb = (None if one is None else find_model(one, revision, backend) for one in (segmenter, classifier))
+    if saliency and tb and tb.precision:
+        raise ValueError("no saliency of an exported model: leave saliency out, or pass the run folder as classifier")
+    settings: JobSettings = {"X-rays": sources.digest, "segmenter": lungs and lungs.identity}
+    settings |= {"classifier": tb and tb.identity}
     settings |= {"version": PREDICTION_VERSION, "overlays": overlays, "saliency": saliency, "dicom_seg": dicom_seg}
     settings["dicom_sr"] = dicom_sr or None  # of which a folder of version 0.2.0 says nothing
     _check_folder(folder, settings)
@@ -103,10 +109,15 @@ def read_all(
         if accelerator.is_main_process:
             drop_rows(folder)  # of a launch that was killed at the very end
     else:
-        reader = ChestXrayReader(lungs, tb)
-        saliency_model = SaliencyModel(reader.classifier) if saliency and reader.classifier else None
-        models = algorithm("lung_segmentation", digests[0]), algorithm("tb_classification", digests[1])
-        dicom = DicomOutput(*models, has_report=dicom_sr) if dicom_seg or dicom_sr else None
+        reader = ChestXrayReader(lungs and lungs.path, tb and tb.path)
+        saliency_model = None
+        if saliency and reader.classifier:
+            from hub_models.predict.saliency_model import SaliencyModel  # late: it needs torch
+
+            saliency_model = SaliencyModel(reader.classifier)
+        segmented_by = algorithm("lung_segmentation", lungs and lungs.digest)
+        classified_by = algorithm("tb_classification", tb and tb.digest)
+        dicom = DicomOutput(segmented_by, classified_by, has_report=dicom_sr) if dicom_seg or dicom_sr else None
         output_of_job = StreamOutput(reader, folder, overlays, saliency_model, dicom)
         _read(output_of_job, sources, settings, accelerator, batch_size)
     logger.info("%s", _summary(folder))
@@ -125,7 +136,11 @@ def _check_folder(folder: Path, settings: JobSettings) -> None:
 
 
 def _read(
-    output: StreamOutput, sources: Sources, settings: JobSettings, accelerator: Accelerator, batch_size: int | None
+    output: StreamOutput,
+    sources: Sources,
+    settings: JobSettings,
+    accelerator: "Accelerator | OneProcess",
+    batch_size: int | None,
 ) -> None:
     """Read what is left in all processes, and make the tables."""
     folder, is_main = output.folder, accelerator.is_main_process
@@ -141,7 +156,9 @@ def _read(
     accelerator.wait_for_everyone()
 
 
-def _read_left(output: StreamOutput, sources: Sources, accelerator: Accelerator, batch_size: int | None) -> None:
+def _read_left(
+    output: StreamOutput, sources: Sources, accelerator: "Accelerator | OneProcess", batch_size: int | None
+) -> None:
     """Read this process's X-rays of what earlier launches left, and append a row for each to its file."""
     left = np.flatnonzero(~done_before(output.folder, len(sources.index)))
     if len(left) < len(sources.index):

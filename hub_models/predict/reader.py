@@ -1,7 +1,8 @@
 """Read X-rays with models: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -9,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from hub_models.dataset.published import pixel_spacing_mm
-from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.flags import Flag, RaisedFlag
 from hub_models.imaging.gray import read_xray
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.imaging.source import Source
 from hub_models.models.out_of_distribution import distance_flags
-from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.predict.checks import Lungs, flags_of, image_flags, lungs_of
-from hub_models.runs.run_folder import RunFolder
+from hub_models.predict.loading import Backend, XrayModel, find_model, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -136,29 +134,32 @@ class ChestXrayReader:
         segmenter: str | Path | None = None,
         classifier: str | Path | None = None,
         revision: str | None = None,
+        backend: Backend | None = None,
     ) -> None:
-        """Load models from run folders or Hub ids, onto the accelerator where there is one.
+        """Load models from run folders, exported folders or Hub ids, a run's onto the accelerator where there is one.
 
-        `revision` is the branch, tag or commit of those that come from the Hub.
+        `revision` is the branch, tag or commit of those that come from the Hub. `backend` is "torch" or "onnx", by
+        default as `find_model` chooses it; exported folders need no torch.
 
         Raises:
             FileNotFoundError: nothing there, or a run that has not ended.
+            ImportError: torch or onnxruntime is not installed, and a model needs it.
             ValueError: neither model given, a model of another task, damaged weights, or a classifier that sees only
                 the lungs, without a segmenter to find them.
         """
         if segmenter is None and classifier is None:
             raise ValueError("nothing to read with: pass segmenter=<run folder or Hub id>, classifier=<...>, or both")
         named = (segmenter, classifier)
-        runs = [None if source is None else RunFolder.read(local_run(source, revision)) for source in named]
-        self.segmenter = _load(runs[0], "lung_segmentation")
-        self.classifier = _load(runs[1], "tb_classification")
+        lungs, tb = (None if source is None else find_model(source, revision, backend) for source in named)
+        self.segmenter = None if lungs is None else load_model(lungs, "lung_segmentation")
+        self.classifier = None if tb is None else load_model(tb, "tb_classification")
         self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"
         if self.sees_lungs and self.segmenter is None:
             raise ValueError(f"{classifier} sees lungs only: pass a segmenter=<run folder or Hub id> that finds them")
         self.model_flags: tuple[RaisedFlag, ...] = ()
-        if self.sees_lungs and runs[0] is not None and runs[1] is not None:
-            known = runs[1].data.get("segmenter")
-            if known and known != runs[0].digest:
+        if self.sees_lungs and lungs is not None and tb is not None:
+            known = tb.segmenter
+            if known and known != lungs.digest:
                 self.model_flags = (Flag.OTHER_SEGMENTER.raised(),)
                 known, message = f"the lungs that model {known[:16]} finds", Flag.OTHER_SEGMENTER.message
                 logger.warning("warning: %s was trained with %s, not %s: %s", classifier, known, segmenter, message)
@@ -187,8 +188,8 @@ class ChestXrayReader:
         probabilities: list[float | None] = [None] * len(xrays)
         threshold, limit = None, None
         if (classifier := self.classifier) is not None:
-            logits, _ = _forward(classifier, list(each(partial(self._classifier_input, classifier), xrays, masks)))
-            probabilities = [classifier.task.predict(one, 0, 0, classifier.settings) for one in logits]
+            logits, _ = classifier.forward(list(each(partial(self._classifier_input, classifier), xrays, masks)))
+            probabilities = [classifier.predict(one, 0, 0) for one in logits]
             threshold = classifier.settings.threshold
         if self.segmenter is not None and self.segmenter.out_of_distribution is not None:
             limit = self.segmenter.out_of_distribution.limit
@@ -223,43 +224,35 @@ class ChestXrayReader:
         spacing_mm = spacing_mm or pixel_spacing_mm(Path(name).stem, gray.height, gray.width)
         return OpenedXray(name, gray, spacing_mm, image_flags(gray, chroma) + header_flags)
 
-    def segment(self, xrays: Sequence[OpenedXray]) -> tuple[Sequence[torch.Tensor | None], Sequence[float | None]]:
-        """Return the segmenter's logits (2, s, s) of each X-ray, on the CPU, and its distance; None without them."""
+    def segment(self, xrays: Sequence[OpenedXray]) -> tuple[Sequence[np.ndarray | None], Sequence[float | None]]:
+        """Return the segmenter's logits (2, s, s) of each X-ray, and its distance; None without them."""
         nothing: list[None] = [None] * len(xrays)
         if self.segmenter is None:
             return nothing, nothing
         known = self.segmenter.out_of_distribution
         pixels = [self.segmenter.to_pixels(xray.gray, None) for xray in xrays]
-        logits, features = _forward(self.segmenter, pixels, known is not None)
-        distances = nothing if known is None or features is None else known.distances(features.numpy()).tolist()
+        logits, features = self.segmenter.forward(pixels, known is not None)
+        distances = nothing if known is None or features is None else known.distances(features).tolist()
         return list(logits), distances
 
-    def _mask_of(self, xray: OpenedXray, logits: torch.Tensor | None) -> np.ndarray | None:
+    def _mask_of(self, xray: OpenedXray, logits: np.ndarray | None) -> np.ndarray | None:
         """Return the (H, W) bool lungs of an X-ray on its own pixels."""
         if self.segmenter is None or logits is None:
             return None
         height, width = xray.gray.height, xray.gray.width
-        mask: np.ndarray = self.segmenter.task.predict(logits, height, width, self.segmenter.settings)
+        mask: np.ndarray = self.segmenter.predict(logits, height, width)
         return mask
 
-    def _classifier_input(self, classifier: TrainedModel, xray: OpenedXray, mask: np.ndarray | None) -> torch.Tensor:
-        """Return (1, S, S) uint8 of what the classifier sees: the X-ray, or its lungs."""
+    def _classifier_input(self, classifier: XrayModel, xray: OpenedXray, mask: np.ndarray | None) -> np.ndarray:
+        """Return (S, S) uint8 of what the classifier sees: the X-ray, or its lungs."""
         seen = keep_two_lungs(mask) if self.sees_lungs and mask is not None else None  # as in training
         return classifier.to_pixels(xray.gray, seen)
 
-
-def _load(run: RunFolder | None, task: str) -> TrainedModel | None:
-    if run is None:
-        return None
-    return TrainedModel.from_run(run.path, task).on_accelerator()
-
-
-@torch.inference_mode()
-def _forward(
-    trained: TrainedModel, pixels: Sequence[torch.Tensor], with_features: bool = False
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return logits (B, ...) of X-rays (1, S, S) uint8 and, if wanted, their features (B, D), on the CPU."""
-    batch = torch.cat(list(pixels)).to(trained.model.device).float() / 255  # (B, S, S)
-    views = trained.settings.views
-    logits, features = forward_views(trained.model, trained.image_processor, batch, views, with_features)
-    return logits.cpu(), None if features is None else features.cpu()
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Keep each forward pass to the thread that calls it within a block, where batches fill the cores."""
+        with ExitStack() as stack:
+            for model in (self.segmenter, self.classifier):
+                if model is not None:
+                    stack.enter_context(model.one_thread())
+            yield

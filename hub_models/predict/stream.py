@@ -1,33 +1,33 @@
 """Read X-rays as a stream, to masks and rows of a table: decoded, seen by the models and written at the same time."""
 
-import copy
 import io
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from threading import Lock
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow
-import torch
 from PIL import Image
 
 from chest_xray_masks import reason
 from hub_models.imaging.flags import RaisedFlag
-from hub_models.imaging.masks import keep_two_lungs, mask_png
+from hub_models.imaging.masks import mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
 from hub_models.imaging.source import Source
-from hub_models.models.saliency import METHODS, saliency_of_gray
-from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.dataset_rows import IndexRow, OpenSource, printable
 from hub_models.predict.dicom_output import DicomOutput
 from hub_models.predict.reader import ChestXrayReader, OpenedXray, Prediction
 from hub_models.predict.row_log import NUMBER
+
+if TYPE_CHECKING:
+    import torch
+
+    from hub_models.predict.saliency_model import SaliencyModel
 
 BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
 BATCH_SIZE, LANES = 16, 4  # on other devices; LANES is how many batches are under way at a time
@@ -56,25 +56,6 @@ PREDICTION_COLUMNS = {
 PREDICTION_SCHEMA = pyarrow.schema([(name, pyarrow.type_for_alias(kind)) for name, kind in PREDICTION_COLUMNS.items()])
 
 
-class SaliencyModel:
-    """A copy of a classifier for saliency, used by one thread at a time: computing saliency changes the model."""
-
-    def __init__(self, classifier: TrainedModel) -> None:
-        """Copy the model.
-
-        Raises:
-            ValueError: there is no saliency of its family.
-        """
-        self.trained, self.lock = replace(classifier, model=copy.deepcopy(classifier.model)), Lock()
-        if (family := classifier.model.config.model_type) not in METHODS:
-            raise ValueError(f"no saliency of a {family} model: leave it out, or pass one of {', '.join(METHODS)}")
-
-    def __call__(self, gray: Image.Image, mask: np.ndarray | None) -> np.ndarray:
-        """Return `saliency_of_gray` of the model, (H, W) float32."""
-        with self.lock:
-            return saliency_of_gray(self.trained, gray, None if mask is None else keep_two_lungs(mask))
-
-
 @dataclass(frozen=True)
 class StreamOutput:
     """What one process reads with, and what it writes where.
@@ -90,29 +71,29 @@ class StreamOutput:
     reader: ChestXrayReader
     folder: Path
     overlays: bool = False
-    saliency: SaliencyModel | None = None
+    saliency: "SaliencyModel | None" = None
     dicom: DicomOutput | None = None
 
 
 def read_stream(
     output: StreamOutput,
     items: Iterator[tuple[IndexRow, OpenSource]],
-    device: torch.device,
+    device: "torch.device | None" = None,
     batch_size: int | None = None,
 ) -> Iterator[TableRow]:
     """Yield a row of the table with its `number` for each X-ray, in the order of the items; write the files meanwhile.
 
     A thread takes a batch through its stages, and hands the work of single images to a pool of a thread for each core.
     Several batches are under way, so that some are decoded while others are on the device: a CPU has one batch more
-    than cores. No more images are in memory.
+    than cores. No more images are in memory. `device` is that of the models, None for a CPU.
     """
     threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    lanes = threads + 1 if device.type == "cpu" else LANES
-    batch_size = batch_size or BATCH_SIZES.get(device.type, BATCH_SIZE)
+    kind = "cpu" if device is None else device.type
+    lanes = threads + 1 if kind == "cpu" else LANES
+    batch_size = batch_size or BATCH_SIZES.get(kind, BATCH_SIZE)
     waiting: deque[Future[list[TableRow]]] = deque()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # each batch keeps to its thread: the cores are busy with other X-rays
-    with ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(lanes) as batches:
+    # each batch keeps to its thread: the cores are busy with other X-rays
+    with output.reader.one_thread(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(lanes) as batches:
         try:
             while batch := list(islice(items, batch_size)):
                 waiting.append(batches.submit(_read_batch, output, pool, batch))
@@ -123,7 +104,6 @@ def read_stream(
         finally:
             for future in waiting:
                 future.cancel()
-            torch.set_num_threads(before)
 
 
 def cores() -> int:

@@ -17,8 +17,9 @@ from hub_models.dataset.preprocessing import load_splits, prepare
 from hub_models.dataset.splits import PATIENT_SHARING, divide, leaks
 from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.resizing import BILINEAR
+from hub_models.models.answers import PREDICTION_VERSION, or_whole
 from hub_models.models.tasks import TASKS
-from hub_models.models.trained_model import PREDICTION_VERSION, TrainedModel, or_whole
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
 from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_json
 

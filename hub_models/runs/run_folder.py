@@ -1,23 +1,22 @@
 """A run's folder as one object: each of its files is read once, when it is needed."""
 
 import csv
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from hub_models.hub_client.downloads import RUN_FILES
+from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
 from hub_models.models.architectures import ARCHITECTURES, inner_config
-from hub_models.models.tasks import SETTINGS_KEY, TASKS, Settings
+from hub_models.models.settings import Settings, digest_of_model
+from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.notes import read_notes
 
 DATA_NAME, RESULTS_NAME, PER_IMAGE_NAME = "data.json", "results.json", "per_image.parquet"
 RESULTS_BEFORE = {"figures": "metrics", "main_figure": "main_metric", "parts": "splits"}  # up to version 0.1
 EMISSIONS_NAME = "emissions.csv"  # CodeCarbon's
-MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")  # what a prediction depends on
 
 
 class RunData(TypedDict):
@@ -102,7 +101,7 @@ class RunFolder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the model's weights, config and image processor."""
-        return hashlib.sha256(b"".join((self.path / name).read_bytes() for name in MODEL_FILES)).hexdigest()
+        return digest_of_model(self.path)
 
     @cached_property
     def groups(self) -> list[str]:

@@ -23,7 +23,8 @@ from hub_models.files import check_output, held, is_hidden, write_bytes, write_j
 from hub_models.hub.model_card import model_card
 from hub_models.models.architectures import build, config_of, image_processor_for
 from hub_models.models.out_of_distribution import LEAST, OutOfDistribution
-from hub_models.models.tasks import TASKS, Settings
+from hub_models.models.settings import Settings
+from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
 from hub_models.runs.data import Split, describe, load_run_splits, resolve

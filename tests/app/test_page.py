@@ -25,8 +25,8 @@ from scipy.ndimage import binary_dilation
 from tiny import dicom, png
 
 from hub_models.app import page as app
+from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import saliency
-from hub_models.models.tasks import keep_two_lungs
 from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.runs.config import TrainConfig

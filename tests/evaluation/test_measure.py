@@ -22,7 +22,8 @@ from hub_models.imaging.masks import to_mask
 from hub_models.metrics import count_overlap, dice
 from hub_models.models.architectures import build, image_processor_for, normalize
 from hub_models.models.saliency import METHODS, fraction_in, saliency
-from hub_models.models.tasks import DISTANCES, TASKS, Settings
+from hub_models.models.settings import Settings
+from hub_models.models.tasks import DISTANCES, TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.data import Split
 from hub_models.runs.run_folder import read_per_image

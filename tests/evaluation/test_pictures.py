@@ -24,7 +24,8 @@ from hub_models.evaluation.pictures import (
 from hub_models.imaging.masks import to_mask
 from hub_models.models.architectures import build, image_processor_for
 from hub_models.models.saliency import saliency
-from hub_models.models.tasks import TASKS, Settings
+from hub_models.models.settings import Settings
+from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 
 

@@ -32,11 +32,10 @@ from hub_models.evaluation.measure import measure
 from hub_models.hub_client.downloads import pull_model
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
-from hub_models.imaging.masks import to_mask
+from hub_models.imaging.masks import keep_two_lungs, to_mask
 from hub_models.imaging.resizing import resize_gray
 from hub_models.metrics import count_overlap, dice
 from hub_models.models.architectures import OF_LUNGS
-from hub_models.models.tasks import keep_two_lungs
 from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split, load_run_splits

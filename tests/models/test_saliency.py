@@ -18,7 +18,8 @@ from hub_models.imaging.resizing import resize_gray
 from hub_models.models import saliency as module
 from hub_models.models.architectures import image_processor_for, normalize
 from hub_models.models.saliency import METHODS, fraction_in, lungs_of, measure_saliency, saliency, saliency_maps
-from hub_models.models.tasks import TASKS, Settings
+from hub_models.models.settings import Settings
+from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.models.weights import AUTO_CLASSES
 

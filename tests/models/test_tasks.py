@@ -7,9 +7,11 @@ from scipy.special import expit
 from torch.nn.functional import cross_entropy, interpolate
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
+from hub_models.imaging.masks import keep_two_lungs
 from hub_models.metrics import screening_metrics
 from hub_models.models.architectures import build
-from hub_models.models.tasks import DISTANCES, TASKS, Settings, keep_two_lungs
+from hub_models.models.settings import Settings
+from hub_models.models.tasks import DISTANCES, TASKS
 
 LUNGS, TB = TASKS["lung_segmentation"], TASKS["tb_classification"]
 MC = "MCUCXR_0003_0"  # its X-ray: 4020 x 4892 pixels (width x height) of 0.0875 mm

@@ -3,10 +3,9 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
-from hub_models.models import upsampling
-from hub_models.models.upsampling import PLAIN_SIDE, is_above_zero
+from hub_models.models.upsampling import is_above_zero
 
-SIZES = [(300, 257), (979, 804), (4892, 100), (600, 1200)]
+SIZES = [(90, 150), (300, 257), (979, 804), (4892, 100), (600, 1200)]
 
 
 def maps() -> dict[str, torch.Tensor]:
@@ -27,20 +26,18 @@ def maps() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", maps())
 @pytest.mark.parametrize("size", SIZES)
 def test_signs_are_those_of_interpolate(name: str, size: tuple[int, int]) -> None:
-    small = maps()[name]
-    expected = interpolate(small[None, None].float(), size, mode="bilinear")[0, 0] > 0
-    found = is_above_zero(small, *size)
+    small = maps()[name].float()
+    expected = interpolate(small[None, None], size, mode="bilinear")[0, 0].numpy()
+    found = is_above_zero(small.numpy(), *size)
     assert found.shape == size and found.flags.c_contiguous
-    np.testing.assert_array_equal(found, expected.numpy())
+    differs = found != (expected > 0)
+    # rounding to float32 alone decides there, in maps that are 0 at many pixels
+    assert differs.mean() < 1e-3 and np.abs(expected[differs]).max(initial=0) <= 2e-6 * small.abs().max()
+    if name in ("smooth", "noise"):
+        assert not differs.any()
 
 
-def test_interpolate_decides_where_rounding_could(monkeypatch) -> None:
+def test_halfway_between_opposite_values_is_not_above_zero() -> None:
     # 1 above -1 on 257 rows: at the middle one, number 128, the mix is 0
-    small = torch.tensor([[1.0, 1, 1], [-1, -1, -1]])
-    calls = []
-    upsample = upsampling._upsample
-    monkeypatch.setattr(upsampling, "_upsample", lambda *one: calls.append(one) or upsample(*one))
-    found = is_above_zero(small, 257, PLAIN_SIDE)
-    assert len(calls) > 2  # the rows and the weights are two
-    expected = interpolate(small[None, None], (257, PLAIN_SIDE), mode="bilinear")[0, 0] > 0
-    np.testing.assert_array_equal(found, expected.numpy())
+    found = is_above_zero(np.array([[1.0, 1, 1], [-1, -1, -1]]), 257, 3)
+    np.testing.assert_array_equal(found, np.repeat(np.arange(257)[:, None] < 128, 3, 1))

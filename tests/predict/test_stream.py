@@ -17,7 +17,8 @@ from hub_models.models.saliency import saliency
 from hub_models.predict import stream
 from hub_models.predict.dicom_output import DicomOutput
 from hub_models.predict.reader import ChestXrayReader, Prediction
-from hub_models.predict.stream import PREDICTION_COLUMNS, SaliencyModel, StreamOutput, flag_columns, read_stream
+from hub_models.predict.saliency_model import SaliencyModel
+from hub_models.predict.stream import PREDICTION_COLUMNS, StreamOutput, flag_columns, read_stream
 from hub_models.runs.config import TrainConfig
 
 CPU = torch.device("cpu")

@@ -1,0 +1,59 @@
+"""What a model is given of an X-ray, and what its logits say of it; without torch, for every backend alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
+from hub_models.imaging.masks import keep_two_lungs
+from hub_models.imaging.resizing import content_box, resize_gray
+from hub_models.models.settings import Settings
+from hub_models.models.upsampling import is_above_zero
+
+PREDICTION_VERSION = 1  # raise when the output for an X-ray changes: masks, probabilities, flags
+
+
+def pixels_of(
+    gray: Image.Image, mask: np.ndarray | None, settings: Settings, resample: Image.Resampling
+) -> np.ndarray:
+    """Return the (S, S) uint8 pixels of a gray image, or of its lungs by the (H, W) bool mask if it sees those.
+
+    Raises:
+        ValueError: the model sees the lungs only, and there is no mask.
+    """
+    if settings.region != "image":
+        if mask is None:
+            raise ValueError("this model sees the lungs only: pass their mask, from a lung_segmentation model")
+        gray = crop_to_lungs(gray, or_whole(mask), MARGIN)
+    return resize_gray(gray, settings.image_size, settings.fit, resample)
+
+
+def or_whole(lungs: np.ndarray) -> np.ndarray:
+    """Return the mask, or one of the whole X-ray where it is empty: better seen whole than not at all."""
+    return lungs if lungs.any() else np.ones_like(lungs)
+
+
+def _lungs_from_logits(logits: np.ndarray, height: int, width: int, settings: Settings) -> np.ndarray:
+    """Lung mask (height, width) bool of one X-ray's logits (2, s, s)."""
+    margin = logits[1] - logits[0]  # (s, s)
+    if settings.fit == "squash":
+        mask = is_above_zero(margin, height, width)
+    else:
+        side = max(height, width)
+        top, left, bottom, right = content_box(height, width, side, settings.fit)
+        mask = np.ascontiguousarray(is_above_zero(margin, side, side)[top:bottom, left:right])
+    return keep_two_lungs(mask) if settings.two_lungs else mask
+
+
+def _probability_from_logits(logits: np.ndarray, height: int, width: int, settings: Settings) -> float:
+    """Calibrated probability of tuberculosis of one X-ray's logits (2,); the weights hold the temperature already."""
+    return float(1 / (1 + np.exp(float(logits[0]) - float(logits[1]))))
+
+
+# By task: (logits of one X-ray, its height and width, settings) to what a user gets.
+ANSWERS: dict[str, Callable[[np.ndarray, int, int, Settings], Any]] = {
+    "lung_segmentation": _lungs_from_logits,
+    "tb_classification": _probability_from_logits,
+}
