@@ -73,7 +73,7 @@ def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[
 
     def read(reader: ChestXrayReader) -> None:
         output = StreamOutput(reader, folder / str(next(rounds)))
-        deque(read_stream(output, _items(paths), device), maxlen=0)
+        deque(read_stream(output, items_of(paths), device), maxlen=0)
 
     def decode() -> None:
         with ThreadPoolExecutor(cores()) as pool:
@@ -91,7 +91,8 @@ def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[
     }
 
 
-def _items(paths: list[Path]) -> Iterator[tuple[IndexRow, OpenSource]]:
+def items_of(paths: list[Path]) -> Iterator[tuple[IndexRow, OpenSource]]:
+    """Yield what `read_stream` takes for each file."""
     for number, path in enumerate(paths):
         row = IndexRow(number=number, source=path.name, output=path.stem, place=b"", row=None, size=None)
         yield row, partial(Path, path)

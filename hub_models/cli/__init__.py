@@ -16,6 +16,7 @@ CXM_EXAMPLES = (
 )
 # One library of each kind that [models] brings; commands themselves name those that only some use, such as gradio
 MODEL_LIBRARIES = ("torch", "transformers", "accelerate", "monai", "sklearn", "scipy", "matplotlib", "rich")
+LIBRARIES = {"": (), "read": ("scipy", "safetensors"), "models": MODEL_LIBRARIES, "app": MODEL_LIBRARIES}  # by extra
 
 
 def main(line: Sequence[str] | None = None) -> None:
@@ -35,7 +36,7 @@ def main(line: Sequence[str] | None = None) -> None:
     parser = command.parser(name)
     work = command.prepare(parser, parser.parse(words[len(name.split()) :]))
     with plain_terminal():
-        for library in MODEL_LIBRARIES if command.extra else ():
+        for library in LIBRARIES[command.extra]:
             if find_spec(library) is None:
                 raise ImportError(f"cxm {name} needs {library}: pip install 'chest-xray-masks[{command.extra}]'")
         work()

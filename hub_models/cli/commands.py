@@ -150,6 +150,11 @@ COMMANDS = {
                 SEGMENTER,
                 CLASSIFIER,
                 REVISION,
+                Option(
+                    "backend",
+                    "torch, or onnx for a run folder that cxm export was run on (default: onnx for exported models)",
+                    choices=("torch", "onnx"),
+                ),
                 Option("batch_size", "X-rays in a forward pass (default: 16, on a CPU 4)", "N", int),
             ],
             "output": [
@@ -161,6 +166,7 @@ COMMANDS = {
             ],
         },
         Call("hub_models.predict.job", "read_all", arguments=plans.reader_arguments),
+        extra="read",
     ),
     "app": Command(
         "Serve a page that reads X-rays: drop one, see its lungs, the probability of tuberculosis, flags and limits.",
@@ -284,6 +290,17 @@ COMMANDS = {
             Option("images", "small phantoms", "N", int, 10_000),
         ),
         Call("hub_models.benchmarks.prediction", "prediction_ratios", plans.print_ratios),
+    ),
+    "benchmark backend": Command(
+        "Measure reading the same phantoms with onnxruntime against torch, on the CPU, in one process.",
+        ("cxm benchmark backend --segmenter runs/lungs --classifier runs/tb", "cxm benchmark backend --xrays 8"),
+        plain(
+            replace(SEGMENTER, default="demo/runs-phantoms/lungs"),
+            replace(CLASSIFIER, default="demo/runs-phantoms/tb"),
+            Option("xrays", "phantoms of native size", "N", int, 16),
+        ),
+        Call("hub_models.benchmarks.backend", "backend_ratios", plans.print_ratios),
+        extra="models",
     ),
     "benchmark start": Command(
         "Measure the import of the reader against that of torch and transformers.",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.special import expit
 
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import keep_two_lungs
@@ -49,7 +50,7 @@ def _lungs_from_logits(logits: np.ndarray, height: int, width: int, settings: Se
 
 def _probability_from_logits(logits: np.ndarray, height: int, width: int, settings: Settings) -> float:
     """Calibrated probability of tuberculosis of one X-ray's logits (2,); the weights hold the temperature already."""
-    return float(1 / (1 + np.exp(float(logits[0]) - float(logits[1]))))
+    return float(np.float32(expit(np.float64(logits[1]) - logits[0])))  # no more digits than the logits have
 
 
 # By task: (logits of one X-ray, its height and width, settings) to what a user gets.
