@@ -1,6 +1,5 @@
 """X-rays as pictures for people: scaled gray, lungs outlined or tinted, saliency laid over; on numpy and PIL."""
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -36,6 +35,8 @@ def heat(picture: Image.Image, saliency: np.ndarray) -> Image.Image:
     """Return `picture` in RGB under a saliency (H, W) in [0, 1]: the stronger, the brighter and the more opaque."""
     shown = Image.fromarray(saliency.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
     strength = np.asarray(shown).clip(0, 1)  # (h, w)
+    import matplotlib  # late: outlines need none
+
     colors = Image.fromarray(matplotlib.colormaps[HEAT](strength, bytes=True)).convert("RGB")
     return _over(picture, colors, 255 * HEAT_OPACITY * strength)
 

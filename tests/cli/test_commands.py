@@ -292,6 +292,7 @@ main(sys.argv[1:])
         (["launch-config", "cpu"], 0, "use_cpu: true"),
         (["show", "--config_name", "MC"], 0, "'patient_id'"),
         (["audit"], 1, "error: cxm audit needs torch: pip install 'chest-xray-masks[models]'"),
+        (["predict", "--segmenter", "x", "--output", "o", "--data", "d"], 1, "error: cxm predict needs scipy: "),
         (["app", "--segmenter", "x"], 1, "error: cxm app needs torch: pip install 'chest-xray-masks[app]'"),
     ],
 )
@@ -360,3 +361,19 @@ print(evaluate.load(evaluate_module("screening")).compute(predictions=[0.9, 0.1]
 
 def test_choices_are_those_of_the_work() -> None:
     assert SPACE_HARDWARE == HARDWARE and tuple(METRIC_EXAMPLES) == METRICS
+
+
+def test_export_is_of_the_set_or_of_a_model(capsys) -> None:
+    for line, named in (
+        (("--data", "d", "--output", "o", "--precision", "int8"), "--precision"),
+        (("--model", "m", "--public"), "--public"),
+        (("--model", "m", "--repo_id", "you/x"), "--repo_id"),
+        (("--model", "m", "--precision", "fp64"), "fp64"),
+        ((), "--data"),
+    ):
+        code, out, said = ended(capsys, "export", *line)
+        assert code == 2 and named in said and not out
+    parser = COMMANDS["export"].parser("export")
+    options = parser.parse(["--model", "nowhere", "--format", "onnx", "--output", "o"])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        COMMANDS["export"].prepare(parser, options)()
