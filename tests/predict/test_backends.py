@@ -150,15 +150,8 @@ def test_fresh_install_of_read_reads_without_torch(runs, phantoms, tmp_path) -> 
     print(f"installed: {megabytes:.0f} MB")
     assert megabytes < 700 and not (site / "torch").exists() and not (site / "transformers").exists()
     line = [tmp_path / "venv" / "bin" / "cxm", "predict", "--data", next(phantoms.rglob("CXR_png"))]
-    line += [
-        "--overlays",
-        "--output",
-        tmp_path / "out",
-        "--segmenter",
-        runs[0] / "onnx",
-        "--classifier",
-        runs[1] / "onnx",
-    ]
+    line += ["--segmenter", runs[0] / "onnx", "--classifier", runs[1] / "onnx"]
+    line += ["--overlays", "--output", tmp_path / "out"]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = pyarrow.parquet.read_table(tmp_path / "out" / "predictions.parquet")
