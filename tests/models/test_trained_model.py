@@ -62,9 +62,9 @@ def test_older_model_sees_area_averages(run_folder, tmp_path) -> None:
     folder = Path(shutil.copytree(run_folder, tmp_path / "run"))
     as_in_version_0_2(folder)
     image = Image.fromarray(np.array([[0, 70, 140, 0]] * 4, np.uint8).repeat(32, 0).repeat(32, 1))  # 128 x 128
-    seen = TrainedModel.from_run(folder).to_pixels(image, None)[0]
+    seen = TrainedModel.from_run(folder).to_pixels(image, None)
     np.testing.assert_array_equal(seen, np.array([0, 70, 140, 0]).repeat(16)[None].repeat(64, 0))  # sharp edges
-    blurred = TrainedModel.from_run(run_folder).to_pixels(image, None)[0]
+    blurred = TrainedModel.from_run(run_folder).to_pixels(image, None)
     np.testing.assert_array_equal(blurred[0, 14:18], [0, 9, 61, 70])  # an eighth of 70 over the edge
 
 
