@@ -19,9 +19,8 @@ from weakref import WeakValueDictionary
 from PIL import Image, UnidentifiedImageError
 
 from hub_models.app import view
-from hub_models.dataset.phantoms import Site, render_phantom
+from hub_models.app.examples import EXAMPLE_PHANTOMS, example_png
 from hub_models.hub_client.downloads import local_run
-from hub_models.imaging.gray import synthetic_mark
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import METHODS, saliency_of_gray
 from hub_models.models.trained_model import TrainedModel
@@ -36,12 +35,6 @@ log = logging.getLogger(__name__)
 LARGEST = "100mb"  # of an upload; an X-ray of 4892 x 4020 pixels takes 40 in DICOM
 # Seconds: the handler deletes an upload as it reads it; this is for one that no handler is called for, or breaks off
 CLEAN_EVERY, KEPT_AT_MOST = 10, 60
-EXAMPLE_PHANTOMS: dict[str, tuple[int, Site, bool]] = {  # seed of the patient, site, tuberculosis
-    "Normal 1": (11, "Shenzhen", False),
-    "Normal 2": (23, "Montgomery", False),
-    "Tuberculosis 1": (7, "Shenzhen", True),
-    "Tuberculosis 2": (31, "Montgomery", True),
-}
 STYLES = ("reading.css", "app.css")
 EXAMPLE_SIZE, THUMBNAIL = (512, 440), (240, 240)  # height and width in pixels
 HINT = """<p class="hint">Read in memory and forgotten: no upload is kept.</p>
@@ -92,7 +85,7 @@ class Page:
         folders = {role: local_run(source, revision) for role, source in sources.items()}
         reader = ChestXrayReader(folders.get("Lung model"), folders.get("Tuberculosis model"))
         models = {role: view.ShownModel.of(sources[role], folder) for role, folder in folders.items()}
-        return cls(reader, models, {name: _example(name, *drawn) for name, drawn in EXAMPLE_PHANTOMS.items()})
+        return cls(reader, models, {name: _example(name) for name in EXAMPLE_PHANTOMS})
 
     def read(self, data: bytes, name: str) -> view.Report:
         """Return what the models say of an X-ray, beside it.
@@ -155,12 +148,8 @@ class Page:
         return view.reading_html(reading), view.files_html(reading)
 
 
-def _example(name: str, seed: int, site: Site, tuberculosis: bool) -> Upload:
-    """Return a phantom as PNG whose metadata say so."""
-    buffer = io.BytesIO()
-    phantom = render_phantom(seed, site, tuberculosis, EXAMPLE_SIZE)
-    Image.fromarray(phantom.image).save(buffer, "PNG", pnginfo=synthetic_mark())
-    return Upload(f"Synthetic X-ray, {name}", buffer.getvalue())
+def _example(name: str) -> Upload:
+    return Upload(f"Synthetic X-ray, {name}", example_png(name, EXAMPLE_SIZE))
 
 
 def build(page: Page) -> gr.Blocks:

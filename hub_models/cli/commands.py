@@ -178,10 +178,16 @@ COMMANDS = {
             SEGMENTER,
             CLASSIFIER,
             REVISION,
-            Option("host", "address to listen at", default="127.0.0.1"),
-            Option("port", "port to listen at", "N", int, 7860),
+            Option("host", "address to listen at", default=plans.HOST),
+            Option("port", "port to listen at", "N", int, plans.PORT),
+            Option(
+                "static",
+                "folder to make of a page that reads in the browser with exported models, served by any web server",
+                "FOLDER",
+                Path,
+            ),
         ),
-        Call("hub_models.app.page", "serve", arguments=plans.reader_arguments),
+        plans.plan_app,
         extra="app",
     ),
     "push": Command(
@@ -196,6 +202,7 @@ COMMANDS = {
                 Option("space", "page that reads X-rays, as a Space", kind=bool),
                 Option("hardware", "with --space: of a new Space (default: cpu-basic)", choices=SPACE_HARDWARE),
                 Option("metric", "with --space: a metric of `evaluate`, not the page", choices=METRICS),
+                Option("static", "with --space: one that reads in the browser, with exported models", kind=bool),
             ],
             "where to": [
                 Option("repo_id", "OWNER/NAME on the Hub, or NAME to be your own", "ID", required=True),
@@ -213,7 +220,7 @@ COMMANDS = {
                 Option("classifier", "Hub id of the TB model, for the page", "ID"),
             ],
         },
-        Call("hub_models.hub.space", "push", print),
+        plans.plan_push,
     ),
     "pull": Command(
         "Fetch a model of this project from the Hub, every byte checked, and print its run folder.",

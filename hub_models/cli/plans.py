@@ -19,6 +19,8 @@ PUSH_OPTIONS = ("push", "license", "private", "push_segmenter")  # of `cxm train
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+HOST, PORT = "127.0.0.1", 7860  # of the served page
+
 
 def train_config(options: Options) -> TrainConfig:
     """Return the config that the options of `cxm train` make, over those of its file."""
@@ -64,6 +66,39 @@ def reader_arguments(options: Options) -> Mapping[str, Any]:
     if not (options.segmenter or options.classifier):
         raise ValueError("no model to read with: pass --segmenter, --classifier, or both")
     return vars(options)
+
+
+def plan_app(options: Options) -> Work:
+    """Return the work of `cxm app`: serve the page, or with --static build one that reads in the browser.
+
+    Raises:
+        ValueError: no model, or options of the other of the two.
+    """
+    given = dict(reader_arguments(options))
+    output = given.pop("static")
+    if output is None:
+        return Call("hub_models.app.page", "serve", arguments=lambda _: given)(options)
+    if given["revision"] or (given["host"], given["port"]) != (HOST, PORT):
+        raise ValueError("--revision, --host and --port are of the served page: leave them out with --static")
+    models = {name: given[name] for name in ("segmenter", "classifier")}
+    build = Call("hub_models.app.static_page", "build_static", print, lambda _: {"output": output, **models})
+    return build(options)
+
+
+def plan_push(options: Options) -> Work:
+    """Return the work of `cxm push`; raise ValueError where --static goes with options of another push."""
+    given = vars(options).copy()
+    if not given.pop("static"):
+        return Call("hub_models.hub.space", "push", print, lambda _: given)(options)
+    taken = ("repo_id", "segmenter", "classifier", "license", "private", "dry_run")
+    if not given.pop("space"):
+        raise ValueError("--static is of the page: pass --space too")
+    if other := [name for name, value in given.items() if value and name not in taken]:
+        raise ValueError(f"--{other[0]} is of a model's push: leave it out with --static")
+    if not (options.segmenter or options.classifier):
+        raise ValueError("no model to read with: pass --segmenter, --classifier, or both")
+    values = {name: given[name] for name in taken} | {"license": options.license or "apache-2.0"}
+    return Call("hub_models.app.static_page", "push_static", print, lambda _: values)(options)
 
 
 def plan_audit(options: Options) -> Work:

@@ -21,6 +21,13 @@ from hub_models.hub_client.requests import whoami_writer
 ROOT = Path(__file__).parents[2]
 PAGE_EXTRAS = ("models", "app", "dicom")  # extras of the project that the page needs
 PAGE_MODULE = "hub_models/app/page.py"  # by which a Space of this page is known
+STATIC_MARK = "page.json"  # the same of the page that reads in the browser
+# By that file: what a Space is, and the title of a commit
+SPACES = {
+    PAGE_MODULE: ("page", "Read chest X-rays on a page"),
+    STATIC_MARK: ("static page", "Read chest X-rays in the browser"),
+    METRIC_MODULE: ("metric", "A metric of evaluate"),
+}
 SPACE_APP = '''"""The page of chest-xray-masks, as a Space; see README.md."""
 
 from hub_models.app.page import serve
@@ -49,6 +56,35 @@ Packed by `hub_models.hub.space` of chest-xray-masks, whose code is here whole; 
 versions that it was packed with. For private models, the settings of this Space need a
 secret `HF_TOKEN` of somebody who may read them.
 """
+
+STATIC_CARD = """---
+{metadata}
+---
+
+# {title}
+
+Drop a frontal chest X-ray (PNG, JPEG or uncompressed DICOM): the page outlines the lungs and gives the probability
+that a radiologist labels it tuberculosis. **Research use, not a medical device.** The X-ray is read in the browser
+and sent nowhere. The limits of the models stand on the page.
+
+Built by `cxm app --static` of chest-xray-masks; `vendor/licences.txt` names the libraries of others.
+"""
+
+
+def pack_static(folder: Path, license: str = "apache-2.0", title: str = "Chest X-ray reader") -> Path:
+    """Write the card of a static Space into a folder of `build_static`; return the folder."""
+    metadata = SpaceCardData(
+        title=title,
+        sdk="static",
+        app_file="index.html",
+        license=license,
+        tags=["chest-x-ray", "medical-imaging", "tuberculosis"],
+        colorFrom="blue",
+        colorTo="gray",
+        short_description="Lungs and tuberculosis, read in the browser",
+    )
+    (folder / "README.md").write_text(str(SpaceCard(STATIC_CARD.format(metadata=metadata.to_yaml(), title=title))))
+    return folder
 
 
 def pack_space(
@@ -151,10 +187,9 @@ def push_space(
     head = repository.create(private, hardware)
     if head.private != private:
         raise ValueError(f"{repository.url} is {'not ' if private else ''}private: change it on its settings page")
+    what, title = SPACES[known_by]
     if known_by not in head.digests and (others := set(head.digests) - {HUB_FILE, "README.md"}):
-        what = "page" if known_by == PAGE_MODULE else "metric"
         raise ValueError(f"{repository.url} holds {min(others)} and not this {what}: pass another repo_id")
-    title = "Read chest X-rays on a page" if known_by == PAGE_MODULE else "A metric of evaluate"
     repository.commit(files, title, head)
     return repository.url
 
