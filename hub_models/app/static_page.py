@@ -12,6 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from chest_xray_masks import MAX_PIXELS, __version__
 from hub_models.app.examples import EXAMPLE_PHANTOMS, example_png
 from hub_models.app.npm import NPM_PACKAGES, vendor
@@ -20,103 +22,148 @@ from hub_models.dataset.inspection import BLANK_SPREAD
 from hub_models.files import check_output, new_folder, write_json
 from hub_models.hub.limits import KNOWN_LIMITS, SCOPE
 from hub_models.hub.space import pack_static, push_space
+from hub_models.hub_client.downloads import local_run
 from hub_models.hub_client.repository import folder_files
 from hub_models.imaging.dicom import CHEST, LATERAL, MODALITIES
 from hub_models.imaging.flags import Flag
 from hub_models.imaging.lung_crop import LUNG_MEAN, LUNG_SD, MARGIN
 from hub_models.imaging.windowing import BIT_DEPTHS
+from hub_models.models.out_of_distribution import OutOfDistribution
 from hub_models.models.tasks import TASKS
 from hub_models.predict import checks
 from hub_models.predict.reader import ADVICE, LEAST_SIDE, VERDICTS
+from hub_models.runs.run_folder import RunFolder
 
 STATIC = Path(__file__).with_name("static")
 PLAIN_FILES = ("app.js", "lungs.js", "pixels.js", "reader.js", "source.js", "view.js", "static.css")
-MODEL_NAME, PREPROCESSING_NAME = "model.onnx", "preprocessing.json"  # of an exported model's folder
+GRAPH_FILE, PREPROCESSING_FILE = "model.onnx", "preprocessing.json"  # of an exported model's folder
 EXPORT_FORMAT = 1  # of preprocessing.json
 FILTERS = ("bilinear", "box")  # that pixels.js resizes with
 EXAMPLE_SIDES = (512, 440)  # height and width in pixels
+DISTRIBUTION_FILE = "models/lungs-distribution.bin"
+MODEL_ROLES = {"lungs": "Lung model", "tuberculosis": "Tuberculosis model"}
 FETCHED_LATE = ("models/", "vendor/onnxruntime-web/")  # and kept then; of two builds of onnxruntime a visit needs one
 NO_OTHER_CHECKS = (
-    "This page checks less than `cxm predict`: it does not tell X-rays unlike those that the lung model learned from, "
-    "nor one lung alone, and shows no saliency."
+    "This page checks less than `cxm predict`: it does not notice that one lung alone was found. It shows no saliency."
 )
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported model: its folder, the values of its preprocessing.json, and what it was given as."""
+    """An exported model.
+
+    Attributes:
+        folder: that holds it.
+        settings: values of its preprocessing.json.
+        name: the Hub id that it was pulled by, or that of its run folder; never a path.
+        is_synthetic: whether it is known to have been trained on phantoms.
+    """
 
     folder: Path
     settings: Mapping[str, Any]
-    source: str
+    name: str
+    is_synthetic: bool
 
     @classmethod
-    def read(cls, folder: Path, task: str, source: str) -> "ExportedModel":
-        """Return the model in a folder.
+    def of(cls, source: str | Path, task: str, scratch: Path, revision: str | None) -> "ExportedModel":
+        """Return the model of an exported folder; a run folder or Hub id is exported to the folder `scratch` first.
 
         Raises:
-            FileNotFoundError: the folder lacks a file.
+            FileNotFoundError: no run, or no export.
             ValueError: the model is of another task, or needs what the page does not do.
         """
-        if missing := [name for name in (MODEL_NAME, PREPROCESSING_NAME) if not (folder / name).is_file()]:
-            raise FileNotFoundError(f"no {', '.join(missing)} in {source}: pass a folder of cxm export --format onnx")
-        settings = json.loads((folder / PREPROCESSING_NAME).read_text())
+        folder, name, is_synthetic = Path(source), None, False
+        if not (folder / PREPROCESSING_FILE).is_file():
+            from hub_models.predict.export import export_model  # loads torch
+
+            run = local_run(source, revision)
+            name = None if folder.is_dir() else str(source)
+            is_synthetic = bool(RunFolder.read(run).data.get("synthetic"))
+            folder = export_model(run, scratch)
+        settings = json.loads((folder / PREPROCESSING_FILE).read_text())
         wanted = {"format": (EXPORT_FORMAT,), "task": (task,), "resample": FILTERS, "views": (1,)}
-        for name, values in wanted.items():
-            if settings.get(name) not in values:
+        for key, values in wanted.items():
+            if settings.get(key) not in values:
                 expected = " or ".join(map(str, values))
-                raise ValueError(f"{source} has {name} {settings.get(name)}, the static page reads {expected} there")
-        return cls(folder, settings, source)
+                raise ValueError(f"{source} has {key} {settings.get(key)}, the static page reads {expected} there")
+        return cls(folder, settings, name or settings["name"], is_synthetic)
 
 
 def build_static(
-    output: str | Path, segmenter: str | Path | None = None, classifier: str | Path | None = None
+    output: str | Path,
+    segmenter: str | Path | None = None,
+    classifier: str | Path | None = None,
+    revision: str | None = None,
 ) -> Path:
-    """Write the page that reads with exported models to `output`, whole or not at all; return the folder.
+    """Write the page that reads with two models, or one of them, to `output`, whole or not at all; return the folder.
+
+    Args:
+        output: folder to make.
+        segmenter: lung model, the folder of an export or a run, or a Hub id.
+        classifier: TB model, likewise.
+        revision: branch, tag or commit of models from the Hub.
 
     Raises:
         FileExistsError: `output` holds files.
-        FileNotFoundError: a model's folder lacks a file.
+        FileNotFoundError: no such model.
         ConnectionError: npm cannot be reached, and its packages are not in the cache.
         ValueError: no model, or one that the page cannot read with.
     """
     output = Path(output)
     check_output(output, "static page")
     tasks = {"lungs": ("lung_segmentation", segmenter), "tuberculosis": ("tb_classification", classifier)}
-    models = {
-        role: ExportedModel.read(Path(source), task, str(source))
-        for role, (task, source) in tasks.items()
-        if source is not None
-    }
-    if not models:
-        raise ValueError("nothing to read with: pass segmenter=<exported folder>, classifier=<...>, or both")
-    if "lungs" not in models and models["tuberculosis"].settings["region"] == "lungs":
-        raise ValueError(f"{classifier} sees lungs only: pass a segmenter that finds them, too")
-    with new_folder(output) as page:
-        for name in PLAIN_FILES:
-            shutil.copy(STATIC / name, page)
-        shutil.copy(STATIC.with_name("reading.css"), page)
-        vendor(page / "vendor")
-        (page / "models").mkdir()
-        (page / "examples").mkdir()
-        for role, model in models.items():
-            shutil.copy(model.folder / MODEL_NAME, page / "models" / f"{role}.onnx")
-        examples = {name: f"examples/{name.replace(' ', '-').lower()}.png" for name in EXAMPLE_PHANTOMS}
-        for name, path in examples.items():
-            (page / path).write_bytes(example_png(name, EXAMPLE_SIDES))
-        write_json(_settings(models), page / "page.json")
-        shown = {"examples": examples, "models": _lines_of(models), "limits": _limits_of(models)}
-        index = TEMPLATES.get_template("static/index.html").render(shown | {"no_device": NO_DEVICE})
-        (page / "index.html").write_text(index)
-        _write_worker(page)
+    with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
+        models = {
+            role: ExportedModel.of(source, task, Path(scratch) / role, revision)
+            for role, (task, source) in tasks.items()
+            if source is not None
+        }
+        if not models:
+            raise ValueError("nothing to read with: pass segmenter=<model>, classifier=<model>, or both")
+        if "lungs" not in models and models["tuberculosis"].settings["region"] == "lungs":
+            raise ValueError(f"{classifier} sees lungs only: pass a segmenter that finds them, too")
+        with new_folder(output) as page:
+            _fill(page, models)
     return output
 
 
-def _settings(models: Mapping[str, ExportedModel]) -> dict[str, Any]:
-    """Return the values of page.json, which the page's code reads: models, and the package's own words and limits."""
+def _fill(page: Path, models: Mapping[str, ExportedModel]) -> None:
+    for name in PLAIN_FILES:
+        shutil.copy(STATIC / name, page)
+    shutil.copy(STATIC.with_name("reading.css"), page)
+    vendor(page / "vendor")
+    (page / "models").mkdir()
+    for role, model in models.items():
+        shutil.copy(model.folder / GRAPH_FILE, page / "models" / f"{role}.onnx")
+    (page / "examples").mkdir()
+    examples = {name: f"examples/{name.replace(' ', '-').lower()}.png" for name in EXAMPLE_PHANTOMS}
+    for name, path in examples.items():
+        (page / path).write_bytes(example_png(name, EXAMPLE_SIDES))
+    write_json(_settings(page, models), page / "page.json")
+    warning = " ".join([NO_DEVICE, *_synthetic(models)])
+    shown = {"examples": examples, "models": _lines_of(models), "limits": _limits_of(models), "warning": warning}
+    (page / "index.html").write_text(TEMPLATES.get_template("static/index.html").render(shown))
+    _write_worker(page)
+
+
+def _synthetic(models: Mapping[str, ExportedModel]) -> list[str]:
+    named = [MODEL_ROLES[role] for role, model in models.items() if model.is_synthetic]
+    return [f"{' and '.join(named)}: trained on synthetic X-rays, of no use on patients."] if named else []
+
+
+def _settings(page: Path, models: Mapping[str, ExportedModel]) -> dict[str, Any]:
+    """Return the values of page.json, which the page's code reads: models, and the package's own words and limits.
+
+    The distribution of the lung model's features goes to a file beside the models: mean and precision in float32.
+    """
+    known = OutOfDistribution.load(models["lungs"].folder) if "lungs" in models else None
+    if known is not None:
+        values = np.concatenate([known.mean, known.precision.ravel()]).astype("<f4")
+        (page / DISTRIBUTION_FILE).write_bytes(values.tobytes())
     styles = (STATIC.with_name(name).read_text() for name in ("reading.css", "report.css"))
     return {
         "models": {role: dict(model.settings) | {"file": f"models/{role}.onnx"} for role, model in models.items()},
+        "distribution": None if known is None else {"file": DISTRIBUTION_FILE, "limit": known.limit},
         "messages": {flag.value: flag.message for flag in Flag},
         "verdicts": {str(is_suspected).lower(): text for is_suspected, text in VERDICTS.items()},
         "advice": {str(is_suspected).lower(): text for is_suspected, text in ADVICE.items()},
@@ -148,9 +195,8 @@ def _runtime() -> str:
 
 def _lines_of(models: Mapping[str, ExportedModel]) -> list[str]:
     """Return a line for each model, with its name and digest."""
-    roles = {"lungs": "Lung model", "tuberculosis": "Tuberculosis model"}
-    values = {role: model.settings for role, model in models.items()}
-    return [f"{roles[role]}: {one['name']}, digest {one['digest'][:16]}." for role, one in values.items()]
+    digests = {role: model.settings["digest"][:16] for role, model in models.items()}
+    return [f"{MODEL_ROLES[role]}: {model.name}, digest {digests[role]}." for role, model in models.items()]
 
 
 def _limits_of(models: Mapping[str, ExportedModel]) -> list[str]:

@@ -182,7 +182,7 @@ COMMANDS = {
             Option("port", "port to listen at", "N", int, plans.PORT),
             Option(
                 "static",
-                "folder to make of a page that reads in the browser with exported models, served by any web server",
+                "folder to make of a page that reads in the visitor's browser, to be served by any web server",
                 "FOLDER",
                 Path,
             ),
@@ -202,7 +202,7 @@ COMMANDS = {
                 Option("space", "page that reads X-rays, as a Space", kind=bool),
                 Option("hardware", "with --space: of a new Space (default: cpu-basic)", choices=SPACE_HARDWARE),
                 Option("metric", "with --space: a metric of `evaluate`, not the page", choices=METRICS),
-                Option("static", "with --space: one that reads in the browser, with exported models", kind=bool),
+                Option("static", "with --space: a page that reads in the visitor's browser", kind=bool),
             ],
             "where to": [
                 Option("repo_id", "OWNER/NAME on the Hub, or NAME to be your own", "ID", required=True),

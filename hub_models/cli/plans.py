@@ -78,11 +78,9 @@ def plan_app(options: Options) -> Work:
     output = given.pop("static")
     if output is None:
         return Call("hub_models.app.page", "serve", arguments=lambda _: given)(options)
-    if given["revision"] or (given["host"], given["port"]) != (HOST, PORT):
-        raise ValueError("--revision, --host and --port are of the served page: leave them out with --static")
-    models = {name: given[name] for name in ("segmenter", "classifier")}
-    build = Call("hub_models.app.static_page", "build_static", print, lambda _: {"output": output, **models})
-    return build(options)
+    if (given.pop("host"), given.pop("port")) != (HOST, PORT):
+        raise ValueError("--host and --port are of the served page: leave them out with --static")
+    return Call("hub_models.app.static_page", "build_static", print, lambda _: given | {"output": output})(options)
 
 
 def plan_push(options: Options) -> Work:

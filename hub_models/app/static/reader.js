@@ -26,36 +26,59 @@ export class Reader {
       const address = new URL(settings.file, import.meta.url).href;
       models[role] = { settings, session: await ort.InferenceSession.create(address, { executionProviders }) };
     }
-    return new Reader(page, ort, models);
+    const { file } = page.distribution ?? {};
+    const distribution = file && new Float32Array(await (await fetch(new URL(file, import.meta.url))).arrayBuffer());
+    return new Reader(page, ort, models, distribution);
   }
 
-  constructor(page, ort, models) {
-    [this.page, this.ort, this.models] = [page, ort, models];
+  /** `distribution`: mean (D) and precision (D * D) of the lung model's features, where the model has them. */
+  constructor(page, ort, models, distribution) {
+    [this.page, this.ort, this.models, this.distribution] = [page, ort, models, distribution];
   }
 
   /** Returns the Reading of a file's bytes; throws an Error whose message is a sentence for the visitor. */
   async read(bytes, name) {
     const { gray, chroma, flags } = await decoded(bytes, name, this.page.limits);
     const { lungs, tuberculosis } = this.models;
-    let [mask, probability] = [null, null];
+    let [mask, probability, unlike] = [null, null, []];
     if (lungs) {
-      const { data, dims } = await this.#logits(lungs, gray); // (1, 2, s, s)
-      mask = maskOfLogits(data, dims[3], gray.height, gray.width, lungs.settings);
+      const { logits, features } = await this.#outputs(lungs, gray); // (1, 2, s, s) and, of some models, (1, D)
+      mask = maskOfLogits(logits.data, logits.dims[3], gray.height, gray.width, lungs.settings);
+      if (features && this.distribution) unlike = this.#distanceFlags(features.data);
     }
     if (tuberculosis) {
       const isCut = tuberculosis.settings.region === "lungs";
       const seen = isCut ? croppedToLungs(gray, keepTwoLungs(mask), this.page.crop) : gray;
-      const { data } = await this.#logits(tuberculosis, seen); // (1, 2)
-      probability = 1 / (1 + Math.exp(data[0] - data[1]));
+      const { logits } = await this.#outputs(tuberculosis, seen); // (1, 2)
+      probability = 1 / (1 + Math.exp(logits.data[0] - logits.data[1]));
     }
-    const codes = [...this.#imageFlags(gray, chroma), ...flags, ...(mask ? this.#lungFlags(mask) : [])];
+    const codes = [...this.#imageFlags(gray, chroma), ...flags, ...this.#modelFlags(), ...unlike, ...(mask ? this.#lungFlags(mask) : [])];
     return { name, gray, mask, probability, flags: codes.map(([code, values]) => this.#raised(code, values)) };
   }
 
-  async #logits({ session, settings }, gray) {
+  async #outputs({ session, settings }, gray) {
     const size = settings.image_size;
     const pixels = new this.ort.Tensor("float32", modelInput(gray, settings), [1, 3, size, size]);
-    return (await session.run({ pixel_values: pixels })).logits;
+    return session.run({ pixel_values: pixels });
+  }
+
+  /** Returns [code] where the TB model was trained on the lungs that another lung model finds. */
+  #modelFlags() {
+    const { region, segmenter } = this.models.tuberculosis?.settings ?? {};
+    const isOther = region === "lungs" && segmenter && segmenter !== this.models.lungs.settings.digest;
+    return isOther ? [["other_segmenter"]] : [];
+  }
+
+  /** Returns [code, values] where the Mahalanobis distance of features (D) is beyond the limit. */
+  #distanceFlags(features) {
+    const off = Float64Array.from(features, (one, i) => one - this.distribution[i]);
+    let square = 0;
+    for (let i = 0, at = off.length; i < off.length; i++) {
+      for (let j = 0; j < off.length; j++, at++) square += off[i] * this.distribution[at] * off[j];
+    }
+    const [distance, { limit }] = [Math.sqrt(Math.max(0, square)), this.page.distribution];
+    if (distance <= limit) return [];
+    return [["out_of_distribution", { distance: distance.toFixed(0), limit: limit.toFixed(0) }]];
   }
 
   /** Returns a flag with its message, values put in for the names in braces. */
