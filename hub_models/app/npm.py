@@ -6,7 +6,6 @@ import io
 import os
 import re
 import tarfile
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,10 +107,9 @@ def fetched(package: NpmPackage) -> bytes:
         with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:
             data = answer.read()
     except (OSError, ValueError) as error:  # ValueError: no address
-        reason = getattr(error, "reason", error)
         way_out = f"set {REGISTRY_VARIABLE} to a registry that can be reached"
         raise ConnectionError(
-            f"{package.name} {package.version} of npm cannot be fetched ({reason}): {way_out}"
+            f"{package.name} {package.version} of npm cannot be fetched ({error}): {way_out}"
         ) from error
     if _digest(data) != package.integrity:
         wrong = f"{package.name} {package.version} of the registry is not the file that this version pins"

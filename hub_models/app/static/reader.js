@@ -1,6 +1,6 @@
 /** Reads an X-ray with the models of the page: decode, lungs, probability of tuberculosis, flags. No part of the page. */
 import { croppedToLungs, keepTwoLungs, maskOfLogits } from "./lungs.js";
-import { modelInput, resized } from "./pixels.js";
+import { modelInput, resized, roundEven } from "./pixels.js";
 import { decoded } from "./source.js";
 
 const CHECK_SIDE = 64; // pixels at which a blank or an inverted image is told
@@ -78,7 +78,7 @@ export class Reader {
     }
     const [distance, { limit }] = [Math.sqrt(Math.max(0, square)), this.page.distribution];
     if (distance <= limit) return [];
-    return [["out_of_distribution", { distance: distance.toFixed(0), limit: limit.toFixed(0) }]];
+    return [["out_of_distribution", { distance: roundEven(distance), limit: roundEven(limit) }]];
   }
 
   /** Returns a flag with its message, values put in for the names in braces. */
@@ -113,7 +113,7 @@ export class Reader {
     if (!count) return [["no_lungs"]];
     const fraction = count / data.length;
     const borders = Object.keys(rims).filter((rim) => rims[rim] / (rim in { top: 0, bottom: 0 } ? width : height) > most);
-    const percent = (one) => `${(100 * one).toFixed(0)}%`;
+    const percent = (one) => `${roundEven(100 * one)}%`;
     return [
       ...(fraction < low || fraction > high
         ? [["implausible_size", { fraction: percent(fraction), low: percent(low), high: percent(high) }]]
