@@ -172,7 +172,7 @@ COMMANDS = {
         "Serve a page that reads X-rays: drop one, see its lungs, the probability of tuberculosis, flags and limits.",
         (
             "cxm app --segmenter runs/lungs --classifier runs/tb",
-            "cxm app --segmenter OWNER/chest-xray-lungs --host 0.0.0.0 --port 8080",
+            "cxm app --static page --segmenter OWNER/chest-xray-lungs --classifier OWNER/chest-xray-tb",
         ),
         plain(
             SEGMENTER,
