@@ -74,7 +74,7 @@ class ExportedModel:
         """
         folder, name, is_synthetic = Path(source), None, False
         if not (folder / PREPROCESSING_FILE).is_file():
-            from hub_models.predict.export import export_model  # loads torch
+            from hub_models.predict.export import export_model  # type: ignore[import-not-found]  # late: loads torch
 
             run = local_run(source, revision)
             name = None if folder.is_dir() else str(source)

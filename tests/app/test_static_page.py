@@ -201,6 +201,22 @@ def test_numbers_are_those_of_the_reader(page: Page, served: Served) -> None:
 
 
 @pytest.mark.slow
+def test_x_ray_of_native_size_is_read_alike(page: Page, served: Served) -> None:
+    """Of 20 megapixels; prints the page's time over the reader's."""
+    small = Image.fromarray(render_phantom(1, "Montgomery", True, (1005, 1223)).image).convert("L")
+    data = png(np.asarray(small.resize((4892, 4020))))
+    started = time.perf_counter()
+    (found,) = served.reader.read(data)
+    seconds = time.perf_counter() - started
+    drop(page, "native.png", data)
+    mask = np.asarray(Image.open(io.BytesIO(downloaded(page, "Mask (PNG)"))))
+    assert mask.shape == (4020, 4892) and dice(count_overlap(mask, found.mask)) >= 0.99
+    assert probability(page) == pytest.approx(found.probability, abs=0.01)
+    taken = float(page.get_attribute("#result", "data-milliseconds")) / 1000
+    print(f"\npage over reader, 20 megapixels: {taken / seconds:.1f}")
+
+
+@pytest.mark.slow
 def test_flags_have_the_messages_of_the_reader(page: Page, served: Served) -> None:
     data = forms(15)["14-noise.png"]
     (found,) = served.reader.read(data)
