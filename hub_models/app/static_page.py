@@ -74,9 +74,9 @@ class ExportedModel:
         """
         folder, name, is_synthetic = Path(source), None, False
         if not (folder / PREPROCESSING_FILE).is_file():
+            run = local_run(source, revision)
             from hub_models.predict.export import export_model  # type: ignore[import-not-found]  # late: loads torch
 
-            run = local_run(source, revision)
             name = None if folder.is_dir() else str(source)
             is_synthetic = bool(RunFolder.read(run).data.get("synthetic"))
             folder = export_model(run, scratch)
