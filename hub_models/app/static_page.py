@@ -4,7 +4,6 @@ The folder holds `static/` of this package, JavaScript libraries of npm, two ONN
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,23 +20,21 @@ from hub_models.app.view import MEANING, NO_DEVICE, TEMPLATES
 from hub_models.dataset.inspection import BLANK_SPREAD
 from hub_models.files import check_output, new_folder, write_json
 from hub_models.hub.limits import KNOWN_LIMITS, SCOPE
-from hub_models.hub.space import pack_static, push_space
+from hub_models.hub.space import STATIC_MARK, pack_static, push_space
 from hub_models.hub_client.downloads import local_run
 from hub_models.hub_client.repository import folder_files
 from hub_models.imaging.dicom import CHEST, LATERAL, MODALITIES
 from hub_models.imaging.flags import Flag
 from hub_models.imaging.lung_crop import LUNG_MEAN, LUNG_SD, MARGIN
 from hub_models.imaging.windowing import BIT_DEPTHS
+from hub_models.models.onnx_model import GRAPH_NAME, is_exported, read_preprocessing
 from hub_models.models.out_of_distribution import OutOfDistribution
 from hub_models.models.tasks import TASKS
 from hub_models.predict import checks
 from hub_models.predict.reader import ADVICE, LEAST_SIDE, VERDICTS
-from hub_models.runs.run_folder import RunFolder
 
 STATIC = Path(__file__).with_name("static")
 PLAIN_FILES = ("app.js", "lungs.js", "pixels.js", "reader.js", "source.js", "view.js", "static.css")
-GRAPH_FILE, PREPROCESSING_FILE = "model.onnx", "preprocessing.json"  # of an exported model's folder
-EXPORT_FORMAT = 1  # of preprocessing.json
 FILTERS = ("bilinear", "box")  # that pixels.js resizes with
 EXAMPLE_SIDES = (512, 440)  # height and width in pixels
 DISTRIBUTION_FILE = "models/lungs-distribution.bin"
@@ -55,14 +52,10 @@ class ExportedModel:
     Attributes:
         folder: that holds it.
         settings: values of its preprocessing.json.
-        name: the Hub id that it was pulled by, or that of its run folder; never a path.
-        is_synthetic: whether it is known to have been trained on phantoms.
     """
 
     folder: Path
     settings: Mapping[str, Any]
-    name: str
-    is_synthetic: bool
 
     @classmethod
     def of(cls, source: str | Path, task: str, scratch: Path, revision: str | None) -> "ExportedModel":
@@ -72,21 +65,18 @@ class ExportedModel:
             FileNotFoundError: no run, or no export.
             ValueError: the model is of another task, or needs what the page does not do.
         """
-        folder, name, is_synthetic = Path(source), None, False
-        if not (folder / PREPROCESSING_FILE).is_file():
-            run = local_run(source, revision)
-            from hub_models.predict.export import export_model  # type: ignore[import-not-found]  # late: loads torch
+        folder = local_run(source, revision)
+        if not is_exported(folder):
+            from hub_models.predict.export import export_model  # late: it needs torch
 
-            name = None if folder.is_dir() else str(source)
-            is_synthetic = bool(RunFolder.read(run).data.get("synthetic"))
-            folder = export_model(run, scratch)
-        settings = json.loads((folder / PREPROCESSING_FILE).read_text())
-        wanted = {"format": (EXPORT_FORMAT,), "task": (task,), "resample": FILTERS, "views": (1,)}
+            folder = export_model(source, scratch, revision=revision)
+        settings = read_preprocessing(folder)
+        wanted = {"task": (task,), "resample": FILTERS, "views": (1,)}
         for key, values in wanted.items():
             if settings.get(key) not in values:
                 expected = " or ".join(map(str, values))
                 raise ValueError(f"{source} has {key} {settings.get(key)}, the static page reads {expected} there")
-        return cls(folder, settings, name or settings["name"], is_synthetic)
+        return cls(folder, settings)
 
 
 def build_static(
@@ -134,7 +124,7 @@ def _fill(page: Path, models: Mapping[str, ExportedModel]) -> None:
     vendor(page / "vendor")
     (page / "models").mkdir()
     for role, model in models.items():
-        shutil.copy(model.folder / GRAPH_FILE, page / "models" / f"{role}.onnx")
+        shutil.copy(model.folder / GRAPH_NAME, page / "models" / f"{role}.onnx")
     (page / "examples").mkdir()
     examples = {name: f"examples/{name.replace(' ', '-').lower()}.png" for name in EXAMPLE_PHANTOMS}
     for name, path in examples.items():
@@ -147,7 +137,7 @@ def _fill(page: Path, models: Mapping[str, ExportedModel]) -> None:
 
 
 def _synthetic(models: Mapping[str, ExportedModel]) -> list[str]:
-    named = [MODEL_ROLES[role] for role, model in models.items() if model.is_synthetic]
+    named = [MODEL_ROLES[role] for role, model in models.items() if model.settings["synthetic"]]
     return [f"{' and '.join(named)}: trained on synthetic X-rays, of no use on patients."] if named else []
 
 
@@ -195,8 +185,8 @@ def _runtime() -> str:
 
 def _lines_of(models: Mapping[str, ExportedModel]) -> list[str]:
     """Return a line for each model, with its name and digest."""
-    digests = {role: model.settings["digest"][:16] for role, model in models.items()}
-    return [f"{MODEL_ROLES[role]}: {model.name}, digest {digests[role]}." for role, model in models.items()]
+    told = {role: (model.settings["name"], model.settings["digest"][:16]) for role, model in models.items()}
+    return [f"{MODEL_ROLES[role]}: {name}, digest {digest}." for role, (name, digest) in told.items()]
 
 
 def _limits_of(models: Mapping[str, ExportedModel]) -> list[str]:
@@ -236,4 +226,4 @@ def push_static(
         if dry_run:
             where = f"would go to the Space {repo_id} ({'private' if private else 'public'}):"
             return "\n".join([where, *folder_files(folder)])
-        return f"pushed to {push_space(folder, repo_id, private)}"
+        return f"pushed to {push_space(folder, repo_id, private, STATIC_MARK)}"

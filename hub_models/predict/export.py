@@ -84,7 +84,8 @@ def export_model(
         _write_graph(trained, new / GRAPH_NAME, precision)
         if trained.out_of_distribution is not None:
             trained.out_of_distribution.save(new)
-        values = preprocessing(run, trained, precision)
+        name = run.path.resolve().name if Path(model).is_dir() else str(model)  # a Hub id, or a folder; never a path
+        values = preprocessing(name, run, trained, precision)
         write_json(values, new / PREPROCESSING_NAME)
         measured = compare(trained, OnnxModel(new), xrays) | {"source": "phantoms" if images is None else "given"}
         if precision == "fp32" and not _is_equal(measured):
@@ -94,7 +95,7 @@ def export_model(
     return folder
 
 
-def preprocessing(run: RunFolder, trained: TrainedModel, precision: Precision) -> dict[str, Any]:
+def preprocessing(name: str, run: RunFolder, trained: TrainedModel, precision: Precision) -> dict[str, Any]:
     """Return the values of `preprocessing.json`: what the graph takes, how to use it, and where it comes from."""
     settings, processor = trained.settings, trained.image_processor.to_dict()
     is_decision = trained.task.kind == "classification"
@@ -104,9 +105,10 @@ def preprocessing(run: RunFolder, trained: TrainedModel, precision: Precision) -
     }
     return {
         "format": FORMAT,
-        "name": run.path.resolve().name,
+        "name": name,
         "digest": run.digest,
         "segmenter": run.data.get("segmenter"),
+        "synthetic": bool(run.data.get("synthetic")),
         "precision": precision,
         "version": __version__,
         **named,

@@ -16,8 +16,19 @@ from hub_models.runs.config import TrainConfig
 from hub_models.runs.run_folder import RunFolder
 
 KEYS = {
-    *("format", "name", "digest", "segmenter", "precision", "version", "task", "image_size", "fit", "region"),
-    *("temperature", "threshold", "views", "two_lungs", "resample", "image_mean", "image_std", "labels", "measured"),
+    *("format", "name", "digest", "segmenter", "synthetic", "precision", "version", "task", "image_size", "fit"),
+    *(
+        "region",
+        "temperature",
+        "threshold",
+        "views",
+        "two_lungs",
+        "resample",
+        "image_mean",
+        "image_std",
+        "labels",
+        "measured",
+    ),
 }
 
 
@@ -36,7 +47,9 @@ def tb_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
     """A TB model that sees the lungs only, the aspect kept."""
     options = {"region": "lungs", "fit": "pad", "model": str(tiny_resnet), "image_size": 64}
     folder = str(tmp_path_factory.mktemp("tb"))
-    return make_run(TrainConfig("data", folder, "tb_classification", **options), segmenter="of another run")
+    return make_run(
+        TrainConfig("data", folder, "tb_classification", **options), segmenter="of another run", synthetic=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +69,7 @@ def test_graph_and_preprocessing_are_what_other_programs_rely_on(exported, lungs
         values = json.loads((folder / "preprocessing.json").read_text())
         assert set(values) == KEYS and values["format"] == 1 and values["task"] == task
         assert values["digest"] == RunFolder.read(run).digest and values["name"] == run.name
+        assert values["synthetic"] == (task == "tb_classification")
         for name in ("image_size", "fit", "region", "two_lungs", "views"):
             assert values[name] == getattr(settings, name)
         session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
