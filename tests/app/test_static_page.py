@@ -341,7 +341,7 @@ def test_static_space_is_pushed_to_the_hub(runs, export, hub, as_user, browser: 
         assert huggingface_hub.HfApi().repo_info("alice/page", repo_type="space").sha == info.sha
         pulled = Path(huggingface_hub.snapshot_download("alice/page", repo_type="space"))
         hub.create("alice/game", {"game.py": b"x"}, "space", private=True)
-        with pytest.raises(ValueError, match="holds game.py and not this page"):
+        with pytest.raises(ValueError, match="holds game.py and not this static page"):
             push_static("alice/game", *models)
     data = SpaceCard.load(pulled / "README.md").data
     assert (data.sdk, data.app_file, data.license) == ("static", "index.html", "apache-2.0")
