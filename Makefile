@@ -27,7 +27,7 @@ TB := --image_size 96 --epochs 50
 # that of the Shenzhen masks
 LICENSE := cc-by-nc-sa-4.0
 endif
-# Lungs: most epochs on small images, the last ones on larger ones. TB: from the lungs, as the lung model finds them.
+# Lungs: most epochs on small images, the last ones on larger ones. TB: of the whole X-ray, as any program shows it.
 TRAIN = $(LAUNCH) -m hub_models.training --data "$(SOURCE)"
 LUNGS := --batch_size 4 --augment strong --ema 0.995
 FIRST := $(LUNGS) --model segformer-light --from_scratch --learning_rate 1.5e-3
@@ -56,7 +56,7 @@ demo: install
 	$(BIN)/cxm show --data "$(SOURCE)"
 	$(TRAIN) --output $(RUNS)/lungs-small $(FIRST) $(SMALL)
 	$(TRAIN) --output $(RUNS)/lungs --model $(RUNS)/lungs-small $(THEN) $(FULL)
-	$(TRAIN) --output $(RUNS)/tb --region lungs --segmenter $(RUNS)/lungs $(SCREEN) $(TB)
+	$(TRAIN) --output $(RUNS)/tb $(SCREEN) $(TB)
 	$(HUB) $(MAKE) --no-print-directory hub OWNER=demo
 	@echo "Done. Lungs found: $(RUNS)/predictions/overlays; a row for each X-ray: $(RUNS)/predictions/predictions.csv"
 	@echo "The models, their metrics and pictures: $(RUNS)/lungs and $(RUNS)/tb; what was pushed, with cards: demo/hub"
@@ -65,8 +65,7 @@ demo: install
 OWNER ?= $(error pass OWNER=<your name on the Hub>)
 hub:
 	$(BIN)/cxm push --model $(RUNS)/lungs --repo_id $(OWNER)/chest-xray-lungs --license $(LICENSE)
-	$(BIN)/cxm push --model $(RUNS)/tb --repo_id $(OWNER)/chest-xray-tb --license $(LICENSE) \
-		--segmenter $(OWNER)/chest-xray-lungs
+	$(BIN)/cxm push --model $(RUNS)/tb --repo_id $(OWNER)/chest-xray-tb --license $(LICENSE)
 	$(BIN)/cxm export --data "$(SOURCE)" --repo_id $(OWNER)/chest_xray_masks
 	rm -rf $(RUNS)/predictions
 	$(BIN)/cxm predict --data $(OWNER)/chest_xray_masks --split test --output $(RUNS)/predictions \

@@ -16,10 +16,9 @@ In two processes on a machine without a GPU:
     accelerate launch --config_file scripts/accelerate/cpu_2_processes.yaml scripts/train.py --data DATA \
         --output runs/lungs --from_scratch
 
-TB, from the lungs that a lung run finds:
+TB, of the whole X-ray; with --region lungs --segmenter runs/lungs, of the lungs that a lung run finds:
     accelerate launch --config_file scripts/accelerate/cpu.yaml scripts/train.py --task tb_classification \
-        --data DATA --output runs/tb --region lungs --segmenter runs/lungs \
-        --model resnet-light --from_scratch --image_size 96 --batch_size 16
+        --data DATA --output runs/tb --model resnet-light --from_scratch --image_size 96 --batch_size 16
 To the Hub in the same command, private; what the Hub would refuse is refused before the training:
     accelerate launch scripts/train.py --data DATA --output runs/lungs --push OWNER/NAME --license apache-2.0
 On a machine of the Hub, without a clone; this file names what it needs, and DATA is a URL of the set's zip:

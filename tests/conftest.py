@@ -167,6 +167,21 @@ def finished_run(
     return finish(make_run(TrainConfig(str(phantoms), str(folder), "tb_classification", **options)))
 
 
+@pytest.fixture(scope="session")
+def real_runs(real_data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a lung and a TB model that see whole X-rays, trained for some epochs on the real ones: minutes."""
+    from hub_models.runs.config import TrainConfig
+    from hub_models.training.train import train
+
+    folder, data = tmp_path_factory.mktemp("real"), str(real_data_dir)
+    options = {"from_scratch": True, "tracker": "none", "epochs": 5, "ema": 0.9}
+    lungs = {"model": "segformer-light", "image_size": 64, "batch_size": 4, "learning_rate": 1.5e-3}
+    tb = {"model": "resnet-light", "image_size": 96, "batch_size": 16, "learning_rate": 2e-3}
+    train(TrainConfig(data, str(folder / "lungs"), **options, **lungs))
+    train(TrainConfig(data, str(folder / "tb"), "tb_classification", **options, **tb))
+    return folder / "lungs", folder / "tb"
+
+
 @pytest.fixture
 def hub() -> "Iterator[LoopbackHub]":
     """A Hub on the loopback address, empty, that serves until the test ends."""

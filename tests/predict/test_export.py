@@ -161,5 +161,20 @@ def test_what_cannot_be_exported_or_read_is_refused(exported, tb_folder, make_ru
             OnnxModel(damaged)
 
 
+@pytest.mark.slow
+def test_exports_read_the_real_test_xrays_as_the_trained_models_do(real_data_dir, real_runs, tmp_path) -> None:
+    places = {path.stem: str(path) for path in real_data_dir.rglob("CXR_png/*.png")}
+    xrays = tmp_path / "test.txt"
+    xrays.write_text("\n".join(places[id] for id in RunFolder.read(real_runs[1]).data["test"]))
+    limits = {"fp32": (0.999, 1e-3), "fp16": (0.999, 0.01), "int8": (0.98, 0.05)}  # least Dice, largest difference
+    for precision, (least_dice, largest_difference) in limits.items():
+        for run in real_runs:
+            folder = export_model(run, tmp_path / precision / run.name, precision, str(xrays))
+            measured = json.loads((folder / "preprocessing.json").read_text())["measured"]
+            print(precision, measured)
+            assert measured["xrays"] == 95 and measured.get("least_dice", 1) >= least_dice
+            assert measured.get("largest_probability_difference", 0) <= largest_difference
+
+
 def test_settings_of_a_run_are_those_that_are_exported() -> None:
     assert {*Settings.__dataclass_fields__} <= KEYS
