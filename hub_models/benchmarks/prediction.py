@@ -16,11 +16,12 @@ from hub_models.benchmarks.dataset import measure_alone
 from hub_models.benchmarks.native_phantoms import native_phantoms
 from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_ratio, speeds, timed_rounds
 from hub_models.dataset.phantoms import write_phantoms
+from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES
 from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.dataset_rows import IndexRow, OpenSource
 from hub_models.predict.job import read_all
 from hub_models.predict.reader import ChestXrayReader
-from hub_models.predict.stream import BATCH_SIZE, BATCH_SIZES, StreamOutput, cores, read_stream
+from hub_models.predict.stream import StreamOutput, cores, read_stream
 
 FEW_XRAYS = 100  # to compare many with
 SMALL_SIDE = 128  # pixels of a small X-ray's longer side, about
@@ -69,7 +70,7 @@ def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[
     models = [one for one in (reader.segmenter, reader.classifier) if isinstance(one, TrainedModel)]
     lungs, rounds = models[0].model, count()
     device, names = next(lungs.parameters()).device, list(map(str, paths))
-    size = BATCH_SIZES.get(device.type, BATCH_SIZE)
+    size = FORWARD_SIZES.get(device.type, FORWARD_SIZE)
 
     def read(reader: ChestXrayReader) -> None:
         output = StreamOutput(reader, folder / str(next(rounds)))

@@ -155,7 +155,7 @@ COMMANDS = {
                     "torch, or onnx for a run folder that cxm export was run on (default: onnx for exported models)",
                     choices=("torch", "onnx"),
                 ),
-                Option("batch_size", "X-rays in a forward pass (default: 16, on a CPU 4)", "N", int),
+                Option("batch_size", "X-rays that are read together (default: 16, on a CPU 4)", "N", int),
             ],
             "output": [
                 Option("output", "folder to write to", "FOLDER", required=True),

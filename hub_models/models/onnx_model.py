@@ -15,7 +15,7 @@ from PIL import Image
 
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.source import Source
-from hub_models.models.answers import ANSWERS, pixels_of
+from hub_models.models.answers import ANSWERS, FORWARD_SIZES, pixels_of
 from hub_models.models.out_of_distribution import OutOfDistribution
 from hub_models.models.settings import Settings
 
@@ -108,11 +108,18 @@ class OnnxModel:
     def forward(
         self, pixels: Sequence[np.ndarray], with_features: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return logits (B, ...) of X-rays (S, S) uint8 and, if wanted, their features (B, D); float32."""
-        images = np.stack(pixels).astype(np.float32)[:, None] / 255  # (B, 1, S, S)
-        names = ["logits", "features"] if with_features else ["logits"]
-        found = self._session.run(names, {"pixel_values": (images - self.mean) / self.std})
-        return found[0], found[1] if with_features else None
+        """Return logits (B, ...) of X-rays (S, S) uint8 and, if wanted, their features (B, D); float32.
+
+        Every forward pass has as many images, as those of `forward_views`.
+        """
+        size, names = FORWARD_SIZES["cpu"], ["logits", "features"] if with_features else ["logits"]
+        found = []
+        for start in range(0, len(pixels), size):
+            part = np.stack(pixels[start : start + size]).astype(np.float32)[:, None] / 255  # (B, 1, S, S)
+            full = np.pad((part - self.mean) / self.std, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+            found.append([values[: len(part)] for values in self._session.run(names, {"pixel_values": full})])
+        logits, *features = (np.concatenate(values) for values in zip(*found, strict=True))
+        return logits, features[0] if features else None
 
     def predict(self, logits: np.ndarray, height: int, width: int) -> Any:
         """Return what the logits of one X-ray of `height` x `width` pixels say; see `TrainedModel.__call__`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -19,7 +20,7 @@ from hub_models.files import write_json
 from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.source import Source
-from hub_models.models.answers import pixels_of
+from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES, pixels_of
 from hub_models.models.architectures import load, normalize, quiet_weights, refused_config
 from hub_models.models.out_of_distribution import OutOfDistribution, features_of
 from hub_models.models.settings import VIEWS, Settings
@@ -135,7 +136,24 @@ def forward_views(
 
     Logits are means over the first `views` of VIEWS; maps of turned or scaled views are turned back first. The
     `features_of` the first view, the image itself, are (B, D); None without `with_features`, which takes a segmenter.
+
+    Every forward pass has as many images, the last one filled with zeros: rounding depends on their number, and an
+    image would get other logits in another batch.
     """
+    size = FORWARD_SIZES.get(images.device.type, FORWARD_SIZE)
+    logits, features = [], []
+    for part in images.split(size):
+        full = F.pad(part, (0, 0, 0, 0, 0, size - len(part)))
+        found = _forward_full(model, image_processor, full, views, with_features)
+        logits.append(found[0][: len(part)])
+        features += [] if found[1] is None else [found[1][: len(part)]]
+    return torch.cat(logits), torch.cat(features) if features else None
+
+
+def _forward_full(
+    model: torch.nn.Module, image_processor: BaseImageProcessor, images: torch.Tensor, views: int, with_features: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return `forward_views` of one forward pass for each view."""
     logits, weights = [], []
     features: torch.Tensor | None = None
     for angle, scale in VIEWS[:views]:

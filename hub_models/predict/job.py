@@ -69,7 +69,7 @@ def read_all(
         dicom_seg: whether to write the lungs of DICOM X-rays as DICOM Segmentations, too, to `segmentations/`.
         dicom_sr: whether to write what was found in DICOM X-rays as DICOM Structured Reports, to `reports/`; with a
             segmenter the DICOM Segmentations, too, to which they refer.
-        batch_size: X-rays in a forward pass; by default 16, on a CPU 4.
+        batch_size: X-rays that are decoded and read together; by default 16, on a CPU 4. No answer depends on it.
         config: of a dataset, as are `split` and `data_dir`.
         split: "test" and the like; by default all.
         data_dir: folder or zip of the set.

@@ -19,6 +19,7 @@ from hub_models.imaging.flags import RaisedFlag
 from hub_models.imaging.masks import mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
 from hub_models.imaging.source import Source
+from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES
 from hub_models.predict.dataset_rows import IndexRow, OpenSource, printable
 from hub_models.predict.dicom_output import DicomOutput
 from hub_models.predict.reader import ChestXrayReader, OpenedXray, Prediction
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
     from hub_models.predict.saliency_model import SaliencyModel
 
-BATCH_SIZES = {"cpu": 4}  # X-rays in a forward pass by the kind of device; one at a time takes twice as long on a CPU
-BATCH_SIZE, LANES = 16, 4  # on other devices; LANES is how many batches are under way at a time
+LANES = 4  # batches that are under way at a time, on other devices than a CPU
 LONGEST_SIDE = 800  # pixels of a picture, at the most
 TableRow = dict[str, object]  # values by the names of PREDICTION_COLUMNS, and NUMBER; an absent one is null
 AREAS = ("right_fraction", "left_fraction", "right_mm2", "left_mm2")
@@ -90,7 +90,7 @@ def read_stream(
     threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     kind = "cpu" if device is None else device.type
     lanes = threads + 1 if kind == "cpu" else LANES
-    batch_size = batch_size or BATCH_SIZES.get(kind, BATCH_SIZE)
+    batch_size = batch_size or FORWARD_SIZES.get(kind, FORWARD_SIZE)
     waiting: deque[Future[list[TableRow]]] = deque()
     # each batch keeps to its thread: the cores are busy with other X-rays
     with output.reader.one_thread(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(lanes) as batches:

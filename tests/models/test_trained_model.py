@@ -45,6 +45,17 @@ def tb_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
     return make_run(TrainConfig("data", folder, model=str(tiny_resnet), image_size=64, **options))
 
 
+@pytest.mark.parametrize("folder", ["run_folder", "tb_folder"])
+def test_logits_do_not_depend_on_the_batch(folder: str, request) -> None:
+    trained = TrainedModel.from_run(request.getfixturevalue(folder))
+    side = trained.settings.image_size
+    pixels = list(np.random.default_rng(0).integers(0, 256, (9, side, side), np.uint8))
+    together, _ = trained.forward(pixels)
+    for size in (1, 2, 4, 7):
+        logits = [trained.forward(pixels[start : start + size])[0] for start in range(0, len(pixels), size)]
+        np.testing.assert_array_equal(np.concatenate(logits), together)
+
+
 def test_mask_is_that_of_transformers_on_the_original_pixels(run_folder) -> None:
     trained = TrainedModel.from_run(run_folder, "lung_segmentation")
     image = Image.effect_noise((150, 90), 60)

@@ -123,6 +123,8 @@ def test_exported_model_answers_as_the_run(exported, lungs_folder, tb_folder, ph
 def test_features_are_those_of_the_run(exported, lungs_folder) -> None:
     pixels = [np.random.default_rng(seed).integers(0, 256, (64, 64), np.uint8) for seed in range(3)]
     ours, theirs = OnnxModel(exported["lung_segmentation"]), TrainedModel.from_run(lungs_folder)
+    together = ours.forward(pixels)[0]
+    np.testing.assert_array_equal(np.concatenate([ours.forward([one])[0] for one in pixels]), together)
     np.testing.assert_allclose(ours.forward(pixels, True)[1], theirs.forward(pixels, True)[1], atol=1e-4)
     assert ours.out_of_distribution.limit == 0.5
     with ours.one_thread():

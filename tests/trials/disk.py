@@ -9,9 +9,12 @@ from trials.jobs import Job, last_line, seeded
 def full_disks(job: Job, n: int, seed: int, folder: Path) -> Iterator[str]:
     """Run a job `n` times with files limited to a random size; yield "" where it said so and could be finished."""
     expected, _, _ = job.reference(folder)
-    largest = max(path.stat().st_size for path in (folder / "reference").rglob("*") if path.is_file())
+    largest = max(path.stat().st_size for path in (folder / "reference" / job.words[0]).rglob("*") if path.is_file())
     for number in range(n):
-        limit, output = seeded(seed, "disk", job.words[0], number).randrange(100, largest), folder / f"full-{number}"
+        limit, output = (
+            seeded(seed, "disk", job.words[0], number).randrange(100, largest),
+            job.output(folder, f"full-{number}"),
+        )
         status, said = job.finish(output, limit)
         what = f"{job.words[0]} with files of at most {limit} bytes"
         if status and ("Traceback" in said or output.name not in last_line(said)):

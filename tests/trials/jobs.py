@@ -72,7 +72,7 @@ class Job:
     """A command that makes a folder, and what it must hold.
 
     Attributes:
-        words: of `cxm`, with `{output}` for the folder, `{name}` for its name.
+        words: of `cxm`, with `{output}` for the folder, `{name}` for that of the folder it lies in.
         result: what the folder of a finished job holds; AssertionError where it looks unfinished.
         environment: of the process.
         launch: what the command is started with, in place of Python.
@@ -83,9 +83,14 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     launch: tuple[str, ...] = ()
 
+    def output(self, folder: Path, name: str) -> Path:
+        """A folder to make, of the same name as others: cards quote it."""
+        (folder / name).mkdir(parents=True)
+        return folder / name / self.words[0]
+
     def start(self, output: Path, last: int = 0, limit: int = 0) -> subprocess.Popen:
         """Start the job; it kills itself at operation `last` on files, and writes files of at most `limit` bytes."""
-        words = [word.format(output=output, name=output.name) for word in self.words]
+        words = [word.format(output=output, name=output.parent.name) for word in self.words]
         counter = f"{output}.operations"
         own = [sys.executable, "-c", COUNTED, str(last), str(limit), str(output), counter]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | self.environment
@@ -101,12 +106,12 @@ class Job:
 
     def reference(self, folder: Path) -> tuple[Mapping[str, str], int, float]:
         """What the undisturbed job leaves, its operations on files, and its seconds."""
-        began = time.monotonic()
-        status, said = self.finish(folder / "reference")
+        output, began = self.output(folder, "reference"), time.monotonic()
+        status, said = self.finish(output)
         assert status == 0, said
-        counter = folder / "reference.operations"
+        counter = Path(f"{output}.operations")
         operations = int(counter.read_text()) if counter.is_file() else 0
-        return self.result(folder / "reference"), operations, time.monotonic() - began
+        return self.result(output), operations, time.monotonic() - began
 
 
 def ended(running: subprocess.Popen) -> int:

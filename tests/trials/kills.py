@@ -18,7 +18,7 @@ def kills(job: Job, n: int, seed: int, folder: Path) -> Iterator[str]:
     """
     expected, operations, seconds = job.reference(folder)
     for number in range(n):
-        random, output = seeded(seed, job.words[0], number), folder / f"killed-{number}"
+        random, output = seeded(seed, job.words[0], number), job.output(folder, f"killed-{number}")
         at = random.randrange(1, operations + 1) if operations and number % 2 else 0
         moment = f"operation {at} of {operations}" if at else f"{(after := random.uniform(0, seconds)):.1f} s"
         running, orphans = job.start(output, at), []

@@ -14,6 +14,7 @@ import psutil
 from trials.jobs import ROOT, last_line
 
 GROWTH, SLACK = 1.15, 64 << 20  # of memory: factor, and bytes
+LEAST = 80  # measurements that can show it
 
 
 class Load(NamedTuple):
@@ -36,7 +37,9 @@ def load_of(pid: int) -> Load:
 
 
 def grown(loads: list[Load]) -> str:
-    """What has grown from the second quarter to the last; "" where nothing has."""
+    """What has grown from the second quarter to the last; "" where nothing has, or too little was seen to tell."""
+    if len(loads) < LEAST:
+        return ""
     quarter = len(loads) // 4
     early, late = (
         Load(*map(max, zip(*part, strict=True))) for part in (loads[quarter : 2 * quarter], loads[-quarter:])
@@ -63,7 +66,7 @@ def predictions(n: int, xrays: list[Path], models: list[str], folder: Path) -> I
                 loads.append(load_of(running.pid))
             except psutil.NoSuchProcess:
                 break
-            time.sleep(0.2)
+            time.sleep(1)
         status = running.wait()
     said = last_line((folder / "log").read_text()) if status else grown(loads)
     print(f"soak of predict: {loads[-1].memory >> 20} MB, {loads[-1].descriptors} descriptors", file=sys.stderr)
@@ -97,5 +100,5 @@ def page_reads(n: int, xrays: list[Path], models: list[str], folder: Path) -> It
             browser.close()
             running.terminate()
     print(f"soak of the page: {loads[-1].memory >> 20} MB, {loads[-1].descriptors} descriptors", file=sys.stderr)
-    if n >= 8 and (said := grown(loads)):
+    if said := grown(loads):
         yield said

@@ -1,6 +1,5 @@
 """The table of trials, and what they share: phantoms, small models and a Hub."""
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -52,7 +51,7 @@ class Workshop:
         """A finished run of a lung model."""
         job = Job(tuple(TRAIN.format(data=self.data).split()), of_run)
         job.reference(self.folder)
-        return shutil.move(self.folder / "reference", self.folder / "lungs")
+        return self.folder / "reference" / "train"
 
     @cached_property
     def hub(self) -> LoopbackHub:
@@ -78,7 +77,7 @@ class Workshop:
 
     def pushed(self, output: Path) -> dict[str, str]:
         """What the repository of an output's name holds."""
-        entries = self.hub.repo(f"alice/{output.name}").at("main").entries
+        entries = self.hub.repo(f"alice/{output.parent.name}").at("main").entries
         return {path: file.sha256 for path, file in entries.items() if path != "README.md"}
 
 
