@@ -38,7 +38,7 @@ SCREEN := --task tb_classification --model resnet-light --from_scratch --batch_s
 # The tests' Hub, on the loopback address; it ends with the command, and demo/hub keeps what was pushed
 HUB := PYTHONPATH=tests $(BIN)/python -m loopback_hub --keep demo/hub --
 
-.PHONY: install demo hub figures docs test coverage test-slow test-legacy lint clean
+.PHONY: install demo hub figures docs test coverage test-slow test-legacy trials lint clean
 
 install: $(VENV)/.installed
 
@@ -114,6 +114,12 @@ coverage: test
 
 test-slow: install
 	$(PYTEST) -m slow
+
+# Kills, damaged files, a failing Hub, full disks and hours of work: about 30 minutes of two cores. It prints the table
+# of docs/reliability.md; SHARE=0.1 does a tenth
+SHARE ?= 1
+trials: install
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m trials --share $(SHARE)
 
 # The builder on older lines of datasets, each in an environment of its own: 3.6.0 is the last that runs scripts
 test-legacy: $(VENV)-datasets3/.installed $(VENV)-datasets4/.installed
