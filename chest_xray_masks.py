@@ -11,16 +11,21 @@ The file is complete on its own (standard library, datasets, numpy, PIL; pydicom
 
 import hashlib
 import importlib
+import inspect
 import io
+import json
 import math
 import os
 import re
 import struct
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -53,6 +58,8 @@ SPLIT_SALT = 62858640
 SAME_PATIENT = {"MCUCXR_0117": "MCUCXR_0113", "MCUCXR_0166": "MCUCXR_0162", "MCUCXR_0170": "MCUCXR_0162"}
 ROWS_VERSION = 1  # raise when a row comes to hold something else; part of the cache's path
 MAX_PIXELS = 100_000_000  # the largest original holds 19.7 million
+DECODING_SECONDS = 30  # of a compressed DICOM frame, and one more for each million pixels
+HEADER_BYTES = 2**22  # of a DICOM element but the pixels: lookup tables, the longest, take 2**17 each
 
 FEATURES = datasets.Features(
     {
@@ -543,23 +550,268 @@ def dicom_png(data: bytes, name: str) -> bytes:
     Raises:
         ImportError: pydicom is missing.
         ValueError: it is no DICOM file with one gray frame of at most 16 bits.
+        TooManyPixelsError: it holds more than `MAX_PIXELS`.
     """
     try:  # by name: datasets 3 would demand an `import` in a script as a requirement of all users
         pydicom = importlib.import_module("pydicom")
     except ImportError as error:
         raise ImportError(f"{name} is DICOM, which needs pydicom: pip install pydicom") from error
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its warnings would quote the header
+    what = "its header"
     try:
-        header = pydicom.dcmread(io.BytesIO(data))
-        pixels, bits = header.pixel_array, int(header.BitsStored)
-        if pixels.ndim != 2 or bits > 16 or not str(header.PhotometricInterpretation).startswith("MONOCHROME"):
-            raise ValueError(f"{header.PhotometricInterpretation}, shape {pixels.shape}, {bits} bits")
-    except Exception as error:  # pydicom raises whatever its many decoders raise
-        raise ValueError(f"{name} cannot be read as a gray DICOM X-ray ({error}): get a sound copy") from error
+        header = pydicom.dcmread(DicomFile(data), stop_before_pixels=True)
+        bits, rows, columns = (int(header[keyword].value) for keyword in ("BitsStored", "Rows", "Columns"))
+        is_gray = header.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2") and header.SamplesPerPixel == 1
+        if not is_gray or int(header.get("NumberOfFrames") or 1) != 1 or not 0 < bits <= 16:
+            what = "not one gray frame of at most 16 bits"
+            raise ValueError
+        what = "its pixels"
+        if is_small := rows * columns <= MAX_PIXELS:
+            pixels = decode_dicom(pydicom.dcmread(DicomFile(data, longest_pixels(header))))
+    except Exception as error:  # of any kind: pydicom has many parsers, and their messages may quote the header
+        what += f": {error}" if isinstance(error, (ChildProcessError, TimeoutError)) else ""
+        raise ValueError(f"{name} cannot be read as a gray DICOM X-ray ({what}): get a sound copy") from None
+    if not is_small:
+        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels ({columns}x{rows}): scale it down")
     if header.PixelRepresentation:  # signed: shift up to start at 0
         pixels = pixels.astype(np.int32) + 2 ** (bits - 1)
     if header.PhotometricInterpretation == "MONOCHROME1":  # 0 is white
         pixels = 2**bits - 1 - pixels.astype(np.int32)
     return _gray_png(pixels.astype(np.uint16))
+
+
+class DicomFile(io.BufferedReader):
+    """A DICOM file, or its bytes, of which no more can be read than an X-ray has, whatever lengths it claims."""
+
+    name = "a DICOM file"  # for pydicom; bytes have none
+
+    def __init__(self, source: bytes | str | Path, longest: int = HEADER_BYTES) -> None:
+        """Open `source`; `longest` is the number of bytes that can be read at a time."""
+        super().__init__(io.BytesIO(source) if isinstance(source, bytes) else io.FileIO(str(source)))
+        self.longest, self.left = longest, longest + 2**26
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            ValueError: the header is too long, or has too many elements; or it is deflated, and read as a whole.
+        """
+        size = -1 if size is None else size
+        self.left -= max(size, 256)  # an element takes more memory than bytes of the file
+        if not 0 <= size <= self.longest or self.left < 0:
+            raise ValueError("a DICOM file claims more bytes than an X-ray has")
+        return super().read(size)
+
+
+def longest_pixels(header: Any) -> int:
+    """Return the most bytes that the pixels of a DICOM file can take, by its header: compression may add some."""
+    samples = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel") or 1)
+    return HEADER_BYTES + 2 * samples * int(header.BitsAllocated) // 8
+
+
+def decode_dicom(header: Any) -> np.ndarray:
+    """Return the one frame of a DICOM file as pydicom does: (H, W) integers, or (H, W, 3) red, green, blue.
+
+    A compressed one is decoded in another process: damage of a single bit can end it, and nothing catches that.
+
+    Raises:
+        ChildProcessError: the decoder's process ended.
+        TimeoutError: it took too long.
+        Exception: of any other kind, where the frame is damaged, or no plug-in of pydicom decodes it.
+    """
+    pixels, uid = importlib.import_module("pydicom.pixels"), importlib.import_module("pydicom.uid")
+    syntax = header.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        decoded: np.ndarray = pixels.pixel_array(header, index=0)
+        return decoded
+    size, data = (header.Rows, header.Columns), header.PixelData
+    if syntax != uid.RLELossless:  # decoders allocate what the frame asks for; RLE says nothing
+        get_frame = importlib.import_module("pydicom.encaps").get_frame
+        if _claimed_sizes(get_frame(data, 0, number_of_frames=1)) != {size}:
+            raise ValueError("the compressed frame is of another size than its header says")
+    options = importlib.import_module("pydicom.pixels.utils").as_pixel_options(header, number_of_frames=1)
+    options.pop("extended_offsets", None)
+    seconds = DECODING_SECONDS + math.prod(size) / 1e6
+    options |= {"syntax": syntax, "length": len(data), "seconds": seconds}
+    depth = 1 if header.SamplesPerPixel == 1 else header.SamplesPerPixel
+    kind = f"<{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}"
+    decoded = np.empty(size if depth == 1 else (*size, depth), kind)
+    if not _DECODERS.decode(json.dumps(options).encode() + b"\n" + data, decoded, seconds):
+        raise ValueError("no plug-in decodes the frame")
+    return decoded
+
+
+# Markers of a JPEG or JPEG-LS frame's header, behind which its precision, height and width stand.
+_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+
+
+def _claimed_sizes(frame: bytes) -> set[tuple[int, int]]:
+    """Return the (height, width) that a frame of JPEG, JPEG-LS or JPEG 2000 claims; several where it is ambiguous.
+
+    Source: ISO/IEC 10918-1 B.2.2 (frame header), 14495-1 C.2.2 (the same in JPEG-LS), 15444-1 A.5.1 (SIZ).
+    """
+    if frame[:2] != b"\xff\xd8":
+        found = (struct.unpack(">4I", match[1]) for match in re.finditer(rb"\xff\x4f\xff\x51....(.{16})", frame, re.S))
+        return {(bottom - top, right - left) for right, bottom, left, top in found}
+    at = 2
+    while frame[at] == 0xFF:
+        if frame[at + 1] in _FRAME_MARKERS:
+            return {struct.unpack(">HH", frame[at + 5 : at + 9])}
+        at += 1 if frame[at + 1] == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return set()
+
+
+def _decode_frames() -> None:
+    """Decode DICOM frames from stdin to stdout until stdin closes: the whole program of a decoder's process.
+
+    A request is a line of JSON and the frame; the answer is a byte, 1 and the pixels or 0 for a frame that none of the
+    plug-ins decodes. They are tried in the order of how seldom damaged frames end them.
+    """
+    import faulthandler
+    import importlib
+    import json
+    import os
+    import signal
+    import sys
+
+    answers, requests = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
+    os.dup2(2, 1)  # what libraries print
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: meant for the process that asks
+    try:
+        import resource
+    except ImportError:  # on Windows
+        pass
+    else:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # would hold the X-ray
+        most, allowed = 2**32, resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (most if allowed < 0 else min(most, allowed), allowed))
+    get_decoder = importlib.import_module("pydicom.pixels").get_decoder
+    order = ("pydicom", "pillow", "pylibjpeg", "pyjpegls", "gdcm")
+    while line := requests.readline():
+        options = json.loads(line)
+        frame = requests.read(options.pop("length"))
+        # ends this process even where it hangs, and the one that asks is gone
+        faulthandler.dump_traceback_later(options.pop("seconds"), exit=True)
+        decoder, pixels = get_decoder(options.pop("syntax")), None
+        for name in sorted(decoder.available_plugins, key=order.index):
+            try:
+                pixels = decoder.as_array(frame, index=0, decoding_plugin=name, **options)[0].tobytes()
+                break
+            except Exception:  # of any kind; the next may do better
+                continue
+        faulthandler.cancel_dump_traceback_later()
+        answers.write(b"\0" if pixels is None else b"\1" + pixels)
+        answers.flush()
+
+
+class _Decoders:
+    """Processes that decode DICOM frames for any number of threads, at most one a core at a time.
+
+    They end when their stdin closes, so also when the process that asks is killed.
+    """
+
+    def __init__(self) -> None:
+        """Start none yet."""
+        self.all: set[subprocess.Popen[bytes]] = set()
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave the processes to the parent, in a fork of it."""
+        for process in self.all:
+            _close(process)
+        self.all, self.turns = set(), threading.BoundedSemaphore(os.cpu_count() or 1)
+        self.idle: deque[subprocess.Popen[bytes]] = deque()
+
+    def decode(self, request: bytes, pixels: np.ndarray, seconds: float) -> bool:
+        """Fill `pixels` with the answer to a request; return whether there was one.
+
+        Raises:
+            ChildProcessError: the process ended, and so did a new one: the first may have been harmed, or killed.
+            TimeoutError: it took longer than `seconds`.
+        """
+        with self.turns:
+            for is_last in (False, True):
+                process, end = self._start() if is_last else self._idle(), time.monotonic() + seconds
+                timer = threading.Timer(seconds, process.kill)
+                timer.daemon = True
+                timer.start()
+                try:
+                    return _exchange(process, request, pixels)
+                except BaseException as error:  # an interrupt, too: the answer is still to come
+                    process.kill()
+                    code = process.wait()
+                    if not isinstance(error, OSError):
+                        raise
+                finally:
+                    timer.cancel()
+                    self._put(process)
+                if time.monotonic() >= end:
+                    raise TimeoutError(f"its decoder took more than {seconds:.0f} s")
+            raise ChildProcessError(f"its decoder ended with code {code}")
+
+    def _idle(self) -> "subprocess.Popen[bytes]":
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return self._start()
+
+    def _put(self, process: "subprocess.Popen[bytes]") -> None:
+        if process.returncode is None:
+            self.idle.append(process)
+        else:
+            self.all.discard(process)
+            _close(process)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        code = f"import sys; sys.path[:] = {list(map(str, sys.path))}\n{inspect.getsource(_decode_frames)}"
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", f"{code}\n_decode_frames()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy's own threads take time and memory to start
+            )
+        except OSError as error:
+            raise ChildProcessError(f"its decoder could not be started, {error}") from error
+        self.all.add(process)
+        return process
+
+
+def _close(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
+
+
+def _exchange(process: "subprocess.Popen[bytes]", request: bytes, pixels: np.ndarray) -> bool:
+    """Send a request, and fill `pixels` with the answer; return whether there was one.
+
+    Raises:
+        OSError: the process ended.
+    """
+    assert process.stdin and process.stdout
+    _move(memoryview(request), process.stdin.write)
+    found = bytearray(1)
+    _move(memoryview(found), process.stdout.readinto)  # type: ignore[attr-defined]
+    if found[0]:
+        _move(pixels.data.cast("B"), process.stdout.readinto)  # type: ignore[attr-defined]
+    return bool(found[0])
+
+
+def _move(view: memoryview, move: Callable[[memoryview], int | None]) -> None:
+    """Write or fill a buffer, which may take several calls."""
+    while view:
+        done = move(view)
+        if not done:
+            raise BrokenPipeError
+        view = view[done:]
+
+
+_DECODERS = _Decoders()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_DECODERS.forget)
 
 
 def read_row(row: Row, read: Reader) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Only the elements of `DICOM_TAGS` are read: the patient's name, birth date, identifiers and remarks stay in the file.
 """
 
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,11 +100,15 @@ def errors_as(sentence: str) -> Iterator[None]:
 def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels: bool = False) -> "Dataset":
     """Read the elements `tags` of a DICOM file or of its bytes; with `pixels`, the undecoded pixels too.
 
+    Whatever lengths the file claims, no more is read than an X-ray of its rows and columns has.
+
     Raises:
         FileNotFoundError: the file does not exist.
         ImportError: pydicom is missing.
         ValueError: the source is no DICOM file, or is cut off.
     """
+    from chest_xray_masks import HEADER_BYTES, DicomFile, longest_pixels  # late: the builder imports `datasets`
+
     name = name_of(source)
     broken = f"{name} is no DICOM file, or is cut off: get a sound copy"
     try:
@@ -115,7 +118,11 @@ def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels
         raise ImportError(f"{name} is DICOM, which needs pydicom: {way_out}") from error
     # pydicom's warnings and log would quote the header; its context manager for this is not thread-safe
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+    longest = HEADER_BYTES
+    if pixels:
+        with errors_as(broken):
+            longest = longest_pixels(read_header(source))
+    with DicomFile(source, longest) as file:
         with errors_as(broken):
             pydicom.filereader.read_preamble(file, force=False)
             meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group != 2)
