@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,16 @@ from hub_models.predict.inputs import find_sources
 from hub_models.predict.loading import Backend, find_model
 from hub_models.predict.processes import OneProcess, processes_for
 from hub_models.predict.reader import ChestXrayReader
-from hub_models.predict.row_log import close_row_log, done_before, drop_rows, file_of, is_whole, open_row_log
+from hub_models.predict.row_log import (
+    close_row_log,
+    done_before,
+    drop_rows,
+    fatal_before,
+    file_of,
+    is_whole,
+    open_notes,
+    open_row_log,
+)
 from hub_models.predict.stream import PREDICTION_SCHEMA, StreamOutput, read_stream
 
 if TYPE_CHECKING:
@@ -165,12 +175,13 @@ def _read_left(
         logger.info("resumed: %d of %d X-rays are left", len(left), len(sources.index))
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = split_dataset_by_node(sources.index.select(left), rank, processes)
-    rows = read_stream(output, sources.stream(mine), accelerator.device, batch_size)
-    bar = tqdm(rows, "Reading X-rays", len(mine), disable=None if accelerator.is_main_process else True, unit="image")
+    no_bar = None if accelerator.is_main_process else True
     try:
-        with file_of(output.folder, rank).open("a", buffering=1) as file:  # a line at a time
-            for row in bar:
-                file.write(json.dumps(row) + "\n")
+        with file_of(output.folder, rank).open("a", buffering=1) as file, open_notes(output.folder, rank) as notes:
+            output = replace(output, notes=notes, fatal=fatal_before(output.folder))
+            rows = read_stream(output, sources.stream(mine), accelerator.device, batch_size)
+            for row in tqdm(rows, "Reading X-rays", len(mine), disable=no_bar, unit="image"):
+                file.write(json.dumps(row) + "\n")  # written out line by line
     except KeyboardInterrupt as stopped:
         raise KeyboardInterrupt("stopped: the same command resumes") from stopped
 

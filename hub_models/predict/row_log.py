@@ -1,13 +1,19 @@
 """Log the rows of a long job: each process appends its own, the next launch resumes, one table comes in the end."""
 
+import faulthandler
 import heapq
 import json
+import re
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from threading import get_ident
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow
@@ -20,6 +26,7 @@ ROWS_NAME = "rows"  # holds a folder for each launch with a file for each proces
 NUMBER = "number"  # of a row; each file's are in rising order
 LONGEST_ROW = 2**20  # bytes, more than any row takes
 TABLE_ROWS = 1_000  # of the table that are in memory at a time
+MOST_DEATHS = 3  # of processes while they decoded the same X-ray, of which nothing is known: it may be chance once
 
 
 def is_whole(folder: Path, name: str) -> bool:
@@ -57,6 +64,56 @@ def done_before(folder: Path, count: int) -> np.ndarray:
 def file_of(folder: Path, process: int) -> Path:
     """Return the file to which a process of this launch appends its rows, a JSON object a line, `number` rising."""
     return _launches(folder)[-1] / f"{process:05d}.jsonl"
+
+
+@contextmanager
+def open_notes(folder: Path, process: int) -> Iterator[BinaryIO]:
+    """Open the file to which a process of this launch writes what it decodes, and of what it dies."""
+    was_enabled = faulthandler.is_enabled()
+    with file_of(folder, process).with_suffix(".notes").open("ab", buffering=0) as notes:
+        faulthandler.enable(notes)
+        try:
+            yield notes
+        finally:
+            faulthandler.disable()
+            if was_enabled and sys.__stderr__ is not None:
+                faulthandler.enable(sys.__stderr__)
+
+
+@contextmanager
+def noted(notes: BinaryIO | None, number: int) -> Iterator[None]:
+    """Note before and after a block that this thread decodes an X-ray."""
+
+    def note(sign: str) -> None:
+        if notes is not None:
+            notes.write(f"{sign}{number} {get_ident():x}\n".encode())  # in one call, which no kill cuts off
+
+    note("+")
+    try:
+        yield
+    finally:
+        note("-")
+
+
+def fatal_before(folder: Path) -> frozenset[int]:
+    """Return the numbers of the X-rays whose decoding ended processes of earlier launches.
+
+    What a process dies of by itself is in its notes, with the thread: the X-ray that this thread decoded is one. Of a
+    process that was killed nothing is known, and its X-rays are tried again, but for `MOST_DEATHS` of them.
+    """
+    fatal, deaths = set(), Counter[int]()
+    for launch in _launches(folder)[:-1]:
+        for path in launch.glob("*.notes"):
+            text, begun = path.read_text(errors="replace"), {}
+            for sign, number, thread in re.findall(r"^([+-])(\d+) (\w+)$", text, re.M):
+                if sign == "+":
+                    begun[int(number)] = thread
+                else:
+                    begun.pop(int(number), None)
+            died = re.search(r"^Current thread 0x0*(\w+)", text, re.M)
+            fatal |= {number for number, thread in begun.items() if died and died[1] == thread}
+            deaths.update(begun.keys())
+    return frozenset(fatal | {number for number, count in deaths.items() if count >= MOST_DEATHS})
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

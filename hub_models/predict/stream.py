@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow
 from PIL import Image
@@ -23,7 +23,7 @@ from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES
 from hub_models.predict.dataset_rows import IndexRow, OpenSource, printable
 from hub_models.predict.dicom_output import DicomOutput
 from hub_models.predict.reader import ChestXrayReader, OpenedXray, Prediction
-from hub_models.predict.row_log import NUMBER
+from hub_models.predict.row_log import NUMBER, noted
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +66,8 @@ class StreamOutput:
         overlays: whether to write pictures of the lungs.
         saliency: the model that pictures of saliency are made with; None writes none.
         dicom: what is written of DICOM X-rays as DICOM; None writes nothing.
+        notes: to which it writes what is being decoded, as `row_log.noted`; None writes nothing.
+        fatal: numbers of X-rays that are passed over, as `row_log.fatal_before`.
     """
 
     reader: ChestXrayReader
@@ -73,6 +75,8 @@ class StreamOutput:
     overlays: bool = False
     saliency: "SaliencyModel | None" = None
     dicom: DicomOutput | None = None
+    notes: BinaryIO | None = None
+    fatal: frozenset[int] = frozenset()
 
 
 def read_stream(
@@ -114,21 +118,25 @@ def cores() -> int:
 def _read_batch(
     output: StreamOutput, pool: ThreadPoolExecutor, batch: list[tuple[IndexRow, OpenSource]]
 ) -> list[TableRow]:
-    decoded = list(pool.map(partial(_decode, output.reader), batch))
+    decoded = list(pool.map(partial(_decode, output), batch))
     xrays = [one[0] for one in decoded if not isinstance(one, str)]
     found = iter(output.reader.read_decoded(xrays, pool.map) if xrays else ())
     results = [one if isinstance(one, str) else (*one, next(found)) for one in decoded]
     return list(pool.map(partial(_write, output), [row for row, _ in batch], results))
 
 
-def _decode(reader: ChestXrayReader, item: tuple[IndexRow, OpenSource]) -> tuple[OpenedXray, Source] | str:
+def _decode(output: StreamOutput, item: tuple[IndexRow, OpenSource]) -> tuple[OpenedXray, Source] | str:
     """Return an X-ray as decoded and as opened, or why it cannot be read: a bad file is a row, whatever it raises."""
     row, open_source = item
-    try:
-        source = open_source()  # once: it may be far away
-        return reader.decode(source, PurePosixPath(row["source"]).name), source
-    except Exception as error:
-        return printable(" ".join(reason(error).split()))
+    name = PurePosixPath(row["source"]).name
+    if row["number"] in output.fatal:
+        return printable(f"{name} ended the process that read it, and was passed over after that: get a sound copy")
+    with noted(output.notes, row["number"]):
+        try:
+            source = open_source()  # once: it may be far away
+            return output.reader.decode(source, name), source
+        except Exception as error:
+            return printable(" ".join(reason(error).split()))
 
 
 def _write(output: StreamOutput, row: IndexRow, result: tuple[OpenedXray, Source, Prediction] | str) -> TableRow:

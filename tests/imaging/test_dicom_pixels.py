@@ -6,7 +6,7 @@ import jpeg_ls
 import numpy as np
 import pydicom
 import pytest
-from PIL import Image
+from dicom_frames import by_pillow, compressed, framed, transcoded
 from pydicom import uid
 from tiny import dicom, dicom_bytes, without
 
@@ -14,45 +14,6 @@ from hub_models.imaging.dicom import read_dicom, read_header
 from hub_models.imaging.dicom_pixels import stored_pixels
 
 XRAY = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
-
-
-def compressed(data: bytes, syntax: str, **options: object) -> bytes:
-    """The same file, its pixels compressed by pydicom's plug-ins."""
-    header = pydicom.dcmread(io.BytesIO(data))
-    header.compress(syntax, **options)
-    return dicom_bytes(header)
-
-
-def transcoded(data: bytes, syntax: int, folder: Path) -> bytes:
-    """The same file, its pixels compressed by GDCM."""
-    (folder / "plain.dcm").write_bytes(data)
-    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-    reader.SetFileName(str(folder / "plain.dcm"))
-    assert reader.Read()
-    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer.SetFileName(str(folder / "packed.dcm"))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    return (folder / "packed.dcm").read_bytes()
-
-
-def framed(frame: bytes, syntax: str, stored: np.ndarray, *args: object) -> bytes:
-    """A DICOM file whose header is that of `stored`, whose pixels are a compressed frame made elsewhere."""
-    header = pydicom.dcmread(io.BytesIO(dicom(stored, *args)))
-    header.PixelData = pydicom.encaps.encapsulate([frame])
-    header["PixelData"].VR = "OB"
-    header.file_meta.TransferSyntaxUID = syntax
-    return dicom_bytes(header)
-
-
-def by_pillow(gray: np.ndarray, kind: str, **options: object) -> bytes:
-    """The frame of an image in JPEG or JPEG 2000."""
-    buffer = io.BytesIO()
-    Image.fromarray(gray).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 LOSSLESS = {

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from launch import accelerate, kill_when, python
+from dicom_frames import damaged, fatal_dicom, of_every_kind
+from launch import ROOT, accelerate, kill_when, python
 from PIL import Image
 from tiny import bare_png, write_tree, write_zip
 
@@ -109,6 +111,49 @@ def test_killed_job_is_resumed_to_the_same_end(many, models, whole_many, tmp_pat
     assert "resumed: " in log and "of 300 X-rays are left" in log and not (tmp_path / "out" / "rows").exists()
     assert table(tmp_path / "out") == table(whole_many)
     assert masks(tmp_path / "out") == masks(whole_many)
+
+
+DYING = """
+import ctypes, os, sys
+from pathlib import Path
+from hub_models.predict import job, reader
+
+ENDS = {"abort": os.abort, "segfault": lambda: ctypes.string_at(0), "kill": lambda: os.kill(os.getpid(), 9)}
+
+def read(source, read=reader.read_xray):
+    if Path(source).name == sys.argv[4]:
+        ENDS[sys.argv[5]]()
+    return read(source)
+
+reader.read_xray = read
+job.read_all(*sys.argv[1:4])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "deaths"), [("abort", 1), ("segfault", 1), ("kill", 3)])
+def test_xray_that_ends_the_process_is_passed_over(xrays, models, whole, tmp_path, how: str, deaths: int) -> None:
+    name = sorted(path.name for path in xrays.glob("*.png"))[9]
+    start = [sys.executable, "-c", DYING, xrays, tmp_path / "out", models["segmenter"], name, how]
+    ended = [subprocess.run(start, cwd=ROOT, capture_output=True).returncode for _ in range(deaths + 1)]
+    assert all(code < 0 for code in ended[:-1]) and ended[-1] == 0
+    rows = {row["source"]: row for row in table(tmp_path / "out")}
+    assert len(rows) == 60 and "ended the process that read it" in rows.pop(name)["error"]
+    assert all(row["error"] is None for row in rows.values())
+    others = {path: data for path, data in masks(whole).items() if name not in path}
+    assert masks(tmp_path / "out") == others
+
+
+def test_damaged_dicom_is_a_row(xrays, models, tmp_path) -> None:
+    files = of_every_kind(tmp_path)
+    bad = {f"{kind}-{n}.dcm": data for kind in files for n, data in enumerate(damaged(files[kind], 2, seed=len(kind)))}
+    folder = write_tree(bad | {f"{kind}.dcm": data for kind, data in files.items()}, tmp_path / "xrays")
+    (folder / "fatal.dcm").write_bytes(fatal_dicom())
+    rows = {row["source"]: row for row in table(read_all(str(folder), tmp_path / "out", **models))}
+    assert len(rows) == 3 * len(files) + 1
+    assert all(rows[f"{kind}.dcm"]["error"] is None for kind in files)
+    assert "its decoder ended with code" in rows["fatal.dcm"]["error"] and "fatal.dcm" in rows["fatal.dcm"]["error"]
+    assert not (tmp_path / "out" / "rows").exists()
 
 
 @pytest.mark.slow

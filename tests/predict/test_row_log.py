@@ -1,4 +1,6 @@
+import faulthandler
 import json
+import threading
 from pathlib import Path
 
 import pyarrow
@@ -7,7 +9,17 @@ import pyarrow.parquet
 import pytest
 
 from hub_models.predict import row_log
-from hub_models.predict.row_log import close_row_log, done_before, drop_rows, file_of, is_whole, open_row_log
+from hub_models.predict.row_log import (
+    close_row_log,
+    done_before,
+    drop_rows,
+    fatal_before,
+    file_of,
+    is_whole,
+    noted,
+    open_notes,
+    open_row_log,
+)
 
 SCHEMA = pyarrow.schema([("source", pyarrow.string()), ("probability", pyarrow.float64()), ("ok", pyarrow.bool_())])
 
@@ -79,3 +91,38 @@ def test_tables_stand_only_when_both_do(tmp_path) -> None:
     drop_rows(tmp_path)
     drop_rows(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["xrays.csv", "xrays.parquet"]
+
+
+DIED = (
+    "Fatal Python error: Aborted\n\nThread 0x0000000000000b0b (most recent call first):\n\nCurrent thread 0x{:016x} ("
+)
+
+
+def test_xray_whose_thread_died_is_fatal_and_those_of_a_killed_process_are_not(tmp_path) -> None:
+    open_row_log(tmp_path)
+    assert fatal_before(tmp_path) == frozenset()
+    for process, died in ((0, DIED.format(0xA0A)), (1, ""), (2, DIED.format(0xC0C))):
+        begun = f"+{process}0 a0a\n+{process}1 b0b\n-{process}0 a0a\n+{process}2 a0a\n"
+        file_of(tmp_path, process).with_suffix(".notes").write_text(begun + died)
+    open_row_log(tmp_path)
+    assert fatal_before(tmp_path) == {2}  # process 0; 1 was killed; in 2 it was another thread, of no X-ray
+    for launch in (1, 2):
+        file_of(tmp_path, 1).with_suffix(".notes").write_text("+11 d0d\n+12 d0d\n" if launch == 1 else "+12 d0d\n")
+        assert fatal_before(tmp_path) == {2}
+        open_row_log(tmp_path)
+    assert fatal_before(tmp_path) == {2, 12}  # three processes were killed while they decoded it
+
+
+def test_notes_tell_what_is_decoded_and_end_with_the_block(tmp_path) -> None:
+    was_enabled = faulthandler.is_enabled()
+    open_row_log(tmp_path)
+    with open_notes(tmp_path, 0) as notes:
+        assert faulthandler.is_enabled()
+        with noted(notes, 7), pytest.raises(KeyError), noted(notes, 8):
+            raise KeyError
+        with noted(None, 9):
+            pass
+    thread = f"{threading.get_ident():x}"
+    said = file_of(tmp_path, 0).with_suffix(".notes").read_text()
+    assert said == f"+7 {thread}\n+8 {thread}\n-8 {thread}\n-7 {thread}\n"
+    assert faulthandler.is_enabled() == was_enabled
