@@ -1,17 +1,86 @@
 """Files and folders that are written whole or not at all, by one launch at a time, and never over files of others."""
 
+import errno
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 LOCK_NAME = ".lock"
+ASIDE = ".writing"  # how the name of a file or folder that is being made ends
 NEW_NAME, OLD_NAME = "new", "replaced"  # in the folder aside: what is being made, and what it takes the place of
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, over the quota, over the limit of a file
+FULL_BYTES = 2**20  # fewer free bytes are those of a full disk
+# what libraries written in Rust say in place of an errno, and torch, which keeps none
+RUST_ERROR, TORCH_ERROR = re.compile(r"\(os error (\d+)\)"), re.compile("PytorchStreamWriter|inline_container")
+
+
+class DiskFullError(OSError):
+    """A write that the disk, a quota or a limit refused; its text names the folder and what to do."""
+
+    def __init__(self, folder: Path, number: int, stands: str = "what is finished stands") -> None:
+        """Name the `folder` that was written to, the `number` of the error, and what `stands` there."""
+        said = f"{os.strerror(number)}: the disk of {folder} is full, or a quota or limit is reached; {stands}: "
+        super().__init__(said + "free some space, and start the same command again")
+        self.folder, self.number, self.errno = folder, number, number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how a process makes the error of another one."""
+        return type(self), (self.folder, self.number)
+
+
+@contextmanager
+def named_disk(folder: Path) -> Iterator[None]:
+    """Run a block that writes into `folder`; raise DiskFullError where its disk is full, whichever library says so."""
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:
+        if (number := _full(error)) is None:
+            raise
+        name = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else None
+        raise DiskFullError(_full_folder(folder.absolute() if name is None else Path(name).parent), number) from error
+
+
+def _full(error: BaseException | None) -> int | None:
+    """Return the number of the error of a full disk that an error is, or was made of; None for others."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error.errno
+        if (found := RUST_ERROR.search(str(error))) and int(found[1]) in FULL:
+            return int(found[1])
+        if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
+            return errno.ENOSPC
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _full_folder(folder: Path) -> Path:
+    """Return `folder`, without the place aside in it; the folder of temporary files where that is the full one."""
+    folder = next((one.parent for one in (folder, *folder.parents) if one.name.endswith(ASIDE)), folder)
+    nearest = next(one for one in (folder, *folder.parents) if one.is_dir())
+    free = {one: shutil.disk_usage(one).free for one in (nearest, Path(gettempdir()))}
+    return Path(gettempdir()) if free.pop(Path(gettempdir())) < FULL_BYTES <= min(free.values(), default=0) else folder
+
+
+def read_object(path: Path, way: str) -> dict[str, Any]:
+    """Return the values of a JSON object in a file; raise ValueError that names a damaged one, and the `way` out."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # of UTF-8 and of JSON
+        raise ValueError(f"{path} is damaged, and no JSON ({error}): {way}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged, a {type(values).__name__} where an object belongs: {way}")
+    return values
 
 
 def write_json(values: Any, path: Path) -> None:
@@ -32,21 +101,31 @@ def new_file(path: Path) -> Iterator[Path]:
     The yielded path is always the same, so the file of a killed launch is overwritten. Launches that could write the
     same file at one time keep each other out by `held`.
     """
-    aside = path.with_name(f".{path.name}.writing")
+    aside = path.with_name(f".{path.name}{ASIDE}")
     try:
-        yield aside
-        sync(aside)
-        aside.replace(path)
+        with named_disk(path.parent):
+            yield aside
+            sync(aside)
+            aside.replace(path)
+            _sync_one(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or every file of a folder, to the disk."""
-    for file in [path] if path.is_file() else path.rglob("*"):
-        if file.is_file():
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
+    """Flush a file, or a folder with all that is in it, to the disk."""
+    for one in [path] if path.is_file() else [*path.rglob("*"), path]:
+        _sync_one(one)
+
+
+def _sync_one(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # which flushes no folder
+        return
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 @contextmanager
@@ -59,7 +138,7 @@ def new_folder(path: Path, aside: Path | None = None) -> Iterator[Path]:
         ValueError: another launch is making the same.
     """
     path = path.absolute()
-    aside = aside or path.with_name(f".{path.name}.writing")
+    aside = aside or path.with_name(f".{path.name}{ASIDE}")
     with held(aside):
         try:
             _sweep(aside, path)
@@ -68,6 +147,7 @@ def new_folder(path: Path, aside: Path | None = None) -> Iterator[Path]:
             if path.exists():
                 path.rename(aside / OLD_NAME)
             (aside / NEW_NAME).rename(path)
+            _sync_one(path.parent)
         finally:
             _sweep(aside, path)
 
@@ -105,24 +185,43 @@ def is_hidden(name: str) -> bool:
 def held(folder: Path, is_main: bool = True) -> Iterator[None]:
     """Make `folder` and keep other launches out of it while a block runs; the lock ends with the process.
 
-    Of the processes of a launch, the main one holds the lock for all; the others only run the block.
+    Of the processes of a launch, the main one holds the lock for all; the others only run the block. What a killed
+    launch left half-written by `new_file` is deleted first.
 
     Raises:
         ValueError: another launch holds the folder.
+        DiskFullError: the block found the disk full.
     """
-    if not is_main:
-        yield
-        return
+    with named_disk(folder):
+        if is_main:
+            with _locked(folder):
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_NAME)
+    path = folder / LOCK_NAME
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(f"another launch is writing to {folder}: let it end, or pass another folder") from error
+        holder = ""
+        with suppress(OSError):  # Windows lets nobody read it
+            holder = path.read_text()
+        way = f"let it end{holder and f' ({holder})'}, or pass another folder"
+        raise ValueError(f"another launch is writing to {folder}: {way}") from error
     try:
+        with suppress(PermissionError):
+            path.write_text(f"process {os.getpid()} on {platform.node()}")
+        for left in folder.glob(f".*{ASIDE}"):
+            if left.is_file():
+                left.unlink()
         yield
     finally:
-        (folder / LOCK_NAME).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         lock.release()
         if not any(folder.iterdir()):  # the block wrote nothing
             folder.rmdir()

@@ -24,7 +24,7 @@ from hub_models.metrics.intervals import Interval
 from hub_models.models.tasks import SENSITIVITY, TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
-from hub_models.runs.data import count_synthetic, load_run_splits, refuse_leaks, trained_ids
+from hub_models.runs.data import count_synthetic, load_run_rows, prepare_splits, refuse_leaks, trained_ids
 from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,22 @@ class EvaluationRequest:
     fold: int | None
     segmenter: str | None
     use: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One model and the X-rays to test it on, checked; nothing is decoded yet."""
+
+    config: TrainConfig
+    split: str
+    rows: datasets.Dataset  # the original ones
+    trained: TrainedModel
+
+    def measured(self, accelerator: Accelerator) -> Evaluated:
+        """Return the model with its metrics."""
+        usable, trained = {self.split: self.rows}, self.trained
+        split = prepare_splits(self.config, usable, accelerator, trained.resample)[self.split]
+        return Evaluated(self.config, self.split, measure(trained, split, accelerator), split.rows, lambda id: trained)
 
 
 def make_accelerator(**options: Any) -> Accelerator:
@@ -192,28 +208,30 @@ def evaluate_run(
         raise ValueError(f"output {output} is a run folder, whose own results would be lost: pass another")
     use = {name: value for name, value in (("views", views), ("two_lungs", two_lungs)) if value}
     request = EvaluationRequest(str(data_dir), split, protocol, fold, lungs, use)
-    evaluated = _evaluate(run, request, accelerator)
-    config, more = evaluated.config, dict[str, Any](use=use)
+    planned, others = _plan(run, request, accelerator), list[Planned]()
+    config = dataclasses.replace(planned[0].config, fold=None) if len(planned) > 1 else planned[0].config
     if other is not None:
-        second = _evaluate(
-            other, dataclasses.replace(request, protocol=config.protocol, fold=config.fold), accelerator
-        )
-        if second.config.task != config.task:
-            raise ValueError(f"{compared} is a model for {second.config.task}, {model} for {config.task}")
-        differences = compare(evaluated.per_image, second.per_image, TASKS[config.task])
-        more |= {"compared_with": str(compared), "differences": differences}
-        main = TASKS[config.task].main_metric
-        logger.info("%s: %s less %s: %s", main, model, compared, _shown(differences["all"][main]))
+        same = dataclasses.replace(request, protocol=config.protocol, fold=config.fold)
+        others = _plan(other, same, accelerator)
+        if (task := others[0].config.task) != config.task:
+            raise ValueError(f"{compared} is a model for {task}, {model} for {config.task}")
     name = f"{config.protocol}-{split}" if config.fold is None else f"{config.protocol}-fold-{config.fold}-{split}"
     name += "".join(f"-{key}" if value is True else f"-{key}-{value}" for key, value in use.items())
     name += "" if compared is None else f"-against-{Path(compared).name}"
     folder = Path(output) if output else run / "evaluation" / name
     with held(folder, accelerator.is_main_process):
+        evaluated, more = pool([one.measured(accelerator) for one in planned]), dict[str, Any](use=use)
+        if others:
+            second = pool([one.measured(accelerator) for one in others])
+            differences = compare(evaluated.per_image, second.per_image, TASKS[config.task])
+            more |= {"compared_with": str(compared), "differences": differences}
+            main = TASKS[config.task].main_metric
+            logger.info("%s: %s less %s: %s", main, model, compared, _shown(differences["all"][main]))
         return write_report(folder, evaluated, accelerator, more)
 
 
-def _evaluate(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> Evaluated:
-    """Return the model of a run folder, or those of all folds as one, with its metrics on the requested X-rays."""
+def _plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> list[Planned]:
+    """Return the model of a run folder, or those of all folds, each with the requested X-rays, all checked."""
     if (folder / f"fold-{request.fold}").is_dir():
         folder = folder / f"fold-{request.fold}"
     elif (folder / "fold-0").is_dir():
@@ -221,19 +239,19 @@ def _evaluate(folder: Path, request: EvaluationRequest, accelerator: Accelerator
             way = "pass one of its folders fold-K"
             raise ValueError(f"{folder} holds all folds, got protocol {request.protocol}: {way}")
         members = [dataclasses.replace(request, fold=fold) for fold in range(FOLDS)]
-        return pool([_evaluate(folder / f"fold-{one.fold}", one, accelerator) for one in members])
+        return [one for member in members for one in _plan(folder / f"fold-{member.fold}", member, accelerator)]
     trained = TrainedModel.from_run(folder)
     if "two_lungs" in request.use and not trained.task.learns_masks:
         raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
     trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **request.use))
     config = _test_config(RunFolder.read(folder), request, trained.settings.image_size)
-    split = load_run_splits(config, accelerator, (request.split,), trained.resample)[request.split]
+    rows = load_run_rows(config, accelerator, (request.split,))[request.split]
     for source in (folder, config.segmenter) if request.split != "train" else ():
         if source:
             chosen_on = request.split == "validation" and source == folder
             seen = trained_ids(Path(source), ("train",) if chosen_on else ("train", "validation"))
-            refuse_leaks(source, seen, split.rows, config.protocol)
-    return Evaluated(config, request.split, measure(trained, split, accelerator), split.rows, lambda id: trained)
+            refuse_leaks(source, seen, rows, config.protocol)
+    return [Planned(config, request.split, rows, trained)]
 
 
 def _test_config(run: RunFolder, request: EvaluationRequest, image_size: int) -> TrainConfig:
@@ -256,6 +274,8 @@ def _test_config(run: RunFolder, request: EvaluationRequest, image_size: int) ->
 
 def pool(folds: list[Evaluated]) -> Evaluated:
     """Return all folds as one: each X-ray with the prediction of the model that was not trained on it."""
+    if len(folds) == 1:
+        return folds[0]
     trained = {id: one.trained for one in folds for id in one.rows["id"]}
     per_image = sorted((row for one in folds for row in one.per_image), key=lambda row: row["id"])
     rows = datasets.concatenate_datasets([one.rows for one in folds])

@@ -1,13 +1,12 @@
 """The config of a run: a frozen dataclass, checked when made, saved as JSON in the run folder."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from hub_models.dataset.folds import FOLDS
-from hub_models.files import write_json
+from hub_models.files import read_object, write_json
 
 CONFIG_NAME = "train_config.json"
 NAMES_BEFORE = {"warmup_share": "warmup_fraction"}  # up to version 0.1
@@ -152,7 +151,7 @@ class TrainConfig:
         if not path.is_file():
             missing = f"no {CONFIG_NAME} in {folder}" if folder.is_dir() else f"no folder {folder}"
             raise FileNotFoundError(f"{missing}: pass a folder that scripts/train.py made")
-        values = json.loads(path.read_text())
+        values = read_object(path, "restore it, or delete the folder and train again")
         if values.pop("version", 1) < 2 and values.get("region") == "lungs":
             raise ValueError(
                 f"{path} has region 'lungs' of an earlier version, the lungs of reference masks, which new X-rays "

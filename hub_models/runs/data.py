@@ -47,20 +47,43 @@ def load_run_splits(
     splits: tuple[str, ...] = SPLITS,
     resample: Image.Resampling = BILINEAR,
 ) -> dict[str, Split]:
-    """Return the `splits` of a run, made by one process and then read by all; `resample` is its model's.
+    """Return the `splits` of a run: `prepare_splits` of `load_run_rows`, which say what they raise."""
+    return prepare_splits(config, load_run_rows(config, accelerator, splits), accelerator, resample)
+
+
+def load_run_rows(
+    config: TrainConfig, accelerator: Accelerator, splits: tuple[str, ...] = SPLITS
+) -> dict[str, datasets.Dataset]:
+    """Return the original rows of the `splits` of a run, all fit for its task; one process makes them, then all read.
 
     Raises:
-        FileNotFoundError: nothing of the set under `config.data_dir`.
+        FileNotFoundError: nothing of the set under `config.data_dir`, or no segmenter where `config` names it.
         ValueError: a split is empty, or cannot be trained on or tested with, or no segmenter finds the lungs.
     """
     if config.region == "lungs" and config.segmenter is None:
         raise ValueError("region lungs needs a lung model that finds them: pass --segmenter <lung run folder>")
-    task, found = TASKS[config.task], {}
-    size, ranges = config.image_size or task.image_size, {"train": STRENGTHS[config.augment]}
+    if config.segmenter is not None:
+        lung_model(config.segmenter)  # a wrong one is refused before X-rays are read
     with accelerator.main_process_first():
         usable = load_rows(config, splits)
-        for split, rows in usable.items():
-            task.check(f"{split} (protocol {config.protocol})", rows)  # all, before any is decoded
+    for split, rows in usable.items():
+        TASKS[config.task].check(f"{split} (protocol {config.protocol})", rows)
+    return usable
+
+
+def prepare_splits(
+    config: TrainConfig,
+    usable: dict[str, datasets.Dataset],
+    accelerator: Accelerator,
+    resample: Image.Resampling = BILINEAR,
+) -> dict[str, Split]:
+    """Return the splits of `load_run_rows` at the model's size, made by one process and then read by all.
+
+    `resample` is the model's. Raise ValueError where a row cannot be prepared.
+    """
+    size, ranges = config.image_size or TASKS[config.task].image_size, {"train": STRENGTHS[config.augment]}
+    found = {}
+    with accelerator.main_process_first():
         for split, rows in usable.items():
             if config.segmenter is not None:  # their own mask stays, as `reference`
                 own = rows.select_columns("mask").rename_column("mask", "reference")
@@ -86,10 +109,9 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
     An X-ray in which none are found is taken whole. Raise FileNotFoundError or ValueError where `segmenter` is no
     finished run of lung_segmentation.
     """
-    run = RunFolder.read(segmenter)
-    trained = TrainedModel.from_run(run.path, "lung_segmentation").on_accelerator()
+    trained = lung_model(segmenter).on_accelerator()
     trained = replace(trained, settings=replace(trained.settings, two_lungs=True))
-    made_of = f"{rows._fingerprint} {run.digest} {PREDICTION_VERSION}"  # not the folder's name
+    made_of = f"{rows._fingerprint} {RunFolder.read(segmenter).digest} {PREDICTION_VERSION}"  # not the folder's name
     found = rows.map(
         lambda image: {"mask": Image.fromarray(or_whole(trained(image)) * np.uint8(255))},
         input_columns="image",
@@ -101,27 +123,42 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
     return datasets.concatenate_datasets([rows.remove_columns("mask"), found], axis=1)
 
 
+def lung_model(segmenter: str | Path) -> TrainedModel:
+    """Return the model of a run; raise FileNotFoundError or ValueError where it is no finished lung_segmentation."""
+    return TrainedModel.from_run(RunFolder.read(segmenter).path, "lung_segmentation")
+
+
 def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
     """Return the values of `data.json` for the rows of each split.
 
-    Earlier models are the run folders that `config.model`, unless from scratch, and `config.segmenter` name. Raise
-    ValueError where one of them was trained on a test patient of this run.
+    Raise ValueError where an earlier model (`check_earlier`) was trained on a test patient of this run.
     """
-    earlier: set[str] = set()
+    earlier = check_earlier(config, rows["test"])  # before any X-ray is read
     train, validation, test = (list(rows[split]["id"]) for split in ("train", "validation", "test"))
     fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
-    data = RunData(fingerprint=fingerprint, train=train, validation=validation, test=test, earlier=[])
+    seen = sorted(set().union(*earlier.values()))
+    data = RunData(fingerprint=fingerprint, train=train, validation=validation, test=test, earlier=seen)
     if synthetic := sum(count_synthetic(split) for split in rows.values()):
         data["synthetic"] = synthetic
+    for name in earlier:
+        data[name] = RunFolder.read(getattr(config, name)).digest
+    return data
+
+
+def check_earlier(config: TrainConfig, test: datasets.Dataset) -> dict[Literal["model", "segmenter"], set[str]]:
+    """Return the ids that each earlier model of a run was trained on, by the name of its field.
+
+    These are the run folders that `config.model`, unless from scratch, and `config.segmenter` name. Raise ValueError
+    where one of them was trained on a patient of the rows to `test` on.
+    """
+    earlier: dict[Literal["model", "segmenter"], set[str]] = {}
     sources: dict[Literal["model", "segmenter"], str | None]
     sources = {"model": None if config.from_scratch else config.model, "segmenter": config.segmenter}
     for name, source in sources.items():
         if source and (Path(source) / DATA_NAME).is_file():
-            seen = trained_ids(Path(source))
-            refuse_leaks(source, seen, rows["test"], config.protocol)
-            earlier |= seen
-            data[name] = RunFolder.read(source).digest
-    return data | {"earlier": sorted(earlier)}
+            earlier[name] = trained_ids(Path(source))
+            refuse_leaks(source, earlier[name], test, config.protocol)
+    return earlier
 
 
 def count_synthetic(rows: datasets.Dataset) -> int:

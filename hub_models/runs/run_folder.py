@@ -1,12 +1,12 @@
 """A run's folder as one object: each of its files is read once, when it is needed."""
 
 import csv
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from hub_models.files import read_object
 from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
 from hub_models.models.architectures import ARCHITECTURES, inner_config
 from hub_models.models.settings import Settings, digest_of_model
@@ -146,10 +146,10 @@ class RunFolder:
 
 
 def read_json(path: Path) -> Any:
-    """Return the values of a JSON file of a run; raise FileNotFoundError where it is missing."""
+    """Return the values of a JSON file of a run; raise FileNotFoundError without it, ValueError for a damaged one."""
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}: pass the folder of a finished run")
-    return json.loads(path.read_text())
+    return read_object(path, "restore it, or train into a new folder")
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The state of a training on disk, whole or absent, and how a run is stopped without losing it."""
 
+import hashlib
 import json
+import logging
+import re
 import shutil
 import signal
 import threading
@@ -12,12 +15,17 @@ from types import FrameType
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 
 from hub_models.evaluation.evaluate import launch_of
-from hub_models.files import NEW_NAME, new_file, new_folder, sync, write_json
+from hub_models.files import ASIDE, NEW_NAME, DiskFullError, new_file, new_folder, read_object, sync, write_json
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+NAME = re.compile(r"epoch-\d{5}-step-\d{6}")
+DIGESTS_NAME = "digests.json"
 KEPT_NAME = "kept.safetensors"
 PROGRESS_NAME = "progress.json"
 
@@ -35,39 +43,115 @@ class Progress:
     seconds: float = 0.0  # of training so far, over all launches
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, oldest first; anything else in it is passed over."""
+    return sorted(path for path in folder.glob("epoch-*") if NAME.fullmatch(path.name) and path.is_dir())
+
+
+@contextmanager
+def said_what_stands(run_folder: Path) -> Iterator[None]:
+    """Run a block that trains a run; say in the error of a full disk what stands of it."""
+    try:
+        yield
+    except DiskFullError as error:
+        newest = next(reversed(checkpoints_in(run_folder / CHECKPOINTS)), None)
+        stands = f"the checkpoint {newest} stands" if newest else "no checkpoint was made before"
+        if any(run_folder.glob("model*.safetensors")):
+            stands = f"what was trained stands in {run_folder}"
+        raise DiskFullError(error.folder, error.number, stands) from error
+
+
 def save_checkpoint(folder: Path, progress: Progress, keep: int, accelerator: Accelerator) -> None:
-    """Save the state of all processes, whole or not at all, and drop all but the newest `keep`."""
-    aside = folder / ".writing"
+    """Save the state of all processes and the weights to keep, whole or not at all, with a digest of each file.
+
+    All but the newest `keep` are dropped then, with those after this one, which a resumed run had passed over.
+    """
+    aside = folder / ASIDE
     whole = folder / f"epoch-{progress.epoch:05d}-step-{progress.step:06d}"  # exists if a run stops twice at a step
     with new_folder(whole, aside) if accelerator.is_main_process else nullcontext(aside / NEW_NAME) as new:
         accelerator.wait_for_everyone()
         accelerator.save_state(str(new))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            if (folder / KEPT_NAME).exists():
+                shutil.copyfile(folder / KEPT_NAME, new / KEPT_NAME)
             write_json(asdict(progress) | {"launch": launch_of(accelerator)}, new / PROGRESS_NAME)
+            write_json(_digests(new), new / DIGESTS_NAME)
             sync(new)  # older ones are deleted
     if accelerator.is_main_process:
-        for path in sorted(folder.glob("epoch-*"))[:-keep]:
+        made = checkpoints_in(folder)
+        before = made[: made.index(whole) + 1]
+        for path in [*before[:-keep], *made[len(before) :]]:
             shutil.rmtree(path)
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(folder: Path, accelerator: Accelerator) -> Progress:
-    """Load the state of the newest checkpoint and return its progress; that of a new training without one.
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a checkpoint by its relative path, but of those digests themselves."""
+    digests = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != DIGESTS_NAME:
+            with path.open("rb") as file:
+                digests[path.relative_to(checkpoint).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """Return which file of a checkpoint is not as it was written; None for a whole one."""
+    if not (checkpoint / DIGESTS_NAME).is_file():
+        return f"{DIGESTS_NAME} is missing, as in those of version 0.2"
+    try:
+        written, found = read_object(checkpoint / DIGESTS_NAME, ""), _digests(checkpoint)
+    except ValueError:
+        return f"{DIGESTS_NAME} is damaged"
+    wrong = sorted(name for name in written if found.get(name) != written[name])
+    return f"{wrong[0]} is {'damaged' if wrong[0] in found else 'missing'}" if wrong else None
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    """Return the newest checkpoint whose files are as they were written, None for a new training.
 
     Raises:
-        ValueError: it was made by another number of processes, or in another precision.
+        ValueError: there are some, and none is whole.
     """
-    newest = max(folder.glob("epoch-*"), default=None)
+    passed = []
+    for checkpoint in reversed(checkpoints_in(folder)):
+        if (damage := _damage(checkpoint)) is None:
+            return checkpoint
+        logger.warning("%s is passed over: %s", checkpoint, damage)
+        passed.append(f"{checkpoint.name}: {damage}")
+    if passed:
+        raise ValueError(f"no checkpoint in {folder} is whole ({'; '.join(passed)}): delete {folder} to start again")
+    return None
+
+
+def load_checkpoint(folder: Path, accelerator: Accelerator) -> Progress:
+    """Load the state of the newest whole checkpoint and return its progress; that of a new training without one.
+
+    Raises:
+        ValueError: none is whole, or the newest was made by another number of processes, or in another precision.
+    """
+    chosen: list[Path | ValueError | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            chosen = [_newest_whole(folder)]
+        except ValueError as error:
+            chosen = [error]
+    (newest,) = broadcast_object_list(chosen)  # all load the same
+    if isinstance(newest, ValueError):
+        raise newest
     if newest is None:
         return Progress()
     values = json.loads((newest / PROGRESS_NAME).read_text())
     now, then = launch_of(accelerator), values.pop("launch")
     if changed := [f"{name}: {now[name]!r}, not {then[name]!r}" for name in now if now[name] != then[name]]:
-        raise ValueError(
-            f"{newest} was made by another launch ({'; '.join(changed)}): launch as before, or pass another output_dir"
-        )
+        way = "launch as before, or pass another output folder"
+        raise ValueError(f"{newest} was made by another launch ({'; '.join(changed)}): {way}")
     accelerator.load_state(str(newest))
+    if accelerator.is_main_process and (newest / KEPT_NAME).exists():  # as they were then
+        with new_file(folder / KEPT_NAME) as aside:
+            shutil.copyfile(newest / KEPT_NAME, aside)
+    accelerator.wait_for_everyone()
     return Progress(**values)
 
 

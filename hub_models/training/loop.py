@@ -31,6 +31,7 @@ from hub_models.training.checkpoints import (
     CHECKPOINTS,
     Progress,
     Stop,
+    checkpoints_in,
     load_checkpoint,
     load_kept,
     save_checkpoint,
@@ -269,11 +270,10 @@ def _check_steps(run: Run, learner: Learner, watched: list[Watched], bar: tqdm) 
         if not math.isfinite(loss) or not (scaled or math.isfinite(norm)):
             ids = run.splits["train"].arrays.prepared[watched[back][0].tolist()]["id"]
             step = progress.step - len(watched) + back + 1
-            begun = any(run.checkpoints.glob("epoch-*"))
-            folder = "pass another output_dir" if begun else "the same output_dir may be used again"
+            way = "pass another" if checkpoints_in(run.checkpoints) else "use the same"
             raise ValueError(
                 f"loss {loss}, gradient norm {norm} in epoch {progress.epoch + 1}, step {step}, of {', '.join(ids)}: "
-                f"lower learning_rate, or look at these X-rays; {folder}"
+                f"lower learning_rate, or look at these X-rays; {way} output folder"
             )
     progress.losses += losses
     learner.tick()

@@ -4,7 +4,6 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from hub_models.dataset.folds import FOLDS
 from hub_models.evaluation.evaluate import Evaluated, make_accelerator, pool, shown, write_report
 from hub_models.evaluation.measure import measure, measure_features, validate
 from hub_models.evaluation.pictures import PICTURES
-from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
+from hub_models.files import ASIDE, check_output, held, is_hidden, write_bytes, write_json
 from hub_models.hub.model_card import model_card
 from hub_models.models.architectures import build, config_of, image_processor_for
 from hub_models.models.out_of_distribution import LEAST, OutOfDistribution
@@ -27,11 +26,11 @@ from hub_models.models.settings import Settings
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
-from hub_models.runs.data import Split, describe, load_run_splits, resolve
+from hub_models.runs.data import Split, check_earlier, describe, load_run_rows, prepare_splits, resolve
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder, read_json
 from hub_models.training.adaptation import check_adaptation
-from hub_models.training.checkpoints import CHECKPOINTS
+from hub_models.training.checkpoints import CHECKPOINTS, checkpoints_in, said_what_stands
 from hub_models.training.loop import TRACKING, Run, learn
 from hub_models.training.optimization import divide_logits
 
@@ -57,6 +56,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             a split is unfit, an earlier model has seen test patients, or a loss is not finite.
         FileExistsError: the folder holds something else.
         FileNotFoundError: nothing of the set under `config.data_dir`.
+        DiskFullError: a disk is full; the text names its folder, and the checkpoint that stands.
         KeyboardInterrupt: somebody stopped the run; a checkpoint was kept.
     """
     config = resolve(config)
@@ -69,36 +69,36 @@ def _train_folds(config: TrainConfig) -> dict[str, Any]:
     folder = Path(config.output_dir)
     own = {*FOLD_FOLDERS, RESULTS_NAME, PER_IMAGE_NAME, *PICTURES[config.task]}
     check_output(folder, "run of all folds", lambda name: is_hidden(name) or name.split("/")[0] in own)
-    members = []
+    accelerator, folds = training_accelerator(config), []
     for fold, name in enumerate(FOLD_FOLDERS):
+        sources = {"model": config.model, "segmenter": config.segmenter}
+        of_fold = {key: str(Path(one) / name) for key, one in sources.items() if one and (Path(one) / name).is_dir()}
+        folds.append(dataclasses.replace(config, fold=fold, output_dir=str(folder / name), **of_fold))
+    for one in folds:  # each is refused before the first is trained
+        _check_folder(one, Path(one.output_dir), accelerator)
+        check_earlier(one, load_run_rows(one, accelerator)["test"])
+    members = []
+    for fold, one in enumerate(folds):
         logger.info("fold %d of %d", fold + 1, FOLDS)
-        model, segmenter = (
-            str(Path(source) / name) if source and (Path(source) / name).is_dir() else source
-            for source in (config.model, config.segmenter)
-        )
-        place = str(folder / name)
-        _, evaluated = _train_run(
-            dataclasses.replace(config, fold=fold, output_dir=place, model=model, segmenter=segmenter)
-        )
-        members.append(evaluated)
-    accelerator = make_accelerator()
-    with held(folder, accelerator.is_main_process):
+        members.append(_train_run(one)[1])
+    with said_what_stands(folder), held(folder, accelerator.is_main_process):
         return write_report(folder, pool(members), accelerator, {})
 
 
 def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
     folder, accelerator = Path(config.output_dir), training_accelerator(config)
     _check_folder(config, folder, accelerator)
-    with held(folder, accelerator.is_main_process):
+    with said_what_stands(folder), held(folder, accelerator.is_main_process):
         set_seed(config.seed)
         finished = (folder / RESULTS_NAME).exists()
         if not finished:  # a model is refused before X-rays are decoded
-            name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
-            config_of(TASKS[config.task].kind, name, config.from_scratch, size)
+            model, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
+            config_of(TASKS[config.task].kind, model, config.from_scratch, size)
             check_adaptation(config)
-        splits = load_run_splits(config, accelerator)
-        data = describe(config, {name: split.rows for name, split in splits.items()})
+        rows = load_run_rows(config, accelerator)
+        data = describe(config, rows)  # which refuses a model that has seen test patients
         _check_data(config, folder, data)
+        splits = prepare_splits(config, rows, accelerator)
         run = make_run(config, accelerator, splits)
         training = None if finished else _train(run, folder, data)
         if run.task.learns_masks and OutOfDistribution.load(folder) is None:
@@ -200,7 +200,7 @@ def _check_folder(config: TrainConfig, folder: Path, accelerator: Accelerator) -
     elif _has_begun(folder) and (differences := config.differences(resolve(TrainConfig.load(folder)))):
         way = f"; to train its model for longer, pass --model {folder} too" if "epochs" in differences[0] else ""
         changed = f"holds a run of another config ({'; '.join(differences)})"
-        raise ValueError(f"output_dir {folder} {changed}: delete it, or pass another{way}")
+        raise ValueError(f"output folder {folder} {changed}: delete it, or pass another{way}")
     elif not (folder / RESULTS_NAME).exists():
         refuse_edited(folder)  # the card is written at the end
     if accelerator.distributed_type in SHARDED_TYPES:
@@ -214,7 +214,7 @@ def _check_folder(config: TrainConfig, folder: Path, accelerator: Accelerator) -
 
 def _has_begun(folder: Path) -> bool:
     """Return whether a run in `folder` came to its first checkpoint; without one there is nothing to resume."""
-    weights = [*folder.glob("model*.safetensors"), *(folder / CHECKPOINTS).glob("epoch-*")]
+    weights = [*folder.glob("model*.safetensors"), *checkpoints_in(folder / CHECKPOINTS)]
     return bool(weights) or (folder / RESULTS_NAME).exists()
 
 
@@ -226,7 +226,7 @@ def _check_data(config: TrainConfig, folder: Path, data: RunData) -> None:
     if others:
         name = next((one for one in ("fingerprint", "model", "segmenter") if one in others), "fingerprint")
         place = config.data_dir if name == "fingerprint" else getattr(config, name)
-        raise ValueError(f"{place} changed since the run in {folder} began: pass another output_dir")
+        raise ValueError(f"{place} changed since the run in {folder} began: pass another output folder")
 
 
 def _write_model(run: Run, model: PreTrainedModel, folder: Path) -> None:
@@ -238,11 +238,16 @@ def _write_model(run: Run, model: PreTrainedModel, folder: Path) -> None:
         divide_logits(model, settings.temperature)
     settings.store(model)
     if accelerator.is_main_process:
-        with TemporaryDirectory() as scratch:
-            save_model(model, scratch)
-            run.image_processor.save_pretrained(scratch)
-            for path in sorted(Path(scratch).iterdir()):  # as bytes: safetensors' own file would shut out colleagues
+        aside = folder / f".model{ASIDE}"
+        shutil.rmtree(aside, ignore_errors=True)  # of a killed launch
+        aside.mkdir()
+        try:
+            save_model(model, aside)
+            run.image_processor.save_pretrained(aside)
+            for path in sorted(aside.iterdir()):  # as bytes: safetensors' own file would shut out colleagues
                 write_bytes(path.read_bytes(), folder / path.name)
+        finally:
+            shutil.rmtree(aside)
     accelerator.wait_for_everyone()
 
 
@@ -261,10 +266,12 @@ def _fit_out_of_distribution(run: Run, folder: Path) -> None:
 def _finished(run: Run, folder: Path) -> tuple[dict[str, Any], Evaluated]:
     """Return the results of a run that was finished before, whose card is written where it is missing."""
     known, trained = RunFolder.read(folder), TrainedModel.from_run(folder)
-    logger.info("%s is finished: to train it again, delete it or pass another output_dir", folder)
+    logger.info("%s is finished: to train it again, delete it or pass another output folder", folder)
     logger.info("test %s", shown(known.results))
-    if run.accelerator.is_main_process and not (folder / CARD_NAME).exists():
-        write_card(folder)
+    if run.accelerator.is_main_process:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # of a launch that was killed at the very end
+        if not (folder / CARD_NAME).exists():
+            write_card(folder)
     return known.results, Evaluated(run.config, "test", known.per_image, run.splits["test"].rows, lambda id: trained)
 
 

@@ -179,7 +179,7 @@ def test_other_way_for_the_same_folder_names_the_field(config) -> None:
 
 
 def test_what_cannot_be_adapted_is_refused_before_x_rays_are_scaled(config, monkeypatch) -> None:
-    monkeypatch.setattr(module, "load_run_splits", lambda *_: pytest.fail("X-rays were read"))
+    monkeypatch.setattr(module, "load_run_rows", lambda *_: pytest.fail("X-rays were read"))
     run = config("resnet", "lora")
     with pytest.raises(ValueError, match="a resnet model has no linear layer of attention"):
         train(run)

@@ -205,7 +205,7 @@ def test_part_without_masks_is_named_before_training(config, phantoms, tmp_path)
 def test_model_that_does_not_fit_is_refused_before_x_rays_are_scaled(
     config, tiny_resnet, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(module, "load_run_splits", lambda *_: pytest.fail("X-rays were read"))
+    monkeypatch.setattr(module, "load_run_rows", lambda *_: pytest.fail("X-rays were read"))
     for model, said in ((str(tiny_resnet), "is a resnet model, and this task takes"), ("nowhere", "got nowhere")):
         with pytest.raises(ValueError, match=said):
             train(dataclasses.replace(config, model=model, output_dir=str(tmp_path / "run")))
@@ -214,7 +214,7 @@ def test_model_that_does_not_fit_is_refused_before_x_rays_are_scaled(
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_x_rays(config, tmp_path) -> None:
     broken = dataclasses.replace(config, learning_rate=1e30, output_dir=str(tmp_path / "run"), tracker="none")
-    said = r"in epoch 1, step \d+, of (MCU|CHN)CXR_.*: lower learning_rate.* the same output_dir may be used again"
+    said = r"in epoch 1, step \d+, of (MCU|CHN)CXR_.*: lower learning_rate.* use the same output folder"
     with pytest.raises(ValueError, match=said):
         train(broken)
     assert not (tmp_path / "run" / "results.json").exists()
