@@ -8,6 +8,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+
+from hub_models.files import named_disk
+from hub_models.lifetime import end_with_launcher, say_last
 
 
 @contextmanager
@@ -22,15 +26,23 @@ def plain_terminal() -> Iterator[None]:
     _quiet_libraries()
     warnings.filterwarnings("ignore", message="Grad strides do not match")  # of DDP, on speed
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, to their callers
+    end_with_launcher()
     try:
-        yield
+        with named_disk(Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()):  # but for held folders
+            yield
     except KeyboardInterrupt as stopped:
         sys.stderr.write(f"{stopped}\n")
         raise SystemExit(128 + signal.SIGINT) from stopped
     except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise _ended(error) from error
     except _generation_error() as error:
-        raise SystemExit(f"error: {error.__cause__ or error}") from error
+        raise _ended(error.__cause__ or error) from error
+
+
+def _ended(error: BaseException) -> SystemExit:
+    """Return the end of the program with one sentence, which stands last though a launcher says more after it."""
+    say_last(f"error: {error}")
+    return SystemExit(f"error: {error}")
 
 
 def _quiet_libraries() -> None:

@@ -53,13 +53,15 @@ def named_disk(folder: Path) -> Iterator[None]:
 
 def _full(error: BaseException | None) -> int | None:
     """Return the number of the error of a full disk that an error is, or was made of; None for others."""
-    while error is not None:
+    seen: list[BaseException] = []  # a chain may be a ring
+    while error is not None and error not in seen:
         if isinstance(error, OSError) and error.errno in FULL:
             return error.errno
         if (found := RUST_ERROR.search(str(error))) and int(found[1]) in FULL:
             return int(found[1])
         if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
             return errno.ENOSPC
+        seen.append(error)
         error = error.__cause__ or error.__context__
     return None
 

@@ -21,6 +21,7 @@ ORDER = (
     "chest_xray_masks",
     "lazy",
     "files",
+    "lifetime",
     "console",
     "imaging",
     "dataset",

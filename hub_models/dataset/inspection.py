@@ -17,6 +17,7 @@ from hub_models.dataset.audit_report import Finding
 from hub_models.imaging.gray import is_synthetic, to_gray
 from hub_models.imaging.resizing import BOX
 from hub_models.imaging.source import open_image
+from hub_models.lifetime import tied_workers
 
 BLANK_SPREAD = 1.0  # standard deviation in gray levels of 255, at 64x64 pixels; the flattest of 525 X-rays has 40
 SPECK_AREA = 0.002  # fraction of the image: lungs of 449 real masks take 0.018 to 0.258, specks at most 0.00025
@@ -89,7 +90,7 @@ def inspect_tree(tree: cxm.Tree, progress: bool = True) -> list[Inspected]:
 
     if min(cores, len(chunks)) <= 1:
         return gather(map(_inspect_chunk, chunks))
-    with ProcessPoolExecutor(min(cores, len(chunks))) as pool:
+    with tied_workers(), ProcessPoolExecutor(min(cores, len(chunks))) as pool:
         # map() starts the workers before track() starts its thread: no fork with a thread of ours running
         return gather(pool.map(_inspect_chunk, chunks))
 

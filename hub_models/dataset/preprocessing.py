@@ -1,6 +1,7 @@
 """Load the rows of the set, and prepare them as fixed-size uint8 arrays, decoded once and kept on disk."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,23 @@ from PIL import Image
 
 import chest_xray_masks
 from hub_models.dataset.published import pixel_spacing_mm
+from hub_models.files import named_disk
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, REGIONS, Region, crop_to_lungs, lungs_box
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import BILINEAR, FITS, Fit, resize_gray, resize_mask
+from hub_models.lifetime import tied_workers
 
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 KEPT = ("id", "patient_id", "site", "label")  # columns that prepared rows keep
 ADDED = {"pixels": "binary", "mask": "binary", "height": "int32", "width": "int32"}
 ADDED |= {"spacing_row_mm": "float32", "spacing_column_mm": "float32"}
 PREPARED_VERSION = 2  # raise when the output of `prepare` changes; part of its cache's key
+
+
+def cache_disk() -> AbstractContextManager[None]:
+    """Return a context in which a full disk is that of `datasets`' cache."""
+    return named_disk(Path(datasets.config.HF_DATASETS_CACHE))
 
 
 def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.DatasetDict:
@@ -30,7 +38,8 @@ def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.Data
         ValueError: a damaged or mismatched file, or an unknown config.
     """
     try:
-        return datasets.load_dataset(chest_xray_masks.__name__, config_name, data_dir=str(data_dir))
+        with cache_disk():
+            return datasets.load_dataset(chest_xray_masks.__name__, config_name, data_dir=str(data_dir))
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None  # the cause names the file
 
@@ -62,20 +71,21 @@ def prepare(
         raise ValueError(f"no rule to prepare by: pass {known}, got {fit!r}, {region!r}")
     processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
     kept = {name: rows.features[name] for name in KEPT}
-    return rows.map(
-        _shrink,
-        fn_kwargs={
-            "image_size": image_size,
-            "fit": fit,
-            "region": region,
-            "resample": resample,
-            "version": PREPARED_VERSION,
-        },
-        remove_columns=[name for name in rows.column_names if name not in KEPT],
-        features=datasets.Features(kept | {name: datasets.Value(dtype) for name, dtype in ADDED.items()}),
-        num_proc=processes if processes > 1 else None,
-        desc=f"Scaling to {image_size} pixels",
-    )
+    with cache_disk(), tied_workers():
+        return rows.map(
+            _shrink,
+            fn_kwargs={
+                "image_size": image_size,
+                "fit": fit,
+                "region": region,
+                "resample": resample,
+                "version": PREPARED_VERSION,
+            },
+            remove_columns=[name for name in rows.column_names if name not in KEPT],
+            features=datasets.Features(kept | {name: datasets.Value(dtype) for name, dtype in ADDED.items()}),
+            num_proc=processes if processes > 1 else None,
+            desc=f"Scaling to {image_size} pixels",
+        )
 
 
 def _shrink(

@@ -13,7 +13,7 @@ from PIL import Image
 from chest_xray_masks import SITES, SPLITS, scan
 from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.batches import Arrays
-from hub_models.dataset.preprocessing import load_splits, prepare
+from hub_models.dataset.preprocessing import cache_disk, load_splits, prepare
 from hub_models.dataset.splits import PATIENT_SHARING, divide, leaks
 from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.resizing import BILINEAR
@@ -112,14 +112,15 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
     trained = lung_model(segmenter).on_accelerator()
     trained = replace(trained, settings=replace(trained.settings, two_lungs=True))
     made_of = f"{rows._fingerprint} {RunFolder.read(segmenter).digest} {PREDICTION_VERSION}"  # not the folder's name
-    found = rows.map(
-        lambda image: {"mask": Image.fromarray(or_whole(trained(image)) * np.uint8(255))},
-        input_columns="image",
-        remove_columns=rows.column_names,  # the images need no second copy
-        features=datasets.Features({"mask": rows.features["mask"]}),
-        new_fingerprint=hashlib.sha256(made_of.encode()).hexdigest()[:16],
-        desc="Finding lungs",
-    )
+    with cache_disk():
+        found = rows.map(
+            lambda image: {"mask": Image.fromarray(or_whole(trained(image)) * np.uint8(255))},
+            input_columns="image",
+            remove_columns=rows.column_names,  # the images need no second copy
+            features=datasets.Features({"mask": rows.features["mask"]}),
+            new_fingerprint=hashlib.sha256(made_of.encode()).hexdigest()[:16],
+            desc="Finding lungs",
+        )
     return datasets.concatenate_datasets([rows.remove_columns("mask"), found], axis=1)
 
 

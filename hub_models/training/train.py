@@ -72,6 +72,7 @@ def _train_folds(config: TrainConfig) -> dict[str, Any]:
     accelerator, folds = training_accelerator(config), []
     for fold, name in enumerate(FOLD_FOLDERS):
         sources = {"model": config.model, "segmenter": config.segmenter}
+        of_fold: dict[str, Any]
         of_fold = {key: str(Path(one) / name) for key, one in sources.items() if one and (Path(one) / name).is_dir()}
         folds.append(dataclasses.replace(config, fold=fold, output_dir=str(folder / name), **of_fold))
     for one in folds:  # each is refused before the first is trained
