@@ -238,7 +238,7 @@ def _image_column(name: str, found: list[str], wanted: str | None) -> str:
         return wanted or "image"
     if wanted is None and len(found) == 1:
         return found[0]
-    raise ValueError(f"{name} has the image columns {found}, got {wanted}: name one of them with --image-column")
+    raise ValueError(f"{name} has the image columns {found}, got {wanted}: name one of them with --image_column")
 
 
 def _keyed(ids: list[Any], entries: Iterator[Entry], count: int) -> Iterator[Entry]:

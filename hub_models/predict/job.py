@@ -12,7 +12,7 @@ from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
 from hub_models.console import counted
-from hub_models.files import check_output, held, is_hidden, write_json
+from hub_models.files import check_output, held, is_hidden, read_object, write_json
 from hub_models.models.answers import PREDICTION_VERSION
 from hub_models.predict.dataset_rows import Sources
 from hub_models.predict.dicom_output import DicomOutput, algorithm
@@ -103,6 +103,8 @@ def read_all(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if Path(images).is_dir() and folder.resolve().is_relative_to(Path(images).resolve()):
         raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
+    if not (folder / SETTINGS_NAME).exists():  # before anything is downloaded or listed
+        check_output(folder, "prediction job", is_hidden)
     accelerator = processes_for(segmenter, classifier, backend=backend)
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
         sources = find_sources(images, config, split, data_dir, column)
@@ -135,11 +137,11 @@ def read_all(
 
 
 def _check_folder(folder: Path, settings: JobSettings) -> None:
-    """Raise an error unless `folder` is new, or holds predictions of these settings."""
+    """Raise ValueError where `folder` holds predictions of other settings."""
     path = folder / SETTINGS_NAME
     if not path.exists():
-        return check_output(folder, "prediction job", is_hidden)
-    then = json.loads(path.read_text())
+        return
+    then = read_object(path, f"delete {folder}, or pass another output")
     if others := [name for name in settings if settings[name] != then.get(name)]:
         named = ", ".join(others)
         raise ValueError(f"output {folder} was made with other {named}: delete it, or pass another output")

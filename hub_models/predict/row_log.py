@@ -3,6 +3,7 @@
 import faulthandler
 import heapq
 import json
+import logging
 import re
 import shutil
 import sys
@@ -21,6 +22,8 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from hub_models.files import new_file
+
+logger = logging.getLogger(__name__)
 
 ROWS_NAME = "rows"  # holds a folder for each launch with a file for each process, until the table is whole
 NUMBER = "number"  # of a row; each file's are in rising order
@@ -45,11 +48,12 @@ def open_row_log(folder: Path) -> None:
             start = max(0, file.seek(0, 2) - LONGEST_ROW)
             file.seek(start)
             file.truncate(start + file.read().rfind(b"\n") + 1)
-    (rows / f"{len(_launches(folder)):05d}").mkdir(parents=True)
+    number = max((int(one.name) + 1 for one in _launches(folder)), default=0)
+    (rows / f"{number:05d}").mkdir(parents=True)
 
 
 def _launches(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder / ROWS_NAME).glob("*") if path.is_dir())
+    return sorted(path for path in (folder / ROWS_NAME).glob("*") if path.is_dir() and path.name.isdecimal())
 
 
 def done_before(folder: Path, count: int) -> np.ndarray:
@@ -57,7 +61,7 @@ def done_before(folder: Path, count: int) -> np.ndarray:
     done = np.zeros(count, bool)
     for launch in _launches(folder)[:-1]:
         for path in launch.glob("*.jsonl"):
-            done[[row[NUMBER] for row in _rows(path)]] = True
+            done[[row[NUMBER] for row in _rows(path, count)]] = True
     return done
 
 
@@ -116,9 +120,20 @@ def fatal_before(folder: Path) -> frozenset[int]:
     return frozenset(fatal | {number for number, count in deaths.items() if count >= MOST_DEATHS})
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open() as file:
-        yield from map(json.loads, file)
+def _rows(path: Path, count: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file whose numbers rise below `count`; a damaged line is passed over, and its X-ray read."""
+    last = -1
+    with path.open("rb") as file:
+        for place, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                if type(row[NUMBER]) is not int or not last < row[NUMBER] < count or not row["source"]:
+                    raise ValueError(f"number {row[NUMBER]} of {count}")
+            except (ValueError, TypeError, LookupError, RecursionError) as error:
+                logger.warning("line %d of %s is damaged, and passed over: %s", place, path, error)
+                continue
+            last = row[NUMBER]
+            yield row
 
 
 def close_row_log(folder: Path, name: str, schema: pyarrow.Schema, count: int) -> None:
@@ -128,7 +143,7 @@ def close_row_log(folder: Path, name: str, schema: pyarrow.Schema, count: int) -
         ValueError: one of `count` numbers has no row; no table is written then.
     """
     files = [path for launch in _launches(folder) for path in launch.glob("*.jsonl")]
-    rows = heapq.merge(*map(_rows, files), key=itemgetter(NUMBER))
+    rows = heapq.merge(*(_rows(path, count) for path in files), key=itemgetter(NUMBER))
     # a process that outlived its launch may have read some X-rays twice
     single, written = (next(same) for _, same in groupby(rows, key=itemgetter(NUMBER))), 0
     with new_file(folder / f"{name}.parquet") as parquet_path, new_file(folder / f"{name}.csv") as csv_path:

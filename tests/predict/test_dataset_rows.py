@@ -94,7 +94,7 @@ def test_column_is_the_one_named_image_the_only_one_or_wanted(tmp_path) -> None:
     path = str(write(tmp_path / "xrays.parquet", front=PNGS, side=PNGS[::-1]))
     with pytest.raises(ValueError, match=r"has the image columns \['front', 'side'\], got None: name one of them"):
         find_sources(path)
-    with pytest.raises(ValueError, match="got back: name one of them with --image-column"):
+    with pytest.raises(ValueError, match="got back: name one of them with --image_column"):
         find_sources(path, column="back")
     assert list(opened(find_sources(path, column="side")).values()) == PNGS[::-1]
     with pytest.raises(ValueError, match=r"has the image columns \[\]"):

@@ -1,5 +1,6 @@
 import faulthandler
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -64,6 +65,45 @@ def test_line_that_a_kill_cut_off_is_dropped(tmp_path, cut: int) -> None:
     file_of(tmp_path, 1).write_text(line(3)[:cut])
     open_row_log(tmp_path)
     assert done_before(tmp_path, 4).tolist() == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "\x00\x00",
+        "junk",
+        "[1]",
+        '{"number": 3}',
+        line(9),
+        line(-1),
+        line(1),
+        '{"number": 2.5, "source": "x"}',
+        "[" * 99_999,
+    ],
+)
+def test_damaged_line_is_named_and_its_x_ray_read_again(junk: str, tmp_path, caplog) -> None:
+    open_row_log(tmp_path)
+    append(tmp_path, 0, 0, 1)
+    with file_of(tmp_path, 0).open("a") as file:
+        file.write(junk.rstrip("\n") + "\n" + line(2))
+    (tmp_path / "rows" / "notes.txt").touch()
+    (tmp_path / "rows" / "zzz").mkdir()
+    open_row_log(tmp_path)
+    assert done_before(tmp_path, 4).tolist() == [True, True, True, False]
+    assert "line 3 of" in caplog.text and "00000.jsonl is damaged" in caplog.text
+    append(tmp_path, 0, 3)
+    close_row_log(tmp_path, "xrays", SCHEMA, 4)
+    sources = pyarrow.parquet.read_table(tmp_path / "xrays.parquet")["source"].to_pylist()
+    assert sources == [f"xray, {number}" for number in range(4)]
+
+
+def test_launch_gets_a_place_of_its_own_though_an_earlier_one_is_gone(tmp_path) -> None:
+    for number in range(3):
+        open_row_log(tmp_path)
+        append(tmp_path, 0, number)
+    shutil.rmtree(tmp_path / "rows" / "00000")
+    open_row_log(tmp_path)
+    assert done_before(tmp_path, 3).tolist() == [False, True, True]
 
 
 def test_missing_rows_are_refused_and_double_ones_dropped(tmp_path) -> None:
