@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -12,6 +13,9 @@ from pathlib import Path
 
 from hub_models.files import named_disk
 from hub_models.lifetime import end_with_launcher, say_last
+
+# what gloo and NCCL say to a process that waits for one that ended, whose own error tells why
+PEER_ENDED = re.compile(r"(closed|reset) by peer|remote process exited")
 
 
 @contextmanager
@@ -37,6 +41,10 @@ def plain_terminal() -> Iterator[None]:
         raise _ended(error) from error
     except _generation_error() as error:
         raise _ended(error.__cause__ or error) from error
+    except RuntimeError as error:
+        if not PEER_ENDED.search(str(error)):
+            raise
+        raise SystemExit("another process of this launch ended, and so does this one") from error
 
 
 def _ended(error: BaseException) -> SystemExit:
