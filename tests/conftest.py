@@ -103,7 +103,8 @@ def make_run() -> Callable[..., Path]:
     import torch
 
     from hub_models.files import write_json
-    from hub_models.models.architectures import build, image_processor_for
+    from hub_models.models.architectures import build
+    from hub_models.models.image_processors import image_processor_for
     from hub_models.models.settings import Settings
     from hub_models.models.tasks import TASKS
     from hub_models.models.trained_model import save_model

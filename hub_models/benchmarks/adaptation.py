@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from hub_models.benchmarks.rounds import ROUNDS, speed_ratio, timed_rounds
 from hub_models.benchmarks.training import caching_in, repeated, synchronized
 from hub_models.dataset.phantoms import write_phantoms
-from hub_models.models.architectures import build, image_processor_for
+from hub_models.models.architectures import build
+from hub_models.models.image_processors import image_processor_for
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import load_run_splits, resolve

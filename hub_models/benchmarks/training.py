@@ -21,7 +21,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hub_models.benchmarks.native_phantoms import native_phantoms
 from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_ratio, speeds, timed_rounds
 from hub_models.dataset.batches import Arrays, training_loader
-from hub_models.models.architectures import build, normalize
+from hub_models.models.architectures import build
+from hub_models.models.image_processors import normalize
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split, load_rows, load_run_splits, resolve
 from hub_models.training.checkpoints import Stop

@@ -61,9 +61,9 @@ def read_config(path: Path, kind: "type[DataclassInstance]") -> dict[str, Any]:
     import yaml  # of datasets, and not needed for help; it reads JSON, too
 
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML or JSON: {error}") from error
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML or JSON: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no keys with values, such as `epochs: 30`")
     fields = [field.name for field in dataclasses.fields(kind)]

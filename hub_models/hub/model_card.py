@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from jinja2 import UndefinedError
 
 from chest_xray_masks import SITES
 from hub_models.hub.benchmark import PROTOCOL, SPLIT, Benchmark, task_id
@@ -20,9 +21,10 @@ from hub_models.hub.card_tables import (
     tables,
 )
 from hub_models.hub.limits import limits_of, only_synthetic
+from hub_models.hub_client.model_files import damaged
 from hub_models.metrics import TEMPERATURES
 from hub_models.models.tasks import TASKS
-from hub_models.runs.run_folder import RESULTS_NAME, RunFolder, site_of
+from hub_models.runs.run_folder import DATA_NAME, RESULTS_NAME, RunFolder, site_of
 
 MODEL_TEMPLATE = card_template("model_card.md")
 PICTURES_SHOWN = ("dice.png", "outlines.png", "roc.png", "reliability.png", "probabilities.png")  # no X-ray on them
@@ -57,17 +59,22 @@ def model_card(
 
     Raises:
         FileNotFoundError: a folder is not that of a finished run or evaluation.
-        ValueError: one of `also` is of another task or model, or a segmenter is named for a model that needs none.
+        ValueError: the run's `results.json` lacks what a card tells, one of `also` is of another task or model, or a
+            segmenter is named for a model that needs none.
     """
     if segmenter and run.settings.region == "image":
         raise ValueError(f"the model in {run.path} sees whole X-rays, got segmenter {segmenter}: leave it out")
-    facts = _names(run, repo_id, segmenter) | {"run": run, "pictures": card_pictures(run)}
-    heading = main_column(run).heading
-    facts["tables"] = tables(run, also)
-    facts |= training_facts(run, heading)
-    facts |= {"limits": limits_of(TASKS[run.config.task].kind, run.data)}
-    facts |= {"card_data": _metadata(run, repo_id, license, dataset).to_yaml()}
-    return ModelCard(re.sub(r"\n{3,}", "\n\n", MODEL_TEMPLATE.render(facts)))
+    try:
+        facts = _names(run, repo_id, segmenter) | {"run": run, "pictures": card_pictures(run)}
+        facts["tables"] = tables(run, also)
+        facts |= training_facts(run, main_column(run).heading)
+        facts |= {"limits": limits_of(TASKS[run.config.task].kind, run.data)}
+        facts |= {"card_data": _metadata(run, repo_id, license, dataset).to_yaml()}
+        text = MODEL_TEMPLATE.render(facts)
+    except (LookupError, TypeError, AttributeError, StopIteration, UndefinedError) as error:
+        where = f"{RESULTS_NAME} or {DATA_NAME} of {run.path}"
+        raise damaged(where, f"{type(error).__name__} {error} in what the card tells") from error
+    return ModelCard(re.sub(r"\n{3,}", "\n\n", text))
 
 
 def _names(run: RunFolder, repo_id: str, segmenter: str | None) -> dict[str, object]:

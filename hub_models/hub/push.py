@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
@@ -216,13 +216,12 @@ def _download_config(repository: Repository, commit: str) -> Path:
 
 def _kind(text: bytes) -> str:
     """Return task and architecture of a model by its config.json, which may be damaged or another project's."""
-    try:
-        config: Any = json.loads(text)
-    except ValueError:
-        config = None
-    config = config if isinstance(config, dict) else {}
-    task = (config.get(SETTINGS_KEY) or {}).get("task", "no task of ours")
-    return kind_of(task, config.get("architectures") or ["unknown"])
+    task, architectures = "no task of ours", ["unknown"]
+    with suppress(ValueError, RecursionError, LookupError, TypeError):
+        config = json.loads(text)
+        architectures = [str(one) for one in config["architectures"]]
+        task = str(config[SETTINGS_KEY]["task"])
+    return kind_of(task, architectures)
 
 
 def kind_of(task: str, architectures: Sequence[str]) -> str:

@@ -5,15 +5,15 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoImageProcessor
-
 from hub_models.hub.benchmark import Benchmark
 from hub_models.hub.model_card import OF_PHANTOMS, PICTURES_SHOWN, card_pictures, eval_results, model_card
 from hub_models.hub_client.downloads import RUN_FILES
 from hub_models.hub_client.repository import FileContent
-from hub_models.models.architectures import image_processor_for, load, refused_config
-from hub_models.models.out_of_distribution import NAME_BEFORE, OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
+from hub_models.models.architectures import refused_config
+from hub_models.models.image_processors import PREPROCESSOR_NAME, image_processor_for
+from hub_models.models.out_of_distribution import NAME_BEFORE, OUT_OF_DISTRIBUTION_NAME
 from hub_models.models.tasks import TASKS
+from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, refuse_edited
 from hub_models.runs.run_folder import EMISSIONS_NAME, RESULTS_NAME, RunFolder
@@ -87,11 +87,9 @@ def check_model(run: RunFolder) -> None:
     """
     run.require(*RUN_FILES, RESULTS_NAME)
     config, task = run.config, TASKS[run.config.task]
-    OutOfDistribution.load(run.path)
-    settings = run.settings
-    stored = {int(key): label for key, label in run.model.get("id2label", {}).items()}
-    labels = dict(enumerate(task.labels))
-    inverse = {label: index for index, label in labels.items()}
+    settings, stored = run.settings, run.model.get("id2label")
+    labels = {str(index): label for index, label in enumerate(task.labels)}
+    inverse = {label: index for index, label in enumerate(task.labels)}
     others, results_task = f"{CONFIG_NAME} of {config.task}", run.results["task"]
     same_region = (settings.region == "image") == (config.region == "image")
     faults = [
@@ -103,28 +101,15 @@ def check_model(run: RunFolder) -> None:
             stored != labels or run.model.get("label2id") != inverse,
             f"the labels in config.json are {stored}, the task's {labels}",
         ),
-        *_faults_of_image_processor(run, settings.image_size),
     ]
     for is_wrong, fault in faults:
         if is_wrong:
             raise ValueError(f"{fault} ({run.path}): train it again, or put back the files that belong together")
-    load(task.kind, run.path, task.labels, settings.image_size)
-
-
-def _faults_of_image_processor(run: RunFolder, image_size: int) -> list[tuple[bool, str]]:
-    """Return what can be wrong with the image processor, and whether it is."""
-    kind, folder = TASKS[run.config.task].kind, str(run.path)
-    stored = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil", trust_remote_code=False)
-    sides = {stored.size.get("height"), stored.size.get("width")}
+    stored_processor = TrainedModel.from_run(run.path).image_processor.to_dict()
     # mean and sd of a checkpoint are in no other file of the run
-    made = image_processor_for(kind, folder, run.config.from_scratch, image_size).to_dict()
-    theirs = stored.to_dict()
-    steps = {name for name in made | theirs if name in made or name.startswith("do_")}
-    others = sorted(name for name in steps if (made.get(name) or None) != (theirs.get(name) or None))
-    return [
-        (sides != {image_size}, f"the image processor scales to {sides}, the model takes {image_size}"),
-        (bool(others), f"preprocessor_config.json has other {', '.join(others)} than a training writes"),
-    ]
+    made = image_processor_for(task.kind, str(run.path), config.from_scratch, settings.image_size).to_dict()
+    if unlike := sorted(name for name in made if made[name] != stored_processor[name]):
+        raise ValueError(f"{PREPROCESSOR_NAME} of {run.path} has other {', '.join(unlike)} than this training writes")
 
 
 def _refuse_places(run: RunFolder, files: dict[str, FileContent]) -> None:

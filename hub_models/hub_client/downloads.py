@@ -3,12 +3,10 @@
 import json
 import logging
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx2
 from huggingface_hub import _CACHED_NO_EXIST, HfApi, RepoFile, hf_hub_download, try_to_load_from_cache
@@ -19,6 +17,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
+from hub_models.hub_client.model_files import CODE_FILES, NESTED, read_json
 from hub_models.hub_client.repository import digests_of, folder_files
 from hub_models.hub_client.requests import plain_errors, retried
 
@@ -29,9 +28,7 @@ CONFIGS = ("train_config.json", "data.json", "config.json", "preprocessor_config
 RUN_FILES = (*CONFIGS, "model.safetensors")
 SMALL_FILES = ("*.json", "*.md", "*.yaml", "*.csv", "*.png")
 WANTED = (*SMALL_FILES, "*.safetensors")  # no pickle and no program among them
-NESTED = "processor_config.json"  # from which transformers takes an image processor, where it is there
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # <owner>/<name>
-CODE_FIELDS = ("auto_map", "custom_pipelines")  # fields by which a config names code to be run
 
 
 def pull_model(
@@ -104,50 +101,39 @@ def _kept_digests(folder: Path) -> dict[str, str] | None:
     Source: huggingface_hub/_tree_cache.py
     """
     path = folder.parent.parent / "trees" / f"{folder.name}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         listed = json.loads(path.read_bytes())["files"]
         return {name: str(one.get("lfs_sha256") or one["blob_id"]) for name, one in listed.items()}
     return None
 
 
 def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
-    """Raise ValueError where a file has another digest than the Hub's, and remove it from the cache.
+    """Raise ValueError where files have another digest than the Hub's, and remove all of these from the cache.
 
     A warning says where digests are not known.
     """
     if "" in digests.values():
         logger.warning("warning: %s in %s is not checked: without network its digests are not known", repo_id, folder)
-    for name, digest in digests.items():
-        if digest and digest not in digests_of(folder / name):
-            (folder / name).resolve().unlink()  # the blob, if there are links
-            (folder / name).unlink(missing_ok=True)
-            raise ValueError(f"{name} of {repo_id} came damaged and was removed: run the same again to download it")
+    wrong = [name for name, digest in digests.items() if digest and digest not in digests_of(folder / name)]
+    for name in wrong:
+        (folder / name).resolve().unlink(missing_ok=True)  # the blob, if there are links; one of files that are alike
+        (folder / name).unlink(missing_ok=True)
+    if wrong:
+        was, it = ("were", "them") if wrong[1:] else ("was", "it")
+        named = ", ".join(wrong)
+        raise ValueError(f"{named} of {repo_id} came damaged and {was} removed: run the same again to download {it}")
 
 
 def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
-    """Raise ValueError where the folder is no model of this project, or names code to be run."""
+    """Raise ValueError where the folder is no model of this project, or would have code or packages loaded."""
     if missing:
         raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that scripts/push.py sent")
-    if (folder / NESTED).is_file():
-        raise ValueError(f"{NESTED} of {repo_id} would be read in place of {CONFIGS[-1]}: pass another model")
-    for name in ("config.json", "preprocessor_config.json"):
-        try:
-            values = json.loads((folder / name).read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{name} of {repo_id} is no JSON ({error}): pass another model") from error
-        if named := [key for key in CODE_FIELDS if key in _keys(values)]:
-            raise ValueError(f"{name} of {repo_id} wants code of its own to be run ({named[0]}): it is not used")
-        if name == "config.json" and not (isinstance(values, dict) and SETTINGS_KEY in values):
-            raise ValueError(f"{name} of {repo_id} has no {SETTINGS_KEY}: pass a model that scripts/push.py sent")
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """Yield the keys of a JSON value's objects, at any depth."""
-    if isinstance(value, dict):
-        yield from value
-        value = list(value.values())
-    for one in value if isinstance(value, list) else ():
-        yield from _keys(one)
+    for name in (NESTED, CODE_FILES[-1]):
+        if (folder / name).is_file():
+            raise ValueError(f"{name} of {repo_id} would be read in place of {CONFIGS[-1]}: pass another model")
+    values = {name: read_json(folder / name, f"{name} of {repo_id}") for name in CONFIGS}
+    if SETTINGS_KEY not in values["config.json"]:
+        raise ValueError(f"config.json of {repo_id} has no {SETTINGS_KEY}: pass a model that scripts/push.py sent")
 
 
 def local_run(source: str | Path, revision: str | None = None) -> Path:

@@ -27,7 +27,8 @@ WAITS = (1, 2, 4, 8, 8)  # seconds between tries, as in the client's own retries
 LONGEST_WAIT = 301  # seconds that the Hub may ask for: one more than its window of counting requests
 PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError)  # raised by an answer that is not the Hub's
+# raised by an answer that is not the Hub's: HTML, JSON of another kind
+GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError)
 CLIENT_ERRORS = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError, *GARBLED)
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 Answer = TypeVar("Answer")
@@ -211,11 +212,10 @@ def whoami_writer(api: HfApi, owner: str | None = None) -> str:
     """
     with plain_errors("pushing", "to the Hub", api.token):
         who = retried(api.whoami, secret=api.token)
-        name = who["name"]
-    role = who.get("auth", {}).get("accessToken", {}).get("role")
+        name, role = who["name"], who.get("auth", {}).get("accessToken", {}).get("role")
+        names = [name, *(org["name"] for org in who.get("orgs", []))]
     if role == "read":
         raise PermissionError(f"the token of {name} is for reading: make one for writing, then {LOGIN}")
-    names = [name, *(org["name"] for org in who.get("orgs", []))]
     if owner not in (None, *names):
         raise PermissionError(f"{name} may not write to {owner}: pass one of {', '.join(names)}")
     return owner or name

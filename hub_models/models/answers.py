@@ -1,12 +1,14 @@
 """What a model is given of an X-ray, and what its logits say of it; without torch, for every backend alike."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.special import expit
 
+from hub_models.hub_client.model_files import SOUND, first_line
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.imaging.resizing import content_box, resize_gray
@@ -60,3 +62,21 @@ ANSWERS: dict[str, Callable[[np.ndarray, int, int, Settings], Any]] = {
     "lung_segmentation": _lungs_from_logits,
     "tb_classification": _probability_from_logits,
 }
+
+
+def check_answer(model: Any, folder: Path) -> None:
+    """Raise ValueError where a loaded model of either backend has no finite logits for a blank X-ray.
+
+    Of a segmenter the features must be those that its out-of-distribution score knows.
+    """
+    settings = model.settings
+    known = model.out_of_distribution if settings.task == "lung_segmentation" else None
+    try:
+        blank = np.zeros((settings.image_size, settings.image_size), np.uint8)
+        logits, features = model.forward([blank], known is not None)
+        if logits.shape[:2] != (1, 2) or not np.isfinite(logits).all():
+            raise ValueError(f"its logits, of shape {logits.shape}, are not finite numbers of two classes")
+        if known is not None:
+            known.distances(features)
+    except Exception as error:  # of many kinds, by the layer and the library that meet what is wrong
+        raise ValueError(f"the model in {folder} cannot read an X-ray ({first_line(error)}): {SOUND}") from error

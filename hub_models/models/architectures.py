@@ -1,34 +1,40 @@
-"""Models of transformers by name, from a checkpoint or random weights, and the image processors saved with them."""
+"""Models of transformers by name, from a checkpoint, a trained folder or random weights."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import transformers
 from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
-from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from hub_models.hub_client.downloads import HUB_ID, SETTINGS_KEY, hub_file
-from hub_models.imaging.resizing import BILINEAR
-from hub_models.models.weights import AUTO_CLASSES, SOUND, load_weights, start_from
+from hub_models.hub_client.model_files import (
+    CODE_FILES,
+    SOUND,
+    check_types,
+    damaged,
+    first_line,
+    levels,
+    read_json,
+    refuse_foreign,
+)
+from hub_models.models.weights import AUTO_CLASSES, load_weights, start_from
 
-IMAGE_PROCESSORS: dict[str, Callable[..., BaseImageProcessor]] = {
-    "segmentation": partial(transformers.SegformerImageProcessorPil, do_reduce_labels=False),
-    "classification": transformers.ViTImageProcessorPil,
-}
 OF_LUNGS = "chest-xray-masks-that-sees-lungs-only"  # a model_type that transformers knows not, and so refuses
 # tried ones first; Siglip2 takes patches in place of images
 TRIED = ("vit", "deit", "swin", "resnet", "segformer", "convnext", "dinov2", "dinov2_with_registers", "siglip", "clip")
 FAMILIES = {
     "segmentation": ("segformer",),
-    "classification": tuple(dict.fromkeys((*TRIED, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES))),
+    "classification": tuple(
+        name
+        for name in dict.fromkeys((*TRIED, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES))
+        if name not in ("timm_wrapper", "dinat")  # these load other packages
+    ),
 }
 UNTRAINED = {  # weights that a classifier has and does not use, by family
     "dinov2": ("mask_token",),
@@ -38,6 +44,8 @@ UNTRAINED = {  # weights that a classifier has and does not use, by family
 }
 INTERPOLATING = ("dinov2", "dinov2_with_registers")  # fit their position embeddings to the image themselves
 STEP = 32  # pixels: the side of an image is a multiple of it, but for a plain ViT, where it is the patch
+# beyond what models of images have: a whole number of a config (SigLIP's words are 256,000), weights and their tensors
+LARGEST_SIZE, MOST_WEIGHTS, MOST_TENSORS = 1 << 18, 1 << 31, 20_000
 
 
 def _segformer(hidden_sizes: tuple[int, ...], depths: tuple[int, ...], decoder: int) -> tuple[str, dict[str, Any]]:
@@ -87,13 +95,14 @@ def build(
         OSError: nothing at `source`, or the Hub does not give it.
         ValueError: a model of another family, or of another image size, or damaged weights.
     """
-    config = config_of(kind, source, from_scratch, image_size)
+    outline = outline_at(kind, source, from_scratch, image_size)
+    config = outline.config
     _set_dropout(config, dropout)
     if from_scratch:
         config.id2label, config.label2id = dict(enumerate(labels)), {one: index for index, one in enumerate(labels)}
         model = random_model(kind, config)
     else:
-        model = start_from(kind, source, config, labels)
+        model = start_from(outline, source, labels)
     for name, weight in model.named_parameters():
         if any(part in name for part in UNTRAINED.get(config.model_type, ())):
             weight.requires_grad_(False)  # several processes would wait for its gradient
@@ -106,11 +115,12 @@ def load(kind: str, folder: Path, labels: tuple[str, ...], image_size: int) -> t
     Raises:
         ValueError: a model of another family, image size or other labels, or weights that do not fit (load_weights).
     """
-    config = config_of(kind, str(folder), False, image_size)
+    outline = outline_at(kind, str(folder), False, image_size)
+    config = outline.config
     if config.id2label != dict(enumerate(labels)):
         raise ValueError(f"config.json of {folder} has the labels {config.id2label}, not {', '.join(labels)}: {SOUND}")
     _set_dropout(config, 0.0)
-    return load_weights(kind, folder, config)
+    return load_weights(outline, folder)
 
 
 def random_model(kind: str, config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
@@ -120,9 +130,26 @@ def random_model(kind: str, config: transformers.PretrainedConfig) -> transforme
 
 
 def outline_of(kind: str, config: transformers.PretrainedConfig) -> transformers.PreTrainedModel:
-    """Return the model of a config with layers and no numbers in their weights."""
-    with torch.device("meta"):
-        return random_model(kind, config)
+    """Return the model of a config with layers and no numbers in their weights.
+
+    Raises:
+        ValueError: it would have MOST_WEIGHTS, or the config is of no model that can be built.
+    """
+    built = [0, 0]
+
+    def count(module: torch.nn.Module, name: str, weights: torch.nn.Parameter | None) -> None:
+        built[:] = built[0] + 1, built[1] + (0 if weights is None else weights.numel())
+        if built[0] > MOST_TENSORS or built[1] > MOST_WEIGHTS:
+            raise ValueError(f"more than {MOST_TENSORS} tensors or {MOST_WEIGHTS} weights")
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return random_model(kind, config)
+    except Exception as error:  # of many kinds, by the value that is wrong and the layer that meets it
+        raise ValueError(f"no model can be built of it ({first_line(error)})") from error
+    finally:
+        counting.remove()
 
 
 def _set_dropout(config: transformers.PretrainedConfig, dropout: float) -> None:
@@ -133,13 +160,13 @@ def _set_dropout(config: transformers.PretrainedConfig, dropout: float) -> None:
             setattr(config, name, rate)
 
 
-def check_side(kind: str, config: transformers.PretrainedConfig, source: str, image_size: int) -> None:
+def check_side(model: transformers.PreTrainedModel, source: str, image_size: int) -> None:
     """Raise ValueError where a model cannot take images of a size.
 
     A plain ViT takes multiples of its patch, and most have a position for each patch of one size; others halve their
     maps up to five times.
     """
-    seen = vision_of(config)
+    config, seen = model.config, vision_of(model.config)
     patch, step = getattr(seen, "patch_size", None), STEP
     if isinstance(patch, int) and hasattr(seen, "num_hidden_layers") and not hasattr(seen, "depths"):
         step = patch
@@ -152,7 +179,6 @@ def check_side(kind: str, config: transformers.PretrainedConfig, source: str, im
     side = getattr(seen, "image_size", image_size)
     if side == image_size or config.model_type in INTERPOLATING:
         return
-    model = outline_of(kind, config)
     if any("position_embedding" in name for name, _ in model.named_parameters()):
         given = f"got image_size {image_size}: pass --image_size {side}"
         raise ValueError(f"{source} takes images of {side} pixels, {given}")
@@ -163,8 +189,8 @@ def vision_of(config: transformers.PretrainedConfig) -> transformers.PretrainedC
     return getattr(config, "vision_config", config)
 
 
-def config_of(kind: str, source: str, from_scratch: bool, image_size: int) -> transformers.PretrainedConfig:
-    """Return the config of a model as `build` takes it, without its weights; raise as `build` does."""
+def outline_at(kind: str, source: str, from_scratch: bool, image_size: int) -> transformers.PreTrainedModel:
+    """Return the `outline_of` a model as `build` makes it, from its config alone; raise as `build` does."""
     if from_scratch and source in ARCHITECTURES:
         family, sizes = ARCHITECTURES[source]
         config = transformers.AutoConfig.for_model(family, **sizes)
@@ -177,27 +203,46 @@ def config_of(kind: str, source: str, from_scratch: bool, image_size: int) -> tr
         raise ValueError(f"{source} is a {config.model_type} model, and this task takes {known}: pass another --model")
     if from_scratch and hasattr(vision_of(config), "image_size"):
         vision_of(config).image_size = image_size
-    check_side(kind, config, source, image_size)
-    return config
+    try:
+        outline = outline_of(kind, config)
+    except ValueError as error:
+        raise damaged(f"config.json of {source}", error) from error
+    check_side(outline, source, image_size)
+    return outline
 
 
 def _config_at(source: str) -> transformers.PretrainedConfig:
     """Return the config in a folder or of a Hub id."""
     try:
-        path = _file_at(source, "config.json")
+        path = file_at(source, "config.json")
     except OSError as error:  # of the four kinds of hub_file
         way = f"no such folder, and {error}; or pass another --model, or --from_scratch"
         raise type(error)(f"no model at {source!r}: {way}") from error
     if path is None:
         raise OSError(f"no model at {source!r}: no config.json in it; pass another --model, or --from_scratch")
+    _refuse_code(source)
+    values = read_model_config(path, f"config.json of {source}")
+    sizes = [one for level in levels(values) for one in level if isinstance(one, int) and abs(one) > LARGEST_SIZE]
+    if sizes:
+        raise ValueError(f"config.json of {source} has a size of {sizes[0]}, above {LARGEST_SIZE}: {SOUND}")
     try:
-        return _config_of_lungs(path) or transformers.AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        said = str(error).split(". ")[0].splitlines()[0]
+        return transformers.AutoConfig.for_model(values["model_type"]).from_dict(values)
+    except Exception as error:  # of many kinds, by the value that is wrong
+        said = first_line(error).split(". ")[0]
         raise ValueError(f"config.json of {source} is of no model that transformers knows ({said})") from error
 
 
-def _file_at(source: str, name: str) -> Path | None:
+def _refuse_code(source: str) -> None:
+    """Raise ValueError where a folder or Hub id holds a file that transformers would read beside the model's own."""
+    if Path(source).is_dir():
+        refuse_foreign(Path(source), CODE_FILES)
+        return
+    with suppress(ConnectionError):  # the model is in the cache, and transformers reads no more than that
+        if hub_file(source, CODE_FILES[-1]):
+            raise ValueError(f"{source} holds {CODE_FILES[-1]}, by which another model is loaded: pass that one")
+
+
+def file_at(source: str, name: str) -> Path | None:
     """Return a file in a folder or of a Hub id; None where it has none of that name."""
     if Path(source).is_dir():
         path = Path(source) / name
@@ -205,6 +250,13 @@ def _file_at(source: str, name: str) -> Path | None:
     if not HUB_ID.fullmatch(source):
         raise FileNotFoundError("no Hub id: pass a folder, or <owner>/<name> on the Hub")
     return hub_file(source, name)
+
+
+class RefusedConfig(TypedDict):
+    """What `refused_config` adds to a config.json."""
+
+    family: str
+    model: dict[str, Any]
 
 
 def refused_config(values: dict[str, Any]) -> dict[str, Any]:
@@ -218,44 +270,14 @@ def refused_config(values: dict[str, Any]) -> dict[str, Any]:
     return {"model_type": OF_LUNGS, "family": values["model_type"], **shown, "model": inner}
 
 
-def inner_config(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the model's own config from the values of any config.json, as `refused_config` took it."""
+def read_model_config(path: Path, name: str | None = None) -> dict[str, Any]:
+    """Return the model's own values of a config.json, as `refused_config` took them; raise as `read_json`."""
+    values = read_json(path, name)
     if values.get("model_type") != OF_LUNGS:
         return values
+    check_types(values, RefusedConfig, name or path)
     shown = {name: value for name, value in values.items() if name not in ("model", "family")}
     return shown | {"model_type": values["family"]} | values["model"]
-
-
-def _config_of_lungs(path: Path) -> transformers.PretrainedConfig | None:
-    """Return the config inside a `refused_config`; None where the file holds another."""
-    values = json.loads(path.read_bytes())
-    if not isinstance(values, dict) or values.get("model_type") != OF_LUNGS:
-        return None
-    inner = inner_config(values)
-    return transformers.AutoConfig.for_model(inner["model_type"]).from_dict(inner)
-
-
-def image_processor_for(kind: str, source: str, from_scratch: bool, image_size: int) -> BaseImageProcessor:
-    """Return the image processor to save with the weights: bilinear to `image_size`, the checkpoint's mean and sd.
-
-    Mean and sd are read from preprocessor_config.json itself: transformers does not know the types that older ones
-    name. They are ImageNet's from scratch and where the checkpoint has none. Both backends of transformers take the
-    processor: PIL's sees the pixels of `resize_gray`, torchvision's differs by rounding.
-
-    Raises:
-        ValueError: mean or sd are not three numbers, each.
-    """
-    mean, std = list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
-    path = None if from_scratch else _file_at(source, "preprocessor_config.json")
-    if path is not None:
-        theirs = json.loads(path.read_bytes())
-        mean, std = theirs.get("image_mean") or mean, theirs.get("image_std") or std
-        for values in (mean, std):
-            is_known = isinstance(values, list) and all(isinstance(one, int | float) for one in values)
-            if not (is_known and len(values) == 3):
-                raise ValueError(f"preprocessor_config.json of {source} has {values}, not three numbers: {SOUND}")
-    size = {"height": image_size, "width": image_size}
-    return IMAGE_PROCESSORS[kind](size=size, resample=BILINEAR, image_mean=mean, image_std=std)
 
 
 @contextmanager
@@ -270,9 +292,3 @@ def quiet_weights() -> Iterator[None]:
         yield
     finally:
         transformers_logging.enable_progress_bar()
-
-
-def normalize(pixels: torch.Tensor, image_processor: BaseImageProcessor) -> torch.Tensor:
-    """Return the model input (B, 3, S, S) of gray (B, S, S) float in [0, 1], as the saved image processor makes it."""
-    means, stds = (getattr(image_processor, name) for name in ("image_mean", "image_std"))  # not of the base class
-    return torch.stack([(pixels - mean) / std for mean, std in zip(means, stds, strict=True)], 1)  # (B, 3, S, S)

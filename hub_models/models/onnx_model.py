@@ -4,23 +4,52 @@ An exported folder holds `model.onnx` and `preprocessing.json`, which says what 
 `out_of_distribution.safetensors` where the run had it.
 """
 
-import json
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from PIL import Image
 
+from hub_models.hub_client.model_files import SOUND, check_types, damaged, read_json, refuse_foreign
 from hub_models.imaging.gray import to_gray
+from hub_models.imaging.lung_crop import Region
+from hub_models.imaging.resizing import Fit
 from hub_models.imaging.source import Source
-from hub_models.models.answers import ANSWERS, FORWARD_SIZES, pixels_of
+from hub_models.models.answers import ANSWERS, FORWARD_SIZES, check_answer, pixels_of
 from hub_models.models.out_of_distribution import OutOfDistribution
-from hub_models.models.settings import Settings
+from hub_models.models.settings import Settings, TaskName, check_normalization
 
 GRAPH_NAME, PREPROCESSING_NAME = "model.onnx", "preprocessing.json"
 FORMAT = 1  # of preprocessing.json; raise when a reader of the format before would misread it
+
+
+class Preprocessing(TypedDict):
+    """Values of `preprocessing.json`: what the graph takes, how to use it, and where it comes from."""
+
+    format: int
+    name: str
+    digest: str  # of the run's model
+    graph: str  # SHA-256 of model.onnx
+    segmenter: str | None  # digest of the run that found the lungs
+    synthetic: bool  # whether it was trained on phantoms
+    precision: str
+    version: str
+    task: TaskName
+    image_size: int
+    fit: Fit
+    region: Region
+    temperature: float
+    threshold: float | None
+    views: int
+    two_lungs: bool
+    resample: str
+    image_mean: list[float]
+    image_std: list[float]
+    labels: list[str]
+    measured: NotRequired[dict[str, Any]]  # against the run
 
 
 def is_exported(folder: Path) -> bool:
@@ -28,23 +57,32 @@ def is_exported(folder: Path) -> bool:
     return (folder / PREPROCESSING_NAME).is_file()
 
 
+def digest_of_graph(folder: Path) -> str:
+    """Return the SHA-256 of an exported folder's graph."""
+    with (folder / GRAPH_NAME).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_preprocessing(folder: Path) -> dict[str, Any]:
-    """Return the values of an exported folder's `preprocessing.json`.
+    """Return the values of an exported folder's `preprocessing.json`, see `Preprocessing`.
 
     Raises:
         FileNotFoundError: the folder lacks it, or the graph.
-        ValueError: it is damaged, or of another format.
+        ValueError: it is damaged, of another format or of another graph.
     """
+    refuse_foreign(folder)
     if missing := [name for name in (GRAPH_NAME, PREPROCESSING_NAME) if not (folder / name).is_file()]:
         raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: pass a folder that cxm export made")
     path = folder / PREPROCESSING_NAME
-    try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
-        known = values["format"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}): export the model again") from error
-    if known != FORMAT:
+    values = read_json(path)
+    if (known := values.get("format", FORMAT)) != FORMAT:
         raise ValueError(f"{path} has format {known}, and this version reads {FORMAT}: export the model again")
+    check_types(values, Preprocessing, path)
+    check_normalization(values, str(path))
+    if values["resample"].upper() not in Image.Resampling.__members__:
+        raise damaged(path, f"resample {values['resample']}")
+    if values["graph"] != digest_of_graph(folder):
+        raise ValueError(f"{folder / GRAPH_NAME} is not the graph that {PREPROCESSING_NAME} is of: {SOUND}")
     return values
 
 
@@ -71,13 +109,17 @@ class OnnxModel:
             raise ValueError(f"{folder} holds a model for {values['task']}, not for {task}: pass another folder")
         named = ("task", "image_size", "fit", "region", "temperature", "views", "two_lungs")
         threshold = {} if values["threshold"] is None else {"threshold": values["threshold"]}
-        self.settings = Settings(**{name: values[name] for name in named}, **threshold)
+        try:
+            self.settings = Settings(**{name: values[name] for name in named}, **threshold)
+        except ValueError as error:
+            raise damaged(self.folder / PREPROCESSING_NAME, error) from error
         self.mean, self.std = (
             np.array(values[name], np.float32)[:, None, None] for name in ("image_mean", "image_std")
         )  # (3, 1, 1)
         self.resample = Image.Resampling[values["resample"].upper()]
         self.out_of_distribution = OutOfDistribution.load(self.folder)
         self._session = self._start(0)
+        check_answer(self, self.folder)
 
     def _start(self, threads: int) -> Any:
         """Return a session of so many threads, 0 for one of each core."""

@@ -79,9 +79,14 @@ class OutOfDistribution:
         try:
             tensors = load_file(path)
             mean, precision = tensors["mean"].astype(float), tensors["precision"].astype(float)
-            return cls(mean, precision, tensors["limit"].item(), tensors["count"].item())
-        except (SafetensorError, KeyError) as error:
+            found = cls(mean, precision, float(tensors["limit"].item()), int(tensors["count"].item()))
+            numbers = np.concatenate([mean.ravel(), precision.ravel(), [found.limit]])
+            is_sound = mean.ndim == 1 and precision.shape == (len(mean), len(mean)) and np.isfinite(numbers).all()
+            if not (is_sound and (np.diag(precision) > 0).all() and found.limit > 0):
+                raise ValueError("numbers that are no distribution's")
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it, or copy it again") from error
+        return found
 
 
 def _spread(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -25,7 +25,7 @@ from hub_models.imaging.resizing import content_box, resize_gray
 from hub_models.imaging.source import Source
 from hub_models.metrics import SALIENCY_COLUMNS
 from hub_models.models.answers import or_whole
-from hub_models.models.architectures import normalize
+from hub_models.models.image_processors import normalize
 from hub_models.models.settings import Settings
 from hub_models.models.tasks import XrayRow
 from hub_models.models.trained_model import TrainedModel

@@ -3,9 +3,10 @@
 import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from hub_models.hub_client.downloads import SETTINGS_KEY
+from hub_models.hub_client.model_files import check_types, damaged
 from hub_models.imaging.lung_crop import Region
 from hub_models.imaging.resizing import Fit
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
+LARGEST_SIDE = 2048  # pixels of a model's input; at twice as many the maps of a SegFormer take 40 GB
+TaskName = Literal["lung_segmentation", "tb_classification"]
 MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")  # what a prediction depends on
 
 
@@ -25,7 +28,7 @@ def digest_of_model(folder: Path) -> str:
 class Settings:
     """How a model is to be used; kept in its config.json under `chest_xray_masks`."""
 
-    task: str  # key of TASKS
+    task: TaskName  # key of TASKS
     image_size: int  # side in pixels of the model's input
     fit: Fit = "squash"  # how an X-ray becomes square
     region: Region = "image"  # or "lungs" where the model sees only the lungs that a lung model finds
@@ -35,9 +38,12 @@ class Settings:
     two_lungs: bool = False  # keep the two largest regions of a lung mask only, their holes filled
 
     def __post_init__(self) -> None:
-        """Raise ValueError for more views than VIEWS has, or none."""
-        if not 1 <= self.views <= len(VIEWS):
-            raise ValueError(f"views must be 1 to {len(VIEWS)}, got {self.views}")
+        """Raise ValueError for more views than VIEWS has, or none, and for numbers that no training writes."""
+        for name, least, most in (("views", 1, len(VIEWS)), ("image_size", 1, LARGEST_SIDE), ("threshold", 0, 1)):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be {least} to {most}, got {getattr(self, name)}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
 
     def store(self, model: "PreTrainedModel") -> None:
         """Write into `model.config`, and so into the config.json saved with it."""
@@ -51,7 +57,27 @@ class Settings:
     @classmethod
     def parse(cls, values: dict[str, Any] | None, source: str | Path) -> "Settings":
         """Return the settings in the config.json of `source`; raise ValueError where this project did not make it."""
-        if values is None or set(values) != {field.name for field in fields(cls)}:
+        if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
             raise ValueError(f"config.json of {source} has no {SETTINGS_KEY}: pass a model of scripts/train.py")
         region = "lungs" if values["region"] == "found_lungs" else values["region"]  # its name before 0.2
-        return cls(**values | {"region": region})
+        values, name = values | {"region": region}, f"{SETTINGS_KEY} in config.json of {source}"
+        check_types(values, cls, name)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise damaged(name, error) from error
+
+
+class Normalization(TypedDict, total=False):
+    """Mean and standard deviation of a model's input, by channel, where they are named."""
+
+    image_mean: list[float] | None
+    image_std: list[float] | None
+
+
+def check_normalization(values: dict[str, Any], name: str) -> None:
+    """Raise ValueError where mean or standard deviation are not three numbers, the latter above 0."""
+    check_types(values, Normalization, name)
+    mean, std = (values.get(key) or [1] * 3 for key in ("image_mean", "image_std"))
+    if not (len(mean) == len(std) == 3 and min(std) > 0):
+        raise damaged(name, f"image_mean {mean}, image_std {std}: not three numbers each, the latter above 0")

@@ -1,6 +1,5 @@
 """A trained model from its run folder, and its output for an X-ray on that X-ray's own pixels."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +11,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hub_models.dataset.augmentation import shift_scale_turn
 from hub_models.files import write_json
 from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
+from hub_models.hub_client.model_files import read_json, refuse_foreign
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.source import Source
-from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES, pixels_of
-from hub_models.models.architectures import load, normalize, quiet_weights, refused_config
+from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES, check_answer, pixels_of
+from hub_models.models.architectures import load, quiet_weights, refused_config
+from hub_models.models.image_processors import load_image_processor, normalize
 from hub_models.models.out_of_distribution import OutOfDistribution, features_of
 from hub_models.models.settings import VIEWS, Settings
 from hub_models.models.tasks import TASKS, Task
@@ -43,23 +44,25 @@ class TrainedModel:
 
         Raises:
             FileNotFoundError: the folder is no run, or lacks a file: its training has not ended.
-            ValueError: the model is for another task, its out_of_distribution.safetensors is damaged, or its weights
-                are damaged, not finite or not those of its config.json.
+            ValueError: the model is for another task, a file is damaged or would have code loaded, or the weights are
+                not finite, all 0 or not those of config.json.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}: pass one that training made")
         if missing := [name for name in RUN_FILES if not (folder / name).is_file()]:
             raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let scripts/train.py finish")
-        settings = Settings.parse(json.loads((folder / "config.json").read_text()).get(SETTINGS_KEY), folder)
+        refuse_foreign(folder)
+        settings = Settings.parse(read_json(folder / "config.json").get(SETTINGS_KEY), folder)
         if task not in (None, settings.task):
             raise ValueError(f"{folder} holds a model for {settings.task}, not for {task}: pass another run folder")
         own = TASKS[settings.task]
-        read = AutoImageProcessor.from_pretrained
-        image_processor = read(folder, local_files_only=True, backend="pil", trust_remote_code=False)
+        image_processor = load_image_processor(own.kind, folder, settings.image_size)
         with quiet_weights():
-            model = load(own.kind, folder, own.labels, image_processor.size["height"]).eval()
-        return cls(own, model, image_processor, settings, OutOfDistribution.load(folder))
+            model = load(own.kind, folder, own.labels, settings.image_size).eval()
+        trained = cls(own, model, image_processor, settings, OutOfDistribution.load(folder))
+        check_answer(trained, folder)
+        return trained
 
     @cached_property
     def resample(self) -> Image.Resampling:
@@ -122,7 +125,7 @@ def save_model(model: PreTrainedModel, folder: str | Path) -> None:
         model.save_pretrained(folder)
     if Settings.of(model).region != "image":
         path = Path(folder) / "config.json"
-        write_json(refused_config(json.loads(path.read_text())), path)
+        write_json(refused_config(read_json(path)), path)
 
 
 def forward_views(

@@ -21,7 +21,7 @@ from hub_models.files import check_output, new_folder, write_json
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.gray import to_gray
 from hub_models.metrics import count_overlap, dice
-from hub_models.models.onnx_model import FORMAT, GRAPH_NAME, PREPROCESSING_NAME, OnnxModel
+from hub_models.models.onnx_model import FORMAT, GRAPH_NAME, PREPROCESSING_NAME, OnnxModel, digest_of_graph
 from hub_models.models.out_of_distribution import OUT_OF_DISTRIBUTION_NAME, features_of
 from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.inputs import find_sources
@@ -85,7 +85,7 @@ def export_model(
         if trained.out_of_distribution is not None:
             trained.out_of_distribution.save(new)
         name = run.path.resolve().name if Path(model).is_dir() else str(model)  # a Hub id, or a folder; never a path
-        values = preprocessing(name, run, trained, precision)
+        values = preprocessing(name, run, trained, precision, digest_of_graph(new))
         write_json(values, new / PREPROCESSING_NAME)
         measured = compare(trained, OnnxModel(new), xrays) | {"source": "phantoms" if images is None else "given"}
         if precision == "fp32" and not _is_equal(measured):
@@ -95,8 +95,10 @@ def export_model(
     return folder
 
 
-def preprocessing(name: str, run: RunFolder, trained: TrainedModel, precision: Precision) -> dict[str, Any]:
-    """Return the values of `preprocessing.json`: what the graph takes, how to use it, and where it comes from."""
+def preprocessing(
+    name: str, run: RunFolder, trained: TrainedModel, precision: Precision, graph: str
+) -> dict[str, Any]:
+    """Return the values of `preprocessing.json`, see `Preprocessing`; `graph` is the digest of the graph."""
     settings, processor = trained.settings, trained.image_processor.to_dict()
     is_decision = trained.task.kind == "classification"
     named = asdict(settings) | {
@@ -107,6 +109,7 @@ def preprocessing(name: str, run: RunFolder, trained: TrainedModel, precision: P
         "format": FORMAT,
         "name": name,
         "digest": run.digest,
+        "graph": graph,
         "segmenter": run.data.get("segmenter"),
         "synthetic": bool(run.data.get("synthetic")),
         "precision": precision,

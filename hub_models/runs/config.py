@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from hub_models.dataset.folds import FOLDS
-from hub_models.files import read_object, write_json
+from hub_models.files import write_json
+from hub_models.hub_client.model_files import check_types, damaged, read_json
+from hub_models.models.settings import LARGEST_SIDE, TaskName
 
 CONFIG_NAME = "train_config.json"
 NAMES_BEFORE = {"warmup_share": "warmup_fraction"}  # up to version 0.1
@@ -22,6 +24,7 @@ MODEL_HELP = (
 )
 PLACES = ("data_dir", "output_dir")  # where a run reads and writes does not change what it computes
 LEARNING_RATES = {True: 1e-3, False: 2e-4}  # of new weights (from scratch, a head, LoRA), or of a trained model's
+SIDE_RANGE = f"a multiple of 32 or 14, {LARGEST_SIDE} at most"
 FOLD_RANGE = f"0 to {FOLDS - 1}"
 Value = TypeVar("Value")
 
@@ -43,7 +46,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
     "above 0": lambda value: value > 0,
     "in [0, 1)": lambda value: 0 <= value < 1,
     "in (0, 1]": lambda value: 0 < value <= 1,
-    "a positive multiple of 32 or 14": lambda value: value > 0 and 0 in (value % 32, value % 14),  # 14: DINOv2's patch
+    SIDE_RANGE: lambda value: 0 < value <= LARGEST_SIDE and 0 in (value % 32, value % 14),  # 14: DINOv2's patch
     FOLD_RANGE: lambda value: 0 <= value < FOLDS,
 }
 
@@ -63,7 +66,7 @@ class TrainConfig:
 
     data_dir: str = field(metadata={"help": "folder or zip that holds the X-rays"})
     output_dir: str = field(metadata={"help": "run folder to make or to resume; all processes must see it"})
-    task: Literal["lung_segmentation", "tb_classification"] = option("lung_segmentation", "what to learn")
+    task: TaskName = option("lung_segmentation", "what to learn")
     protocol: Literal["default", "idiap", "ark", "mc_to_shenzhen", "shenzhen_to_mc", "folds"] = option(
         "default", "which X-rays are trained on, which chosen with, and which tested on"
     )
@@ -76,7 +79,7 @@ class TrainConfig:
     image_size: int | None = option(
         None,
         "side in pixels, a multiple of 32, or of a ViT's patch (default: 256 for lungs, 224 for TB)",
-        "a positive multiple of 32 or 14",
+        SIDE_RANGE,
     )
     fit: Literal["squash", "pad"] = option("squash", "scale both sides to image_size, or keep the aspect and pad")
     region: Literal["image", "lungs"] = option("image", "what TB is read from: X-ray, or lungs that segmenter finds")
@@ -146,13 +149,13 @@ class TrainConfig:
 
     @classmethod
     def load(cls, folder: Path) -> "TrainConfig":
-        """Return the config of a run folder; raise FileNotFoundError without one, ValueError for another version's."""
+        """Return the config of a run folder; raise FileNotFoundError without one, ValueError for a damaged one."""
         path = folder / CONFIG_NAME
         if not path.is_file():
             missing = f"no {CONFIG_NAME} in {folder}" if folder.is_dir() else f"no folder {folder}"
             raise FileNotFoundError(f"{missing}: pass a folder that scripts/train.py made")
-        values = read_object(path, "restore it, or delete the folder and train again")
-        if values.pop("version", 1) < 2 and values.get("region") == "lungs":
+        values = read_json(path)
+        if values.pop("version", 1) == 1 and values.get("region") == "lungs":
             raise ValueError(
                 f"{path} has region 'lungs' of an earlier version, the lungs of reference masks, which new X-rays "
                 "lack: train again with region lungs and a segmenter"
@@ -160,7 +163,11 @@ class TrainConfig:
         values = {name: value for name, value in renamed(values).items() if name not in RECORDED}
         if unknown := sorted(set(values) - {known.name for known in fields(cls)}):
             raise ValueError(f"{path} has fields this version does not know: {', '.join(unknown)}")
-        return cls(**values)
+        check_types(values, cls, path)
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise damaged(path, error) from error
 
     def differences(self, other: "TrainConfig") -> list[str]:
         """Return a line `field: ours, not theirs` for each field that changes what is computed and differs."""

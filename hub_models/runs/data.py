@@ -21,7 +21,7 @@ from hub_models.models.answers import PREDICTION_VERSION, or_whole
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
-from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_json
+from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_data
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def count_synthetic(rows: datasets.Dataset) -> int:
 
 def trained_ids(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> set[str]:
     """Return the ids of the X-rays in `splits` of a run, and of those that its earlier models were trained on."""
-    data = read_json(run_folder / DATA_NAME)
-    return {id for split in (*splits, "earlier") for id in data[split]}
+    data = read_data(run_folder)
+    return {id for split in (*splits, "earlier") for id in data[split]}  # type: ignore[literal-required]
 
 
 def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, protocol: str) -> None:

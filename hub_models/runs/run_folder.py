@@ -4,11 +4,12 @@ import csv
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
-from hub_models.files import read_object
 from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
-from hub_models.models.architectures import ARCHITECTURES, inner_config
+from hub_models.hub_client.model_files import check_types, damaged, read_json, refuse_foreign
+from hub_models.metrics.intervals import Interval
+from hub_models.models.architectures import ARCHITECTURES, read_model_config
 from hub_models.models.settings import Settings, digest_of_model
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
@@ -32,6 +33,19 @@ class RunData(TypedDict):
     synthetic: NotRequired[int]  # number of synthetic X-rays, above 0
 
 
+class RunResults(TypedDict):
+    """Values of `results.json` that a card, a page or a push reads; there are more."""
+
+    task: str
+    split: str
+    images: int
+    main_metric: str
+    metrics: dict[str, dict[str, int | Interval]]  # by group
+    config: dict[str, Any]
+    launch: dict[str, int | str]
+    versions: dict[str, str]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A folder that scripts/train.py made, and its config; its other files are read when they are first needed."""
@@ -41,13 +55,20 @@ class RunFolder:
 
     @classmethod
     def read(cls, source: "str | Path | RunFolder") -> "RunFolder":
-        """Return the run in a folder; raise FileNotFoundError where none is there, ValueError for all folds."""
+        """Return the run in a folder.
+
+        Raises:
+            FileNotFoundError: none is there.
+            ValueError: the folder holds all folds, a damaged config, or code.
+        """
         if isinstance(source, RunFolder):
             return source
         path = Path(source)
         if (path / "fold-0").is_dir():
             raise ValueError(f"{path} holds all folds and no model of its own: pass one fold's folder, {path}/fold-0")
-        return cls(path, TrainConfig.load(path))
+        config = TrainConfig.load(path)
+        refuse_foreign(path)
+        return cls(path, config)
 
     def require(self, *names: str) -> None:
         """Raise FileNotFoundError where one of these files is missing."""
@@ -67,12 +88,12 @@ class RunFolder:
     @cached_property
     def data(self) -> RunData:
         """Values of `data.json`."""
-        return read_json(self.path / DATA_NAME)
+        return read_data(self.path)
 
     @cached_property
     def model(self) -> dict[str, Any]:
         """Values of the model's own config, in `config.json`."""
-        return inner_config(read_json(self.path / "config.json"))
+        return read_model_config(self.path / "config.json")
 
     @cached_property
     def settings(self) -> Settings:
@@ -94,9 +115,12 @@ class RunFolder:
         """Kilograms of CO2 equivalent and kWh of all lines of CodeCarbon's file; empty without one."""
         if not (self.path / EMISSIONS_NAME).is_file():
             return {}
-        with (self.path / EMISSIONS_NAME).open(newline="") as file:
-            lines = list(csv.DictReader(file))
-        return {name: sum(float(line[name]) for line in lines) for name in ("emissions", "energy_consumed")}
+        try:
+            with (self.path / EMISSIONS_NAME).open(newline="") as file:
+                lines = list(csv.DictReader(file))
+            return {name: sum(float(line[name]) for line in lines) for name in ("emissions", "energy_consumed")}
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise damaged(self.path / EMISSIONS_NAME, error) from error
 
     @cached_property
     def digest(self) -> str:
@@ -145,17 +169,21 @@ class RunFolder:
         return self.config.to_values() | self.places, self.results | {"config": self.results["config"] | self.places}
 
 
-def read_json(path: Path) -> Any:
-    """Return the values of a JSON file of a run; raise FileNotFoundError without it, ValueError for a damaged one."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}: pass the folder of a finished run")
-    return read_object(path, "restore it, or train into a new folder")
+def read_data(folder: Path) -> RunData:
+    """Return the values of a folder's `data.json`; raise as `read_json`."""
+    values = read_json(folder / DATA_NAME)
+    check_types(values, RunData, folder / DATA_NAME)
+    return cast(RunData, values)
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """Return the values of a folder's `results.json` under today's names; raise FileNotFoundError without one."""
-    values = {RESULTS_BEFORE.get(name, name): value for name, value in read_json(folder / RESULTS_NAME).items()}
-    for group in values.get("metrics", {}).values():
+    """Return the values of a folder's `results.json` under today's names; raise as `read_json`."""
+    path = folder / RESULTS_NAME
+    values = {RESULTS_BEFORE.get(name, name): value for name, value in read_json(path).items()}
+    check_types(values, RunResults, path)
+    if values["main_metric"] not in values["metrics"].get("all", {}):
+        raise damaged(path, f"it lacks {values['main_metric']} of all X-rays")
+    for group in values["metrics"].values():
         if "lungs_share" in group:
             group["lungs_fraction"] = group.pop("lungs_share")
     return values
@@ -175,7 +203,10 @@ def read_per_image(folder: Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"no {path.name} in {folder}: pass {source}")
     import pyarrow.parquet  # late: slow to import
 
-    table = pyarrow.parquet.read_table(path)
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowException as error:
+        raise damaged(path, error) from error
     names = ["lungs_fraction" if name == "lungs_share" else name for name in table.column_names]  # up to version 0.1
     return table.rename_columns(names).to_pylist()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from hub_models.models.architectures import config_of, outline_of
+from hub_models.models.architectures import outline_at
 from hub_models.models.tasks import TASKS
 from hub_models.models.weights import backbone_of
 from hub_models.runs.config import TrainConfig, resolved
@@ -35,7 +35,7 @@ def check_adaptation(config: TrainConfig) -> None:
         return
     kind = TASKS[config.task].kind
     name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
-    model = outline_of(kind, config_of(kind, name, config.from_scratch, size))
+    model = outline_at(kind, name, config.from_scratch, size)
     if config.lora:
         attention_layers(model)
     else:

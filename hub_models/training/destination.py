@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list
 
 from hub_models.evaluation.evaluate import make_accelerator
 from hub_models.hub.push import Push, check_push, kind_of, push_model
-from hub_models.models.architectures import config_of, outline_of
+from hub_models.models.architectures import outline_at
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig, resolved
 from hub_models.runs.data import resolve
@@ -93,8 +93,7 @@ def _check(config: TrainConfig, destination: Destination) -> None:
     """Raise the error with which a push of the resolved config's run would be refused."""
     kind = TASKS[config.task].kind
     name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
-    model = config_of(kind, name, config.from_scratch, size)
-    architecture = type(outline_of(kind, model)).__name__
+    architecture = type(outline_at(kind, name, config.from_scratch, size)).__name__
     check_push(
         destination.repo_id,
         kind_of(config.task, [architecture]),

@@ -17,7 +17,7 @@ from hub_models.console import counted
 from hub_models.dataset.batches import Arrays
 from hub_models.evaluation.measure import EVALUATION_BATCH
 from hub_models.files import new_file
-from hub_models.models.architectures import normalize
+from hub_models.models.image_processors import normalize
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split
 

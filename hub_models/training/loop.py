@@ -22,7 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hub_models.dataset.augmentation import STRENGTHS, augment
 from hub_models.dataset.batches import training_loader
 from hub_models.evaluation.measure import validate
-from hub_models.models.architectures import normalize
+from hub_models.models.image_processors import normalize
 from hub_models.models.tasks import Task
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from hub_models.evaluation.measure import measure, measure_features, validate
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import ASIDE, check_output, held, is_hidden, write_bytes, write_json
 from hub_models.hub.model_card import model_card
-from hub_models.models.architectures import build, config_of, image_processor_for
+from hub_models.models.architectures import build, outline_at
+from hub_models.models.image_processors import image_processor_for
 from hub_models.models.out_of_distribution import LEAST, OutOfDistribution
 from hub_models.models.settings import Settings
 from hub_models.models.tasks import TASKS
@@ -28,7 +30,7 @@ from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
 from hub_models.runs.data import Split, check_earlier, describe, load_run_rows, prepare_splits, resolve
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
-from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder, read_json
+from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder, read_data
 from hub_models.training.adaptation import check_adaptation
 from hub_models.training.checkpoints import CHECKPOINTS, checkpoints_in, said_what_stands
 from hub_models.training.loop import TRACKING, Run, learn
@@ -93,8 +95,8 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         set_seed(config.seed)
         finished = (folder / RESULTS_NAME).exists()
         if not finished:  # a model is refused before X-rays are decoded
-            model, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
-            config_of(TASKS[config.task].kind, model, config.from_scratch, size)
+            name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
+            outline_at(TASKS[config.task].kind, name, config.from_scratch, size)
             check_adaptation(config)
         rows = load_run_rows(config, accelerator)
         data = describe(config, rows)  # which refuses a model that has seen test patients
@@ -222,7 +224,7 @@ def _has_begun(folder: Path) -> bool:
 def _check_data(config: TrainConfig, folder: Path, data: RunData) -> None:
     """Raise ValueError where the run in `folder` began with other X-rays, or from another model."""
     path = folder / DATA_NAME
-    known = read_json(path) if path.exists() and _has_begun(folder) else {}
+    known: Mapping[str, Any] = read_data(folder) if path.exists() and _has_begun(folder) else {}
     others = {name for name, value in known.items() if data.get(name) != value}
     if others:
         name = next((one for one in ("fingerprint", "model", "segmenter") if one in others), "fingerprint")

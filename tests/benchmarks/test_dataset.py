@@ -17,7 +17,7 @@ from hub_models.dataset.batches import Arrays
 from hub_models.dataset.preprocessing import load_splits, prepare
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_mask
-from hub_models.models.architectures import image_processor_for
+from hub_models.models.image_processors import image_processor_for
 from hub_models.models.tasks import TASKS
 from hub_models.runs.data import Split
 

@@ -20,7 +20,8 @@ from hub_models.evaluation.measure import (
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.masks import to_mask
 from hub_models.metrics import count_overlap, dice
-from hub_models.models.architectures import build, image_processor_for, normalize
+from hub_models.models.architectures import build
+from hub_models.models.image_processors import image_processor_for, normalize
 from hub_models.models.saliency import METHODS, fraction_in, saliency
 from hub_models.models.settings import Settings
 from hub_models.models.tasks import DISTANCES, TASKS

@@ -22,7 +22,8 @@ from hub_models.evaluation.pictures import (
     worst_median_best,
 )
 from hub_models.imaging.masks import to_mask
-from hub_models.models.architectures import build, image_processor_for
+from hub_models.models.architectures import build
+from hub_models.models.image_processors import image_processor_for
 from hub_models.models.saliency import saliency
 from hub_models.models.settings import Settings
 from hub_models.models.tasks import TASKS

@@ -17,6 +17,7 @@ class Fault:
     corrupt: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     after: bool = False
+    body: bytes | None = None
 
     def spoil(self, body: bytes) -> bytes:
         """`body` with its middle byte inverted where the fault is to corrupt, else as it is."""

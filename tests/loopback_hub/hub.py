@@ -140,6 +140,7 @@ class LoopbackHub:
         corrupt: bool = False,
         headers: dict[str, str] | None = None,
         after: bool = False,
+        body: bytes | None = None,
     ) -> None:
         """Let the next `times` requests (None: all) fail whose "METHOD /path" holds the regex `pattern`.
 
@@ -147,12 +148,13 @@ class LoopbackHub:
         and nothing is done. `cut_after`: the connection ends after so many bytes of the answer to a GET (0: no answer
         at all), or of the body of any other request, and nothing is done. `delay`: seconds to wait first.
         `corrupt`: the middle byte of the answer is inverted. `headers`: more headers of the answer. `after`:
-        the request is served, and only the answer is replaced by `status`, or cut.
+        the request is served, and only the answer is replaced by `status`, or cut. `body`: of the answer with `status`.
 
         The storage has paths of its own: PUT /lfs/[datasets/]<id>/<sha256>/<size>[/<part>], GET /cdn/<sha256>, and
         for Xet POST /cas/<any>/v1/xorbs/, POST /cas/<any>/v1/shards, GET /cas/<any>/v1/reconstructions/, GET /xorbs/.
         """
-        self.faults.add(Fault(re.compile(pattern), status, times, cut_after, delay, corrupt, headers or {}, after))
+        fault = Fault(re.compile(pattern), status, times, cut_after, delay, corrupt, headers or {}, after, body)
+        self.faults.add(fault)
 
     def clear_faults(self) -> None:
         """Let all go well from now on."""

@@ -121,6 +121,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault.status is not None:
             response = Response.json({"error": f"fault {fault.status} as asked for"}, fault.status)
         response.headers |= fault.headers
+        response.body = response.body if fault.body is None else fault.body
         response.body = fault.spoil(response.body)
         return response
 

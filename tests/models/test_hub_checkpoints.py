@@ -9,7 +9,8 @@ import pytest
 from checkpoints import write_checkpoint
 from loopback_hub import clients_of
 
-from hub_models.models.architectures import build, config_of, image_processor_for
+from hub_models.models.architectures import build, outline_at
+from hub_models.models.image_processors import image_processor_for
 from hub_models.models.tasks import TASKS
 
 TB = TASKS["tb_classification"].labels
@@ -32,7 +33,7 @@ def there(hub, tmp_path: Path):
 
 def said_of(kind: type[Exception], name: str = NAME) -> str:
     with pytest.raises(kind) as error:
-        config_of("classification", name, False, 64)
+        outline_at("classification", name, False, 64)
     assert f"no model at '{name}'" in str(error.value) and "--model" in str(error.value)
     assert "\n" not in str(error.value)
     return str(error.value)

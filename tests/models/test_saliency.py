@@ -16,7 +16,7 @@ from transformers.models.vit import modeling_vit
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs, lungs_box
 from hub_models.imaging.resizing import resize_gray
 from hub_models.models import saliency as module
-from hub_models.models.architectures import image_processor_for, normalize
+from hub_models.models.image_processors import image_processor_for, normalize
 from hub_models.models.saliency import METHODS, fraction_in, lungs_of, measure_saliency, saliency, saliency_maps
 from hub_models.models.settings import Settings
 from hub_models.models.tasks import TASKS

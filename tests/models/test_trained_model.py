@@ -18,7 +18,8 @@ from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import BOX, resize_gray
-from hub_models.models.architectures import build, image_processor_for, normalize
+from hub_models.models.architectures import build
+from hub_models.models.image_processors import image_processor_for, normalize
 from hub_models.models.trained_model import RUN_FILES, VIEWS, TrainedModel, forward_views
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import find_lungs
@@ -111,8 +112,10 @@ def test_code_in_a_run_folder_is_not_run(run_folder, tmp_path) -> None:
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Mine: pass\n")
     config = '{"image_processor_type": "Mine", "auto_map": {"AutoImageProcessor": "mine.Mine"}}'
     (folder / "preprocessor_config.json").write_text(config)
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        TrainedModel.from_run(folder)
+    for said in (f"{folder / 'mine.py'} holds code", r"preprocessor_config.json.* \(auto_map\)"):
+        with pytest.raises(ValueError, match=said):
+            TrainedModel.from_run(folder)
+        (folder / "mine.py").unlink(missing_ok=True)
     assert not (tmp_path / "ran").exists()
 
 

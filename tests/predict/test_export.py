@@ -16,7 +16,19 @@ from hub_models.runs.config import TrainConfig
 from hub_models.runs.run_folder import RunFolder
 
 KEYS = {
-    *("format", "name", "digest", "segmenter", "synthetic", "precision", "version", "task", "image_size", "fit"),
+    *(
+        "format",
+        "name",
+        "digest",
+        "graph",
+        "segmenter",
+        "synthetic",
+        "precision",
+        "version",
+        "task",
+        "image_size",
+        "fit",
+    ),
     *(
         "region",
         "temperature",
@@ -48,7 +60,7 @@ def tb_folder(make_run, tiny_resnet, tmp_path_factory) -> Path:
     options = {"region": "lungs", "fit": "pad", "model": str(tiny_resnet), "image_size": 64}
     folder = str(tmp_path_factory.mktemp("tb"))
     return make_run(
-        TrainConfig("data", folder, "tb_classification", **options), segmenter="of another run", synthetic=True
+        TrainConfig("data", folder, "tb_classification", **options), segmenter="of another run", synthetic=1
     )
 
 

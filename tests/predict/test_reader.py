@@ -16,7 +16,7 @@ from hub_models.imaging.flags import Flag
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_gray
 from hub_models.metrics import count_overlap
-from hub_models.models.architectures import normalize
+from hub_models.models.image_processors import normalize
 from hub_models.models.out_of_distribution import OutOfDistribution
 from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.reader import LEAST_SIDE, ChestXrayReader

@@ -19,9 +19,9 @@ FROZEN = {"freeze": "encoder", "augment": "none"}
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
-        ("image_size", 300, "must be a positive multiple of 32 or 14, got 300"),
-        ("image_size", 0, "must be a positive multiple of 32 or 14, got 0"),
-        ("image_size", -32, "must be a positive multiple of 32 or 14, got -32"),
+        ("image_size", 300, "must be a multiple of 32 or 14, 2048 at most, got 300"),
+        ("image_size", 0, "must be a multiple of 32 or 14, 2048 at most, got 0"),
+        ("image_size", -32, "must be a multiple of 32 or 14, 2048 at most, got -32"),
         ("fold", 5, "must be 0 to 4, got 5"),
         ("fold", -1, "must be 0 to 4, got -1"),
         ("epochs", 0, "must be at least 1, got 0"),

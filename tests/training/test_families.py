@@ -10,7 +10,7 @@ from launch import accelerate, python
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
-from hub_models.models.architectures import normalize
+from hub_models.models.image_processors import normalize
 from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.reader import ChestXrayReader
 

@@ -7,7 +7,8 @@ from accelerate import Accelerator
 from transformers import Dinov2Config, MobileNetV2Config, PreTrainedModel, SwinConfig
 
 from hub_models.dataset.batches import Arrays
-from hub_models.models.architectures import build, image_processor_for, normalize
+from hub_models.models.architectures import build
+from hub_models.models.image_processors import image_processor_for, normalize
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split, load_run_splits
