@@ -27,7 +27,7 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
     path.write_text(json.dumps(values))
 
 
-def said_by(kind: type[Exception], call: Callable[[], object], hub: LoopbackHub) -> str:
+def said_by(kind: type[Exception] | tuple[type[Exception], ...], call: Callable[[], object], hub: LoopbackHub) -> str:
     """The one sentence of an error, in which there is nothing secret."""
     with pytest.raises(kind) as error:
         call()

@@ -100,11 +100,14 @@ def _kept_digests(folder: Path) -> dict[str, str] | None:
 
     Source: huggingface_hub/_tree_cache.py
     """
-    path = folder.parent.parent / "trees" / f"{folder.name}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        listed = json.loads(path.read_bytes())["files"]
+        listed = json.loads(_kept_list(folder).read_bytes())["files"]
         return {name: str(one.get("lfs_sha256") or one["blob_id"]) for name, one in listed.items()}
     return None
+
+
+def _kept_list(folder: Path) -> Path:
+    return folder.parent.parent / "trees" / f"{folder.name}.json"
 
 
 def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
@@ -127,6 +130,7 @@ def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
 def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
     """Raise ValueError where the folder is no model of this project, or would have code or packages loaded."""
     if missing:
+        _kept_list(folder).unlink(missing_ok=True)  # a proxy may have answered with another list, which would stay
         raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that scripts/push.py sent")
     for name in (NESTED, CODE_FILES[-1]):
         if (folder / name).is_file():

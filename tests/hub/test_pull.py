@@ -218,6 +218,44 @@ def test_step_that_keeps_failing(hub, as_user, publish, files, xet, step, fault,
         assert content(pull_model("alice/tb")) == files  # resumes
 
 
+GARBAGE = {
+    "object": b'{"a": 1}',
+    "list": b'[1, "x", null]',
+    "null": b"null",
+    "no files": b"[]",
+    "wrong types": b'{"id": 1, "sha": 5, "siblings": 3, "lastModified": 4}',
+    "html": b"<html>Log in to the proxy</html>",
+    "no text": b"\xff\xfe",
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("step", ["resolve", "tree"])
+@pytest.mark.parametrize("body", GARBAGE.values(), ids=GARBAGE)
+def test_answer_of_a_proxy_is_one_sentence(hub, as_user, publish, files, step, body) -> None:
+    publish()
+    with as_user(xet=False):
+        hub.fail(STEPS[step], status=200, times=None, body=body)
+        assert "alice/tb" in said_by((ConnectionError, ValueError), lambda: pull_model("alice/tb"), hub)
+        hub.clear_faults()
+        huggingface_hub._tree_cache._IN_MEMORY_TREE_CACHE.clear()  # as for the next command
+        assert content(pull_model("alice/tb")) == files
+
+
+def test_all_damaged_files_are_removed_at_once(hub, as_user, publish, files) -> None:
+    publish()
+    with as_user(xet=False):
+        folder = pull_model("alice/tb")
+        damaged = ["model.safetensors", "results.json", "roc.png"]
+        for name in damaged:
+            blob = (folder / name).resolve()
+            blob.chmod(0o644)
+            blob.write_bytes(b"x" + blob.read_bytes()[1:])
+        said = said_by(ValueError, lambda: pull_model("alice/tb"), hub)
+        assert all(name in said for name in damaged) and not any((folder / name).exists() for name in damaged)
+        assert content(pull_model("alice/tb")) == files
+
+
 @BOTH
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_damaged_file_is_found_and_downloaded_again(hub, as_user, publish, files, xet, name) -> None:

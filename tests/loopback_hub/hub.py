@@ -148,7 +148,7 @@ class LoopbackHub:
         and nothing is done. `cut_after`: the connection ends after so many bytes of the answer to a GET (0: no answer
         at all), or of the body of any other request, and nothing is done. `delay`: seconds to wait first.
         `corrupt`: the middle byte of the answer is inverted. `headers`: more headers of the answer. `after`:
-        the request is served, and only the answer is replaced by `status`, or cut. `body`: of the answer with `status`.
+        the request is served, and only the answer is replaced by `status`, or cut. `body`: of that answer.
 
         The storage has paths of its own: PUT /lfs/[datasets/]<id>/<sha256>/<size>[/<part>], GET /cdn/<sha256>, and
         for Xet POST /cas/<any>/v1/xorbs/, POST /cas/<any>/v1/shards, GET /cas/<any>/v1/reconstructions/, GET /xorbs/.
