@@ -45,7 +45,7 @@ UNTRAINED = {  # weights that a classifier has and does not use, by family
 INTERPOLATING = ("dinov2", "dinov2_with_registers")  # fit their position embeddings to the image themselves
 STEP = 32  # pixels: the side of an image is a multiple of it, but for a plain ViT, where it is the patch
 # beyond what models of images have: a whole number of a config (SigLIP's words are 256,000), weights and their tensors
-LARGEST_SIZE, MOST_WEIGHTS, MOST_TENSORS = 1 << 18, 1 << 31, 20_000
+LARGEST_SIZE, MOST_WEIGHTS, MOST_TENSORS = 1 << 18, 1 << 31, 5_000
 
 
 def _segformer(hidden_sizes: tuple[int, ...], depths: tuple[int, ...], decoder: int) -> tuple[str, dict[str, Any]]:

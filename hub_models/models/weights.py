@@ -61,11 +61,11 @@ def start_from(
     known = [named[index].lower() for index in sorted(named)]
     config.id2label, config.label2id = dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
     model, found = _read(outline, source)
-    backbone = backbone_of(model)
+    backbone, where = backbone_of(model), f"model.safetensors in {source}" if Path(source).is_dir() else source
     missing = {name for name in found["missing_keys"] if not name.endswith(PRETRAINING_TOKEN)}
-    _refuse_others({name for name in missing if name.startswith(backbone)}, found, source)
-    _refuse_shapes([one for one in found["mismatched_keys"] if one[0].startswith(backbone)], source)
-    _check_numbers(model, source, backbone)
+    _refuse_others({name for name in missing if name.startswith(backbone)}, found, where)
+    _refuse_shapes([one for one in found["mismatched_keys"] if one[0].startswith(backbone)], where)
+    _check_numbers(model, where, backbone)
     if missing or found["mismatched_keys"] or sorted(known) != sorted(labels):
         _renew_head(model)
         others = f"a head for {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}"
