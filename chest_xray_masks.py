@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+import stat
 import struct
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import datasets
 import numpy as np
@@ -60,6 +61,12 @@ ROWS_VERSION = 1  # raise when a row comes to hold something else; part of the c
 MAX_PIXELS = 100_000_000  # the largest original holds 19.7 million
 DECODING_SECONDS = 30  # of a compressed DICOM frame, and two more for each million pixels
 HEADER_BYTES = 2**22  # of a DICOM element but the pixels: lookup tables, the longest, take 2**17 each
+MAX_BYTES = 2**29  # of an image file: MAX_PIXELS of 4 bytes and more
+MAX_READING = 2**16  # bytes; the longest of the 800 readings takes 600
+MAX_RATIO, MIN_BOUND = 100, 2**26  # a zip's member unpacks to 100 times its packed bytes, or to 64 MiB, at the most
+# Of X-rays. Pillow reads more formats, but starts other programs for some of them (EPS).
+FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
+CAMERA_FORMATS = ("JPEG", "MPO")  # a phone's photograph of an X-ray: upright by its EXIF, in MPO beside previews
 
 FEATURES = datasets.Features(
     {
@@ -102,23 +109,25 @@ _STOP = r"[^\S\n]*(?:[,;)\]]|\.?[^\S\n]*$)"  # where a phrase ends: a comma, a b
 _SEX_NEXT = rf"[^\w\n]*(?:(?:(?:fe)?male|(?:wo)?man|boy|girl)\b|[fm]\b(?={_STOP}))"
 # Letters and misspellings must end where the word ends; spelt-out units may touch the next word ("45yrsnormal").
 _MISSPELT = r"[tu]?y[ears]{0,6}|y/?o|m[ounthes]{0,7}(?<!most)(?<!men)|w[eks]{0,4}|d[ayes]{0,4}"
-_UNIT = rf"(?:(?:{_MISSPELT})\b|years?|yrs?|months?|weeks?|days?|(?<=\d)y)"
-_SPAN = rf"\d{{1,3}}(?:[.,]\d+)?[^\w\n]{{0,3}}{_UNIT}"
+_UNIT = rf"(?:(?:{_MISSPELT})\b|years?|yrs?|months?|weeks?|days?|(?<=[0-9])y)"
+_SPAN = rf"[0-9]{{1,3}}(?:[.,][0-9]+)?[^\w\n]{{0,3}}{_UNIT}"
 _AGE = rf"{_SPAN}(?:(?:[^\S\n]*(?:and[^\S\n]*)?{_SPAN})+(?={_STOP}))?(?:[ -]?old\b(?={_STOP}|{_SEX_NEXT}))?"
 _LABEL = r"(?:p[a-z]{1,7}\W{0,2}s?\W{0,2})?"  # "Patient's ", in any spelling and with any apostrophe
 _LABELLED_SEX = re.compile(
     rf"{_LABEL}(?:sex|gender)\b[^\w\n]*(?P<value>[a-z]{{0,12}}?)(?=patient|[^a-z]|$)", re.I | re.M
 )
-_LABELLED_AGE = re.compile(rf"{_LABEL}aged?\b[^\w\n]*(?P<value>{_AGE}|\d+|unknown\b|n/?a\b|)", re.I | re.M)
-_SEX = re.compile(rf"(?P<value>fe[ -]male|[a-z]{{1,12}})(?![a-z])(?P<alone>(?=[\W_]*(?:\d|$)|{_STOP}))?", re.I | re.M)
+_LABELLED_AGE = re.compile(rf"{_LABEL}aged?\b[^\w\n]*(?P<value>{_AGE}|[0-9]+|unknown\b|n/?a\b|)", re.I | re.M)
+_SEX = re.compile(
+    rf"(?P<value>fe[ -]male|[a-z]{{1,12}})(?![a-z])(?P<alone>(?=[\W_]*(?:[0-9]|$)|{_STOP}))?", re.I | re.M
+)
 _AGE_BEHIND_SEX = re.compile(
-    rf"(?P<value>{_AGE}(?![a-z]*\s*(?:ago|later|earlier|before)\b)|\d{{1,3}}(?={_STOP})"
-    r"|\d\d(?=[^\S\n]+(?![mc]m\b|x\b)[a-z])|unknown\b|n/?a\b)",
+    rf"(?P<value>{_AGE}(?![a-z]*\s*(?:ago|later|earlier|before)\b)|[0-9]{{1,3}}(?={_STOP})"
+    r"|[0-9][0-9](?=[^\S\n]+(?![mc]m\b|x\b)[a-z])|unknown\b|n/?a\b)",
     re.I | re.M,
 )
-_AGE_BELOW_SEX = re.compile(rf"(?P<value>{_AGE}|\d{{1,3}})(?=[^\w\n]*$)", re.I | re.M)
-_AGE_FIRST = re.compile(rf"(?P<value>\d{{1,3}}(?={_SEX_NEXT})|{_AGE}(?={_STOP}|{_SEX_NEXT}))", re.I | re.M)
-_GAP = re.compile(r"[\W_]*(?:an?\s+(?=\d))?", re.I)
+_AGE_BELOW_SEX = re.compile(rf"(?P<value>{_AGE}|[0-9]{{1,3}})(?=[^\w\n]*$)", re.I | re.M)
+_AGE_FIRST = re.compile(rf"(?P<value>[0-9]{{1,3}}(?={_SEX_NEXT})|{_AGE}(?={_STOP}|{_SEX_NEXT}))", re.I | re.M)
+_GAP = re.compile(r"[\W_]*(?:an?\s+(?=[0-9]))?", re.I)
 _END_OF_HEAD = re.compile(r"[\s,;:.|/\-)\]}\uff0c\uff1a\uff1b\u3002]*")
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f\ufeff]+")
 
@@ -180,7 +189,7 @@ def _sex_of(word: str, fuzzy: bool) -> str | None:
 
 def _years(age: str) -> float | None:
     """Return the years in "16month", "1yr 2 months", "45"; None where there is no number in (0, 120]."""
-    spans = re.findall(r"(\d+(?:[.,]\d+)?)[\W_]*([a-z]?)", age.lower())
+    spans = re.findall(r"([0-9]+(?:[.,][0-9]+)?)[\W_]*([a-z]?)", age.lower())
     days = sum(float(number.replace(",", ".")) * _DAYS.get(unit, _DAYS["y"]) for number, unit in spans)
     return days / _DAYS["y"] if 0 < days <= 120 * _DAYS["y"] else None
 
@@ -241,10 +250,13 @@ class Row(NamedTuple):
     image: SetFile
     masks: tuple[SetFile, ...]  # none, one, or left and right
     reading: str | None
+    copies: tuple[SetFile, ...] = ()  # of image and masks: files of the same id, role and kind
 
 
-_FILE_NAME = re.compile(r"(?P<id>(?:MCU|CHN)CXR_\d+_[01])(?P<mask>_mask)?\.(?P<kind>png|txt|dcm|dicom)", re.I)
-_JPEG_NAME = re.compile(r"(?:MCU|CHN)CXR_\d+_[01]\.jpe?g", re.I)
+_FILE_NAME = re.compile(
+    r"(?P<id>(?:MCU|CHN)CXR_[0-9]+_[01])(?P<mask>_mask)?\.(?P<kind>png|txt|dcm|dicom)", re.I | re.A
+)
+_JPEG_NAME = re.compile(r"(?:MCU|CHN)CXR_[0-9]+_[01]\.jpe?g", re.I | re.A)
 _ROLE_OF_FOLDER = {"cxr_png": "image", "mask": "mask", "masks": "mask"} | {
     f"{side}mask": f"{side}_mask" for side in ("left", "right")
 }
@@ -272,14 +284,16 @@ def scan(source: str | Path) -> Tree:
 
     Raises:
         FileNotFoundError: `source` does not exist.
+        ValueError: it is neither folder nor file, but a FIFO, a socket or a device.
         ConnectionError: the URL cannot be reached.
     """
     tree = Tree(str(source))
     if "://" in tree.root:
         _scan_url(tree)
-    elif (root := Path(source).expanduser().resolve()).is_dir():
+    elif (root := Path(os.path.realpath(Path(source).expanduser()))).is_dir():
         _scan_folder(tree, str(root), (root.name,), ())
-    elif root.is_file():
+    elif os.path.lexists(root):
+        regular_size(root)
         _scan_zip(tree, str(root), (root.stem,))
     else:
         raise FileNotFoundError(f"data_dir {source} does not exist: pass the folder or the zip that holds the set")
@@ -290,24 +304,34 @@ def scan(source: str | Path) -> Tree:
 
 def _scan_folder(tree: Tree, folder: str, inside: tuple[str, ...], above: tuple[tuple[int, int], ...]) -> None:
     """Add a folder's files to `tree`; the folders `above` it, as (device, inode), stop links that lead in a circle."""
-    state = Path(folder).stat()
-    if (state.st_dev, state.st_ino) in above:
+    try:
+        state = Path(folder).stat()
+        if (state.st_dev, state.st_ino) in above:
+            return
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        tree.problems.append((folder, f"cannot be read ({error.strerror}): give the right to read it"))
         return
-    with os.scandir(folder) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
         stem, _, suffix = entry.name.rpartition(".")
         tree.jpegs += _JPEG_NAME.fullmatch(entry.name) is not None
-        if entry.is_dir():
-            _scan_folder(tree, entry.path, (*inside, entry.name), (*above, (state.st_dev, state.st_ino)))
-        elif suffix.lower() == "zip" and not stem.startswith("._") and "__MACOSX" not in inside:
-            _scan_zip(tree, entry.path, (*inside, stem))
-        elif found := _role_of(inside, entry.name):
-            try:
+        found = _role_of(inside, entry.name)
+        try:
+            if entry.is_dir() and not found:
+                _scan_folder(tree, entry.path, (*inside, entry.name), (*above, (state.st_dev, state.st_ino)))
+            elif suffix.lower() == "zip" and not stem.startswith("._") and "__MACOSX" not in inside:
+                _scan_zip(tree, entry.path, (*inside, stem))
+            elif found:
+                regular_size(entry.path)
                 facts = entry.stat()
                 tree.files.append(SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
-            except OSError as error:
-                tree.problems.append((entry.path, f"cannot be read ({error}): replace it by a sound copy"))
+            elif "." not in entry.name:  # a link to nowhere may have been one to a folder
+                entry.stat()
+        except OSError as error:
+            tree.problems.append((entry.path, f"cannot be read ({error.strerror}): replace it by a sound copy"))
+        except ValueError as error:
+            tree.problems.append((entry.path, str(error).removeprefix(f"{entry.path} ")))
 
 
 def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
@@ -322,9 +346,12 @@ def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
         return
     for member in members:
         *folders, name = member.filename.replace("\\", "/").split("/")
+        stem, _, suffix = name.rpartition(".")
         tree.jpegs += _JPEG_NAME.fullmatch(name) is not None
         if ".." in folders or (folders and re.fullmatch(r"|[a-z]:", folders[0], re.I)):
             tree.problems.append((f"{path}/{member.filename}", "has an unsafe path in the zip: get the zip again"))
+        elif suffix.lower() == "zip" and not stem.startswith("._") and "__MACOSX" not in folders:
+            tree.problems.append((f"{path}/{member.filename}", "is a zip in a zip, which is not read: unpack it"))
         elif found := _role_of((*inside, *folders), name):
             tree.files.append(SetFile(*found, path, member.filename, member.file_size, member.CRC))
 
@@ -345,7 +372,55 @@ def _scan_url(tree: Tree) -> None:
 
 def _open_zip(path: str) -> zipfile.ZipFile:
     """Open a zip on disk or behind a URL."""
-    return zipfile.ZipFile(xopen(path, "rb") if "://" in path else path)
+    if "://" in path:
+        return zipfile.ZipFile(xopen(path, "rb"))
+    regular_size(path)
+    return zipfile.ZipFile(path)
+
+
+def regular_size(path: str | Path) -> int:
+    """Return the size in bytes of a file; of a FIFO, socket or device, which may never end, none is read.
+
+    Raises:
+        OSError: there is none, or its folder may not be entered.
+        ValueError: it is no regular file.
+    """
+    facts = Path(path).stat()
+    if stat.S_ISDIR(facts.st_mode):
+        raise ValueError(f"{path} is a folder: pass the file of one X-ray")
+    if not stat.S_ISREG(facts.st_mode):
+        kind = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}.get(stat.S_IFMT(facts.st_mode), "a device")
+        raise ValueError(f"{path} is {kind}: put a regular file in its place")
+    return facts.st_size
+
+
+def read_file(path: str | Path, limit: int = MAX_BYTES) -> bytes:
+    """Return the bytes of a regular file of at most `limit`; raises as `regular_size`, and ValueError for more."""
+    if (size := regular_size(path)) > limit:
+        raise ValueError(f"{path} has {size} bytes, more than {limit}: get a sound copy")
+    with Path(path).open("rb") as file:
+        return file.read(size)
+
+
+def read_member(archive: zipfile.ZipFile, member: str, name: str, limit: int = MAX_BYTES, count: int = -1) -> bytes:
+    """Return the bytes, or the first `count`, of a zip's member, called `name` in errors, in bounded time and memory.
+
+    Raises:
+        ValueError: it is damaged, encrypted, of more than `limit` bytes or `MAX_RATIO`, or packed by another method
+            than deflate, which could unpack a few bytes to any number.
+    """
+    try:
+        info = archive.getinfo(member)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"packed by method {info.compress_type}, not by deflate")
+        if info.header_offset + info.compress_size > archive.start_dir:
+            raise ValueError(f"it claims {info.compress_size} packed bytes, more than the zip holds")
+        if count < 0 and info.file_size > min(limit, max(MIN_BOUND, MAX_RATIO * info.compress_size)):
+            raise ValueError(f"it would unpack to {info.file_size} bytes, more than it may have")
+        with archive.open(info) as file:
+            return file.read(count)
+    except Exception as error:  # each kind of compression has its own
+        raise ValueError(f"{name} cannot be read from its zip ({error}): get the zip again") from error
 
 
 def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
@@ -358,6 +433,11 @@ def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
     for name, message in tree.problems:
         raise ValueError(f"{name} {message}")
     chosen = {key: file for key, file in tree.chosen().items() if _is_at(file.id, site)}
+    copies: dict[SetFile, list[SetFile]] = {}  # of each file in use, itself among them
+    for file in tree.files:
+        used = chosen.get((file.role, file.id))
+        if used and file.is_png == used.is_png:
+            copies.setdefault(used, []).append(file)
     ids = sorted(id for role, id in chosen if role == "image")
     if not ids:
         raise FileNotFoundError(_nothing_in(tree, site))
@@ -365,7 +445,8 @@ def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
         hint = "%s has X-rays but no mask and no reading: if they are beside it, pass the folder above"
         datasets.logging.get_logger(__name__).warning(hint, tree.root)
     with Reader() as reader:
-        readings = {id: decode_text(reader(file)) for (role, id), file in chosen.items() if role == "reading"}
+        texts = {id: file for (role, id), file in chosen.items() if role == "reading"}
+        readings = {id: decode_text(reader.checked(file, copies[file])) for id, file in texts.items()}
     patients = patients_of(readings)
     rows = []
     for id in ids:
@@ -375,7 +456,9 @@ def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
         elif len(masks) == 1:
             datasets.logging.get_logger(__name__).warning("%s is one lung of two: %s has no mask", masks[0].name, id)
             masks = []
-        rows.append(Row(id, patient_of(id, patients), chosen["image", id], tuple(masks), readings.get(id)))
+        image = chosen["image", id]
+        same = tuple(one for file in (image, *masks) if len(copies[file]) > 1 for one in copies[file])
+        rows.append(Row(id, patient_of(id, patients), image, tuple(masks), readings.get(id), same))
     return rows
 
 
@@ -403,7 +486,7 @@ def patients_of(readings: dict[str, str]) -> dict[str, str]:
 
     for id, text in readings.items():
         for said in re.findall(r"same\s+(?:pt|patient)\b\W*as\b([^)\n]*)", text, re.I):
-            for other in re.findall(r"(?:MCU|CHN)CXR_\d+", said.upper()):
+            for other in re.findall(r"(?:MCU|CHN)CXR_[0-9]+", said.upper()):
                 earlier, later = sorted((first(id[:-2]), first(other)))
                 if earlier != later:
                     links[later] = earlier
@@ -442,20 +525,33 @@ class Reader(ExitStack):
         """Return the bytes of a file.
 
         Raises:
-            ValueError: the zip's member is damaged, encrypted, or larger than an image of `MAX_PIXELS` can be.
+            ValueError: it is no regular file or too large, or the zip's member is as `read_member` says.
         """
+        limit = MAX_READING if file.role == "reading" else MAX_BYTES
         if not file.member:
-            return Path(file.path).read_bytes()
-        if file.size > 8 * MAX_PIXELS:
-            size = f"{file.size} bytes, more than an X-ray has"
-            raise ValueError(f"{file.name} would unpack to {size}: get the zip again")
+            return read_file(file.path, limit)
         with self.lock:
             if file.path not in self.archives:
                 self.archives[file.path] = self.enter_context(_open_zip(file.path))
-        try:
-            return self.archives[file.path].read(file.member)
-        except Exception as error:  # each kind of compression has its own
-            raise ValueError(f"{file.name} cannot be read from its zip ({error}): get the zip again") from error
+        return read_member(self.archives[file.path], file.member, file.name, limit)
+
+    def checked(self, file: SetFile, copies: Iterable[SetFile]) -> bytes:
+        """Return the bytes of a file of which each of its `copies` holds the same bytes, pixels or words.
+
+        Raises:
+            ValueError: as for a call, or one of them holds something else, so that a mask could be another image's.
+        """
+        data = self(file)
+        for copy in copies:
+            # a zip's own checksum saves the reading, and tells two members of one name apart
+            is_same = (copy.size, copy.stamp) == (len(data), zlib.crc32(data)) if copy.member else copy == file
+            if is_same or copy.role != file.role:
+                continue
+            if copy.name == file.name or (
+                (theirs := self(copy)) != data and _content(copy, theirs) != _content(file, data)
+            ):
+                raise ValueError(f"{copy.name} and {file.name} are copies of {file.id} that differ: keep one")
+        return data
 
 
 class TooManyPixelsError(ValueError):
@@ -480,10 +576,8 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
         ValueError: it is no image, or is cut off or damaged.
         TooManyPixelsError: it holds more than `MAX_PIXELS`.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+    with open_image_file(io.BytesIO(data), name) as image:
+        try:
             if image.format != "PNG":
                 image.load()
             elif data.rfind(_PNG_END) < 0:
@@ -491,10 +585,31 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
             else:
                 image.verify()
             return image.size
+        except Exception as error:  # PIL raises whatever its many decoders raise
+            raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): get a sound copy") from error
+
+
+def open_image_file(file: BinaryIO, name: str) -> Image.Image:
+    """Return the image of an open file, called `name` in errors, of `FORMATS`; its pixels are not decoded yet.
+
+    Raises:
+        ValueError: it is no image of these, or holds several pictures.
+        TooManyPixelsError: it holds more than `MAX_PIXELS`.
+    """
+    try:
+        image = Image.open(file, formats=FORMATS)
+        is_several = image.format not in CAMERA_FORMATS and getattr(image, "is_animated", False)
     except Image.DecompressionBombError as error:
-        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels ({error}): scale it down") from error
-    except Exception as error:  # PIL raises whatever its many decoders raise
-        raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): get a sound copy") from error
+        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels: scale it down") from error
+    except Exception as error:  # as above
+        ways = "pass a sound PNG, JPEG, TIFF or DICOM file"
+        raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): {ways}") from error
+    if is_several:
+        raise ValueError(f"{name} is a {image.format} of several pictures: save the one to be read on its own")
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise TooManyPixelsError(f"{name} has {size} pixels, more than {MAX_PIXELS}: scale it down")
+    return image
 
 
 def binarize(mask: Image.Image) -> np.ndarray:
@@ -522,11 +637,23 @@ def mask_png(files: Iterable[tuple[str, bytes]], size: tuple[int, int]) -> bytes
             shapes = f"{mask_size[0]}x{mask_size[1]} pixels, its image {size[0]}x{size[1]}"
             raise ValueError(f"{name} is a mask of {shapes}: make them one size (nearest neighbour for the mask)")
         try:
-            with Image.open(io.BytesIO(data)) as mask:
+            with open_image_file(io.BytesIO(data), name) as mask:
                 union |= binarize(mask)
         except Exception as error:  # as above
             raise ValueError(f"{name} cannot be decoded as a mask ({reason(error)}): get a sound copy") from error
     return _gray_png(union * np.uint8(255))
+
+
+def _content(file: SetFile, data: bytes) -> object:
+    """Return what makes two copies of a file the same: pixels, the lungs of a mask, the words of a reading."""
+    if file.role == "reading":
+        return decode_text(data).split()
+    with open_image_file(io.BytesIO(data if file.is_png else dicom_png(data, file.name)), file.name) as image:
+        if file.role != "image":
+            values = binarize(image)
+        else:
+            values = np.asarray(image if image.mode[0] in "IF" else image.convert("RGB"))
+    return values.shape, values.tobytes()
 
 
 def _gray_png(pixels: np.ndarray) -> bytes:
@@ -816,11 +943,12 @@ if hasattr(os, "register_at_fork"):
 
 def read_row(row: Row, read: Reader) -> dict[str, Any]:
     """Return the example of a row (see `FEATURES`), its files read and checked; raises as the functions it calls."""
-    image = read(row.image)
+    image = read.checked(row.image, row.copies)
     if not row.image.is_png:
         image = dicom_png(image, row.image.name)
     size = check_image(image, row.image.name)
-    mask = mask_png(((file.name, read(file)) for file in row.masks), size) if row.masks else None
+    masks = ((file.name, read.checked(file, row.copies)) for file in row.masks)
+    mask = mask_png(masks, size) if row.masks else None
     sex, age_years, findings = parse_reading(row.reading)
     return {
         "id": row.id,

@@ -145,6 +145,9 @@ COMMANDS = {
                 Option("config_name", "config of a dataset", "NAME", dest="config", old="config"),
                 Option("split", "split of a dataset (default: all)"),
                 Option("image_column", "column of the X-rays, where there are several", "NAME", dest="column"),
+                Option(
+                    "allow_paths", "open paths and URLs in rows of Parquet, datasets and lists at a URL", kind=bool
+                ),
             ],
             "models, one or both": [
                 SEGMENTER,

@@ -45,7 +45,7 @@ KINDS = {
     "two labels": Kind(True, "leave out the one that is not of the published set"),
     "same pixels": Kind(True, "leave out all but one, or download again"),
     "near-duplicate": Kind(True, "view both: leave out one if they are one X-ray"),
-    "copies differ": Kind(True, "keep one copy: the builder takes the one named last"),
+    "copies differ": Kind(True, "keep one copy: the builder refuses both"),
     "test/ copy of no image": Kind(True, "download again: the X-ray that it repeats is missing"),
     "test/ copy of another image": Kind(True, "download again: one of two files has a wrong name"),
     "site absent": Kind(False, "harmless: the two sets are offered apart"),

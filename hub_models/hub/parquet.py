@@ -156,7 +156,7 @@ def _facts(path: Path) -> Iterator[Facts]:
         for row in (row for group in range(file.num_row_groups) for row in file.read_row_group(group).to_pylist()):
             png, mask = row.pop("image")["bytes"], row.pop("mask")
             row |= {name: None if row[name] is None else known[row[name]] for name, known in names.items()}
-            with Image.open(io.BytesIO(png)) as image:  # its header only
+            with Image.open(io.BytesIO(png), formats=cxm.FORMATS) as image:  # its header only
                 width, height = image.size
                 yield Facts(
                     **row,

@@ -82,7 +82,7 @@ def status_of(error: BaseException) -> int | None:
     for one in _chain(error):
         if isinstance(one, HfHubHTTPError):
             return one.response.status_code
-        if found := re.search(r"HTTP status \w+ error \((\d{3})", str(one)):  # Xet gives only a text
+        if found := re.search(r"HTTP status \w+ error \(([0-9]{3})", str(one)):  # Xet gives only a text
             return int(found[1])
     return None
 
@@ -100,7 +100,7 @@ def _requested_wait(error: BaseException) -> int:
         if isinstance(one, HfHubHTTPError):
             requested = one.response.headers.get("Retry-After", "").strip()
             counted = parse_ratelimit_headers(one.response.headers)
-            if requested.isdigit():
+            if re.fullmatch("[0-9]+", requested):
                 return int(requested)
             return counted.reset_in_seconds + 1 if counted and not counted.remaining else 0
     return 0

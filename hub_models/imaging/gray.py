@@ -80,7 +80,9 @@ def synthetic_mark() -> PngInfo:
 
 def is_synthetic(png: bytes) -> bool:
     """Return whether an image carries the mark of `synthetic_mark`; its pixels are not decoded."""
-    with Image.open(io.BytesIO(png)) as image:
+    from chest_xray_masks import FORMATS  # late: the builder imports `datasets`
+
+    with Image.open(io.BytesIO(png), formats=FORMATS) as image:
         return image.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
 
 

@@ -11,10 +11,6 @@ from PIL import Image, ImageOps
 from hub_models.imaging.dicom import is_dicom, read_dicom
 from hub_models.imaging.windowing import BIT_DEPTHS, luminance
 
-# Of X-rays. Pillow reads more formats, but starts other programs for some of them (EPS).
-FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
-CAMERA_FORMATS = ("JPEG", "MPO")  # a phone's photograph of an X-ray: upright by its EXIF, in MPO beside previews
-
 Source = Image.Image | str | Path | bytes | np.ndarray
 
 
@@ -46,15 +42,20 @@ def is_dicom_source(source: Source) -> TypeGuard[str | Path | bytes]:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the source is a folder, or empty.
+        ValueError: the source is no regular file, empty, or of more than `MAX_BYTES`.
     """
+    from chest_xray_masks import MAX_BYTES, regular_size  # late: the builder imports `datasets`
+
     if isinstance(source, Image.Image | np.ndarray):
         return False
-    name = "" if isinstance(source, bytes) else str(source)
-    if name and Path(name).is_dir():
-        raise ValueError(f"{name} is a folder: pass the file of one X-ray")
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
-        head = file.read(132)
+    if isinstance(source, bytes):
+        name, size, head = "", len(source), source[:132]
+    else:
+        name, size = str(source), regular_size(source)
+        with Path(source).open("rb") as file:
+            head = file.read(min(size, 132))
+    if size > MAX_BYTES:
+        raise ValueError(f"{name or 'image bytes'} has {size} bytes, more than {MAX_BYTES}: scale it down")
     if not head:
         raise ValueError(f"{name or 'image bytes'} cannot be decoded, being empty: pass a sound file")
     return is_dicom(head, name)
@@ -62,18 +63,9 @@ def is_dicom_source(source: Source) -> TypeGuard[str | Path | bytes]:
 
 def _decoded(file: BinaryIO, name: str) -> Image.Image:
     """Decode an open file, upright; one that is too large or holds several pictures is refused by its header."""
-    from chest_xray_masks import MAX_PIXELS, TooManyPixelsError, reason  # late: the builder imports `datasets`
+    from chest_xray_masks import CAMERA_FORMATS, open_image_file  # late: the builder imports `datasets`
 
-    try:
-        opened = Image.open(file, formats=FORMATS)
-        is_several = opened.format not in CAMERA_FORMATS and getattr(opened, "is_animated", False)
-    except Image.DecompressionBombError as error:
-        raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels: scale it down") from error
-    except Exception as error:  # PIL raises whatever its many decoders raise
-        ways = "pass a sound PNG, JPEG, TIFF or DICOM file"
-        raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): {ways}") from error
-    if is_several:
-        raise ValueError(f"{name} is a {opened.format} of several pictures: save the one to be read on its own")
+    opened = open_image_file(file, name)
     image = _loaded(opened, name)
     if opened.format in CAMERA_FORMATS:
         with suppress(Exception):  # unreadable EXIF turns nothing

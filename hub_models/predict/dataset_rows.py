@@ -11,19 +11,21 @@ from typing import Any, TypedDict
 
 import datasets
 import fsspec
+import huggingface_hub
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from fsspec.implementations.local import LocalFileSystem
 
 import chest_xray_masks  # makes its name known to load_dataset
 from hub_models.imaging.source import Source
+from hub_models.predict.places import OpenPath, open_inside, open_url, refuse
 
 LONGEST_NAME = 200  # bytes of a folder's or file's name; file systems take 255
 OUTPUT_DOT = re.compile(r"\.(?=(png|dcm)$)", re.IGNORECASE)  # before a suffix of what is written
 INDEX_BLOCK = 10_000  # X-rays that are made an index at a time
 
 OpenSource = Callable[[], Source]
+PATHS = ("paths of the table are opened",)  # of `Sources.origin`, where they are
 Entry = tuple[str, str, int | None, int | None]  # key, place, row and size of an X-ray
 ENTRY = pyarrow.schema({"source": "string", "place": "binary", "row": "int64", "size": "int64"})
 
@@ -110,7 +112,9 @@ def _outputs(keys: list[str], taken: set[int]) -> pyarrow.Array:
     return pyarrow.array(paths, pyarrow.string())
 
 
-def of_parquet(files: fsspec.AbstractFileSystem, tables: dict[str, str], column: str | None) -> Sources:
+def of_parquet(
+    files: fsspec.AbstractFileSystem, tables: dict[str, str], column: str | None, allow_paths: bool = False
+) -> Sources:
     """Return the X-rays in a `column` of Parquet files by name; see `inputs.find_sources`.
 
     Raises:
@@ -120,14 +124,18 @@ def of_parquet(files: fsspec.AbstractFileSystem, tables: dict[str, str], column:
     found, named = [], ""
     for name, path in tables.items():
         with files.open(path) as file:
-            table = pyarrow.parquet.ParquetFile(file)
+            try:
+                table = pyarrow.parquet.ParquetFile(file)
+            except pyarrow.ArrowException as error:
+                raise ValueError(f"{name} is no whole Parquet ({error}): get it again") from error
             schema, count = table.schema_arrow, table.metadata.num_rows
             named = _image_column(name, [one.name for one in schema if _holds_images(one.type)], named or column)
             ids += table.read(["id"])["id"].to_pylist() if "id" in schema.names else []
             found.append((name, path, count, files.size(path)))
     entries = ((f"{name}/{row}", path, row, size) for name, path, count, size in found for row in range(count))
     index = index_of(_keyed(ids, entries, sum(count for _, _, count, _ in found)))
-    return Sources(index, partial(_stream_parquet, files, named), (named,))
+    open_path = open_url if allow_paths else refuse
+    return Sources(index, partial(_stream_parquet, files, named, open_path), (named, *PATHS[:allow_paths]))
 
 
 def _holds_images(kind: pyarrow.DataType) -> bool:
@@ -138,7 +146,7 @@ def _holds_images(kind: pyarrow.DataType) -> bool:
 
 
 def _stream_parquet(
-    files: fsspec.AbstractFileSystem, column: str, rows: datasets.Dataset
+    files: fsspec.AbstractFileSystem, column: str, open_path: OpenPath, rows: datasets.Dataset
 ) -> Iterator[tuple[IndexRow, OpenSource]]:
     """Yield rows with what opens them; a row group is read a row at a time, as it may be larger than the memory."""
     for path, members in groupby(rows, key=lambda row: row["place"]):
@@ -148,17 +156,19 @@ def _stream_parquet(
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             ends = np.cumsum(counts)
             for group in sorted({int(np.searchsorted(ends, row, "right")) for row in wanted}):
-                for number, open_cell in enumerate(_cells(table, group, column), int(ends[group]) - counts[group]):
+                for number, open_cell in enumerate(
+                    _cells(table, group, column, open_path), int(ends[group]) - counts[group]
+                ):
                     if number in wanted:
                         yield wanted[number], open_cell
 
 
-def _cells(table: pyarrow.parquet.ParquetFile, group: int, column: str) -> Iterator[OpenSource]:
+def _cells(table: pyarrow.parquet.ParquetFile, group: int, column: str, open_path: OpenPath) -> Iterator[OpenSource]:
     """Yield what opens each row of a row group; where it is damaged, the rows from there on raise why."""
     why, left = "it ends too early", table.metadata.row_group(group).num_rows
     try:
         for batch in table.iter_batches(1, [group], [column]):
-            yield partial(_bytes_of, batch[0][0].as_py())
+            yield partial(_bytes_of, open_path, batch[0][0].as_py())
             left -= 1
     except Exception as error:  # pyarrow raises whatever its decoders raise
         why = " ".join(chest_xray_masks.reason(error).split())
@@ -169,8 +179,8 @@ def _damaged(sentence: str) -> Source:
     raise ValueError(sentence)
 
 
-def _bytes_of(value: dict[str, Any] | bytes | None) -> Source:
-    """Return the image of a table's cell.
+def _bytes_of(open_path: OpenPath, value: dict[str, Any] | bytes | None) -> Source:
+    """Return the image of a table's cell; of one that holds a path alone, what `open_path` makes of it.
 
     Raises:
         ValueError: the cell is empty.
@@ -179,22 +189,18 @@ def _bytes_of(value: dict[str, Any] | bytes | None) -> Source:
     if data:
         return data
     if isinstance(value, dict) and value.get("path"):
-        return open_url(value["path"])
+        return open_path(value["path"])
     raise ValueError("the row holds no image: pass a table with one in each row")
 
 
-def open_file(files: fsspec.AbstractFileSystem, path: str) -> Source:
-    """Return a file's path where it is on this machine, else its bytes."""
-    data: bytes | Path = Path(path) if isinstance(files, LocalFileSystem) else files.cat_file(path)
-    return data
-
-
-def open_url(url: str) -> Source:
-    """Return `open_file` of a path or URL."""
-    return open_file(*fsspec.url_to_fs(url))
-
-
-def of_dataset(name: str, config: str | None, split: str | None, data_dir: str | None, column: str | None) -> Sources:
+def of_dataset(
+    name: str,
+    config: str | None,
+    split: str | None,
+    data_dir: str | None,
+    column: str | None,
+    allow_paths: bool = False,
+) -> Sources:
     """Return the X-rays in a `column` of a dataset, of `split` or of all; see `inputs.find_sources`.
 
     Raises:
@@ -207,6 +213,11 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
         raise FileNotFoundError(f"no file, folder or dataset {name} ({error}): pass another --data") from error
     splits = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
     rows = datasets.concatenate_datasets(list(splits.values()))
+    open_path = open_url if allow_paths else refuse
+    if not allow_paths and {one.builder_name for one in splits.values()} == {"imagefolder"}:
+        # its paths are no cells of a table: `datasets` lists the files of the folder, or of its download
+        places = (data_dir or name, datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE)
+        open_path = partial(open_inside, list(map(Path, places)))
     images = [feature for feature, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     column = _image_column(name, images, column)
     if not len(rows):
@@ -216,11 +227,12 @@ def of_dataset(name: str, config: str | None, split: str | None, data_dir: str |
 
     def stream(chosen: datasets.Dataset) -> Iterator[tuple[IndexRow, OpenSource]]:
         for row in chosen:  # of the memory map, one at a time
-            yield row, partial(_bytes_of, cells[row["row"]][column])
+            yield row, partial(_bytes_of, open_path, cells[row["row"]][column])
 
     keys = (f"{split_name}/{row}" for split_name, one in splits.items() for row in range(len(one)))
     index = index_of(_keyed(ids, ((key, "", row, None) for row, key in enumerate(keys)), len(rows)))
-    return Sources(index, stream, (_absolute(name), config, split, _absolute(data_dir), column))
+    origin = (_absolute(name), config, split, _absolute(data_dir), column, *PATHS[:allow_paths])
+    return Sources(index, stream, origin)
 
 
 def _absolute(name: str | None) -> str | None:

@@ -58,6 +58,7 @@ def read_all(
     data_dir: str | None = None,
     column: str | None = None,
     backend: Backend | None = None,
+    allow_paths: bool = False,
 ) -> Path:
     """Read each X-ray to a row in `predictions.parquet` and `.csv` and a mask in `masks/`; return `output`.
 
@@ -85,6 +86,7 @@ def read_all(
         data_dir: folder or zip of the set.
         column: of the X-rays, in Parquet or a dataset.
         backend: torch or onnx (default: onnx for an exported folder, else torch).
+        allow_paths: whether to open what Parquet, datasets and lists at a URL name, as `find_sources` says.
 
     Raises:
         FileNotFoundError: there is no X-ray, or no model.
@@ -107,7 +109,7 @@ def read_all(
         check_output(folder, "prediction job", is_hidden)
     accelerator = processes_for(segmenter, classifier, backend=backend)
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
-        sources = find_sources(images, config, split, data_dir, column)
+        sources = find_sources(images, config, split, data_dir, column, allow_paths)
         lungs, tb = (None if one is None else find_model(one, revision, backend) for one in (segmenter, classifier))
     if saliency and tb and tb.precision:
         raise ValueError("no saliency of an exported model: leave saliency out, or pass the run folder as classifier")

@@ -30,6 +30,9 @@ NUMBER = "number"  # of a row; each file's are in rising order
 LONGEST_ROW = 2**20  # bytes, more than any row takes
 TABLE_ROWS = 1_000  # of the table that are in memory at a time
 MOST_DEATHS = 3  # of processes while they decoded the same X-ray, of which nothing is known: it may be chance once
+# Cells that spreadsheets take for formulas: OWASP's list, "CSV Injection", with the full-width forms of its signs.
+FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+NUMBER_TEXT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def is_whole(folder: Path, name: str) -> bool:
@@ -154,11 +157,25 @@ def close_row_log(folder: Path, name: str, schema: pyarrow.Schema, count: int) -
             while block := list(islice(single, TABLE_ROWS)):
                 table = pyarrow.Table.from_pylist(block, schema)
                 parquet.write_table(table)
-                csv.write_table(table)
+                csv.write_table(pyarrow.Table.from_pylist([_harmless(row) for row in block], schema))
                 written += len(block)
         if written != count:
             raise ValueError(f"{folder} holds {written} of {count} rows: start the same command again")
     drop_rows(folder)
+
+
+def _harmless(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a CSV, with a quote before each text that a spreadsheet would take for a formula."""
+
+    def is_formula(text: str) -> bool:
+        return FORMULA.match(text) is not None and not NUMBER_TEXT.fullmatch(text)
+
+    return {name: f"'{cell}" if isinstance(cell, str) and is_formula(cell) else cell for name, cell in row.items()}
+
+
+def as_it_was(text: str) -> str:
+    """Return a cell without the quote that `close_row_log` put before it."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
 def drop_rows(folder: Path) -> None:

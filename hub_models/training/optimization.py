@@ -65,8 +65,8 @@ def layer_depths(model: PreTrainedModel) -> dict[str, int]:
 
 
 def _place(name: str) -> tuple[int, ...]:
-    numbers = re.findall(r"\b(?:stages|layers|layer|blocks|block)\.(\d+)\.", name)
-    nested = bool(re.search(r"\.stages\.|\.layers\.\d+\.(?:blocks|downsample)", name))
+    numbers = re.findall(r"\b(?:stages|layers|layer|blocks|block)\.([0-9]+)\.", name)
+    nested = bool(re.search(r"\.stages\.|\.layers\.[0-9]+\.(?:blocks|downsample)", name))
     return tuple(int(number) for number in (numbers + ["0"])[:2]) if nested else tuple(map(int, numbers[:1]))
 
 

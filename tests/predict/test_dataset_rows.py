@@ -80,10 +80,10 @@ def test_parquet_of_an_object_store() -> None:
         memory.rm("/bucket", recursive=True)
 
 
-def test_cell_may_hold_a_path_and_an_empty_one_is_an_error_of_its_row(tmp_path) -> None:
+def test_cell_may_hold_a_path_if_allowed_and_an_empty_one_is_an_error_of_its_row(tmp_path) -> None:
     (tmp_path / "x.png").write_bytes(PNGS[0])
     image = [{"bytes": None, "path": str(tmp_path / "x.png")}, {"bytes": None, "path": None}]
-    sources = find_sources(str(write(tmp_path / "xrays.parquet", image=image)))
+    sources = find_sources(str(write(tmp_path / "xrays.parquet", image=image)), allow_paths=True)
     first, second = (open_source for _, open_source in sources.stream(sources.index))
     assert first() == tmp_path / "x.png"
     with pytest.raises(ValueError, match="the row holds no image"):

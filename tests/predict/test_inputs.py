@@ -72,8 +72,12 @@ def test_links_are_followed(folder, tmp_path) -> None:
     (tmp_path / "linked.png").symlink_to(folder / "b" / "x.png")
     (tmp_path / "gone.png").symlink_to(folder / "nowhere")
     (tmp_path / "up").symlink_to(tmp_path)
-    assert keys(find_sources(str(tmp_path))) == ["linked.png", "tree/x.JPG", "tree/x.png"]
-    assert keys(find_sources(f"{tmp_path}/*.png")) == ["linked.png"]
+    assert keys(find_sources(str(tmp_path))) == ["gone.png", "linked.png", "tree/x.JPG", "tree/x.png"]
+    sources = find_sources(f"{tmp_path}/*.png")
+    assert keys(sources) == ["gone.png", "linked.png"]
+    (_, open_gone), _ = sources.stream(sources.index)
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        open_image(open_gone())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")

@@ -1,0 +1,54 @@
+"""Open X-rays by their places: files, URLs, and paths that the tables of others name, which could lead anywhere."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from chest_xray_masks import MAX_BYTES
+from hub_models.imaging.source import Source
+
+OpenPath = Callable[[str], Source]
+
+
+def open_file(files: fsspec.AbstractFileSystem, path: str) -> Source:
+    """Return a file's path where it is on this machine, else its bytes, `MAX_BYTES` and one at the most.
+
+    Raises:
+        PermissionError: a folder that may not be read.
+    """
+    if isinstance(files, LocalFileSystem):
+        if Path(path).is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            raise PermissionError(f"{path} is a folder that may not be read: give the right to, or take it away")
+        return Path(path)
+    with files.open(path) as file:
+        data: bytes = file.read(MAX_BYTES + 1)
+    return data
+
+
+def open_url(url: str) -> Source:
+    """Return `open_file` of a path or URL."""
+    return open_file(*fsspec.url_to_fs(url))
+
+
+def refuse(path: str) -> Source:
+    """Raise ValueError for a path or URL in a table of others, which could lead to any file or address."""
+    why = "a table of others could name any file or address: trust it with --allow_paths"
+    raise ValueError(f"the row names {path[:200]!r} and holds no image, and {why}")
+
+
+def open_inside(folders: list[Path], path: str) -> Source:
+    """Return a path in one of the folders, links resolved; refuse any other."""
+    real = Path(os.path.realpath(path))
+    return Path(path) if any(real.is_relative_to(os.path.realpath(folder)) for folder in folders) else refuse(path)
+
+
+def open_below(files: fsspec.AbstractFileSystem, folder: str, place: str) -> Source:
+    """Return `open_file` of a place below the folder of a file system; refuse any other."""
+    if "::" not in place and ".." not in place.split("/"):
+        others, path = fsspec.url_to_fs(place)
+        if type(others) is type(files) and path.startswith(f"{folder.rstrip('/')}/"):
+            return open_file(files, path)
+    return refuse(place)
