@@ -129,7 +129,8 @@ def of_parquet(
             except pyarrow.ArrowException as error:
                 raise ValueError(f"{name} is no whole Parquet ({error}): get it again") from error
             schema, count = table.schema_arrow, table.metadata.num_rows
-            named = _image_column(name, [one.name for one in schema if _holds_images(one.type)], named or column)
+            wanted = named or column
+            named = _image_column(name, [one.name for one in schema if _holds_images(one, wanted)], wanted)
             ids += table.read(["id"])["id"].to_pylist() if "id" in schema.names else []
             found.append((name, path, count, files.size(path)))
     entries = ((f"{name}/{row}", path, row, size) for name, path, count, size in found for row in range(count))
@@ -138,11 +139,15 @@ def of_parquet(
     return Sources(index, partial(_stream_parquet, files, named, open_path), (named, *PATHS[:allow_paths]))
 
 
-def _holds_images(kind: pyarrow.DataType) -> bool:
-    """Return whether a column of this type can be images: bytes, or bytes and path as `datasets` writes them."""
-    if pyarrow.types.is_struct(kind):
-        return "bytes" in {field.name for field in kind}
-    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+def _holds_images(field: pyarrow.Field, wanted: str | None) -> bool:
+    """Return whether a column can be images: bytes, bytes and path as `datasets` writes them, or wanted and paths."""
+    kind, types = field.type, pyarrow.types
+    if types.is_struct(kind):
+        return "bytes" in {part.name for part in kind}
+    is_text = types.is_string(kind) or types.is_large_string(kind)
+    return bool(
+        types.is_binary(kind) or types.is_large_binary(kind) or (is_text and field.name == (wanted or "image"))
+    )
 
 
 def _stream_parquet(
@@ -179,12 +184,14 @@ def _damaged(sentence: str) -> Source:
     raise ValueError(sentence)
 
 
-def _bytes_of(open_path: OpenPath, value: dict[str, Any] | bytes | None) -> Source:
+def _bytes_of(open_path: OpenPath, value: dict[str, Any] | bytes | str | None) -> Source:
     """Return the image of a table's cell; of one that holds a path alone, what `open_path` makes of it.
 
     Raises:
         ValueError: the cell is empty.
     """
+    if isinstance(value, str):
+        value = {"bytes": None, "path": value}
     data: bytes | None = value["bytes"] if isinstance(value, dict) else value
     if data:
         return data

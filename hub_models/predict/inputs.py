@@ -29,7 +29,7 @@ from hub_models.predict.dataset_rows import (
     of_dataset,
     of_parquet,
 )
-from hub_models.predict.places import open_below, open_file, open_url
+from hub_models.predict.places import may_be_read, open_below, open_file, open_url
 from hub_models.predict.row_log import as_it_was
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ def find_sources(
         return of_dataset(images, config, split, data_dir, column, allow_paths)
     files, path = fsspec.url_to_fs(images)
     if files.isdir(path):
+        if isinstance(files, LocalFileSystem):
+            open_file(files, path)  # raises where it may not be read
         found = _below(files, path)
         return _folder(files, path, found, images, column, allow_paths, _not_xrays(files, path))
     if files.isfile(path):
@@ -132,7 +134,7 @@ def _below(files: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, i
             folders.sort()
             yield from _sized(files, dict.fromkeys((f"{folder.rstrip('/')}/{name}" for name in names + folders), {}))
         seen.add(real)
-    yield from _folders_of(refused, path)
+    yield from ((error.filename, None) for error in refused)
 
 
 def _unreadable(files: fsspec.AbstractFileSystem, root: str, pattern: str) -> Iterator[tuple[str, None]]:
@@ -140,20 +142,12 @@ def _unreadable(files: fsspec.AbstractFileSystem, root: str, pattern: str) -> It
     if not isinstance(files, LocalFileSystem):
         return
     parts = pattern[len(root) :].strip("/").split("/")
-    refused: list[OSError] = []
-    for folder, folders, _ in os.walk(root, onerror=refused.append):
+    for folder, folders, _ in os.walk(root):
         depth = len(Path(folder).relative_to(root).parts)
         deep = "**" in parts[: depth + 1]
         folders[:] = [name for name in folders if deep or (depth + 1 < len(parts) and fnmatchcase(name, parts[depth]))]
-    yield from _folders_of(refused, root)
-
-
-def _folders_of(refused: list[OSError], root: str) -> Iterator[tuple[str, None]]:
-    """Yield the folders that may not be read; raise the error of `root` itself."""
-    for error in refused:
-        if error.filename == root:
-            raise error
-        yield error.filename, None
+        paths = (f"{folder.rstrip('/')}/{name}" for name in folders)
+        yield from ((path, None) for path in paths if not may_be_read(path))
 
 
 def _sized(files: fsspec.AbstractFileSystem, found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, int | None]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
+from fsspec.core import split_protocol
 from fsspec.implementations.local import LocalFileSystem
 
 from chest_xray_masks import MAX_BYTES
@@ -20,12 +21,17 @@ def open_file(files: fsspec.AbstractFileSystem, path: str) -> Source:
         PermissionError: a folder that may not be read.
     """
     if isinstance(files, LocalFileSystem):
-        if Path(path).is_dir() and not os.access(path, os.R_OK | os.X_OK):
+        if Path(path).is_dir() and not may_be_read(path):
             raise PermissionError(f"{path} is a folder that may not be read: give the right to, or take it away")
         return Path(path)
     with files.open(path) as file:
         data: bytes = file.read(MAX_BYTES + 1)
     return data
+
+
+def may_be_read(folder: str) -> bool:
+    """Return whether a folder of this machine may be listed, and its files opened."""
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def open_url(url: str) -> Source:
@@ -47,8 +53,7 @@ def open_inside(folders: list[Path], path: str) -> Source:
 
 def open_below(files: fsspec.AbstractFileSystem, folder: str, place: str) -> Source:
     """Return `open_file` of a place below the folder of a file system; refuse any other."""
-    if "::" not in place and ".." not in place.split("/"):
-        others, path = fsspec.url_to_fs(place)
-        if type(others) is type(files) and path.startswith(f"{folder.rstrip('/')}/"):
-            return open_file(files, path)
-    return refuse(place)
+    protocol, _ = split_protocol(place)
+    path = str(files._strip_protocol(place))
+    is_there = protocol in (files.protocol, *files.protocol) and path.startswith(f"{folder.rstrip('/')}/")
+    return open_file(files, path) if is_there and "::" not in place and ".." not in path.split("/") else refuse(place)

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import shutil
@@ -261,6 +262,24 @@ def test_every_bad_file_is_a_row(xrays, models, tmp_path, caplog) -> None:
         assert row["error"] and "\n" not in row["error"] and row["name"] == Path(name).name
         assert row["mask"] is row["probability"] is row["height"] is None
     assert list(masks(tmp_path / "out")) == ["masks/sound.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no such files")
+def test_fifo_is_a_row_and_names_are_no_formulas(xrays, models, tmp_path) -> None:
+    sound = sorted(xrays.glob("*.png"))[0]
+    folder = write_tree({"=1+1.png": sound.read_bytes(), "@x.png": b"no image"}, tmp_path / "xrays")
+    os.mkfifo(folder / "+fifo.png")
+    out = read_all(str(folder), tmp_path / "out", **models)
+    rows = {row["source"]: row for row in pyarrow.parquet.read_table(out / "predictions.parquet").to_pylist()}
+    assert set(rows) == {"=1+1.png", "@x.png", "+fifo.png"} and rows["=1+1.png"]["mask"] == "masks/=1+1.png"
+    assert rows["+fifo.png"]["error"].endswith("+fifo.png is a FIFO: put a regular file in its place")
+    with (out / "predictions.csv").open(newline="") as file:
+        cells = {row["source"]: row for row in csv.DictReader(file)}
+    assert set(cells) == {f"'{name}" for name in rows} == {cell["name"] for cell in cells.values()}
+    (folder / "again.csv").write_bytes((out / "predictions.csv").read_bytes())
+    again = read_all(str(folder / "again.csv"), tmp_path / "again", **models)
+    assert pyarrow.parquet.read_table(again / "predictions.parquet").to_pylist() == list(rows.values())
+    assert read_all(str(folder), out, **models) == out  # finished: left as it is
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others take no such name")
