@@ -257,6 +257,7 @@ _FILE_NAME = re.compile(
     r"(?P<id>(?:MCU|CHN)CXR_[0-9]+_[01])(?P<mask>_mask)?\.(?P<kind>png|txt|dcm|dicom)", re.I | re.A
 )
 _JPEG_NAME = re.compile(r"(?:MCU|CHN)CXR_[0-9]+_[01]\.jpe?g", re.I | re.A)
+_LEFT_BEHIND = ("__macosx", ".ipynb_checkpoints")  # folders that systems make
 _ROLE_OF_FOLDER = {"cxr_png": "image", "mask": "mask", "masks": "mask"} | {
     f"{side}mask": f"{side}_mask" for side in ("left", "right")
 }
@@ -265,7 +266,7 @@ _ROLE_OF_FOLDER = {"cxr_png": "image", "mask": "mask", "masks": "mask"} | {
 def _role_of(folders: tuple[str, ...], name: str) -> tuple[str, str] | None:
     """Return (role, id) of a file in any of the known layouts; None for a file that is not of the set."""
     match = _FILE_NAME.fullmatch(name)
-    if not match or any(folder.lower() in ("__macosx", ".ipynb_checkpoints") for folder in folders):
+    if not match or any(folder.lower() in _LEFT_BEHIND for folder in folders):
         return None
     kind, folder = match["kind"].lower(), folders[-1].lower() if folders else ""
     if kind == "txt":
@@ -291,7 +292,7 @@ def scan(source: str | Path) -> Tree:
     if "://" in tree.root:
         _scan_url(tree)
     elif (root := Path(os.path.realpath(Path(source).expanduser()))).is_dir():
-        _scan_folder(tree, str(root), (root.name,), ())
+        _scan_folder(tree, root)
     elif os.path.lexists(root):
         regular_size(root)
         _scan_zip(tree, str(root), (root.stem,))
@@ -302,36 +303,51 @@ def scan(source: str | Path) -> Tree:
     return tree
 
 
-def _scan_folder(tree: Tree, folder: str, inside: tuple[str, ...], above: tuple[tuple[int, int], ...]) -> None:
-    """Add a folder's files to `tree`; the folders `above` it, as (device, inode), stop links that lead in a circle."""
-    try:
-        state = Path(folder).stat()
-        if (state.st_dev, state.st_ino) in above:
-            return
-        with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
-    except OSError as error:
-        tree.problems.append((folder, f"cannot be read ({error.strerror}): give the right to read it"))
-        return
-    for entry in entries:
-        stem, _, suffix = entry.name.rpartition(".")
-        tree.jpegs += _JPEG_NAME.fullmatch(entry.name) is not None
-        found = _role_of(inside, entry.name)
+def _scan_folder(tree: Tree, root: Path) -> None:
+    """Add the files of a folder and of all below it to `tree`.
+
+    Links are followed, but into no folder above, nor a second time into one under the same name, which tells the role.
+    """
+    waiting: list[tuple[str, tuple[str, ...], tuple[tuple[int, int], ...]]] = [(str(root), (root.name,), ())]
+    seen: set[tuple[int, int, str]] = set()
+    while waiting:
+        folder, inside, above = waiting.pop()
         try:
-            if entry.is_dir() and not found:
-                _scan_folder(tree, entry.path, (*inside, entry.name), (*above, (state.st_dev, state.st_ino)))
-            elif suffix.lower() == "zip" and not stem.startswith("._") and "__MACOSX" not in inside:
-                _scan_zip(tree, entry.path, (*inside, stem))
-            elif found:
-                regular_size(entry.path)
-                facts = entry.stat()
-                tree.files.append(SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
-            elif "." not in entry.name:  # a link to nowhere may have been one to a folder
-                entry.stat()
+            state = Path(folder).stat()
+            here = state.st_dev, state.st_ino
+            if here in above or (*here, inside[-1]) in seen:
+                continue
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            tree.problems.append((entry.path, f"cannot be read ({error.strerror}): replace it by a sound copy"))
-        except ValueError as error:
-            tree.problems.append((entry.path, str(error).removeprefix(f"{entry.path} ")))
+            tree.problems.append((folder, f"cannot be read ({error.strerror}): give the right to read it"))
+            continue
+        seen.add((*here, inside[-1]))
+        folders = [entry for entry in entries if _scan_entry(tree, entry, inside)]
+        waiting += [(entry.path, (*inside, entry.name), (*above, here)) for entry in reversed(folders)]
+
+
+def _scan_entry(tree: Tree, entry: os.DirEntry[str], inside: tuple[str, ...]) -> bool:
+    """Add a file, or the members of a zip, to `tree`; return whether the entry is a folder to look into."""
+    stem, _, suffix = entry.name.rpartition(".")
+    tree.jpegs += _JPEG_NAME.fullmatch(entry.name) is not None
+    found = _role_of(inside, entry.name)
+    try:
+        if entry.is_dir() and not found:
+            return entry.name.lower() not in _LEFT_BEHIND
+        if suffix.lower() == "zip" and not stem.startswith("._"):
+            _scan_zip(tree, entry.path, (*inside, stem))
+        elif found:
+            regular_size(entry.path)
+            facts = entry.stat()
+            tree.files.append(SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
+        elif "." not in entry.name:  # a link to nowhere may have been one to a folder
+            entry.stat()
+    except OSError as error:
+        tree.problems.append((entry.path, f"cannot be read ({error.strerror}): replace it by a sound copy"))
+    except ValueError as error:
+        tree.problems.append((entry.path, str(error).removeprefix(f"{entry.path} ")))
+    return False
 
 
 def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:

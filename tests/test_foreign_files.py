@@ -21,6 +21,7 @@ from test_layouts import STORED, examples
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import audit
 from hub_models.imaging.source import open_image
+from hub_models.predict.inputs import find_sources
 
 ID = "MCUCXR_0001_0"
 TOP = "Lung Segmentation"
@@ -245,6 +246,31 @@ def test_folder_that_may_not_be_read_is_no_empty_one(place: str, mode: int, as_n
         assert place in findings(as_nobody)
     finally:
         closed.chmod(0o700)
+
+
+def test_folders_that_link_each_other_are_read_once(tmp_path: Path) -> None:
+    folders = [tmp_path / f"folder{number}" for number in range(16)]
+    for folder in folders:
+        folder.mkdir()
+        for other in folders:
+            (folder / other.name).symlink_to(other)
+    tiny.write_tree(tiny.kaggle(), folders[-1])
+    assert tuple(examples(tmp_path)) == tiny.IDS
+    assert len(cxm.scan(tmp_path).files) == len(cxm.scan(folders[-1]).files) == len(cxm.scan(tmp_path).chosen())
+    found = find_sources(str(tmp_path))
+    assert [Path(key).stem for key in found.index["source"]] == [*tiny.IDS]
+
+
+def test_folders_a_thousand_deep_are_read(tmp_path: Path) -> None:
+    old = Path.cwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(1200):
+            Path("d").mkdir(), os.chdir("d")
+    finally:
+        os.chdir(old)
+    tiny.write_tree(tiny.kaggle(), tmp_path)
+    assert tuple(examples(tmp_path)) == tiny.IDS and len(find_sources(str(tmp_path)).index) == len(tiny.IDS)
 
 
 def test_link_of_a_folder_to_nowhere_is_told(tmp_path: Path) -> None:

@@ -125,16 +125,27 @@ def _below(files: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, i
     if not isinstance(files, LocalFileSystem):
         yield from _sized(files, files.find(path, detail=True))
         return
-    seen: set[Path] = set()
-    refused: list[OSError] = []
-    for folder, folders, names in os.walk(path, onerror=refused.append, followlinks=True):
-        if (real := Path(folder).resolve()) in seen:
-            folders.clear()
-        else:
-            folders.sort()
-            yield from _sized(files, dict.fromkeys((f"{folder.rstrip('/')}/{name}" for name in names + folders), {}))
+    waiting, seen = [path], set()
+    while waiting:
+        folder = waiting.pop()
+        if (real := os.path.realpath(folder)) in seen:
+            continue
         seen.add(real)
-    yield from ((error.filename, None) for error in refused)
+        try:
+            with os.scandir(folder) as listing:
+                entries = {entry.path: entry for entry in sorted(listing, key=lambda entry: entry.name)}
+        except OSError:
+            yield folder, None
+            continue
+        yield from _sized(files, dict.fromkeys(entries, {}))
+        waiting += [path for path, entry in reversed(entries.items()) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or a folder that may not be entered
+        return False
 
 
 def _unreadable(files: fsspec.AbstractFileSystem, root: str, pattern: str) -> Iterator[tuple[str, None]]:
