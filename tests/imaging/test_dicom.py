@@ -158,6 +158,7 @@ def test_nothing_of_the_patient_comes_out(edit: dict[str, object], caplog: pytes
             setattr(header, keyword, value)
         data = dicom_bytes(header)
     assert data.count(SECRET.encode()) > 1000
+    caplog.clear()
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.DEBUG):
         warnings.simplefilter("always")
         try:
