@@ -128,11 +128,13 @@ def of_parquet(
                 table = pyarrow.parquet.ParquetFile(file)
             except pyarrow.ArrowException as error:
                 raise ValueError(f"{name} is no whole Parquet ({error}): get it again") from error
-            schema, count = table.schema_arrow, table.metadata.num_rows
+            schema, count, size = table.schema_arrow, table.metadata.num_rows, files.size(path)
+            if count > size:
+                raise ValueError(f"{name} claims {count} rows in {size} bytes: get it again")
             wanted = named or column
             named = _image_column(name, [one.name for one in schema if _holds_images(one, wanted)], wanted)
             ids += table.read(["id"])["id"].to_pylist() if "id" in schema.names else []
-            found.append((name, path, count, files.size(path)))
+            found.append((name, path, count, size))
     entries = ((f"{name}/{row}", path, row, size) for name, path, count, size in found for row in range(count))
     index = index_of(_keyed(ids, entries, sum(count for _, _, count, _ in found)))
     open_path = open_url if allow_paths else refuse
@@ -172,12 +174,25 @@ def _cells(table: pyarrow.parquet.ParquetFile, group: int, column: str, open_pat
     """Yield what opens each row of a row group; where it is damaged, the rows from there on raise why."""
     why, left = "it ends too early", table.metadata.row_group(group).num_rows
     try:
+        _check_unpacked(table, group, column)
         for batch in table.iter_batches(1, [group], [column]):
             yield partial(_bytes_of, open_path, batch[0][0].as_py())
             left -= 1
     except Exception as error:  # pyarrow raises whatever its decoders raise
         why = " ".join(chest_xray_masks.reason(error).split())
     yield from repeat(partial(_damaged, f"row group {group} cannot be read ({why}): get a sound copy"), left)
+
+
+def _check_unpacked(table: pyarrow.parquet.ParquetFile, group: int, column: str) -> None:
+    """Raise ValueError where a column of a row group would unpack to more than one of X-rays can."""
+    row_group = table.metadata.row_group(group)
+    chunks = [row_group.column(number) for number in range(row_group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
+    size, packed = (
+        sum(getattr(chunk, name) for chunk in chunks) for name in ("total_uncompressed_size", "total_compressed_size")
+    )
+    if size > max(chest_xray_masks.MIN_BOUND, chest_xray_masks.MAX_RATIO * packed):
+        raise ValueError(f"its {packed} bytes would unpack to {size}")
 
 
 def _damaged(sentence: str) -> Source:

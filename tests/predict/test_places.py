@@ -253,6 +253,17 @@ def test_places_in_a_dataset_are_opened_where_allowed_only(server: tuple[str, li
     assert list(allowed.values())[: len(places)] == [""] * len(places)
 
 
+def test_parquet_that_unpacks_to_far_more_than_it_takes_is_rows(tmp_path: Path) -> None:
+    table = pyarrow.table({"image": [bytes(100 * 2**20), PNG]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet", compression="zstd", row_group_size=1)
+    errors = said(find_sources(str(tmp_path / "x.parquet")))
+    assert "would unpack to 1048" in errors.pop("x.parquet/0") and errors == {"x.parquet/1": ""}
+    rows = pyarrow.table({"image": pyarrow.nulls(1_000_000, pyarrow.binary())})
+    pyarrow.parquet.write_table(rows, tmp_path / "many.parquet")
+    with pytest.raises(ValueError, match=r"many\.parquet claims 1000000 rows in \d+ bytes"):
+        find_sources(str(tmp_path / "many.parquet"))
+
+
 def test_text_of_a_column_is_opened_where_allowed_only(tmp_path: Path) -> None:
     places = with_secrets(tmp_path)
     for column in ("image", "path"):
