@@ -283,6 +283,21 @@ def test_images_of_a_folder_are_its_own(tmp_path: Path) -> None:
     assert sorted(SECRET in error for error in errors.values()) == [False, False, True]
 
 
+@pytest.mark.parametrize("way", ["card", "metadata"])
+def test_folder_that_lists_images_elsewhere_is_one_of_others(way: str, tmp_path: Path) -> None:
+    write_tree({"set/train/x.png": PNG, "others/secret.png": PNG}, tmp_path)
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: '{tmp_path}/others/*.png'\n---\n"
+    metadata = '{"file_name": "../../others/secret.png"}\n'
+    name, text = {"card": ("README.md", card), "metadata": ("train/metadata.jsonl", metadata)}[way]
+    (tmp_path / "set" / name).write_text(text)
+    try:
+        errors = said(find_sources(str(tmp_path / "set"), split="train"))
+    except Exception as refused:  # by `datasets`, in an error of its own
+        assert "secret" in f"{refused} {refused.__cause__}"
+    else:
+        assert errors and all(SECRET in error for error in errors.values())
+
+
 @pytest.mark.parametrize("name", ["list.txt", "list.csv"])
 def test_list_elsewhere_names_files_below_its_folder(name: str, tmp_path: Path) -> None:
     places = [*with_secrets(tmp_path), *ADDRESSES, "../secret/x.png", f"x.png::{tmp_path.as_uri()}/secret/x.png"]
