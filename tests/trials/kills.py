@@ -39,12 +39,14 @@ def kills(job: Job, n: int, seed: int, folder: Path) -> Iterator[str]:
 
 def _finished(job: Job, output: Path, expected: object, moment: str) -> str:
     status, said = job.finish(output)
-    if status:
-        return f"killed at {moment}: the next launch ended with {status}, {last_line(said)}"
     try:
         found = job.result(output)
-    except AssertionError as error:
-        return f"killed at {moment}: {error}"
+    except (AssertionError, OSError, KeyError) as error:
+        return f"killed at {moment}: the next launch ended with {status}, {last_line(said)} ({error})"
+    if found != expected:
+        return f"killed at {moment}: other files than without a kill, status {status}"
+    if status and "already" not in last_line(said):  # of a launch that was killed after its last operation
+        return f"killed at {moment}: the next launch ended with {status}, {last_line(said)}"
     if aside := [path.name for path in output.parent.glob(f".{output.name}*")]:
         return f"killed at {moment}: {aside[0]} is left beside the folder"
-    return "" if found == expected else f"killed at {moment}: other files than without a kill"
+    return ""
