@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import datasets
 import numpy as np
 import psutil
 import pydicom
@@ -90,7 +91,7 @@ def test_decoder_that_hangs_is_stopped_and_one_that_was_killed_replaced(sound: d
 def test_decoder_ends_itself_where_nobody_does(monkeypatch) -> None:
     """As one would that hangs when the process that uses it is killed."""
     monkeypatch.setattr(chest_xray_masks.threading.Timer, "start", lambda timer: None)
-    monkeypatch.setattr(chest_xray_masks, "DECODING_SECONDS", 0.05)
+    monkeypatch.setattr(chest_xray_masks, "DECODING_SECONDS", 0.05 - 2e-6 * 700 * 700)
     slow = compressed(
         tiny.dicom(np.random.default_rng(0).integers(0, 4096, (700, 700), np.uint16)), uid.JPEG2000Lossless
     )
@@ -172,6 +173,23 @@ def test_damaged_files_are_read_or_errors(sound: dict[str, bytes]) -> None:
 @pytest.mark.slow
 def test_many_damaged_files_are_read_or_errors(sound: dict[str, bytes]) -> None:
     assert trial(sound, 200).total() == 10 * 200 * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [None, 2])
+def test_set_is_built_from_compressed_dicom_or_a_file_is_named(sound, tmp_path: Path, processes: int | None) -> None:
+    gray = [data for kind, data in sound.items() if "colour" not in kind]
+    names = [f"MontgomerySet/CXR_dcm/MCUCXR_{number:04d}_0.dcm" for number in range(1, len(gray) + 1)]
+    source = tiny.write_tree(dict(zip(names, gray, strict=True)), tmp_path / "set")
+    options = {"data_dir": source, "cache_dir": str(tmp_path / "cache"), "num_proc": processes}
+    splits = chest_xray_masks.load("MC", **options)
+    images = {row["id"]: np.asarray(row["image"]) for rows in splits.values() for row in rows}
+    for name, data in zip(names, gray, strict=True):
+        np.testing.assert_array_equal(images[Path(name).stem], decoded(data))
+    (source / names[2]).write_bytes(fatal_dicom())
+    with pytest.raises(datasets.exceptions.DatasetGenerationError) as caught:
+        chest_xray_masks.load("MC", **options)
+    assert "MCUCXR_0003_0.dcm cannot be read as a gray DICOM X-ray" in str(caught.value.__cause__)
 
 
 # Bounds

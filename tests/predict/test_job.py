@@ -155,6 +155,11 @@ def test_damaged_dicom_is_a_row(xrays, models, tmp_path) -> None:
     assert all(rows[f"{kind}.dcm"]["error"] is None for kind in files)
     assert "its decoder ended with code" in rows["fatal.dcm"]["error"] and "fatal.dcm" in rows["fatal.dcm"]["error"]
     assert not (tmp_path / "out" / "rows").exists()
+    reader = ChestXrayReader(**models)  # that of the page, too
+    with pytest.raises(ValueError, match="fatal.dcm .*its decoder ended with code"):
+        reader.read(folder / "fatal.dcm")
+    (found,) = reader.read(folder / "JPEG lossless.dcm")
+    assert found.probability == rows["JPEG lossless.dcm"]["probability"]
 
 
 @pytest.mark.slow
