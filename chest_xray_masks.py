@@ -775,10 +775,10 @@ def decode_dicom(header: Any) -> np.ndarray:
     options = importlib.import_module("pydicom.pixels.utils").as_pixel_options(header, number_of_frames=1)
     options.pop("extended_offsets", None)
     seconds = DECODING_SECONDS + 2e-6 * math.prod(size)
-    options |= {"syntax": syntax, "length": len(data), "seconds": seconds}
     depth = 1 if header.SamplesPerPixel == 1 else header.SamplesPerPixel
     kind = f"<{'i' if header.PixelRepresentation else 'u'}{header.BitsAllocated // 8}"
     decoded = np.empty(size if depth == 1 else (*size, depth), kind)
+    options |= {"syntax": syntax, "length": len(data), "size": decoded.nbytes, "seconds": seconds}
     if not _DECODERS.decode(json.dumps(options).encode() + b"\n" + data, decoded, seconds):
         raise ValueError("no plug-in decodes the frame")
     return decoded
@@ -822,28 +822,28 @@ def _decode_frames() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: meant for the process that asks
     try:
         import resource
-    except ImportError:  # on Windows
-        pass
-    else:
+
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # would hold the X-ray
-        most, allowed = 2**32, resource.getrlimit(resource.RLIMIT_AS)[1]
+        most, allowed = 2**32, resource.getrlimit(resource.RLIMIT_AS)[1]  # the largest X-rays take a quarter of it
         resource.setrlimit(resource.RLIMIT_AS, (most if allowed < 0 else min(most, allowed), allowed))
+    except (ImportError, ValueError, OSError):  # Windows has none, macOS not this one
+        pass
     get_decoder = importlib.import_module("pydicom.pixels").get_decoder
-    order = ("pydicom", "pillow", "pylibjpeg", "pyjpegls", "gdcm")
+    order = "pillow pylibjpeg pyjpegls pydicom gdcm"
     while line := requests.readline():
         options = json.loads(line)
         frame = requests.read(options.pop("length"))
         # ends this process even where it hangs, and the one that asks is gone
         faulthandler.dump_traceback_later(options.pop("seconds"), exit=True)
-        decoder, pixels = get_decoder(options.pop("syntax")), None
-        for name in sorted(decoder.available_plugins, key=order.index):
+        decoder, size, pixels = get_decoder(options.pop("syntax")), options.pop("size"), b""
+        for name in sorted(decoder.available_plugins, key=order.find):
             try:
                 pixels = decoder.as_array(frame, index=0, decoding_plugin=name, **options)[0].tobytes()
                 break
             except Exception:  # of any kind; the next may do better
                 continue
         faulthandler.cancel_dump_traceback_later()
-        answers.write(b"\0" if pixels is None else b"\1" + pixels)
+        answers.write(b"\1" + pixels if len(pixels) == size else b"\0")
         answers.flush()
 
 
