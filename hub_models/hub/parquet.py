@@ -18,6 +18,7 @@ from datasets.utils.metadata import MetadataConfigs
 from PIL import Image
 
 import chest_xray_masks as cxm
+from hub_models.files import named_disk
 from hub_models.hub.export_config import SHARD_SIZE
 from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.masks import to_mask
@@ -70,7 +71,8 @@ def write_parquet(
             )
             target = Path(scratch, config)
             try:
-                builder.download_and_prepare(str(target), file_format="parquet", max_shard_size=max_shard_size)
+                with named_disk(folder):
+                    builder.download_and_prepare(str(target), file_format="parquet", max_shard_size=max_shard_size)
             except DatasetGenerationError as error:
                 raise error.__cause__ or error from None  # the cause names the file
             splits = [split for split in builder.info.splits.values() if split.num_examples]
