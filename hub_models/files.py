@@ -20,7 +20,10 @@ NEW_NAME, OLD_NAME = "new", "replaced"  # in the folder aside: what is being mad
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, over the quota, over the limit of a file
 FULL_BYTES = 2**20  # fewer free bytes are those of a full disk
 # what libraries written in Rust say in place of an errno, and torch, which keeps none
-RUST_ERROR, TORCH_ERROR = re.compile(r"\(os error (\d+)\)"), re.compile("PytorchStreamWriter|inline_container")
+RUST_ERROR, TORCH_ERROR = (
+    re.compile(r"\(os error (\d+)\)"),
+    re.compile("PytorchStreamWriter|inline_container|iostream"),
+)
 
 
 class DiskFullError(OSError):
@@ -45,22 +48,22 @@ def named_disk(folder: Path) -> Iterator[None]:
     except DiskFullError:
         raise
     except Exception as error:
-        if (number := _full(error)) is None:
+        if (found := _full(error)) is None:
             raise
-        name = error.filename if isinstance(error, OSError) and isinstance(error.filename, str) else None
-        raise DiskFullError(_full_folder(folder.absolute() if name is None else Path(name).parent), number) from error
+        number, name = found
+        raise DiskFullError(_full_folder(Path(name).parent if name else folder.absolute()), number) from error
 
 
-def _full(error: BaseException | None) -> int | None:
-    """Return the number of the error of a full disk that an error is, or was made of; None for others."""
+def _full(error: BaseException | None) -> tuple[int, str | None] | None:
+    """Return the number of the error of a full disk that an error is, or was made of, and its file, if known."""
     seen: list[BaseException] = []  # a chain may be a ring
     while error is not None and error not in seen:
         if isinstance(error, OSError) and error.errno in FULL:
-            return error.errno
+            return error.errno, error.filename if isinstance(error.filename, str) else None
         if (found := RUST_ERROR.search(str(error))) and int(found[1]) in FULL:
-            return int(found[1])
+            return int(found[1]), None
         if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
-            return errno.ENOSPC
+            return errno.ENOSPC, None
         seen.append(error)
         error = error.__cause__ or error.__context__
     return None
@@ -226,4 +229,5 @@ def _locked(folder: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
         lock.release()
         if not any(folder.iterdir()):  # the block wrote nothing
-            folder.rmdir()
+            with suppress(OSError):  # a disk of its own
+                folder.rmdir()

@@ -7,9 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from small_disk import largest_file
 
+from hub_models.files import DiskFullError
 from hub_models.training import checkpoints
-from hub_models.training.checkpoints import Progress, Stop, load_checkpoint, load_kept, save_checkpoint, save_kept
+from hub_models.training.checkpoints import (
+    Progress,
+    Stop,
+    checkpoints_in,
+    load_checkpoint,
+    load_kept,
+    save_checkpoint,
+    save_kept,
+)
 
 LAUNCH = {"processes": 1, "mixed_precision": "no"}
 
@@ -85,6 +95,77 @@ def test_a_checkpoint_is_whole_or_absent(place: str, tmp_path, monkeypatch) -> N
     assert model.weight.item() == 1.0
     save_checkpoint(tmp_path, Progress(3), 2, accelerator)  # what was left is no hindrance
     assert names(tmp_path) == ["epoch-00001-step-000000", "epoch-00003-step-000000"]
+
+
+STATE = (
+    "model.safetensors",
+    "optimizer.bin",
+    "random_states_0.pkl",
+    "progress.json",
+    "digests.json",
+    "kept.safetensors",
+)
+DAMAGES = {
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "deleted": lambda path: path.unlink(),
+    "flipped": lambda path: path.write_bytes(flipped(path.read_bytes())),
+}
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def make_two(folder: Path) -> tuple[Accelerator, torch.nn.Module]:
+    """Two checkpoints, of weights 1 and 2, in whose epochs they were the ones to keep."""
+    accelerator, model = training(0.0)
+    for epoch in (1, 2):
+        torch.nn.init.constant_(model.weight, float(epoch))
+        save_kept(folder, model.state_dict(), accelerator)
+        save_checkpoint(folder, Progress(epoch), 2, accelerator)
+    torch.nn.init.zeros_(model.weight)
+    return accelerator, model
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", STATE)
+def test_damaged_checkpoint_is_passed_over_for_the_one_before(name: str, damage: str, tmp_path, caplog) -> None:
+    accelerator, model = make_two(tmp_path)
+    newest = tmp_path / "epoch-00002-step-000000"
+    DAMAGES[damage](newest / name)
+    for other in ("epoch-zzz", "epoch-99999-step-000000"):  # files, not checkpoints
+        (tmp_path / other).touch()
+    assert load_checkpoint(tmp_path, accelerator) == Progress(1)
+    assert model.weight.item() == 1 and load_kept(tmp_path)["weight"].item() == 1
+    said = f"{newest} is passed over: "
+    assert (said if (name, damage) == ("digests.json", "flipped") else f"{said}{name} is ") in caplog.text
+    save_checkpoint(tmp_path, Progress(1, 3), 2, accelerator)  # in whose place this one counts
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["epoch-00001-step-000000", "epoch-00001-step-000003"]
+
+
+def test_no_whole_checkpoint_is_an_error_that_names_the_folder(tmp_path) -> None:
+    accelerator, model = make_two(tmp_path)
+    (tmp_path / "epoch-00001-step-000000" / "scheduler.bin").touch()  # not of this training
+    assert load_checkpoint(tmp_path, accelerator) == Progress(2)
+    (tmp_path / "epoch-00001-step-000000" / "digests.json").unlink()  # as those of version 0.2
+    DAMAGES["flipped"](tmp_path / "epoch-00002-step-000000" / "optimizer.bin")
+    torch.nn.init.zeros_(model.weight)
+    with pytest.raises(ValueError, match="no checkpoint .* is whole") as caught:
+        load_checkpoint(tmp_path, accelerator)
+    assert all(name in str(caught.value) for name in ("optimizer.bin", "digests.json", f"delete {tmp_path}"))
+    assert model.weight.item() == 0  # nothing was loaded
+
+
+@pytest.mark.parametrize("size", [100, 1_100, 2_500])
+def test_full_disk_leaves_the_checkpoint_before(size: int, tmp_path) -> None:
+    accelerator, model = make_two(tmp_path)
+    torch.nn.init.constant_(model.weight, 3.0)
+    with largest_file(size), pytest.raises(DiskFullError, match=f"the disk of {tmp_path} is full"):
+        save_checkpoint(tmp_path, Progress(3), 2, accelerator)
+    assert names(tmp_path) == ["epoch-00001-step-000000", "epoch-00002-step-000000", "kept.safetensors"]
+    assert load_checkpoint(tmp_path, accelerator) == Progress(2) and model.weight.item() == 2
 
 
 @pytest.mark.parametrize(
