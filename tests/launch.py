@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def python(*arguments: object, check: bool = True) -> subprocess.CompletedProces
 
 def accelerate(*arguments: object, processes: int = 1, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Finished `accelerate launch ... ARGUMENTS` on the CPU, in one process or two, in the project's root."""
-    return _run(_launch(processes, arguments), check)
+    return _run(command_of(processes, arguments), check)
 
 
 def kill_when(reached: Callable[[], bool], *arguments: object, processes: int = 1) -> None:
@@ -47,7 +47,7 @@ def interrupt_when(reached: Callable[[], bool], *arguments: object) -> tuple[int
 def _signal_when(
     reached: Callable[[], bool], number: int, arguments: tuple[object, ...], processes: int = 1, seconds: float = 300
 ) -> tuple[int, str]:
-    command = _launch(processes, arguments)
+    command = command_of(processes, arguments)
     with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True) as process:
         limit = time.monotonic() + seconds
         while not reached():
@@ -65,7 +65,15 @@ def _signal_when(
         return process.wait(), log
 
 
-def _launch(processes: int, arguments: tuple[object, ...]) -> list[str]:
+def config_line(data: Path, output: Path, **options: object) -> list[object]:
+    """Line of scripts/train.py: 32 px from random weights, without a tracker."""
+    given = {"data": data, "output": output, "image_size": 32, "tracker": "none", **options}
+    pairs = (text for name, value in given.items() for text in (f"--{name}", value))
+    return ["scripts/train.py", "--from_scratch", *pairs]
+
+
+def command_of(processes: int, arguments: Sequence[object]) -> list[str]:
+    """Command `accelerate launch ... ARGUMENTS` on the CPU, in one process or two."""
     single = "--config_file scripts/accelerate/cpu.yaml"
     double = "--config_file scripts/accelerate/cpu_2_processes.yaml --main_process_port 0"  # 0: any free port
     options = {1: single, 2: double}[processes].split()
