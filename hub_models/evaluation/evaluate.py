@@ -82,6 +82,12 @@ def make_accelerator(**options: Any) -> Accelerator:
     return accelerator
 
 
+def device_name(accelerator: Accelerator) -> str:
+    """Return what a process computes on: "cpu", or the kind of accelerator with its model's name."""
+    device = accelerator.device
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
 def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, more: dict[str, Any]) -> dict[str, Any]:
     """Return `results.json` as written into `folder`, after the per-image rows and the pictures.
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from hub_models.console import counted
 from hub_models.dataset.folds import FOLDS
-from hub_models.evaluation.evaluate import Evaluated, make_accelerator, pool, shown, write_report
+from hub_models.evaluation.evaluate import Evaluated, device_name, make_accelerator, pool, shown, write_report
 from hub_models.evaluation.measure import measure, measure_features, validate
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import ASIDE, check_output, held, is_hidden, write_bytes, write_json
@@ -94,28 +94,33 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
     with said_what_stands(folder), held(folder, accelerator.is_main_process):
         set_seed(config.seed)
         finished = (folder / RESULTS_NAME).exists()
-        if not finished:  # a model is refused before X-rays are decoded
-            name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
-            outline_at(TASKS[config.task].kind, name, config.from_scratch, size)
-            check_adaptation(config)
+        model = None if finished else _built(config)  # refused before X-rays are decoded
         rows = load_run_rows(config, accelerator)
         data = describe(config, rows)  # which refuses a model that has seen test patients
         _check_data(config, folder, data)
         splits = prepare_splits(config, rows, accelerator)
         run = make_run(config, accelerator, splits)
-        training = None if finished else _train(run, folder, data)
+        training = None if model is None else _train(run, model, folder, data)
         if run.task.learns_masks and OutOfDistribution.load(folder) is None:
             _fit_out_of_distribution(run, folder)
         return _finished(run, folder) if training is None else _tested(run, folder, training)
 
 
-def _train(run: Run, folder: Path, data: RunData) -> dict[str, Any]:
-    """Train or resume the model of a run, write it into `folder`, and return the `training` of results.json."""
-    config, task, accelerator = run.config, run.task, run.accelerator
-    _announce(run)
-    size = run.splits["train"].arrays.image_size
-    model = build(task.kind, resolved(config.model, "model"), config.from_scratch, task.labels, size, config.dropout)
+def _built(config: TrainConfig) -> PreTrainedModel:
+    """Return the model of a resolved config as it is before training; raise an error where it does not fit."""
+    task, name = TASKS[config.task], resolved(config.model, "model")
+    size = resolved(config.image_size, "image_size")
+    outline_at(task.kind, name, config.from_scratch, size)
+    check_adaptation(config)
+    model = build(task.kind, name, config.from_scratch, task.labels, size, config.dropout)
     Settings(config.task, size, config.fit, config.region).store(model)
+    return model
+
+
+def _train(run: Run, model: PreTrainedModel, folder: Path, data: RunData) -> dict[str, Any]:
+    """Train or resume the model of a run, write it into `folder`, and return the `training` of results.json."""
+    config, accelerator = run.config, run.accelerator
+    _announce(run)
     if accelerator.is_main_process:
         if not _has_begun(folder):  # what is left of a run that failed is not of this one
             shutil.rmtree(folder / TRACKING, ignore_errors=True)
@@ -129,12 +134,6 @@ def _train(run: Run, folder: Path, data: RunData) -> dict[str, Any]:
         config.save(folder, device=device, duration_seconds=seconds)
     done = {"kept_epoch": kept_epoch, "epochs": progress.history}
     return done | {"device": device, "duration_seconds": seconds}
-
-
-def device_name(accelerator: Accelerator) -> str:
-    """Return what a process computes on: "cpu", or the kind of accelerator with its model's name."""
-    device = accelerator.device
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def _announce(run: Run) -> None:

@@ -13,6 +13,7 @@ from hub_models.dataset.preprocessing import load_splits
 from hub_models.evaluation import evaluate as report
 from hub_models.evaluation.evaluate import Evaluated, evaluate_run, launch_of, make_accelerator, shown, write_report
 from hub_models.evaluation.pictures import PICTURES
+from hub_models.files import held
 from hub_models.hub.push import push_model
 from hub_models.models.tasks import DISTANCES, TASKS
 from hub_models.models.trained_model import TrainedModel
@@ -156,6 +157,15 @@ def test_model_trained_on_its_test_patients_is_refused(run, config, no_pictures)
     assert train["images"] == len(load_rows(config)["train"])
 
 
+def test_refusals_come_before_x_rays_are_read(run, untrained, config, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(report, "prepare_splits", lambda *_: pytest.fail("X-rays were read"))
+    for model, other in ((run, None), (untrained, run)):  # the trained one has seen most of the other fold
+        with pytest.raises(ValueError, match=f"{run} was trained on patients of"):
+            evaluate_run(model, config.data_dir, protocol="folds", fold=1, compared=other, output=tmp_path / "out")
+    with held(tmp_path / "out"), pytest.raises(ValueError, match="another launch is writing to"):
+        evaluate_run(untrained, config.data_dir, output=tmp_path / "out")
+
+
 def test_model_without_a_record_of_its_training_is_refused(run, config, tmp_path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "data.json").unlink()
@@ -210,7 +220,8 @@ def test_tb_run_is_held_against_the_who(tb_run, config) -> None:
         assert verdict["reachable"] == (found is not None and found >= 0.7)
 
 
-def test_models_of_two_tasks_are_not_compared(run, tb_run, config) -> None:
+def test_models_of_two_tasks_are_not_compared(run, tb_run, config, monkeypatch) -> None:
+    monkeypatch.setattr(report, "prepare_splits", lambda *_: pytest.fail("X-rays were read"))
     with pytest.raises(ValueError, match="is a model for tb_classification, .* for lung_segmentation"):
         evaluate_run(run, config.data_dir, compared=tb_run)
 

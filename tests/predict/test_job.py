@@ -15,10 +15,11 @@ import pytest
 from dicom_frames import damaged, fatal_dicom, of_every_kind
 from launch import ROOT, accelerate, kill_when, python
 from PIL import Image
+from small_disk import largest_file
 from tiny import bare_png, write_tree, write_zip
 
 from hub_models.dataset.preprocessing import load_splits
-from hub_models.files import held
+from hub_models.files import DiskFullError, held
 from hub_models.predict import job
 from hub_models.predict.job import read_all
 from hub_models.predict.reader import ChestXrayReader
@@ -73,6 +74,28 @@ def test_table_and_masks_are_what_the_reader_says(xrays, models, whole) -> None:
     assert all(row["error"] is None for row in rows)
     assert len(masks(whole)) == len(rows)
     assert {path.name for path in whole.iterdir()} == {"masks", "predict.json", *map("predictions.{}".format, KINDS)}
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{"])
+def test_damaged_settings_are_named(data: bytes, xrays, models, whole, tmp_path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "out"))
+    (folder / "predict.json").write_bytes(data)
+    with pytest.raises(ValueError, match=f"{folder / 'predict.json'} is damaged.*: delete {folder}, or pass another"):
+        read_all(str(xrays), folder, **models)
+
+
+def test_folder_of_something_else_is_refused_before_x_rays_are_listed(tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="holds thesis.tex"):
+        read_all(str(tmp_path / "nowhere"), tmp_path / "out", segmenter="nowhere")
+
+
+def test_full_disk_is_named_and_the_same_call_resumes(xrays, models, whole, tmp_path) -> None:
+    with largest_file(4_000), pytest.raises(DiskFullError, match=f"the disk of {tmp_path / 'out'} is full"):
+        read_all(str(xrays), tmp_path / "out", **models)
+    read_all(str(xrays), tmp_path / "out", **models)
+    assert table(tmp_path / "out") == table(whole) and masks(tmp_path / "out") == masks(whole)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import resource
 import shutil
 import sqlite3
 from pathlib import Path
@@ -12,6 +13,7 @@ from launch import accelerate, interrupt_when, kill_when
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images
+from small_disk import largest_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import (
     AutoImageProcessor,
@@ -22,11 +24,12 @@ from transformers import (
 
 from chest_xray_masks import split_of
 from hub_models.dataset.preprocessing import load_splits
-from hub_models.files import held
+from hub_models.files import DiskFullError, held
 from hub_models.imaging.flags import Flag
 from hub_models.models.out_of_distribution import OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
 from hub_models.models.tasks import TASKS
 from hub_models.predict.reader import ChestXrayReader
+from hub_models.runs import data
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.notes import CARD_NAME, refuse_edited
 from hub_models.runs.run_folder import read_per_image
@@ -280,6 +283,107 @@ def test_out_of_distribution_score_tells_other_x_rays(config, results) -> None:
     colour, gray, turned = reader.read([flower, flower.convert("L"), rows[0]["image"].rotate(90)])
     assert colour.flag_codes[:2] == (Flag.COLOUR, Flag.OUT_OF_DISTRIBUTION)
     assert gray.flag_codes[0] == Flag.OUT_OF_DISTRIBUTION and turned.distance > turned.limit == known.limit
+
+
+@pytest.mark.parametrize("size", [1_000, 300_000])
+def test_full_disk_is_named_with_what_stands_and_the_same_call_resumes(size: int, config, results, tmp_path) -> None:
+    run = dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=1, checkpoint_steps=0, tracker="none")
+    with largest_file(size), pytest.raises(DiskFullError) as caught:
+        train(run)
+    said, files = str(caught.value), [path.name for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert f"the disk of {tmp_path / 'run'}" in said and "no checkpoint was made before" in said
+    assert not any(name.startswith(".") for name in files) and "model.safetensors" not in files
+    assert train(run)["training"]["kept_epoch"] == 1
+
+
+@pytest.mark.slow
+def test_full_disk_names_the_checkpoint_that_stands(config, results, tmp_path, monkeypatch) -> None:
+    run = dataclasses.replace(config, output_dir=str(tmp_path / "run"), epochs=3, checkpoint_steps=0, tracker="none")
+
+    def fill(*args: object) -> tuple[float, int, float]:
+        if any((tmp_path / "run" / "checkpoints").glob("epoch-*")):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        return train_epoch(*args)
+
+    with monkeypatch.context() as patch, largest_file(2**40), pytest.raises(DiskFullError) as caught:
+        patch.setattr(loop, "train_epoch", fill)
+        train(run)
+    assert f"the checkpoint {tmp_path}/run/checkpoints/epoch-00001-step-000000 stands" in str(caught.value)
+    train(run)
+    whole = dataclasses.replace(run, output_dir=str(tmp_path / "whole"))
+    train(whole)
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_damaged_newest_checkpoint_costs_an_epoch_and_no_bit(config, results, tmp_path, monkeypatch, caplog) -> None:
+    whole = dataclasses.replace(config, output_dir=str(tmp_path / "whole"), epochs=3, tracker="none", ema=0.9)
+    train(whole)
+    run = dataclasses.replace(whole, output_dir=str(tmp_path / "run"))
+
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "plain_model", stop)  # after the last epoch
+        train(run)
+    newest = tmp_path / "run" / "checkpoints" / "epoch-00003-step-000000"
+    (newest / "random_states_0.pkl").unlink()
+    (tmp_path / "run" / "checkpoints" / "kept.safetensors").write_bytes(b"")
+    with caplog.at_level("INFO", "hub_models"):
+        train(run)
+    assert f"{newest} is passed over: random_states_0.pkl is missing" in caplog.text
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("name", ["train_config.json", "data.json", "results.json"])
+def test_empty_file_of_a_run_is_named(name: str, config, results, tmp_path) -> None:
+    folder = Path(shutil.copytree(config.output_dir, tmp_path / "run"))
+    (folder / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{folder / name} is damaged") as caught:
+        train(dataclasses.replace(config, output_dir=str(folder)))
+    assert "\n" not in str(caught.value)
+
+
+def test_finished_run_loses_the_checkpoints_that_a_kill_left(config, results, tmp_path) -> None:
+    folder = Path(shutil.copytree(config.output_dir, tmp_path / "run"))
+    (folder / "checkpoints" / "epoch-00012-step-000000").mkdir(parents=True)
+    (folder / "checkpoints" / "kept.safetensors").touch()
+    (folder / ".results.json.writing").touch()
+    assert train(dataclasses.replace(config, output_dir=str(folder))) == results
+    assert not (folder / "checkpoints").exists() and not (folder / ".results.json.writing").exists()
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_segmenter_that_has_seen_test_patients_is_refused_before_lungs_are_found(
+    folds: bool, config, tb_config, results, tmp_path, monkeypatch
+) -> None:
+    for name in ("find_lungs", "prepare"):
+        monkeypatch.setattr(data, name, lambda *_: pytest.fail("X-rays were read"))
+    monkeypatch.setattr(module, "_train_run" if folds else "learn", lambda *_: pytest.fail("a model was trained"))
+    lungs = Path(shutil.copytree(config.output_dir, tmp_path / "lungs"))
+    known = json.loads((lungs / "data.json").read_text())
+    (lungs / "data.json").write_text(json.dumps(known | {"earlier": known["test"]}))
+    other = {"region": "lungs", "segmenter": str(lungs), "output_dir": str(tmp_path / "tb")}
+    if folds:  # the last fold's alone has seen its test patients
+        other |= {"protocol": "folds", "segmenter": str(tmp_path / "all")}
+        for fold in range(5):
+            shutil.copytree(lungs, tmp_path / "all" / f"fold-{fold}")
+            empty = {"train": [], "validation": [], "earlier": known["test"] if fold == 4 else []}
+            (tmp_path / "all" / f"fold-{fold}" / "data.json").write_text(json.dumps(known | empty))
+    with pytest.raises(ValueError, match=f"{other['segmenter']}.* was trained on patients of .* X-rays to test on"):
+        train(dataclasses.replace(tb_config, **other))
+    assert not (tmp_path / "tb").exists()
+
+
+def test_model_of_other_weights_is_refused_before_x_rays_are_read(
+    config, tiny_segformer, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "load_run_rows", lambda *_: pytest.fail("X-rays were read"))
+    folder = Path(shutil.copytree(tiny_segformer, tmp_path / "model"))
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=str(folder)):
+        train(dataclasses.replace(config, model=str(folder), from_scratch=False, output_dir=str(tmp_path / "run")))
 
 
 def test_few_training_x_rays_leave_no_out_of_distribution_score(config, results, phantoms, tmp_path) -> None:
