@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from hub_models.predict.row_log import (
     open_notes,
     open_row_log,
 )
-from hub_models.predict.stream import PREDICTION_SCHEMA, StreamOutput, read_stream
+from hub_models.predict.stream import PREDICTION_SCHEMA, StreamOutput, TableRow, read_stream
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -174,7 +175,7 @@ def _read_left(
     output: StreamOutput, sources: Sources, accelerator: "Accelerator | OneProcess", batch_size: int | None
 ) -> None:
     """Read this process's X-rays of what earlier launches left, and append a row for each to its file."""
-    left = np.flatnonzero(~done_before(output.folder, len(sources.index)))
+    left = np.flatnonzero(~done_before(output.folder, len(sources.index), partial(_stands, output.folder)))
     if len(left) < len(sources.index):
         logger.info("resumed: %d of %d X-rays are left", len(left), len(sources.index))
     rank, processes = accelerator.process_index, accelerator.num_processes
@@ -188,6 +189,12 @@ def _read_left(
                 file.write(json.dumps(row) + "\n")  # written out line by line
     except KeyboardInterrupt as stopped:
         raise KeyboardInterrupt("stopped: the same command resumes") from stopped
+
+
+def _stands(folder: Path, row: TableRow) -> bool:
+    """Return whether the files that a row names are there; a power cut may leave them empty."""
+    files = [folder / str(row[name]) for name in ("mask", "dicom_seg", "dicom_sr") if row.get(name)]
+    return all(file.is_file() and file.stat().st_size for file in files)
 
 
 def _summary(folder: Path) -> str:

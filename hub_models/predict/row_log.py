@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import groupby, islice
 from operator import itemgetter
@@ -59,12 +59,12 @@ def _launches(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / ROWS_NAME).glob("*") if path.is_dir() and path.name.isdecimal())
 
 
-def done_before(folder: Path, count: int) -> np.ndarray:
-    """Return (count,) bool: which numbers have rows of earlier launches."""
+def done_before(folder: Path, count: int, stands: Callable[[dict[str, Any]], bool] = bool) -> np.ndarray:
+    """Return (count,) bool: which numbers have rows of earlier launches, of which `stands` is true."""
     done = np.zeros(count, bool)
     for launch in _launches(folder)[:-1]:
         for path in launch.glob("*.jsonl"):
-            done[[row[NUMBER] for row in _rows(path, count)]] = True
+            done[[row[NUMBER] for row in _rows(path, count) if stands(row)]] = True
     return done
 
 

@@ -91,6 +91,19 @@ def test_folder_of_something_else_is_refused_before_x_rays_are_listed(tmp_path) 
         read_all(str(tmp_path / "nowhere"), tmp_path / "out", segmenter="nowhere")
 
 
+def test_x_ray_whose_mask_a_power_cut_emptied_is_read_again(xrays, models, whole, tmp_path, monkeypatch) -> None:
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(job, "close_row_log", stop)
+        read_all(str(xrays), tmp_path / "out", **models)
+    first, second, *_ = sorted((tmp_path / "out" / "masks").iterdir())
+    first.write_bytes(b""), second.unlink()
+    read_all(str(xrays), tmp_path / "out", **models)
+    assert table(tmp_path / "out") == table(whole) and masks(tmp_path / "out") == masks(whole)
+
+
 def test_full_disk_is_named_and_the_same_call_resumes(xrays, models, whole, tmp_path) -> None:
     with largest_file(4_000), pytest.raises(DiskFullError, match=f"the disk of {tmp_path / 'out'} is full"):
         read_all(str(xrays), tmp_path / "out", **models)
