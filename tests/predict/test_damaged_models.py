@@ -141,9 +141,8 @@ def test_values_that_cannot_be(run: Path, phantoms: Path, change: str) -> None:
         pytest.param({"depths": [2**17] * 2}, marks=pytest.mark.slow),
         {"embedding_size": BIG}, {"embedding_size": -1}, {"embedding_size": "x"}, {"hidden_sizes": 8},
         {"num_channels": 0}, {"num_channels": 4}, {"hidden_act": "x"}, {"layer_type": ["basic"]},
-        {"model_type": "vit"}, {"model_type": "bert"}, {"model_type": "x"}, {"model_type": [1]},
-        {"id2label": [1]}, {"to_dict": 1},
-        {"model_type": "timm_wrapper", "architecture": "x"},
+        {"model_type": "vit"}, {"model_type": "bert"}, {"model_type": "x"}, {"model_type": [1]}, {"id2label": [1]},
+        {"to_dict": 1}, {"model_type": "timm_wrapper", "architecture": "x"},
     ],
     ids=str,
 )  # fmt: skip
