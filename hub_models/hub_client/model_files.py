@@ -10,6 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is
 SOUND = "pass a sound copy of the model"
 LARGEST_JSON = 1 << 26  # bytes; the ids of a million X-rays take fewer
 LARGEST_WHOLE = 1 << 53  # up to which a float holds every whole number
+LARGEST_SIDE = 2048  # pixels of a model's input; at twice as many the maps of a SegFormer take 40 GB
+TaskName = Literal["lung_segmentation", "tb_classification"]  # keys of TASKS
 DEEPEST = 32  # levels of lists and objects; a config of transformers has 4
 NESTED = "processor_config.json"  # from which transformers takes an image processor, where it is there
 # Keys of a config by which transformers 5 loads modules of a repository, kernels, other packages or other files.

@@ -13,14 +13,14 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 from PIL import Image
 
-from hub_models.hub_client.model_files import SOUND, check_types, damaged, read_json, refuse_foreign
+from hub_models.hub_client.model_files import SOUND, TaskName, check_types, damaged, read_json, refuse_foreign
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import Region
 from hub_models.imaging.resizing import Fit
 from hub_models.imaging.source import Source
 from hub_models.models.answers import ANSWERS, FORWARD_SIZES, check_answer, pixels_of
 from hub_models.models.out_of_distribution import OutOfDistribution
-from hub_models.models.settings import Settings, TaskName, check_normalization
+from hub_models.models.settings import Settings, check_normalization
 
 GRAPH_NAME, PREPROCESSING_NAME = "model.onnx", "preprocessing.json"
 FORMAT = 1  # of preprocessing.json; raise when a reader of the format before would misread it

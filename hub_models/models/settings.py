@@ -3,10 +3,10 @@
 import hashlib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from hub_models.hub_client.downloads import SETTINGS_KEY
-from hub_models.hub_client.model_files import check_types, damaged
+from hub_models.hub_client.model_files import LARGEST_SIDE, TaskName, check_types, damaged
 from hub_models.imaging.lung_crop import Region
 from hub_models.imaging.resizing import Fit
 
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
-LARGEST_SIDE = 2048  # pixels of a model's input; at twice as many the maps of a SegFormer take 40 GB
-TaskName = Literal["lung_segmentation", "tb_classification"]
 MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")  # what a prediction depends on
 
 

@@ -7,8 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from hub_models.dataset.folds import FOLDS
 from hub_models.files import write_json
-from hub_models.hub_client.model_files import check_types, damaged, read_json
-from hub_models.models.settings import LARGEST_SIDE, TaskName
+from hub_models.hub_client.model_files import LARGEST_SIDE, TaskName, check_types, damaged, read_json
 
 CONFIG_NAME = "train_config.json"
 NAMES_BEFORE = {"warmup_share": "warmup_fraction"}  # up to version 0.1

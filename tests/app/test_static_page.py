@@ -24,6 +24,7 @@ from hub_models.app.static_page import build_static, push_static
 from hub_models.dataset.phantoms import render_phantom
 from hub_models.imaging.flags import Flag
 from hub_models.metrics import count_overlap, dice
+from hub_models.models.onnx_model import digest_of_graph
 from hub_models.models.out_of_distribution import OutOfDistribution
 from hub_models.predict.export import export_model
 from hub_models.predict.reader import ChestXrayReader
@@ -378,10 +379,13 @@ def test_every_kind_of_model_is_read_alike(
 
 
 def test_what_the_page_cannot_read_with_is_refused(tmp_path: Path) -> None:
-    values = {"format": 1, "task": "tb_classification", "resample": "box", "views": 1, "region": "lungs", "name": "tb"}
     folder = tmp_path / "tb"
     folder.mkdir()
     (folder / "model.onnx").touch()
+    values = {"format": 1, "task": "tb_classification", "resample": "box", "views": 1, "region": "lungs", "name": "tb"}
+    values |= {"digest": "", "graph": digest_of_graph(folder), "segmenter": None, "synthetic": False, "version": ""}
+    values |= {"precision": "fp32", "image_size": 64, "fit": "pad", "temperature": 1.0, "threshold": 0.5, "labels": []}
+    values |= {"two_lungs": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
     def refused(said: str, **changed: object) -> None:
         (folder / "preprocessing.json").write_text(json.dumps(values | changed))

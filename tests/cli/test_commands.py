@@ -112,7 +112,10 @@ def test_scripts_call_their_command(script: str) -> None:
         ("train --zzz", "cxm train: error: unknown option --zzz: cxm train --help lists them"),
         ("train --epochs many", "cxm train: error: --epochs must be a whole number, got 'many'"),
         ("train --from_scratch perhaps", "--from_scratch must be true or false, got 'perhaps'"),
-        ("train --data d --output o --image_size 300", "image_size must be a positive multiple of 32 or 14, got 300"),
+        (
+            "train --data d --output o --image_size 300",
+            "image_size must be a multiple of 32 or 14, 2048 at most, got 300",
+        ),
         ("train --config nowhere.yaml", "no config nowhere.yaml: pass a YAML or JSON file, or a run folder"),
         ("trian", "cxm: error: unknown command trian: did you mean train?"),
         ("benchmark strat", "cxm benchmark: error: unknown command strat: did you mean start?"),
