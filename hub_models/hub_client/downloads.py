@@ -135,7 +135,8 @@ def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
     for name in (NESTED, CODE_FILES[-1]):
         if (folder / name).is_file():
             raise ValueError(f"{name} of {repo_id} would be read in place of {CONFIGS[-1]}: pass another model")
-    values = {name: read_json(folder / name, f"{name} of {repo_id}") for name in CONFIGS}
+    named = [name for name in (*CONFIGS, "results.json") if name in CONFIGS or (folder / name).is_file()]
+    values = {name: read_json(folder / name, f"{name} of {repo_id}") for name in named}
     if SETTINGS_KEY not in values["config.json"]:
         raise ValueError(f"config.json of {repo_id} has no {SETTINGS_KEY}: pass a model that scripts/push.py sent")
 

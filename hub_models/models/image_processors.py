@@ -52,9 +52,15 @@ def load_image_processor(kind: str, folder: Path, image_size: int) -> BaseImageP
     if (size := stored.get("size")) != {"height": image_size, "width": image_size}:
         raise ValueError(f"{folder / PREPROCESSOR_NAME} scales to {size}, the model takes {image_size}: {SOUND}")
     known = json.loads(made.to_json_string())  # with lists for tuples
-    steps = {name for name in known | stored if name in known or name.startswith("do_")} - {"resample"}
+    steps = {name for name in known | stored if name in known or name.startswith("do_")} - {
+        "resample",
+        "image_processor_type",
+    }
     if others := sorted(name for name in steps if (known.get(name) or None) != (stored.get(name) or None)):
         raise ValueError(f"{folder / PREPROCESSOR_NAME} has other {', '.join(others)} than a training writes: {SOUND}")
+    kind_name = known["image_processor_type"]  # an earlier transformers appended Fast
+    if not str(stored.get("image_processor_type")).startswith(kind_name):
+        raise damaged(folder / PREPROCESSOR_NAME, f"image_processor_type is no {kind_name}")
     if stored.get("resample") not in [*Image.Resampling]:  # BOX in older runs
         raise damaged(folder / PREPROCESSOR_NAME, f"resample {stored.get('resample')}")
     made.resample = stored["resample"]  # type: ignore[attr-defined]  # not of the base class

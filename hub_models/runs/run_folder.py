@@ -205,7 +205,7 @@ def read_per_image(folder: Path) -> list[dict[str, Any]]:
 
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise damaged(path, error) from error
     names = ["lungs_fraction" if name == "lungs_share" else name for name in table.column_names]  # up to version 0.1
     return table.rename_columns(names).to_pylist()

@@ -114,7 +114,7 @@ def test_scripts_call_their_command(script: str) -> None:
         ("train --from_scratch perhaps", "--from_scratch must be true or false, got 'perhaps'"),
         (
             "train --data d --output o --image_size 300",
-            "image_size must be a multiple of 32 or 14, 2048 at most, got 300",
+            "must be a multiple of 32 or 14, 2048 at most, got 300",
         ),
         ("train --config nowhere.yaml", "no config nowhere.yaml: pass a YAML or JSON file, or a run folder"),
         ("trian", "cxm: error: unknown command trian: did you mean train?"),

@@ -145,6 +145,11 @@ def test_only_data_comes(hub: LoopbackHub, as_user: AsUser, publish: Publish, fi
         ({"config.json": b'{"chest_xray_masks": {}, "custom_pipelines": {}}'}, "to be loaded \\(custom_pipelines\\)"),
         ({"config.json": b'{"chest_xray_masks": {"a": [{"auto_map": {}}]}}'}, "to be loaded \\(auto_map\\)"),
         ({"preprocessor_config.json": b'{"auto_map": {}}'}, "preprocessor_config.json of alice/tb wants code"),
+        ({"config.json": b'{"chest_xray_masks": {}, "attn_implementation": "x/y"}'}, "to be loaded \\(attn_implem"),
+        ({"config.json": b"[" * 100_000}, "config.json of alice/tb is damaged"),
+        ({"data.json": b"{}\xff"}, "data.json of alice/tb is damaged"),
+        ({"results.json": b'{"a": NaN}'}, "results.json of alice/tb is damaged"),
+        ({"adapter_config.json": b"{}"}, "adapter_config.json of alice/tb would be read in place of preproc"),
         ({"processor_config.json": b"{}"}, "processor_config.json of alice/tb would be read in place of preproc"),
     ],
 )

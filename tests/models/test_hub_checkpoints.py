@@ -48,6 +48,26 @@ def test_open_checkpoint_is_started_from_online_and_from_the_cache(there, as_use
                 assert list(image_processor_for("classification", NAME, False, 64).image_mean) == [0.5] * 3
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_config.json", b'{"base_model_name_or_path": "mallory/other"}'),
+        ("config.json", b'{"model_type": "vit", "quantization_config": {"quant_method": "x"}}'),
+        ("config.json", b'{"model_type": "vit", "encoder": [{"_attn_implementation": "mallory/kernel"}]}'),
+        ("config.json", b"[" * 100_000),
+        ("preprocessor_config.json", b'{"auto_map": {"AutoImageProcessor": "x.Y"}}'),
+        ("preprocessor_config.json", b'{"image_std": [0, 0, 0]}'),
+    ],
+)
+def test_checkpoint_that_would_load_code_or_is_damaged(hub, tmp_path, as_user, name, content) -> None:
+    write_checkpoint("vit", tmp_path)
+    hub.create(NAME, {path.name: path.read_bytes() for path in tmp_path.iterdir()} | {name: content})
+    with as_user(None), pytest.raises(ValueError, match=f"{name}.*{NAME}|{NAME}.*{name}") as error:
+        build("classification", NAME, False, TB, 64)
+        image_processor_for("classification", NAME, False, 64)
+    assert "\n" not in str(error.value)
+
+
 def test_checkpoint_without_image_processor_serves_offline_too(hub, tmp_path, as_user) -> None:
     write_checkpoint("vit", tmp_path)
     hub.create(NAME, {path.name: path.read_bytes() for path in tmp_path.iterdir()})
