@@ -6,10 +6,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -19,6 +18,7 @@ from weakref import WeakValueDictionary
 from PIL import Image, UnidentifiedImageError
 
 from hub_models.app import view
+from hub_models.app.backlog import LARGEST, MOST_FILES, Backlog
 from hub_models.app.examples import EXAMPLE_PHANTOMS, example_png
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.masks import keep_two_lungs
@@ -28,17 +28,19 @@ from hub_models.predict.reader import ChestXrayReader
 
 try:
     import gradio as gr
+
+    from hub_models.app.gate import Gate
 except ImportError as error:
     raise ImportError("the page needs gradio: pip install 'chest-xray-masks[app]'") from error
 
 log = logging.getLogger(__name__)
-LARGEST = "100mb"  # of an upload; an X-ray of 4892 x 4020 pixels takes 40 in DICOM
 # Seconds: the handler deletes an upload as it reads it; this is for one that no handler is called for, or breaks off
 CLEAN_EVERY, KEPT_AT_MOST = 10, 60
 STYLES = ("reading.css", "app.css")
 EXAMPLE_SIZE, THUMBNAIL = (512, 440), (240, 240)  # height and width in pixels
 HINT = """<p class="hint">Read in memory and forgotten: no upload is kept.</p>
 <p class="hint">Or a synthetic X-ray, drawn by a program, of no patient:</p>"""
+LOST = "It was lost on its way: drop it again."
 NO_IMAGE = "This is no image: drop a PNG, JPEG, TIFF or DICOM file."
 SCROLL = "() => { if (innerWidth <= 760) document.querySelector('#output').scrollIntoView({behavior: 'smooth'}) }"
 Read = Callable[[bytes, str], view.Report]  # of a file's content and name
@@ -64,6 +66,7 @@ class Page:
         wrapped: what is called in place of `read`, such as what spaces.GPU of a Space on ZeroGPU makes of it.
         turn: one X-ray is read at a time, in the order in which they came: a forward pass takes all cores.
         uploads: those that are read or wait for their turn, by the path where they lay.
+        backlog: how many and how large these may be.
     """
 
     reader: ChestXrayReader
@@ -72,6 +75,7 @@ class Page:
     wrapped: Read | None = None
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     uploads: MutableMapping[Path, Upload] = field(default_factory=WeakValueDictionary)
+    backlog: Backlog = field(default_factory=Backlog)
 
     @classmethod
     def of(cls, segmenter: str | Path | None, classifier: str | Path | None, revision: str | None = None) -> "Page":
@@ -102,38 +106,36 @@ class Page:
         models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
         return view.Report(xray.gray, found, heat, tuple(models))
 
-    def take(self, path: Path) -> Upload:
-        """Return an upload and delete its file.
+    def take(self, path: Path) -> Upload | None:
+        """Return an upload and delete its file; None where there is none.
 
         Gradio names a file by its content, so the same file from two visitors has one path. If both come at once, the
         second finds no file and gets the first one's upload.
-
-        Raises:
-            gr.Error: there is none.
         """
         try:
-            upload: Upload | None = Upload(path.name, path.read_bytes())
+            upload = Upload(path.name, path.read_bytes())
         except FileNotFoundError:
-            upload = self.uploads.get(path)
-        if upload is None:
-            said = f"{path.name} was lost on its way: drop it again"
-            raise gr.Error(said, print_exception=False)  # a name may be a patient's: not into the log
+            return self.uploads.get(path)
         path.unlink(missing_ok=True)
         self.uploads[path] = upload
         return upload
 
-    async def show(self, source: Upload | Mapping[str, Any]) -> Updates:
-        """Show that an example or a dropped file is read, and then what was found, or why it cannot be read.
-
-        Raises:
-            gr.Error: as `take`.
-        """
-        upload = source if isinstance(source, Upload) else self.take(Path(source["path"]))
+    async def show(self, source: str | Mapping[str, Any], request: gr.Request) -> Updates:
+        """Show that an example or a dropped file is read, and then what was found, or why it cannot be read."""
+        session, is_example = str(request.session_hash), isinstance(source, str)
+        upload = self.examples.get(source) if isinstance(source, str) else self.take(Path(source["path"]))
+        size = 0 if upload is None or is_example else len(upload.data)
+        objection = LOST if upload is None else self.backlog.objection(session, size)
+        if upload is None or objection:
+            name = source if isinstance(source, str) else Path(source["path"]).name
+            yield None, view.problem_html(name, objection), ""
+            return
         reading = None, view.waiting_html(f"{upload.name}: reading …"), ""
-        yield reading
-        async with self.turn:
-            yield reading  # over the one before it; and here Gradio leaves off if the tab was closed meanwhile
-            yield None, *await asyncio.to_thread(self._found, upload)
+        with self.backlog.holding(session, size):
+            yield reading
+            async with self.turn:
+                yield reading  # over the one before it; and here Gradio leaves off if the tab was closed meanwhile
+                yield None, *await asyncio.to_thread(self._found, upload)
 
     def _found(self, upload: Upload) -> tuple[str, str]:
         """Return HTML of what was found and of its files."""
@@ -166,21 +168,21 @@ def build(page: Page) -> gr.Blocks:
                 upload = gr.File(label="Chest X-ray: PNG, JPEG, TIFF or DICOM", height=150, elem_id="upload")
                 gr.HTML(HINT)
                 with gr.Row(elem_id="examples"):
-                    buttons = {
-                        name: gr.Button(name, elem_id=f"example-{number}", elem_classes="example")
+                    buttons = [
+                        gr.Button(name, elem_id=f"example-{number}", elem_classes="example")
                         for number, name in enumerate(page.examples)
-                    }
+                    ]
             with gr.Column(elem_id="output"):
                 result = gr.HTML(view.waiting_html(), elem_id="result")
                 files = gr.HTML("", elem_id="files")
             with gr.Column(elem_id="limits"), gr.Accordion("Limits of the models"):
-                gr.Markdown(view.limits_text(page.models), latex_delimiters=[])
+                gr.HTML(view.limits_html(page.models))
 
-        def on(event: Callable[..., object], handler: Callable[..., Updates], source: gr.File | None = None) -> None:
+        def on(event: Callable[..., object], source: gr.File | gr.Button) -> None:
             event(None, js=SCROLL, api_visibility="private")
             event(
-                handler,
-                source,
+                page.show,
+                source,  # a file, or a button with the name of its example
                 [upload, result, files],
                 show_progress="hidden",
                 trigger_mode="multiple",  # else what is dropped while another is read is passed over
@@ -189,9 +191,9 @@ def build(page: Page) -> gr.Blocks:
                 api_visibility="private",
             )
 
-        on(upload.upload, page.show, upload)
-        for name, button in buttons.items():
-            on(button.click, partial(page.show, page.examples[name]))
+        on(upload.upload, upload)
+        for button in buttons:
+            on(button.click, button)
     return blocks
 
 
@@ -204,10 +206,12 @@ def _head(page: Page) -> str:
 
 
 @contextmanager
-def serving(page: Page, host: str | None = "127.0.0.1", port: int | None = None) -> Iterator[tuple[str, Path]]:
+def serving(
+    page: Page, host: str | None = "127.0.0.1", port: int | None = None, hosts: Sequence[str] = ()
+) -> Iterator[tuple[str, Path]]:
     """Serve the page while a block runs; give its address and the folder that uploads pass through.
 
-    A host or port of None is what Gradio's environment variables and defaults say.
+    A host or port of None is what Gradio's environment variables and defaults say. `hosts` as `hosts_of` takes them.
 
     Raises:
         OSError: the port is taken.
@@ -216,13 +220,14 @@ def serving(page: Page, host: str | None = "127.0.0.1", port: int | None = None)
         os.environ["GRADIO_TEMP_DIR"] = folder  # the one way to tell Gradio where uploads go
         blocks = build(page)
         try:
-            _, url, _ = blocks.launch(
+            app, url, _ = blocks.launch(
                 server_name=host,
                 server_port=port,
                 share=False,
                 quiet=True,
                 prevent_thread_lock=True,
                 max_file_size=LARGEST,
+                max_threads=2 * MOST_FILES,  # so that one too many is told so at once
                 run_history=False,  # Gradio's own, kept in the browser
                 enable_monitoring=False,
                 ssr_mode=False,
@@ -234,6 +239,10 @@ def serving(page: Page, host: str | None = "127.0.0.1", port: int | None = None)
             at = "the default port" if port is None else f"port {port}"
             raise OSError(f"{at} cannot be used, perhaps as another page is there: pass another --port") from error
         try:
+            blocks._queue.pending_messages_per_session.max_size = 2 * MOST_FILES  # readings that nobody fetches
+            page.backlog.folder = Path(app.uploaded_file_dir)
+            inner = app.middleware_stack or app.build_middleware_stack()
+            app.middleware_stack = Gate(inner, host, hosts, blocks.config, page.backlog)
             yield url, Path(folder)
         finally:
             blocks.close(verbose=False)
@@ -264,6 +273,7 @@ def serve(
     host: str | None = "127.0.0.1",
     port: int | None = None,
     wrap: Callable[[Read], Read] | None = None,
+    hosts: Sequence[str] = (),
 ) -> None:
     """Serve the page of run folders or Hub ids as `serving` does, until Ctrl-C or SIGTERM; `wrap` makes its `wrapped`.
 
@@ -275,7 +285,7 @@ def serve(
     page = Page.of(segmenter, classifier, revision)
     if wrap is not None:  # ZeroGPU looks for it before the page is up
         page = replace(page, wrapped=wrap(page.read))
-    with serving(page, host, port) as (url, folder):
+    with serving(page, host, port, hosts) as (url, folder):
         log.info("serving at %s; Ctrl-C ends it", url)
         while not stopped.wait(CLEAN_EVERY):
             delete_broken_uploads(folder, KEPT_AT_MOST)

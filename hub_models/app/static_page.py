@@ -19,7 +19,7 @@ from hub_models.app.npm import NPM_PACKAGES, vendor
 from hub_models.app.view import MEANING, NO_DEVICE, TEMPLATES
 from hub_models.dataset.inspection import BLANK_SPREAD
 from hub_models.files import check_output, new_folder, write_json
-from hub_models.hub.limits import KNOWN_LIMITS, SCOPE
+from hub_models.hub.limits import KNOWN_LIMITS, SCOPE, unmarked
 from hub_models.hub.space import STATIC_MARK, pack_static, push_space
 from hub_models.hub_client.downloads import local_run
 from hub_models.hub_client.repository import folder_files
@@ -193,7 +193,7 @@ def _limits_of(models: Mapping[str, ExportedModel]) -> list[str]:
     """Return sentences without Markdown."""
     kinds = [TASKS[model.settings["task"]].kind for model in models.values()]
     limits = [one for kind in kinds for one in (*(f"Not for: {text}" for text in SCOPE[kind]), *KNOWN_LIMITS[kind])]
-    return [one.replace("**", "").replace("*", "").replace("`", "") for one in (*limits, NO_OTHER_CHECKS)]
+    return [unmarked(one) for one in (*limits, NO_OTHER_CHECKS)]
 
 
 def _write_worker(page: Path) -> None:

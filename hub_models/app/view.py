@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from hub_models.hub.limits import limits_of
+from hub_models.hub.limits import limits_of, unmarked
 from hub_models.imaging.masks import mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
 from hub_models.models.answers import PREDICTION_VERSION
@@ -20,12 +20,16 @@ from hub_models.models.tasks import TASKS
 from hub_models.predict.reader import Prediction
 from hub_models.runs.run_folder import RunFolder
 
-# the templates escape what a file's name or an error says
+# the templates escape what a file's name, a model's or an error says
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
 READING_PAGE, REPORT_PAGE = TEMPLATES.get_template("reading.html"), TEMPLATES.get_template("report.html")
 DOWNLOADS = TEMPLATES.from_string(
     "<p>Download"
     '{% for title, name, url in files %} <a href="{{ url }}" download="{{ name }}">{{ title }}</a>{% endfor %}</p>'
+)
+LIMITS = TEMPLATES.from_string(
+    "{% for name, said in limits.items() %}<h4>{{ name }}</h4>"
+    "{% if said %}<ul>{% for one in said %}<li>{{ one }}</li>{% endfor %}</ul>{% endif %}{% endfor %}"
 )
 PICTURE_SIDE = 1024  # pixels of a picture's longer side
 NO_DEVICE = "Research use, not a medical device. No decision about a patient may rest on this page."
@@ -60,7 +64,7 @@ class ShownModel:
         name: the Hub id that it was pulled by, or its folder's name; never a path of the server.
         digest: of its weights and configs.
         is_synthetic: whether it was trained on phantoms.
-        limits: sentences in Markdown, as its card holds them.
+        limits: sentences as its card holds them, without their Markdown.
     """
 
     name: str
@@ -74,18 +78,18 @@ class ShownModel:
         name = folder.resolve().name if Path(source).is_dir() else str(source)
         run = RunFolder.read(folder)
         scope, known = limits_of(TASKS[run.config.task].kind, run.data)
-        limits = (*(f"Not for: {one}" for one in scope), *known)
+        limits = tuple(unmarked(one) for one in (*(f"Not for: {text}" for text in scope), *known))
         return cls(name, run.digest[:16], bool(run.data.get("synthetic")), limits)
 
 
-def limits_text(models: Mapping[str, ShownModel]) -> str:
-    """Return Markdown of the limits of models by their role, those of both first."""
+def limits_html(models: Mapping[str, ShownModel]) -> str:
+    """Return HTML of the limits of models by their role, those of both first."""
     limits = {f"{role}: {model.name}": list(model.limits) for role, model in models.items()}
     first, *others = limits.values()
     if shared := [one for one in first if others and all(one in other for other in others)]:
         own = {name: [one for one in said if one not in shared] for name, said in limits.items()}
         limits = {"Both models": shared} | own
-    return "\n\n".join("\n".join([f"#### {name}", *(f"* {one}" for one in said)]) for name, said in limits.items())
+    return LIMITS.render(limits=limits)
 
 
 def reading_html(report: Report) -> str:

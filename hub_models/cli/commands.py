@@ -183,6 +183,7 @@ COMMANDS = {
             REVISION,
             Option("host", "address to listen at", default=plans.HOST),
             Option("port", "port to listen at", "N", int, plans.PORT),
+            Option("hosts", "other names that the page is asked by, such as a proxy's", "NAME", default=(), nargs="+"),
             Option(
                 "static",
                 "folder to make of a page that reads in the visitor's browser, to be served by any web server",

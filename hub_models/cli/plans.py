@@ -78,8 +78,8 @@ def plan_app(options: Options) -> Work:
     output = given.pop("static")
     if output is None:
         return Call("hub_models.app.page", "serve", arguments=lambda _: given)(options)
-    if (given.pop("host"), given.pop("port")) != (HOST, PORT):
-        raise ValueError("--host and --port are of the served page: leave them out with --static")
+    if (given.pop("host"), given.pop("port"), given.pop("hosts")) != (HOST, PORT, ()):
+        raise ValueError("--host, --port and --hosts are of the served page: leave them out with --static")
     return Call("hub_models.app.static_page", "build_static", print, lambda _: given | {"output": output})(options)
 
 

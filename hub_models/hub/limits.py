@@ -47,3 +47,8 @@ def limits_of(kind: str, data: Mapping[str, Any]) -> Limits:
 def only_synthetic(data: Mapping[str, Any]) -> bool:
     """Return whether all X-rays of a run are synthetic, by its data.json."""
     return bool(data.get("synthetic", 0) == sum(len(data.get(split, ())) for split in SPLITS))
+
+
+def unmarked(sentence: str) -> str:
+    """Return a sentence of this module without its Markdown."""
+    return sentence.replace("*", "").replace("`", "")
