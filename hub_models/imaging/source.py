@@ -1,6 +1,7 @@
 """Files, bytes and arrays to PIL images."""
 
 import io
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
@@ -10,6 +11,9 @@ from PIL import Image, ImageOps
 
 from hub_models.imaging.dicom import is_dicom, read_dicom
 from hub_models.imaging.windowing import BIT_DEPTHS, luminance
+
+# Pillow warns of pictures that are smaller than MAX_PIXELS, which every picture is held against
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Source = Image.Image | str | Path | bytes | np.ndarray
 

@@ -217,7 +217,11 @@ class ChestXrayReader:
         """
         if isinstance(source, str | Path):
             name = Path(source).name
-        gray, spacing_mm, header_flags, chroma = read_xray(source)
+        try:
+            gray, spacing_mm, header_flags, chroma = read_xray(source)
+        except ValueError as error:
+            error.args = (str(error).replace("image bytes", name, 1).replace("DICOM bytes", name, 1),)
+            raise
         if min(gray.size) < LEAST_SIDE:
             size = f"{gray.width}x{gray.height} pixels"
             raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")

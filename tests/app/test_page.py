@@ -8,128 +8,29 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from threading import Event
-from typing import NamedTuple
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from scipy.ndimage import binary_dilation
 from tiny import dicom, png
+from visitors import WAIT, Held, Served, drop, visit, wait_for
 
+from hub_models.app import backlog
 from hub_models.app import page as app
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import saliency
-from hub_models.models.trained_model import TrainedModel
-from hub_models.predict.reader import ChestXrayReader
-from hub_models.runs.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 ORANGE = (255, 160, 20)
-WAIT = 120_000  # milliseconds for a reading on a busy machine
-
-
-class Served(NamedTuple):
-    """The page under test: address, the folder that uploads pass through, events, whom the server called, models."""
-
-    url: str
-    folder: Path
-    page: app.Page
-    called: set[str]
-    reader: ChestXrayReader
-
-
-class Held(NamedTuple):
-    """Whether an X-ray is being read, whether it may finish, and the names of those read."""
-
-    is_busy: Event
-    may_go: Event
-    names: list[str]
-
-
-@pytest.fixture(scope="module")
-def folders(make_run, tiny_segformer, tiny_resnet, phantoms, tmp_path_factory) -> tuple[str, str]:
-    """A lung model whose masks take about half of an X-ray, and a TB model of the lungs, both with random weights."""
-    root = tmp_path_factory.mktemp("runs")
-    lungs = make_run(TrainConfig("data", str(root / "lungs"), model=str(tiny_segformer), image_size=64))
-    trained = TrainedModel.from_run(lungs)
-    model, xray = trained.model, next(phantoms.rglob("CXR_png/*.png"))
-    low, high = -10.0, 10.0
-    for _ in range(20):  # bias of "lung" at which half of the X-ray is
-        model.decode_head.classifier.bias.data[1] = (low + high) / 2
-        low, high = (low, (low + high) / 2) if trained(xray).mean() > 0.5 else ((low + high) / 2, high)
-    model.save_pretrained(lungs)
-    options = {"model": str(tiny_resnet), "image_size": 64, "region": "lungs"}
-    return str(lungs), str(make_run(TrainConfig("data", str(root / "tb"), "tb_classification", **options)))
-
-
-@pytest.fixture(scope="module")
-def served(folders: tuple[str, str]) -> Iterator[Served]:
-    """The page, served by this process, whose connections to anywhere are noted."""
-    called: set[str] = set()
-
-    def connect(self: socket.socket, address: tuple) -> None:
-        called.add(str(address[0]))
-        return connects(self, address)
-
-    connects = socket.socket.connect
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app, "EXAMPLE_SIZE", (96, 84))  # quick to draw
-        patch.setattr(socket.socket, "connect", connect)
-        page = app.Page.of(*folders)
-        with app.serving(page) as (url, folder):
-            yield Served(url, folder, page, called, ChestXrayReader(*folders))
-
-
-@pytest.fixture
-def page(served: Served, browser: Browser) -> Iterator[Page]:
-    """A visitor's tab, which may ask this server only and must be left without errors."""
-    with visit(browser, served) as tab:
-        yield tab
-
-
-class visit:
-    """A new visitor's tab, open at the page."""
-
-    def __init__(self, browser: Browser, served: Served, **options: object) -> None:
-        self.context, self.served = browser.new_context(**options), served
-        self.requested: list[str] = []
-        self.errors: list[str] = []
-
-    def __enter__(self) -> Page:
-        tab = self.context.new_page()
-        tab.on("request", lambda request: self.requested.append(request.url))
-        tab.on("pageerror", lambda error: self.errors.append(str(error)))
-        tab.set_default_timeout(WAIT)
-        tab.goto(self.served.url)
-        tab.wait_for_selector("#upload input[type=file]", state="attached")
-        tab.wait_for_selector("#limits li")
-        return tab
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        self.context.close()
-        if kind is None:
-            assert self.requested and not self.errors
-            elsewhere = [url for url in self.requested if not url.startswith((self.served.url, "data:", "blob:"))]
-            assert not elsewhere
-            assert self.served.called <= {"127.0.0.1", "localhost", "::1"}
-
-
-def drop(tab: Page, *files: Path | dict) -> None:
-    for file in files:
-        tab.set_input_files("#upload input[type=file]", file)
-
-
-def wait_for(tab: Page, name: str) -> None:
-    expect(tab.locator("#result .name, #result .problem h2")).to_contain_text(name, timeout=WAIT)
-    expect(tab.locator("#files a, #result .problem").first).to_be_visible(timeout=WAIT)
 
 
 def probability(tab: Page) -> float:
@@ -388,8 +289,7 @@ def test_upload_is_taken_from_the_disk_once(served: Served) -> None:
     assert page.take(path) is first  # of another visitor, whose own upload lay at the same place before it was taken
     assert upload(served.url) == path and page.take(path).data == b"secret" and not kept(served.folder)
     del first
-    with pytest.raises(app.gr.Error, match=r"a\.png was lost on its way: drop it again"):
-        page.take(path)
+    assert page.take(path) is None
 
 
 def test_upload_that_nobody_reads_is_deleted(
@@ -406,7 +306,7 @@ def test_upload_that_nobody_reads_is_deleted(
 def test_upload_that_breaks_off_is_deleted(page: Page, served: Served) -> None:
     url = urlparse(served.url)
     with socket.create_connection((url.hostname, url.port)) as line:
-        head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n"
+        head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 9999999\r\n"
         head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
         part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
         line.sendall((head + part).encode() + b"secret" * 100_000)
@@ -428,22 +328,6 @@ def test_page_says_what_the_reader_says(served: Served, phantoms: Path) -> None:
         for name in {one.name for one in fields(expected)} - {"mask"}:
             assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=1e-6), name
         assert found.flags == expected.flags
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    """What holds the reading of X-rays until it is let go, and notes their names."""
-    read, one = app.Page.read, Held(Event(), Event(), [])
-
-    def wait(page: app.Page, data: bytes, name: str) -> app.view.Report:
-        one.names.append(name)
-        one.is_busy.set()
-        assert one.may_go.wait(WAIT / 1000)
-        return read(page, data, name)
-
-    monkeypatch.setattr(app.Page, "read", wait)
-    yield one
-    one.may_go.set()
 
 
 @pytest.mark.slow
@@ -559,3 +443,52 @@ def test_taken_port_and_missing_gradio_are_one_sentence(folders: tuple[str, str]
     hidden = "import sys, runpy; sys.modules['gradio'] = None; sys.argv = ['scripts/app.py', '--segmenter=x']; "
     output, _ = script("-c", hidden + "runpy.run_path('scripts/app.py', run_name='__main__')").communicate(timeout=120)
     assert output == "error: the page needs gradio: pip install 'chest-xray-masks[app]'\n"
+
+
+def padded(path: Path, size: int, number: int) -> bytes:
+    """A PNG of `size` bytes and of no other's content: what follows its end is passed over."""
+    data = path.read_bytes()
+    return data + number.to_bytes(4) + b"\0" * (size - len(data) - 4)
+
+
+def test_visitor_beyond_what_the_page_holds_is_told_to_wait(
+    page: Page, served: Served, browser: Browser, phantoms: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "MOST_BYTES", 150_000)
+    xray, name = phantom(phantoms, "CHN"), "a.png"
+    drop(page, {"name": name, "mimeType": "image/png", "buffer": padded(xray, 100_000, 1)})
+    assert held.is_busy.wait(WAIT / 1000)
+    with visit(browser, served) as other:
+        drop(other, {"name": "b.png", "mimeType": "image/png", "buffer": padded(xray, 100_000, 2)})
+        expect(other.locator("body")).to_contain_text(backlog.FULL)
+        other.screenshot(path="/tmp/play/full.png")
+        assert upload_status(served.url, 100_000) == (503, "60") and upload_status(served.url, 10_000)[0] == 200
+        held.may_go.set()
+        wait_for(page, name)
+        until(page, lambda: not served.page.backlog.files)
+        for path in kept(served.folder):
+            path.unlink()
+        drop(other, {"name": "b.png", "mimeType": "image/png", "buffer": padded(xray, 100_000, 2)})
+        wait_for(other, "b.png")
+        other.screenshot(path="/tmp/play/full2.png")
+    assert not served.page.backlog.sizes and not served.page.backlog.arriving
+
+
+def upload_status(url: str, size: int) -> tuple[int, str | None]:
+    answer = httpx.post(f"{url}gradio_api/upload", files={"files": ("c.png", b"c" * size)})
+    return answer.status_code, answer.headers.get("retry-after")
+
+
+def test_one_visitor_is_told_to_wait_for_those_dropped_before(
+    page: Page, served: Served, phantoms: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "LARGEST", 50_000)
+    xray = phantom(phantoms, "CHN")
+    for number, size in enumerate((40_000, 9_000, 20_000)):
+        drop(page, {"name": f"{number}.png", "mimeType": "image/png", "buffer": padded(xray, size, number)})
+        assert held.is_busy.wait(WAIT / 1000)
+        until(page, lambda wanted=number: len(served.page.uploads) + (wanted == 2) > wanted)
+    expect(page.locator("#result .problem")).to_contain_text(backlog.ENOUGH_OF_ONE)
+    assert served.page.backlog.sizes.total() == 49_000 and not kept(served.folder)
+    held.may_go.set()
+    until(page, lambda: not served.page.backlog.files)

@@ -15,7 +15,7 @@ from hub_models.app.view import (
     ShownModel,
     facts_of,
     files_html,
-    limits_text,
+    limits_html,
     problem_html,
     reading_html,
     remarks_on,
@@ -72,19 +72,22 @@ def test_limits_are_data_whatever_a_card_says(
     write_json(data, folder / "data.json")
     model = ShownModel.of(folder, folder)
     scope, known = limits_of(TASKS[task].kind, data)
-    assert model.limits == (*(f"Not for: {one}" for one in scope), *known) and scope and known
+    plain = [one.replace("*", "") for one in (*(f"Not for: {one}" for one in scope), *known)]
+    assert model.limits == tuple(plain) and scope and known
     assert ("X-ray of a patient" in scope[0]) == (synthetic == 2)  # all of them
     assert model.name == "lungs" and model.is_synthetic == (synthetic > 0) and len(model.digest) == 16
 
 
 def test_shared_limits_stand_once() -> None:
-    text = limits_text({"Lung model": a_model("A.", "B.", name="x/l"), "TB model": a_model("A.", "C.", name="tb")})
-    assert text == "#### Both models\n* A.\n\n#### Lung model: x/l\n* B.\n\n#### TB model: tb\n* C."
-    assert limits_text({"Lung model": a_model("A.", name="x/l")}) == "#### Lung model: x/l\n* A."
-    same = limits_text({"Lung model": a_model("A.", name="x/l"), "TB model": a_model("A.", name="tb")})
-    assert same == "#### Both models\n* A.\n\n#### Lung model: x/l\n\n#### TB model: tb"  # all are named
-    apart = limits_text({"Lung model": a_model("A.", name="x/l"), "TB model": a_model("C.", name="tb")})
-    assert apart == "#### Lung model: x/l\n* A.\n\n#### TB model: tb\n* C."
+    both = limits_html({"Lung model": a_model("A.", "B.", name="x/l"), "TB model": a_model("A.", "C.", name="tb")})
+    heads = ["Both models", "Lung model: x/l", "TB model: tb"]
+    lists = [f"<h4>{head}</h4><ul><li>{said}</li></ul>" for head, said in zip(heads, ("A.", "B.", "C."), strict=True)]
+    assert both == "".join(lists)
+    assert limits_html({"Lung model": a_model("B.", name="x/l")}) == lists[1]
+    same = limits_html({"Lung model": a_model("A.", name="x/l"), "TB model": a_model("A.", name="tb")})
+    assert same == lists[0] + "<h4>Lung model: x/l</h4><h4>TB model: tb</h4>"  # all are named
+    apart = limits_html({"Lung model": a_model("B.", name="x/l"), "TB model": a_model("C.", name="tb")})
+    assert apart == lists[1] + lists[2]
 
 
 def test_areas_have_sides_and_units() -> None:
