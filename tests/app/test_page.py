@@ -4,12 +4,14 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
@@ -461,7 +463,6 @@ def test_visitor_beyond_what_the_page_holds_is_told_to_wait(
     with visit(browser, served) as other:
         drop(other, {"name": "b.png", "mimeType": "image/png", "buffer": padded(xray, 100_000, 2)})
         expect(other.locator("body")).to_contain_text(backlog.FULL)
-        other.screenshot(path="/tmp/play/full.png")
         assert upload_status(served.url, 100_000) == (503, "60") and upload_status(served.url, 10_000)[0] == 200
         held.may_go.set()
         wait_for(page, name)
@@ -470,7 +471,6 @@ def test_visitor_beyond_what_the_page_holds_is_told_to_wait(
             path.unlink()
         drop(other, {"name": "b.png", "mimeType": "image/png", "buffer": padded(xray, 100_000, 2)})
         wait_for(other, "b.png")
-        other.screenshot(path="/tmp/play/full2.png")
     assert not served.page.backlog.sizes and not served.page.backlog.arriving
 
 
@@ -492,3 +492,77 @@ def test_one_visitor_is_told_to_wait_for_those_dropped_before(
     assert served.page.backlog.sizes.total() == 49_000 and not kept(served.folder)
     held.may_go.set()
     until(page, lambda: not served.page.backlog.files)
+
+
+HOSTILE = (
+    "<img src=//evil.example/a> <video poster=//evil.example/b></video> <b style=background:url(//evil.example/c)>",
+    "![a](http://evil.example/d) ![[e]](http://evil.example/f) [g](http://evil.example/h) https://evil.example/i",
+    "&lt;img src=&quot;//evil.example/j&quot;&gt; <svg onload=alert(1)> <script>alert(2)</script>",
+    "${alert(3)} {{value}} {{#each x}} `${1+1}` </style></title></textarea><iframe src=//evil.example/k>",
+    "<link rel=stylesheet href=//evil.example/l><meta http-equiv=refresh content=0;url=//evil.example/m>",
+)
+
+
+def test_names_and_limits_of_others_are_plain_text(
+    served: Served, browser: Browser, phantoms: Path, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(served.folder))  # which the page changes, as it was afterwards
+    models = {role: app.view.ShownModel(HOSTILE[0], "0" * 16, False, HOSTILE) for role in served.page.models}
+    held.may_go.set()
+    name = "a <img src=x onerror=alert(4)> ![b](evil) ${alert(5)} {{value}}.png"
+    with app.serving(replace(served.page, models=models, backlog=backlog.Backlog())) as (url, folder):
+        other = served._replace(url=url, folder=folder)
+        with visit(browser, other) as tab:
+            said = " ".join(tab.inner_text("#limits").split())
+            assert all(text in said for text in HOSTILE) and not tab.locator("#limits :is(img, a, b, svg)").count()
+            drop(tab, {"name": name, "mimeType": "image/png", "buffer": phantom(phantoms, "CHN").read_bytes()})
+            wait_for(tab, "a img src=x onerror=alert(4)")  # Gradio takes some signs out
+            assert tab.locator("#result img").count() == 3
+            with tab.expect_download() as download:
+                tab.click("#files a:has-text('Report')")
+            download.value.save_as(tmp_path / "report.html")
+            tab.goto((tmp_path / "report.html").as_uri())
+            assert HOSTILE[0] in " ".join(tab.inner_text("body").split()) and tab.locator("img").count() == 3
+
+
+def test_card_of_others_does_not_stop_the_page(folders: tuple[str, str], tmp_path: Path) -> None:
+    run = tmp_path / "<img src=x>![a](b)"
+    shutil.copytree(folders[0], run)
+    card = f"# x\n\n## Limits\n\n* ![{'![' * 600_000}\n* {HOSTILE[0]}\n"
+    (run / "README.md").write_text(card)
+    started = time.perf_counter()
+    models = app.Page.of(run, None).models
+    assert time.perf_counter() - started < 10
+    html = app.view.limits_html(models)
+    assert "evil.example" not in html and "&lt;img src=x&gt;![a](b)</h4>" in html and len(html) < 10_000
+
+
+def test_picture_past_pillows_size_is_refused_by_its_name_alone() -> None:
+    code = """
+import io, sys
+from PIL import Image
+from hub_models.predict.reader import ChestXrayReader
+reader = object.__new__(ChestXrayReader)
+buffer = io.BytesIO()
+Image.new("1", (int(sys.argv[1]), 9500)).save(buffer, "PNG")
+try:
+    print(reader.decode(buffer.getvalue(), "x.png").gray.size)
+except ValueError as error:
+    print(error)
+"""
+    for width, said in (
+        (9500, "(9500, 9500)"),
+        (11000, "x.png has 11000x9500 pixels, more than 100000000: scale it down"),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, str(width)], capture_output=True, text=True, cwd=ROOT)
+        assert (done.stdout.strip(), done.stderr) == (said, "")
+
+
+@pytest.mark.slow
+def test_dropped_files_are_named_in_what_is_wrong(page: Page) -> None:
+    damaged = {"cut.png": png(np.zeros((90, 90), np.uint8))[:60], "cut.dcm": dicom(np.zeros((9, 9), np.uint16))[:300]}
+    for name, data in damaged.items():
+        drop(page, {"name": name, "mimeType": "application/octet-stream", "buffer": data})
+        wait_for(page, name)
+        said = page.inner_text("#result .problem p")
+        assert said.startswith((name, f"the header of {name}")) and "bytes" not in said
