@@ -1,15 +1,18 @@
 """A visitor of the page in a real Chromium, who asks its server only and leaves without errors."""
 
+import json
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
 
+import httpx
 from playwright.sync_api import Browser, Page, expect
 
 from hub_models.app import page as app
+from hub_models.app.backlog import FULL
 from hub_models.predict.reader import ChestXrayReader
 
-WAIT = 15_000  # milliseconds for a reading on a busy machine
+WAIT = 120_000  # milliseconds for a reading on a busy machine
 POLICY, REFUSALS = "Content Security Policy", (400, 403, 404, 405, 422)
 
 
@@ -71,3 +74,39 @@ def drop(tab: Page, *files: Path | dict) -> None:
 def wait_for(tab: Page, name: str) -> None:
     expect(tab.locator("#result .name, #result .problem h2")).to_contain_text(name, timeout=WAIT)
     expect(tab.locator("#files a, #result .problem").first).to_be_visible(timeout=WAIT)
+
+
+def ask(url: str, path: str = "", method: str = "GET", **options: object) -> httpx.Response:
+    return httpx.request(method, url + path, **{"timeout": 30} | options)
+
+
+def functions(url: str) -> dict[str, int]:
+    """Numbers of one function that takes an upload, and of one that takes the name of an example."""
+    known = [one for one in ask(url, "config").json()["dependencies"] if one["backend_fn"]]
+    return {one["targets"][0][1]: one["id"] for one in known}
+
+
+def call_and_listen(url: str, data: list[object], number: int, session: str = "b2") -> str:
+    """HTML of the last answer to a call."""
+    call = {"data": data, "fn_index": number, "session_hash": session}
+    assert ask(url, "gradio_api/queue/join", "POST", json=call).status_code == 200
+    said = ""
+    with httpx.stream("GET", f"{url}gradio_api/queue/data?session_hash={session}", timeout=600) as stream:
+        for line in stream.iter_lines():
+            message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+            if message.get("msg") in ("process_generating", "process_completed"):
+                said += json.dumps(message["output"])
+            if message.get("msg") == "process_completed":
+                return said
+    raise AssertionError("no answer")
+
+
+def upload_and_read(url: str, name: str, data: bytes, session: str) -> str:
+    """Whether a visitor without a browser is `answered`, or told to wait `before` or `after` the upload."""
+    sent = ask(url, "gradio_api/upload", "POST", files={"files": (name, data)}, timeout=300)
+    if sent.status_code == 503:
+        assert sent.text == FULL and sent.headers["retry-after"] == "60"
+        return "before"
+    said = call_and_listen(url, [{"path": sent.json()[0]}], functions(url)["upload"], session)
+    assert f"{name}: reading" in said or FULL in said
+    return "after" if FULL in said else "answered" if "data-probability" in said else said

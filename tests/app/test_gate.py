@@ -1,6 +1,5 @@
 """What the page answers, by host, origin, path, size and form, over real HTTP; and what a browser makes of it."""
 
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from urllib.parse import urlparse
 import httpx
 import pytest
 from playwright.sync_api import Browser, Route
-from visitors import Served
+from visitors import Served, ask, call_and_listen, functions
 
 from hub_models.app import gate
 from hub_models.app import page as app
@@ -20,10 +19,6 @@ from hub_models.app.view import ShownModel
 SPACE = "owner-reader.hf.space"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 FILE_META = {"_type": "gradio.FileData"}
-
-
-def ask(url: str, path: str = "", method: str = "GET", **options: object) -> httpx.Response:
-    return httpx.request(method, url + path, timeout=30, **options)
 
 
 @contextmanager
@@ -144,12 +139,6 @@ def test_browser_without_javascript_is_told(served: Served, browser: Browser) ->
     context.close()
 
 
-def functions(served: Served) -> dict[str, int]:
-    """Numbers of one function that takes an upload, and of one that takes the name of an example."""
-    known = [one for one in ask(served.url, "config").json()["dependencies"] if one["backend_fn"]]
-    return {one["targets"][0][1]: one["id"] for one in known}
-
-
 def forged(folder: Path, file: int, example: int) -> dict[str, object]:
     """Calls that the page does not make, by what is wrong."""
 
@@ -204,7 +193,7 @@ def forged(folder: Path, file: int, example: int) -> dict[str, object]:
 
 
 def test_forged_calls_end_in_a_short_refusal(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
-    known = functions(served)
+    known = functions(served.url)
     for what, call in forged(served.folder, known["upload"], known["click"]).items():
         answer = ask(served.url, "gradio_api/queue/join", "POST", json=call)
         assert answer.status_code == 422 and answer.text == gate.NO_CALL, what
@@ -230,26 +219,11 @@ def test_forged_calls_end_in_a_short_refusal(served: Served, capfd: pytest.Captu
 def test_call_for_an_upload_that_is_gone_is_answered_in_words(
     served: Served, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    known = functions(served)
+    known = functions(served.url)
     for data, number in (([{"path": f"{served.folder}/a/gone.png"}], known["upload"]), (["nothing"], known["click"])):
         said = call_and_listen(served.url, data, number)
         assert app.LOST in said and "could not be read" in said
     assert "Traceback" not in "".join(capfd.readouterr())
-
-
-def call_and_listen(url: str, data: list[object], number: int, session: str = "b2") -> str:
-    """HTML of the last answer to a call."""
-    call = {"data": data, "fn_index": number, "session_hash": session}
-    assert ask(url, "gradio_api/queue/join", "POST", json=call).status_code == 200
-    said = ""
-    with httpx.stream("GET", f"{url}gradio_api/queue/data?session_hash={session}", timeout=120) as stream:
-        for line in stream.iter_lines():
-            message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
-            if message.get("msg") in ("process_generating", "process_completed"):
-                said += json.dumps(message["output"])
-            if message.get("msg") == "process_completed":
-                return said
-    raise AssertionError("no answer")
 
 
 def test_bad_uploads_end_in_a_short_refusal(
