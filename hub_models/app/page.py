@@ -133,6 +133,9 @@ class Page:
         reading = None, view.waiting_html(f"{upload.name}: reading …"), ""
         with self.backlog.holding(session, size):
             yield reading
+            if not await self.backlog.is_listening(session):
+                yield None, view.problem_html(upload.name, LOST), ""
+                return
             async with self.turn:
                 yield reading  # over the one before it; and here Gradio leaves off if the tab was closed meanwhile
                 yield None, *await asyncio.to_thread(self._found, upload)
@@ -228,6 +231,7 @@ def serving(
                 prevent_thread_lock=True,
                 max_file_size=LARGEST,
                 max_threads=2 * MOST_FILES,  # so that one too many is told so at once
+                state_session_capacity=1,  # Gradio's memory of what each visitor was shown: the X-ray, too
                 run_history=False,  # Gradio's own, kept in the browser
                 enable_monitoring=False,
                 ssr_mode=False,
@@ -239,7 +243,8 @@ def serving(
             at = "the default port" if port is None else f"port {port}"
             raise OSError(f"{at} cannot be used, perhaps as another page is there: pass another --port") from error
         try:
-            blocks._queue.pending_messages_per_session.max_size = 2 * MOST_FILES  # readings that nobody fetches
+            messages = blocks._queue.pending_messages_per_session
+            page.backlog.unread = lambda session: messages[session].qsize() if session in messages else 0
             page.backlog.folder = Path(app.uploaded_file_dir)
             inner = app.middleware_stack or app.build_middleware_stack()
             app.middleware_stack = Gate(inner, host, hosts, blocks.config, page.backlog)

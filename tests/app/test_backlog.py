@@ -1,9 +1,11 @@
 """Many visitors at once: all are answered or told to wait, and the page's memory stays within what it states."""
 
+import gc
 import io
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from visitors import Served, call_and_listen, functions, upload_and_read
+from visitors import Held, Served, ask, call_and_listen, functions, upload_and_read
 
 from hub_models.app import backlog
 from hub_models.app.backlog import LARGEST, MOST_BYTES, MOST_FILES, MOST_OF_ONE, Backlog
@@ -85,6 +87,27 @@ def test_examples_at_once_are_bounded(served: Served, monkeypatch: pytest.Monkey
         said = list(visitors.map(lambda one: call_and_listen(served.url, [name], number, f"e{one}"), range(12)))
     assert all(("data-probability" in one) != (backlog.FULL in one) for one in said)
     assert sum(backlog.FULL in one for one in said) >= 1 and not served.page.backlog.files
+
+
+def test_what_visitors_were_shown_is_forgotten(served: Served) -> None:
+    data = xray_of(50_000)
+    assert visits(served.url, 4, data) == {"answered": 4}
+    assert upload_and_read(served.url, "last.png", data, "last") == "answered"
+    shown = [str(one["value"]) for one in gc.get_objects() if type(one) is dict and "value" in one]
+    assert {match[1] for one in shown if (match := re.search('class="reading" data-name="(.*?)"', one))} == {
+        "last.png"
+    }
+
+
+def test_reading_that_nobody_fetches_is_not_made(served: Served, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "LISTENS_WITHIN", 1)
+    known, name = functions(served.url), next(iter(served.page.examples))
+    call = {"data": [name], "fn_index": known["click"], "session_hash": "deaf"}
+    assert ask(served.url, "gradio_api/queue/join", "POST", json=call).status_code == 200
+    held.may_go.set()
+    assert "data-probability" in call_and_listen(served.url, [name], known["click"], "hears")
+    time.sleep(2)
+    assert len(held.names) == 1 and not served.page.backlog.files
 
 
 @contextmanager
