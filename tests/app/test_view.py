@@ -3,6 +3,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from hub_models.app.view import (
+    TEMPLATES,
     Report,
     ShownModel,
     facts_of,
@@ -167,6 +169,9 @@ def test_names_and_errors_are_no_html() -> None:
         problem_html(hostile, "<b> is no X-ray"),
         waiting_html(hostile),
         files_html(one),
+        report_html(replace(one, models=(hostile,))),
+        limits_html({"Lung model": a_model(hostile, name=hostile)}),
+        TEMPLATES.get_template("static/index.html").render(models=[hostile], limits=[hostile], examples={}),
     ):
         assert "<b>" not in html and "&lt;b&gt;" in html
 
