@@ -46,7 +46,7 @@ class UploadedFile(BaseModel):
     meta: dict[str, str] = {"_type": "gradio.FileData"}
 
 
-class Call(BaseModel):
+class PageCall(BaseModel):
     """What the page sends to have an upload, or the example of a name, read."""
 
     data: tuple[UploadedFile | Annotated[str, Field(max_length=100)]]
@@ -171,7 +171,7 @@ class Gate:
         """Return what gives Gradio a checked call and nothing else that was in it."""
         body = await Request(request.scope, _limited(request.receive, LARGEST_CALL)).body()
         try:
-            call = Call.model_validate_json(body)
+            call = PageCall.model_validate_json(body)
         except ValidationError:
             raise HTTPException(422, NO_CALL) from None
         (given,) = call.data
