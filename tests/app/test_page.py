@@ -537,6 +537,7 @@ def test_card_of_others_does_not_stop_the_page(folders: tuple[str, str], tmp_pat
     assert "evil.example" not in html and "&lt;img src=x&gt;![a](b)</h4>" in html and len(html) < 10_000
 
 
+@pytest.mark.slow
 def test_picture_past_pillows_size_is_refused_by_its_name_alone() -> None:
     code = """
 import io, sys
