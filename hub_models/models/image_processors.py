@@ -17,6 +17,7 @@ from hub_models.models.architectures import file_at
 from hub_models.models.settings import check_normalization
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
+CHECKED_APART = {"resample", "image_processor_type"}  # of which older runs have others
 IMAGE_PROCESSORS: dict[str, Callable[..., BaseImageProcessor]] = {
     "segmentation": partial(transformers.SegformerImageProcessorPil, do_reduce_labels=False),
     "classification": transformers.ViTImageProcessorPil,
@@ -52,16 +53,13 @@ def load_image_processor(kind: str, folder: Path, image_size: int) -> BaseImageP
     if (size := stored.get("size")) != {"height": image_size, "width": image_size}:
         raise ValueError(f"{folder / PREPROCESSOR_NAME} scales to {size}, the model takes {image_size}: {SOUND}")
     known = json.loads(made.to_json_string())  # with lists for tuples
-    steps = {name for name in known | stored if name in known or name.startswith("do_")} - {
-        "resample",
-        "image_processor_type",
-    }
+    steps = {name for name in known | stored if name in known or name.startswith("do_")} - CHECKED_APART
     if others := sorted(name for name in steps if (known.get(name) or None) != (stored.get(name) or None)):
         raise ValueError(f"{folder / PREPROCESSOR_NAME} has other {', '.join(others)} than a training writes: {SOUND}")
-    kind_name = known["image_processor_type"]  # an earlier transformers appended Fast
-    if not str(stored.get("image_processor_type")).startswith(kind_name):
-        raise damaged(folder / PREPROCESSOR_NAME, f"image_processor_type is no {kind_name}")
-    if stored.get("resample") not in [*Image.Resampling]:  # BOX in older runs
+    family = known["image_processor_type"]
+    if not str(stored.get("image_processor_type")).startswith(family):  # an earlier transformers appended Fast
+        raise damaged(folder / PREPROCESSOR_NAME, f"image_processor_type is no {family}")
+    if stored.get("resample") not in [*Image.Resampling]:
         raise damaged(folder / PREPROCESSOR_NAME, f"resample {stored.get('resample')}")
     made.resample = stored["resample"]  # type: ignore[attr-defined]  # not of the base class
     return made
