@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 LOCK_NAME = ".lock"
 ASIDE = ".writing"  # how the name of a file or folder that is being made ends
 NEW_NAME, OLD_NAME = "new", "replaced"  # in the folder aside: what is being made, and what it takes the place of
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, over the quota, over the limit of a file
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space left, over the quota, over the limit of a file
 FULL_BYTES = 2**20  # fewer free bytes are those of a full disk
 # what libraries written in Rust say in place of an errno, and torch, which keeps none
 RUST_ERROR, TORCH_ERROR = (
-    re.compile(r"\(os error (\d+)\)"),
+    re.compile(r"\(os error ([0-9]+)\)"),
     re.compile("PytorchStreamWriter|inline_container|iostream"),
 )
 
@@ -58,9 +58,9 @@ def _full(error: BaseException | None) -> tuple[int, str | None] | None:
     """Return the number of the error of a full disk that an error is, or was made of, and its file, if known."""
     seen: list[BaseException] = []  # a chain may be a ring
     while error is not None and error not in seen:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             return error.errno, error.filename if isinstance(error.filename, str) else None
-        if (found := RUST_ERROR.search(str(error))) and int(found[1]) in FULL:
+        if (found := RUST_ERROR.search(str(error))) and int(found[1]) in NO_ROOM:
             return int(found[1]), None
         if isinstance(error, RuntimeError) and TORCH_ERROR.search(str(error)):
             return errno.ENOSPC, None

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 UPLOAD, CALL = "/gradio_api/upload", "/gradio_api/queue/join"
 ASKED = re.compile(
-    r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon(/\d+)?)|/(assets|static|svelte)/.+"
+    r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon(/[0-9]+)?)|/(assets|static|svelte)/.+"
     r"|/gradio_api/(info|startup-events|app_id|theme\.css|queue/data|upload_progress|heartbeat/\w+)"
 )
 LARGEST_CALL = 2**16  # bytes

@@ -112,7 +112,7 @@ def fatal_before(folder: Path) -> frozenset[int]:
     for launch in _launches(folder)[:-1]:
         for path in launch.glob("*.notes"):
             text, begun = path.read_text(errors="replace"), {}
-            for sign, number, thread in re.findall(r"^([+-])(\d+) (\w+)$", text, re.M):
+            for sign, number, thread in re.findall(r"^([+-])([0-9]+) (\w+)$", text, re.M):
                 if sign == "+":
                     begun[int(number)] = thread
                 else:

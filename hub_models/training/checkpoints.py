@@ -24,7 +24,7 @@ from hub_models.files import ASIDE, NEW_NAME, DiskFullError, new_file, new_folde
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-NAME = re.compile(r"epoch-\d{5}-step-\d{6}")
+NAME = re.compile(r"epoch-[0-9]{5}-step-[0-9]{6}")
 DIGESTS_NAME = "digests.json"
 KEPT_NAME = "kept.safetensors"
 PROGRESS_NAME = "progress.json"
