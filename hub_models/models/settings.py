@@ -56,7 +56,7 @@ class Settings:
     def parse(cls, values: dict[str, Any] | None, source: str | Path) -> "Settings":
         """Return the settings in the config.json of `source`; raise ValueError where this project did not make it."""
         if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
-            raise ValueError(f"config.json of {source} has no {SETTINGS_KEY}: pass a model of scripts/train.py")
+            raise ValueError(f"config.json of {source} has no {SETTINGS_KEY}: pass a model that cxm train made")
         region = "lungs" if values["region"] == "found_lungs" else values["region"]  # its name before 0.2
         values, name = values | {"region": region}, f"{SETTINGS_KEY} in config.json of {source}"
         check_types(values, cls, name)

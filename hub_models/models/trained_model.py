@@ -51,7 +51,7 @@ class TrainedModel:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}: pass one that training made")
         if missing := [name for name in RUN_FILES if not (folder / name).is_file()]:
-            raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let scripts/train.py finish")
+            raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let its training finish")
         refuse_foreign(folder)
         settings = Settings.parse(read_json(folder / "config.json").get(SETTINGS_KEY), folder)
         if task not in (None, settings.task):

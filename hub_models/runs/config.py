@@ -152,7 +152,7 @@ class TrainConfig:
         path = folder / CONFIG_NAME
         if not path.is_file():
             missing = f"no {CONFIG_NAME} in {folder}" if folder.is_dir() else f"no folder {folder}"
-            raise FileNotFoundError(f"{missing}: pass a folder that scripts/train.py made")
+            raise FileNotFoundError(f"{missing}: pass a folder that cxm train made")
         values = read_json(path)
         if values.pop("version", 1) == 1 and values.get("region") == "lungs":
             raise ValueError(

@@ -48,7 +48,7 @@ class RunResults(TypedDict):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that scripts/train.py made, and its config; its other files are read when they are first needed."""
+    """A folder that training made, and its config; its other files are read when they are first needed."""
 
     path: Path
     config: TrainConfig
@@ -73,7 +73,7 @@ class RunFolder:
     def require(self, *names: str) -> None:
         """Raise FileNotFoundError where one of these files is missing."""
         if missing := [name for name in names if not (self.path / name).is_file()]:
-            raise FileNotFoundError(f"no {', '.join(missing)} in {self.path}: let scripts/train.py finish")
+            raise FileNotFoundError(f"no {', '.join(missing)} in {self.path}: let its training finish")
 
     @property
     def is_finished(self) -> bool:
@@ -199,7 +199,7 @@ def read_per_image(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of a folder's `per_image.parquet`; raise FileNotFoundError where it is missing."""
     path = folder / PER_IMAGE_NAME
     if not path.is_file():
-        source = "a folder of scripts/train.py or scripts/evaluate.py"
+        source = "a folder of cxm train or cxm evaluate"
         raise FileNotFoundError(f"no {path.name} in {folder}: pass {source}")
     import pyarrow.parquet  # late: slow to import
 

@@ -244,6 +244,6 @@ def test_rows_come_back_from_parquet(tmp_path) -> None:
 
 
 def test_no_rows_name_the_way_out(tmp_path) -> None:
-    said = "no per_image.parquet in .*: pass a folder of scripts/train.py or scripts/evaluate.py"
+    said = "no per_image.parquet in .*: pass a folder of cxm train or cxm evaluate"
     with pytest.raises(FileNotFoundError, match=said):
         read_per_image(tmp_path)

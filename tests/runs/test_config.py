@@ -113,7 +113,7 @@ def test_regions_of_version_1_are_renamed_or_refused(tmp_path) -> None:
 
 
 def test_load_errors(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="pass a folder that scripts/train.py made"):
+    with pytest.raises(FileNotFoundError, match="pass a folder that cxm train made"):
         TrainConfig.load(tmp_path)
     write_json(dataclasses.asdict(TrainConfig("data", "out")) | {"from_the_future": 1}, tmp_path / "train_config.json")
     with pytest.raises(ValueError, match="fields this version does not know: from_the_future"):

@@ -8,7 +8,7 @@ import psutil
 
 from trials.jobs import Job, ended, kill_alone, last_line, seeded
 
-LINGER = 10  # seconds that the processes of a killed one may take to end
+LINGER = 60  # seconds that the processes of a killed one may take to end: a trainer writes a checkpoint first
 
 
 def kills(job: Job, n: int, seed: int, folder: Path) -> Iterator[str]:
