@@ -126,8 +126,9 @@ def of_parquet(
         with files.open(path) as file:
             try:
                 table = pyarrow.parquet.ParquetFile(file)
-            except pyarrow.ArrowException as error:
-                raise ValueError(f"{name} is no whole Parquet ({error}): get it again") from error
+            except (pyarrow.ArrowException, OSError) as error:  # OSError: of a damaged footer; its text has two lines
+                why = " ".join(str(error).split())
+                raise ValueError(f"{name} is no whole Parquet ({why}): get it again") from error
             schema, count, size = table.schema_arrow, table.metadata.num_rows, files.size(path)
             if count > size:
                 raise ValueError(f"{name} claims {count} rows in {size} bytes: get it again")

@@ -38,7 +38,8 @@ def test_encoder_is_fine_tuned_saved_and_read(family: str, phantoms: Path, tmp_p
     assert list(trained.image_processor.image_mean) == RAD_DINO["image_mean"]
     plain = AutoModelForImageClassification.from_pretrained(run).eval()
     with torch.no_grad():
-        inputs = normalize(trained.to_pixels(image, None).float() / 255, trained.image_processor)
+        pixels = torch.from_numpy(trained.to_pixels(image, None))[None].float() / 255
+        inputs = normalize(pixels, trained.image_processor)
         probability = plain(pixel_values=inputs).logits.softmax(1)[0, 1]
     assert prediction.probability == pytest.approx(float(probability), abs=1e-6)
     assert plain.config.id2label == {0: "normal", 1: "tuberculosis"}

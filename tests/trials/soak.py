@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,14 @@ class Load(NamedTuple):
     memory: int
     descriptors: int
     threads: int
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def load_of(pid: int) -> Load:
@@ -78,7 +87,7 @@ def page_reads(n: int, xrays: list[Path], models: list[str], folder: Path) -> It
     from playwright.sync_api import expect, sync_playwright
 
     folder.mkdir(parents=True)
-    words = [sys.executable, "-u", "-m", "hub_models.cli", "app", "--port", "0", *models]
+    words = [sys.executable, "-u", "-m", "hub_models.cli", "app", "--port", str(free_port()), *models]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(words, cwd=folder, env=environment, **streams) as running, sync_playwright() as playwright:
