@@ -48,13 +48,13 @@ def named_disk(folder: Path) -> Iterator[None]:
     except DiskFullError:
         raise
     except Exception as error:
-        if (found := _full(error)) is None:
+        if (found := full_disk(error)) is None:
             raise
         number, name = found
         raise DiskFullError(_full_folder(Path(name).parent if name else folder.absolute()), number) from error
 
 
-def _full(error: BaseException | None) -> tuple[int, str | None] | None:
+def full_disk(error: BaseException | None) -> tuple[int, str | None] | None:
     """Return the number of the error of a full disk that an error is, or was made of, and its file, if known."""
     seen: list[BaseException] = []  # a chain may be a ring
     while error is not None and error not in seen:

@@ -1,6 +1,5 @@
 """Call the Hub: try again after failures that pass, turn other errors into one sentence, see who is logged in."""
 
-import errno
 import json
 import logging
 import re
@@ -21,12 +20,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers
 
+from hub_models.files import full_disk
+
 logger = logging.getLogger(__name__)
 
 WAITS = (1, 2, 4, 8, 8)  # seconds between tries, as in the client's own retries
 LONGEST_WAIT = 301  # seconds that the Hub may ask for: one more than its window of counting requests
 PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # raised by an answer that is not the Hub's: HTML, JSON of another kind
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError)
 CLIENT_ERRORS = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError, *GARBLED)
@@ -57,7 +57,7 @@ def retried(
 
 def passes(error: BaseException) -> bool:
     """Return whether the same call may succeed a moment later."""
-    if is_full(error):
+    if full_disk(error):
         return False
     wrapped = isinstance(error, RuntimeError)  # an upload by LFS or a download by Xet
     if (status := status_of(error)) is not None:
@@ -65,14 +65,6 @@ def passes(error: BaseException) -> bool:
     lost = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, ConnectionError, *GARBLED)
     return wrapped or any(
         (isinstance(one, lost) and not isinstance(one, OfflineModeIsEnabled)) or "Consistency check failed" in str(one)
-        for one in _chain(error)
-    )
-
-
-def is_full(error: BaseException) -> bool:
-    """Return whether an error says that the disk, or the user's quota, is full."""
-    return any(
-        (isinstance(one, OSError) and one.errno in DISK_FULL) or re.search(r"os error (27|28|122)\b", str(one))
         for one in _chain(error)
     )
 
@@ -158,7 +150,7 @@ def _plain(error: BaseException, doing: str, where: str, token: str | bool | Non
         RepositoryNotFoundError: FileNotFoundError(hidden),
         RevisionNotFoundError: FileNotFoundError(f"no such branch, tag or commit in {where}: pass one that is there"),
     }
-    if is_full(error):
+    if full_disk(error):
         return OSError(f"no space left on the disk for {doing} {where}: free some, or set HF_HOME to another disk")
     for one in _chain(error):
         if plain := next((plain for kind, plain in known.items() if isinstance(one, kind)), None):

@@ -12,11 +12,11 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from loopback_hub import LoopbackHub
 
+from hub_models.files import full_disk
 from hub_models.hub_client import requests as remote
 from hub_models.hub_client.requests import (
     LONGEST_WAIT,
     WAITS,
-    is_full,
     passes,
     plain_errors,
     reason_of,
@@ -157,9 +157,9 @@ def test_which_errors_pass(error: Exception, status: int | None, again: bool) ->
 
 def test_full_disks_are_known() -> None:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        assert is_full(OSError(number, "full"))
-        assert is_full(RuntimeError(f"I/O error: (os error {number})"))
-    assert not is_full(OSError(errno.EACCES, "denied"))
+        assert full_disk(OSError(number, "full"))
+        assert full_disk(RuntimeError(f"I/O error: (os error {number})"))
+    assert not full_disk(OSError(errno.EACCES, "denied"))
     said = "^no space left on the disk for downloading model a/b: free some"
     with pytest.raises(OSError, match=said), plain_errors("downloading", "model a/b"):
         raise caused(RuntimeError("x"), OSError(errno.ENOSPC, "No space left on device"))
