@@ -77,17 +77,6 @@ def _full_folder(folder: Path) -> Path:
     return Path(gettempdir()) if free.pop(Path(gettempdir())) < FULL_BYTES <= min(free.values(), default=0) else folder
 
 
-def read_object(path: Path, way: str) -> dict[str, Any]:
-    """Return the values of a JSON object in a file; raise ValueError that names a damaged one, and the `way` out."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:  # of UTF-8 and of JSON
-        raise ValueError(f"{path} is damaged, and no JSON ({error}): {way}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is damaged, a {type(values).__name__} where an object belongs: {way}")
-    return values
-
-
 def write_json(values: Any, path: Path) -> None:
     """Write `values` as indented JSON to `path`, replacing it in one step."""
     write_bytes((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode(), path)

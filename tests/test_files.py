@@ -22,7 +22,6 @@ from hub_models.files import (
     named_disk,
     new_file,
     new_folder,
-    read_object,
     sync,
     write_json,
 )
@@ -190,14 +189,3 @@ def test_full_disk_is_found_behind_the_errors_made_of_it(tmp_path) -> None:
         with pytest.raises(type(error)) as plain, named_disk(tmp_path):
             raise error
         assert plain.value is error
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"3", b"\xff\xfe{}", b"[" * 99_999, b"1" * 5_000])
-def test_damaged_json_is_named(data: bytes, tmp_path) -> None:
-    path = tmp_path / "a.json"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=f"{path} is damaged.*: delete it") as caught:
-        read_object(path, "delete it")
-    assert "\n" not in str(caught.value)
-    path.write_text('{"a": 1}')
-    assert read_object(path, "") == {"a": 1}

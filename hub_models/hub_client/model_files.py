@@ -27,9 +27,9 @@ CODE_FILES = ("*.py", "adapter_config.json")  # modules; low-rank updates of ano
 FOREIGN_FILES = (*CODE_FILES, NESTED, "pytorch_model*")  # the last are pickles
 
 
-def damaged(name: str | Path, why: object) -> ValueError:
-    """Return the error of a file that is not as this project or transformers writes it."""
-    return ValueError(f"{name} is damaged ({first_line(why)}): {SOUND}")
+def damaged(name: str | Path, why: object, way: str = SOUND) -> ValueError:
+    """Return the error of a file that is not as this project or transformers writes it, with the way out."""
+    return ValueError(f"{name} is damaged ({first_line(why)}): {way}")
 
 
 def first_line(error: object) -> str:
@@ -45,8 +45,10 @@ def read_text(path: Path) -> str:
         raise damaged(path, error) from error
 
 
-def read_json(path: Path, name: str | None = None) -> dict[str, Any]:
-    """Return the object in a JSON file of a model or a run; `name` is what an error calls it (default: its path).
+def read_json(path: Path, name: str | None = None, way: str = SOUND) -> dict[str, Any]:
+    """Return the object in a JSON file that this project or transformers wrote.
+
+    An error calls it `name` (default: its path), and says the `way` out.
 
     Raises:
         FileNotFoundError: no such file.
@@ -56,27 +58,27 @@ def read_json(path: Path, name: str | None = None) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}: pass the folder of a finished run")
     if (size := path.stat().st_size) > LARGEST_JSON:
-        raise damaged(name, f"{size} bytes")
+        raise damaged(name, f"{size} bytes", way)
     try:
         values = json.loads(path.read_bytes().decode())
         json.dumps(values, allow_nan=False, ensure_ascii=False).encode()  # not of NaN, 1e999 and half a character
     except RecursionError:
-        raise damaged(name, "nested too deep") from None
+        raise damaged(name, "nested too deep", way) from None
     except ValueError as error:
-        raise damaged(name, error) from error
+        raise damaged(name, error, way) from error
     if not isinstance(values, dict):
-        raise damaged(name, "it holds no object")
+        raise damaged(name, "it holds no object", way)
     for depth, level in enumerate(levels(values)):
         if depth == DEEPEST:
-            raise damaged(name, "nested too deep")
-        _check_level(level, name)
+            raise damaged(name, "nested too deep", way)
+        _check_level(level, name, way)
     return values
 
 
-def _check_level(level: list[Any], name: str) -> None:
+def _check_level(level: list[Any], name: str, way: str) -> None:
     for one in level:
         if isinstance(one, int) and abs(one) > LARGEST_WHOLE:
-            raise damaged(name, "it holds a number that is too large")
+            raise damaged(name, "it holds a number that is too large", way)
         keys = one.keys() & CODE_FIELDS if isinstance(one, dict) else ()
         if named := sorted(key for key in keys if one[key] not in (None, False)):
             raise ValueError(f"{name} wants code or packages of its own to be loaded ({named[0]}): it is not used")

@@ -13,7 +13,8 @@ from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
 from hub_models.console import counted
-from hub_models.files import check_output, held, is_hidden, read_object, write_json
+from hub_models.files import check_output, held, is_hidden, write_json
+from hub_models.hub_client.model_files import read_json
 from hub_models.models.answers import PREDICTION_VERSION
 from hub_models.predict.dataset_rows import Sources
 from hub_models.predict.dicom_output import DicomOutput, algorithm
@@ -144,7 +145,7 @@ def _check_folder(folder: Path, settings: JobSettings) -> None:
     path = folder / SETTINGS_NAME
     if not path.exists():
         return
-    then = read_object(path, f"delete {folder}, or pass another output")
+    then = read_json(path, way=f"delete {folder}, or pass another output")
     if others := [name for name in settings if settings[name] != then.get(name)]:
         named = ", ".join(others)
         raise ValueError(f"output {folder} was made with other {named}: delete it, or pass another output")

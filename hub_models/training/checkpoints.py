@@ -19,7 +19,8 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 
 from hub_models.evaluation.evaluate import launch_of
-from hub_models.files import ASIDE, NEW_NAME, DiskFullError, new_file, new_folder, read_object, sync, write_json
+from hub_models.files import ASIDE, NEW_NAME, DiskFullError, new_file, new_folder, sync, write_json
+from hub_models.hub_client.model_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def _damage(checkpoint: Path) -> str | None:
     if not (checkpoint / DIGESTS_NAME).is_file():
         return f"{DIGESTS_NAME} is missing, as in those of version 0.2"
     try:
-        written, found = read_object(checkpoint / DIGESTS_NAME, ""), _digests(checkpoint)
+        written, found = read_json(checkpoint / DIGESTS_NAME), _digests(checkpoint)
     except ValueError:
         return f"{DIGESTS_NAME} is damaged"
     wrong = sorted(name for name in written if found.get(name) != written[name])
