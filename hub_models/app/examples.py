@@ -13,6 +13,7 @@ EXAMPLE_PHANTOMS: dict[str, tuple[int, Site, bool]] = {  # seed of the patient, 
     "Tuberculosis 1": (7, "Shenzhen", True),
     "Tuberculosis 2": (31, "Montgomery", True),
 }
+EXAMPLE_SIZE = (512, 440)  # height and width in pixels
 
 
 def example_png(name: str, size: tuple[int, int]) -> bytes:

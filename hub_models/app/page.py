@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hub_models.app import view
 from hub_models.app.backlog import LARGEST, MOST_FILES, Backlog
-from hub_models.app.examples import EXAMPLE_PHANTOMS, example_png
+from hub_models.app.examples import EXAMPLE_PHANTOMS, EXAMPLE_SIZE, example_png
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import METHODS, saliency_of_gray
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 # Seconds: the handler deletes an upload as it reads it; this is for one that no handler is called for, or breaks off
 CLEAN_EVERY, KEPT_AT_MOST = 10, 60
 STYLES = ("reading.css", "app.css")
-EXAMPLE_SIZE, THUMBNAIL = (512, 440), (240, 240)  # height and width in pixels
+THUMBNAIL = (240, 240)  # height and width in pixels
 HINT = """<p class="hint">Read in memory and forgotten: no upload is kept.</p>
 <p class="hint">Or a synthetic X-ray, drawn by a program, of no patient:</p>"""
 LOST = "It was lost on its way: drop it again."

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 
 from chest_xray_masks import MAX_PIXELS, __version__
-from hub_models.app.examples import EXAMPLE_PHANTOMS, example_png
+from hub_models.app.examples import EXAMPLE_PHANTOMS, EXAMPLE_SIZE, example_png
 from hub_models.app.npm import NPM_PACKAGES, vendor
 from hub_models.app.view import MEANING, NO_DEVICE, TEMPLATES
 from hub_models.dataset.inspection import BLANK_SPREAD
 from hub_models.files import check_output, new_folder, write_json
-from hub_models.hub.limits import KNOWN_LIMITS, SCOPE, unmarked
-from hub_models.hub.space import STATIC_MARK, pack_static, push_space
+from hub_models.hub.limits import KNOWN_LIMITS, SCOPE, Limits, plain_sentences
+from hub_models.hub.space import STATIC_MARK, pack_static, send_space
 from hub_models.hub_client.downloads import local_run
-from hub_models.hub_client.repository import folder_files
 from hub_models.imaging.dicom import CHEST, LATERAL, MODALITIES
 from hub_models.imaging.flags import Flag
 from hub_models.imaging.lung_crop import LUNG_MEAN, LUNG_SD, MARGIN
@@ -36,12 +35,11 @@ from hub_models.predict.reader import ADVICE, LEAST_SIDE, VERDICTS
 STATIC = Path(__file__).with_name("static")
 PLAIN_FILES = ("app.js", "lungs.js", "pixels.js", "reader.js", "source.js", "view.js", "static.css")
 FILTERS = ("bilinear", "box")  # that pixels.js resizes with
-EXAMPLE_SIDES = (512, 440)  # height and width in pixels
 DISTRIBUTION_FILE = "models/lungs-distribution.bin"
 MODEL_ROLES = {"lungs": "Lung model", "tuberculosis": "Tuberculosis model"}
 FETCHED_LATE = ("models/", "vendor/onnxruntime-web/")  # and kept then; of two builds of onnxruntime a visit needs one
 NO_OTHER_CHECKS = (
-    "This page checks less than `cxm predict`: it does not notice that one lung alone was found. It shows no saliency."
+    "This page checks less than cxm predict: it does not notice that one lung alone was found. It shows no saliency."
 )
 
 
@@ -128,7 +126,7 @@ def _fill(page: Path, models: Mapping[str, ExportedModel]) -> None:
     (page / "examples").mkdir()
     examples = {name: f"examples/{name.replace(' ', '-').lower()}.png" for name in EXAMPLE_PHANTOMS}
     for name, path in examples.items():
-        (page / path).write_bytes(example_png(name, EXAMPLE_SIDES))
+        (page / path).write_bytes(example_png(name, EXAMPLE_SIZE))
     write_json(_settings(page, models), page / "page.json")
     warning = " ".join([NO_DEVICE, *_synthetic(models)])
     shown = {"examples": examples, "models": _lines_of(models), "limits": _limits_of(models), "warning": warning}
@@ -192,8 +190,8 @@ def _lines_of(models: Mapping[str, ExportedModel]) -> list[str]:
 def _limits_of(models: Mapping[str, ExportedModel]) -> list[str]:
     """Return sentences without Markdown."""
     kinds = [TASKS[model.settings["task"]].kind for model in models.values()]
-    limits = [one for kind in kinds for one in (*(f"Not for: {text}" for text in SCOPE[kind]), *KNOWN_LIMITS[kind])]
-    return [unmarked(one) for one in (*limits, NO_OTHER_CHECKS)]
+    limits = [one for kind in kinds for one in plain_sentences(Limits(SCOPE[kind], KNOWN_LIMITS[kind]))]
+    return [*limits, NO_OTHER_CHECKS]
 
 
 def _write_worker(page: Path) -> None:
@@ -223,7 +221,4 @@ def push_static(
     """
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
         folder = pack_static(build_static(Path(scratch) / "space", segmenter, classifier), license)
-        if dry_run:
-            where = f"would go to the Space {repo_id} ({'private' if private else 'public'}):"
-            return "\n".join([where, *folder_files(folder)])
-        return f"pushed to {push_space(folder, repo_id, private, STATIC_MARK)}"
+        return send_space(folder, repo_id, private, STATIC_MARK, dry_run=dry_run)

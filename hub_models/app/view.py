@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from hub_models.hub.limits import limits_of, unmarked
+from hub_models.hub.limits import limits_of, plain_sentences
 from hub_models.imaging.masks import mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
 from hub_models.models.answers import PREDICTION_VERSION
@@ -77,8 +77,7 @@ class ShownModel:
         """Return the model of a run folder that came from `source`, a Hub id or the folder itself."""
         name = folder.resolve().name if Path(source).is_dir() else str(source)
         run = RunFolder.read(folder)
-        scope, known = limits_of(TASKS[run.config.task].kind, run.data)
-        limits = tuple(unmarked(one) for one in (*(f"Not for: {text}" for text in scope), *known))
+        limits = plain_sentences(limits_of(TASKS[run.config.task].kind, run.data))
         return cls(name, run.digest[:16], bool(run.data.get("synthetic")), limits)
 
 

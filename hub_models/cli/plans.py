@@ -93,9 +93,9 @@ def plan_push(options: Options) -> Work:
         raise ValueError("--static is of the page: pass --space too")
     if other := [name for name, value in given.items() if value and name not in taken]:
         raise ValueError(f"--{other[0]} is of a model's push: leave it out with --static")
-    if not (options.segmenter or options.classifier):
-        raise ValueError("no model to read with: pass --segmenter, --classifier, or both")
-    values = {name: given[name] for name in taken} | {"license": options.license or "apache-2.0"}
+    arguments = reader_arguments(options)
+    values = {name: arguments[name] for name in taken}
+    values |= {"license": options.license or "apache-2.0"}
     return Call("hub_models.app.static_page", "push_static", print, lambda _: values)(options)
 
 

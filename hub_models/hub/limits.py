@@ -49,6 +49,7 @@ def only_synthetic(data: Mapping[str, Any]) -> bool:
     return bool(data.get("synthetic", 0) == sum(len(data.get(split, ())) for split in SPLITS))
 
 
-def unmarked(sentence: str) -> str:
-    """Return a sentence of this module without its Markdown."""
-    return sentence.replace("*", "").replace("`", "")
+def plain_sentences(limits: Limits) -> tuple[str, ...]:
+    """Return limits as sentences without Markdown, of which those out of scope say so."""
+    sentences = (*(f"Not for: {one}" for one in limits.out_of_scope), *limits.known)
+    return tuple(one.replace("*", "").replace("`", "") for one in sentences)

@@ -256,7 +256,14 @@ def push(
             pack_space(
                 folder, segmenter, classifier, license=license or "apache-2.0", hardware=hardware or HARDWARE[0]
             )
-        if dry_run:
-            where = f"would go to the Space {repo_id} ({'private' if private else 'public'}):"
-            return "\n".join([where, *folder_files(folder)])
-        return f"pushed to {push_space(folder, repo_id, private, known_by, hardware)}"
+        return send_space(folder, repo_id, private, known_by, hardware, dry_run=dry_run)
+
+
+def send_space(
+    folder: Path, repo_id: str, private: bool, known_by: str, hardware: str | None = None, *, dry_run: bool = False
+) -> str:
+    """Push a packed Space as `push_space` does, or with `dry_run` not; return what went, or what would go."""
+    if dry_run:
+        where = f"would go to the Space {repo_id} ({'private' if private else 'public'}):"
+        return "\n".join([where, *folder_files(folder)])
+    return f"pushed to {push_space(folder, repo_id, private, known_by, hardware)}"
