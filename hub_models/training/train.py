@@ -21,7 +21,7 @@ from hub_models.evaluation.measure import measure, measure_features, validate
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import ASIDE, check_output, held, is_hidden, write_bytes, write_json
 from hub_models.hub.model_card import model_card
-from hub_models.models.architectures import build, outline_at
+from hub_models.models.architectures import build
 from hub_models.models.image_processors import image_processor_for
 from hub_models.models.out_of_distribution import LEAST, OutOfDistribution
 from hub_models.models.settings import Settings
@@ -110,7 +110,6 @@ def _built(config: TrainConfig) -> PreTrainedModel:
     """Return the model of a resolved config as it is before training; raise an error where it does not fit."""
     task, name = TASKS[config.task], resolved(config.model, "model")
     size = resolved(config.image_size, "image_size")
-    outline_at(task.kind, name, config.from_scratch, size)
     check_adaptation(config)
     model = build(task.kind, name, config.from_scratch, task.labels, size, config.dropout)
     Settings(config.task, size, config.fit, config.region).store(model)
