@@ -63,8 +63,8 @@ def is_dicom(head: bytes, name: str = "") -> bool:
     return head[128:132] == b"DICM" or Path(name).suffix.lower() in DICOM_SUFFIXES
 
 
-def read_dicom(source: bytes | str | Path) -> DicomImage:
-    """Read the one frame of a DICOM file or of its bytes, as `windowing.displayed` shows it.
+def read_dicom(source: bytes | str | Path, name: str | None = None) -> DicomImage:
+    """Read the one frame of a DICOM file or of its bytes, called `name`, as `windowing.displayed` shows it.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -72,20 +72,20 @@ def read_dicom(source: bytes | str | Path) -> DicomImage:
         ValueError: the file is cut, no DICOM, no X-ray, has several frames or more than `MAX_PIXELS`, or no plug-in
             reads its compression.
     """
-    name = name_of(source)
-    header = read_header(source)
+    name = name_of(source, name)
+    header = read_header(source, name=name)
     with errors_as(f"the header of {name} cannot be read: get a sound copy"):
         objection = _objection(header)
     if objection:
         raise ValueError(f"{name} {objection}")
-    stored = stored_pixels(read_header(source, pixels=True), name)
+    stored = stored_pixels(read_header(source, pixels=True, name=name), name)
     with errors_as(f"the header of {name} does not say how to show its pixels: get a sound copy"):
         return DicomImage(displayed(header, stored), _spacing(header), _flags(header, stored))
 
 
-def name_of(source: bytes | str | Path) -> str:
-    """Return the name of a file, or of bytes, in errors."""
-    return "DICOM bytes" if isinstance(source, bytes) else str(source)
+def name_of(source: bytes | str | Path, name: str | None = None) -> str:
+    """Return what errors call a file, or bytes of a `name`."""
+    return name or "DICOM bytes" if isinstance(source, bytes) else str(source)
 
 
 @contextmanager
@@ -97,8 +97,10 @@ def errors_as(sentence: str) -> Iterator[None]:
         raise ValueError(sentence) from None
 
 
-def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels: bool = False) -> "Dataset":
-    """Read the elements `tags` of a DICOM file or of its bytes; with `pixels`, the undecoded pixels too.
+def read_header(
+    source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels: bool = False, name: str | None = None
+) -> "Dataset":
+    """Read the elements `tags` of a DICOM file or of its bytes, called `name`; with `pixels`, these too, undecoded.
 
     Whatever lengths the file claims, no more is read than an X-ray of its rows and columns has.
 
@@ -109,7 +111,7 @@ def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels
     """
     from chest_xray_masks import HEADER_BYTES, DicomFile, longest_pixels  # late: the builder imports `datasets`
 
-    name = name_of(source)
+    name = name_of(source, name)
     broken = f"{name} is no DICOM file, or is cut off: get a sound copy"
     try:
         import pydicom
@@ -121,7 +123,7 @@ def read_header(source: bytes | str | Path, tags: list[str] = DICOM_TAGS, pixels
     longest = HEADER_BYTES
     if pixels:
         with errors_as(broken):
-            longest = longest_pixels(read_header(source))
+            longest = longest_pixels(read_header(source, name=name))
     with DicomFile(source, longest) as file:
         with errors_as(broken):
             pydicom.filereader.read_preamble(file, force=False)

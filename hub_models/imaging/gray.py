@@ -26,16 +26,16 @@ class DecodedXray(NamedTuple):
     chroma: float = 0.0  # as `chroma` returns it; 0 of DICOM, which has a flag for colour
 
 
-def read_xray(source: Source) -> DecodedXray:
-    """Read an X-ray in any form: a file, its bytes, a PIL image or an array; see `to_gray`.
+def read_xray(source: Source, name: str | None = None) -> DecodedXray:
+    """Read an X-ray in any form: a file, its bytes, which errors call `name`, a PIL image or an array; see `to_gray`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `open_image`, or its values are not finite.
     """
-    if not is_dicom_source(source):
-        image = open_image(source)
+    if not is_dicom_source(source, name):
+        image = open_image(source, name)
         return DecodedXray(_gray(image), chroma=chroma(image))
-    found = read_dicom(source)
+    found = read_dicom(source, name)
     return DecodedXray(Image.fromarray(found.gray), found.spacing_mm, found.flags)
 
 

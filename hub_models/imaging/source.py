@@ -16,10 +16,13 @@ from hub_models.imaging.windowing import BIT_DEPTHS, luminance
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Source = Image.Image | str | Path | bytes | np.ndarray
+IMAGE_BYTES = "image bytes"  # of no name, in errors
 
 
-def open_image(source: Source) -> Image.Image:
+def open_image(source: Source, name: str | None = None) -> Image.Image:
     """Return the PIL image of a file, its bytes, an array or an image; DICOM as 16-bit gray, as displayed.
+
+    Errors call bytes by their `name`.
 
     A JPEG file, perhaps a phone's photograph, is turned by its EXIF. A decoded image stays as it is.
     Arrays are (H, W), or (H, W, 3) in colour: bool, integers or floats.
@@ -31,18 +34,18 @@ def open_image(source: Source) -> Image.Image:
     """
     if isinstance(source, np.ndarray):
         return _of_array(source)
-    if is_dicom_source(source):
-        return Image.fromarray((read_dicom(source).gray * 257).round().astype(np.uint16))
+    if is_dicom_source(source, name):
+        return Image.fromarray((read_dicom(source, name).gray * 257).round().astype(np.uint16))
     if isinstance(source, Image.Image):
         return _loaded(source, "the image")
     if isinstance(source, bytes):
-        return _decoded(io.BytesIO(source), "image bytes")
+        return _decoded(io.BytesIO(source), name or IMAGE_BYTES)
     with Path(source).open("rb") as file:
         return _decoded(file, str(source))
 
 
-def is_dicom_source(source: Source) -> TypeGuard[str | Path | bytes]:
-    """Return whether a file or its bytes are DICOM.
+def is_dicom_source(source: Source, name: str | None = None) -> TypeGuard[str | Path | bytes]:
+    """Return whether a file or its bytes, which errors call `name`, are DICOM.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -53,16 +56,17 @@ def is_dicom_source(source: Source) -> TypeGuard[str | Path | bytes]:
     if isinstance(source, Image.Image | np.ndarray):
         return False
     if isinstance(source, bytes):
-        name, size, head = "", len(source), source[:132]
+        path, size, head = "", len(source), source[:132]
     else:
-        name, size = str(source), regular_size(source)
+        path, size = str(source), regular_size(source)
         with Path(source).open("rb") as file:
             head = file.read(min(size, 132))
+    called = path or name or IMAGE_BYTES
     if size > MAX_BYTES:
-        raise ValueError(f"{name or 'image bytes'} has {size} bytes, more than {MAX_BYTES}: scale it down")
+        raise ValueError(f"{called} has {size} bytes, more than {MAX_BYTES}: scale it down")
     if not head:
-        raise ValueError(f"{name or 'image bytes'} cannot be decoded, being empty: pass a sound file")
-    return is_dicom(head, name)
+        raise ValueError(f"{called} cannot be decoded, being empty: pass a sound file")
+    return is_dicom(head, path)
 
 
 def _decoded(file: BinaryIO, name: str) -> Image.Image:

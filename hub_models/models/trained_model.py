@@ -99,10 +99,9 @@ class TrainedModel:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return logits (B, ...) of X-rays (S, S) uint8 and, if wanted, their features (B, D); float32."""
         images = torch.from_numpy(np.stack(pixels)).to(self.model.device).float() / 255  # (B, S, S)
-        found = forward_views(self.model, self.image_processor, images, self.settings.views, with_features)
-        logits, features = (None if one is None else one.float().cpu().numpy() for one in found)
-        assert logits is not None
-        return logits, features
+        views = self.settings.views
+        logits, features = forward_views(self.model, self.image_processor, images, views, with_features)
+        return logits.float().cpu().numpy(), None if features is None else features.float().cpu().numpy()
 
     def predict(self, logits: np.ndarray, height: int, width: int) -> Any:
         """Return what the logits of one X-ray of `height` x `width` pixels say; see `__call__`."""

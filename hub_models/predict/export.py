@@ -100,9 +100,8 @@ def preprocessing(
 ) -> dict[str, Any]:
     """Return the values of `preprocessing.json`, see `Preprocessing`; `graph` is the digest of the graph."""
     settings, processor = trained.settings, trained.image_processor.to_dict()
-    is_decision = trained.task.kind == "classification"
     named = asdict(settings) | {
-        "threshold": settings.threshold if is_decision else None,
+        "threshold": None if trained.task.learns_masks else settings.threshold,
         "temperature": 1.0,  # the weights, and so the logits, hold that of the run already
     }
     return {
@@ -204,7 +203,7 @@ def compare(trained: TrainedModel, exported: OnnxModel, xrays: list[Any]) -> dic
         )
         is_mask = isinstance(ours, np.ndarray)
         found.append(dice(count_overlap(theirs, ours)) if is_mask else abs(theirs - ours))
-    if trained.task.kind == "segmentation":
+    if trained.task.learns_masks:
         return {"xrays": len(found), "least_dice": min(found)}
     return {"xrays": len(found), "largest_probability_difference": max(found)}
 

@@ -125,7 +125,7 @@ def read_all(
         if accelerator.is_main_process:
             drop_rows(folder)  # of a launch that was killed at the very end
     else:
-        reader = ChestXrayReader(lungs and lungs.path, tb and tb.path)
+        reader = ChestXrayReader(lungs, tb)
         saliency_model = None
         if saliency and reader.classifier:
             from hub_models.predict.saliency_model import SaliencyModel  # late: it needs torch

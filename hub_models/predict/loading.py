@@ -1,5 +1,7 @@
 """Load one model of the reader: a run folder or Hub id with torch, or an exported folder without it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -51,13 +53,19 @@ class ModelFolder(NamedTuple):
     segmenter: str | None = None
     precision: str | None = None
 
+    def __str__(self) -> str:
+        """Return the path, by which an error names the model."""
+        return str(self.path)
+
     @property
     def identity(self) -> str:
         """Return what tells its answers from those of others: the digest, and the precision if exported."""
         return self.digest if self.precision is None else f"{self.digest} onnx {self.precision}"
 
 
-def find_model(source: str | Path, revision: str | None = None, backend: Backend | None = None) -> ModelFolder:
+def find_model(
+    source: str | Path | ModelFolder, revision: str | None = None, backend: Backend | None = None
+) -> ModelFolder:
     """Return where the model of `source` lies: a run folder, an exported folder or a Hub id at a `revision`.
 
     A run folder is read with torch, or with onnxruntime from the export in its folder `onnx`. An exported folder is
@@ -68,6 +76,8 @@ def find_model(source: str | Path, revision: str | None = None, backend: Backend
         ImportError: the model is a run folder, and torch is not installed.
         ValueError: the model cannot be read with this backend, or the export in a run folder is of other weights.
     """
+    if isinstance(source, ModelFolder):
+        return source
     if backend not in (None, *BACKENDS):
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     path = local_run(source, revision)
@@ -91,14 +101,21 @@ def _exported(path: Path) -> ModelFolder:
     return ModelFolder(path, values["digest"], values["segmenter"], values["precision"])
 
 
-def _run(path: Path) -> ModelFolder:
+@contextmanager
+def import_for(source: object) -> Iterator[None]:
+    """Import in a block what only a run folder needs, such as torch; raise ImportError for `source` without it."""
     try:
-        from hub_models.runs.run_folder import RunFolder  # late: an exported model needs no torch
+        yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hub_models"):
             raise
-        needed = f"{path} is no exported model, and needs {error.name}: pip install 'chest-xray-masks[models]'"
+        needed = f"{source} is no exported model, and needs {error.name}: pip install 'chest-xray-masks[models]'"
         raise ImportError(needed) from error
+
+
+def _run(path: Path) -> ModelFolder:
+    with import_for(path):
+        from hub_models.runs.run_folder import RunFolder  # late: an exported model needs no torch
     run = RunFolder.read(path)
     run.require(*RUN_FILES)
     return ModelFolder(path, run.digest, run.data.get("segmenter"))

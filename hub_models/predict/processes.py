@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_models.models.onnx_model import is_exported
+from hub_models.predict.loading import import_for
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,11 +30,6 @@ def processes_for(*sources: str | Path | None, backend: str | None = None) -> "A
     is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if is_alone and all(backend == "onnx" or is_exported(Path(source)) for source in sources if source is not None):
         return OneProcess()
-    try:
+    with import_for(next(filter(None, sources), None)):
         from hub_models.evaluation.evaluate import make_accelerator  # late: it needs torch
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("hub_models"):
-            raise
-        needed = f"{next(filter(None, sources), None)} is no exported model, and needs {error.name}"
-        raise ImportError(f"{needed}: pip install 'chest-xray-masks[models]'") from error
     return make_accelerator()

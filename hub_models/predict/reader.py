@@ -19,7 +19,7 @@ from hub_models.imaging.masks import keep_two_lungs
 from hub_models.imaging.source import Source
 from hub_models.models.out_of_distribution import distance_flags
 from hub_models.predict.checks import Lungs, flags_of, image_flags, lungs_of
-from hub_models.predict.loading import Backend, XrayModel, find_model, load_model
+from hub_models.predict.loading import Backend, ModelFolder, XrayModel, find_model, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +131,8 @@ class ChestXrayReader:
 
     def __init__(
         self,
-        segmenter: str | Path | None = None,
-        classifier: str | Path | None = None,
+        segmenter: str | Path | ModelFolder | None = None,
+        classifier: str | Path | ModelFolder | None = None,
         revision: str | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -217,11 +217,7 @@ class ChestXrayReader:
         """
         if isinstance(source, str | Path):
             name = Path(source).name
-        try:
-            gray, spacing_mm, header_flags, chroma = read_xray(source)
-        except ValueError as error:
-            error.args = (str(error).replace("image bytes", name, 1).replace("DICOM bytes", name, 1),)
-            raise
+        gray, spacing_mm, header_flags, chroma = read_xray(source, name)
         if min(gray.size) < LEAST_SIDE:
             size = f"{gray.width}x{gray.height} pixels"
             raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")
