@@ -46,7 +46,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[models,app,dicom,lora,tracking,docs,test]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[models,read,export,app,dicom,lora,tracking,docs,test]"
 	touch $@
 
 demo: install
