@@ -236,12 +236,10 @@ def as_user(
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """Debian's Chromium, without a window; the test is skipped, saying so, where it is not installed."""
+    from pages import start_browser
     from playwright.sync_api import sync_playwright
 
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("no chromium: apt-get install chromium")
-    flags = "--no-sandbox --disable-gpu --disable-quic --disable-background-networking --disable-component-update"
-    with sync_playwright() as playwright:  # as root, and with an empty profile
-        running = playwright.chromium.launch(executable_path=chromium, args=[*flags.split(), "--disable-sync"])
+    with sync_playwright() as playwright:
+        running = start_browser(playwright)
         yield running
         running.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from installs import build_wheel, tracked
 from launch import ROOT
 from packaging.requirements import Requirement
 
@@ -23,13 +24,6 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 def read_yaml(path: Path | str) -> dict:
     return yaml.safe_load((ROOT / path).read_text())
-
-
-def tracked() -> list[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
 
 def test_citation_is_of_this_version_and_the_papers() -> None:
@@ -75,19 +69,6 @@ def test_pre_commit_refuses_files_of_the_set(name: str, blocked: bool) -> None:
     (hook,) = (one for one in read_yaml(".pre-commit-config.yaml")["repos"][0]["hooks"] if one["language"] == "fail")
     assert bool(re.search(hook["files"], name)) == blocked
     assert not [one for one in tracked() if re.search(hook["files"], one)]
-
-
-def build_wheel(tmp_path: Path) -> Path:
-    """A wheel of the tracked files."""
-    files = {name for name in tracked() if name.startswith("hub_models/")} | {"chest_xray_masks.py"}
-    for name in files | {"pyproject.toml", "README.md", "LICENSE"}:
-        copy = tmp_path / "project" / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes((ROOT / name).read_bytes())
-    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(tmp_path / "project")], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    return wheel
 
 
 def test_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 import httpx
 import numpy as np
 import pytest
+from pages import free_port
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from scipy.ndimage import binary_dilation
@@ -413,12 +414,6 @@ def test_script_serves_until_told_and_leaves_nothing(by: int, folders: tuple[str
     said, _ = running.communicate(timeout=60)
     assert running.returncode == (0 if by == signal.SIGTERM else 130) and "Traceback" not in said
     assert not list(tmp_path.glob("chest-xray-page-*"))
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def test_models_that_cannot_be_had_are_named(folders: tuple[str, str]) -> None:

@@ -1,7 +1,6 @@
 import base64
 import io
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from datetime import date
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import chromium
 from PIL import Image
 
 from hub_models.app.view import (
@@ -197,15 +197,14 @@ def test_files_are_the_mask_in_one_bit_and_the_report() -> None:
     ],
 )
 def test_report_prints_to_one_page(size: tuple[int, int], values: dict[str, object], tmp_path: Path) -> None:
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("no chromium: apt-get install chromium")
+    program = chromium()
     one = reading(size, **values)
     saliency = None if one.found.probability is None else np.zeros(size)
     report = tmp_path / "report.html"
     report.write_text(report_html(Report(one.gray, one.found, saliency, ("Lung model: m, digest 0.",) * 2)))
     flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --no-pdf-header-footer"
     places = [f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={tmp_path / 'report.pdf'}", report.as_uri()]
-    subprocess.run([chromium, *flags.split(), *places], check=True, capture_output=True, timeout=120)
+    subprocess.run([program, *flags.split(), *places], check=True, capture_output=True, timeout=120)
     printed = (tmp_path / "report.pdf").read_bytes()
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1
     (box,) = re.findall(rb"/MediaBox\s*\[\s*0 0 ([\d.]+) ([\d.]+)\s*\]", printed)

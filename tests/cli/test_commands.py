@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from installs import OUTSIDE, build_wheel
 from launch import ROOT, config_of, python
 
 import chest_xray_masks
@@ -309,21 +310,11 @@ def test_install_for_the_data_only(line: list[str], status: int, said: str, phan
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of a fresh environment with this project's wheel; other packages are this environment's."""
     folder = tmp_path_factory.mktemp("installed")
-    copy = folder / "source"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            (copy / name).write_bytes((ROOT / name).read_bytes())
-    alone = os.environ | {"PYTHONPATH": ""}  # else pip finds the clone installed
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = ["wheel", str(copy), "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run([*pip, *build], check=True, cwd=folder, env=alone)
     venv.create(folder / "venv", with_pip=False)
-    (wheel,) = folder.glob("*.whl")
     program = folder / "venv" / "bin"
-    install = ["--python", str(program / "python"), "install", "--no-deps", str(wheel)]
-    subprocess.run([*pip, *install], check=True, cwd=folder, env=alone)
+    install = ["--python", str(program / "python"), "install", "--no-deps", str(build_wheel(folder))]
+    subprocess.run([*pip, *install], check=True, cwd=folder, env=os.environ | OUTSIDE)
     (site,) = (folder / "venv").glob("lib/python*/site-packages")
     (site / "shared.pth").write_text(sysconfig.get_paths()["purelib"])  # behind the wheel's own files
     return program

@@ -1,16 +1,14 @@
 """Pushed models serve people who have none of this project: their cards' code, in environments of their own."""
 
-import os
 import re
 import subprocess
-import sys
-import venv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from installs import ROOT, TORCH, TORCHVISION, build_wheel, fresh_python
 from loopback_hub import LoopbackHub
 from PIL import Image
 
@@ -20,42 +18,23 @@ from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[2]
-PLAIN = ("torch==2.13.0", "transformers", "pillow")
-TORCHVISION = "torchvision==0.28.0"  # made for torch 2.13
+PLAIN = (TORCH, "transformers", "pillow")
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 pytestmark = pytest.mark.slow
 
 
-def environment_with(folder: Path, *packages: str, alone: str | None = None) -> Path:
-    """The interpreter of a new environment that holds these packages, and `alone` without what it needs."""
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
-    clean = os.environ | {"PYTHONPATH": ""}  # else a clone on the path counts as installed
-    for words in (packages, ("--no-deps", alone)):
-        if words[-1]:
-            subprocess.run([*install, *words], check=True, env=clean, cwd=folder)
-    return python
-
-
 @pytest.fixture(scope="module")
 def plain_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python with transformers, torch, torchvision and Pillow."""
-    return environment_with(tmp_path_factory.mktemp("plain") / "venv", *PLAIN, alone=TORCHVISION)
+    return fresh_python(tmp_path_factory.mktemp("plain") / "venv", *PLAIN, alone=TORCHVISION)
 
 
 @pytest.fixture(scope="module")
 def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python with a wheel of this project, installed as a card says."""
     folder = tmp_path_factory.mktemp("wheel")
-    clone = ["clone", "--quiet", "--no-hardlinks", ROOT, folder / "project"]
-    subprocess.run(["git", *clone], check=True)
-    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "project"]
-    subprocess.run([sys.executable, "-m", "pip", *build], check=True, cwd=folder, env=os.environ | {"PYTHONPATH": ""})
-    (wheel,) = folder.glob("*.whl")
-    return environment_with(folder / "venv", PLAIN[0], f"{wheel}[models]")
+    return fresh_python(folder / "venv", TORCH, f"{build_wheel(folder)}[models]")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import venv
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import SpaceCard
+from installs import TORCH, fresh_python
 from loopback_hub import LoopbackHub
 from playwright.sync_api import expect
 
@@ -128,25 +128,6 @@ def test_push_is_one_commit_and_no_other_space_is_lost(hub: LoopbackHub, as_user
         push_space(folder, "alice/page")
 
 
-def fresh_python(folder: Path, requirements: Path) -> str:
-    """The interpreter of a new environment that holds what a Space names and nothing else; minutes, and GBs."""
-    if not os.environ.get("CXM_FRESH_INSTALL"):
-        pytest.skip("CXM_FRESH_INSTALL=1 installs a Space's requirements from the package index")
-    venv.create(folder, with_pip=True)
-    install = [
-        folder / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--constraint",
-        space.ROOT / "constraints.txt",
-    ]
-    for what in ([f"torch=={version('torch').split('+')[0]}"], ["--requirement", requirements]):
-        subprocess.run([*install, *what], check=True, env=os.environ | {"PYTHONPATH": os.devnull})
-    return str(install[0])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("environment_of", ["the tests", "the Space"])
 def test_space_from_the_hub_reads_with_models_from_the_hub(
@@ -167,7 +148,8 @@ def test_space_from_the_hub_reads_with_models_from_the_hub(
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     python = sys.executable
     if environment_of == "the Space":
-        python = fresh_python(tmp_path / "environment", there / "requirements.txt")
+        needed = (there / "requirements.txt").read_text().splitlines()
+        python = fresh_python(tmp_path / "environment", TORCH, *needed)
     with subprocess.Popen([python, "app.py"], cwd=there, env=environment, **streams) as running:
         said = []
         for line in running.stdout:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from installs import TORCHVISION
 
 from hub_models.metrics import count_overlap, dice
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.run_folder import RunFolder
 
-TORCHVISION = "torchvision==0.28.0"  # made for torch 2.13
 PIPELINES = """
 import torchvision_ops  # noqa: F401  # before torchvision
 import json, sys

@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import venv
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
+from installs import OUTSIDE, build_wheel, fresh_python
 from launch import ROOT
 from PIL import Image
 
@@ -133,26 +133,15 @@ def test_masks_of_real_x_rays_are_those_of_the_run(real_data_dir, runs) -> None:
 @pytest.mark.slow
 def test_fresh_install_of_read_reads_without_torch(runs, phantoms, tmp_path) -> None:
     """A wheel of this tree with [read] in an environment of its own; needs a package registry."""
-    # a clone on the path would count as installed
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    ignored = shutil.ignore_patterns(".*", "build", "*.egg-info", "tests", "docs", "demo")
-    clone = shutil.copytree(ROOT, tmp_path / "project", ignore=ignored)
-    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, clone]
-    subprocess.run([sys.executable, "-m", "pip", *build], env=environment, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    venv.create(tmp_path / "venv", with_pip=True)
-    install = ["install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel}[read]"]
-    python = tmp_path / "venv" / "bin" / "python"
-    if subprocess.run([python, "-m", "pip", *install], env=environment).returncode:
-        pytest.skip("no package registry to install from")
+    python = fresh_python(tmp_path / "venv", f"{build_wheel(tmp_path)}[read]")
     site = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
     megabytes = sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) / 1e6
     print(f"installed: {megabytes:.0f} MB")
     assert megabytes < 700 and not (site / "torch").exists() and not (site / "transformers").exists()
-    line = [tmp_path / "venv" / "bin" / "cxm", "predict", "--data", next(phantoms.rglob("CXR_png"))]
+    line = [python.with_name("cxm"), "predict", "--data", next(phantoms.rglob("CXR_png"))]
     line += ["--segmenter", runs[0] / "onnx", "--classifier", runs[1] / "onnx"]
     line += ["--overlays", "--output", tmp_path / "out"]
-    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(line, cwd=tmp_path, env=os.environ | OUTSIDE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = pyarrow.parquet.read_table(tmp_path / "out" / "predictions.parquet")
     assert len(rows) == 60 and rows["error"].null_count == 60 and rows["probability"].null_count == 0

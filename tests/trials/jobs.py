@@ -15,6 +15,7 @@ from random import Random
 import psutil
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 SECONDS = 300  # that a job may take
 # Runs `cxm WORDS`; the process ends itself at the operation of a number on files below a folder, and counts them
 COUNTED = """
@@ -93,7 +94,7 @@ class Job:
         words = [word.format(output=output, name=output.parent.name) for word in self.words]
         counter = f"{output}.operations"
         own = [sys.executable, "-c", COUNTED, str(last), str(limit), str(output), counter]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | self.environment
+        environment = ENVIRONMENT | self.environment
         with Path(f"{output}.log").open("w") as log:  # no pipe: nobody reads it
             streams = {"stdout": log, "stderr": subprocess.STDOUT}
             command = [*(self.launch or own), *words]

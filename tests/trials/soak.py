@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import psutil
 
-from trials.jobs import ROOT, last_line
+from trials.jobs import ENVIRONMENT, last_line
 
 GROWTH, SLACK = 1.15, 64 << 20  # of memory: factor, and bytes
 LEAST = 80  # measurements that can show it
@@ -24,14 +23,6 @@ class Load(NamedTuple):
     memory: int
     descriptors: int
     threads: int
-
-
-def free_port() -> int:
-    """A port that nothing listens at."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def load_of(pid: int) -> Load:
@@ -66,9 +57,8 @@ def predictions(n: int, xrays: list[Path], models: list[str], folder: Path) -> I
     for number in range(n):
         os.link(xrays[number % len(xrays)], folder / "many" / f"{number:06d}.png")
     words = [sys.executable, "-m", "hub_models.cli", "predict", "--data", "many", "--output", "out", *models]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with (folder / "log").open("w") as log:
-        running = subprocess.Popen(words, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
         loads = []
         while running.poll() is None:
             try:
@@ -84,16 +74,15 @@ def predictions(n: int, xrays: list[Path], models: list[str], folder: Path) -> I
 
 def page_reads(n: int, xrays: list[Path], models: list[str], folder: Path) -> Iterator[str]:
     """Let one visitor after another read an X-ray on the page, in Chromium; yield "" for each that was answered."""
+    from pages import free_port, start_browser
     from playwright.sync_api import expect, sync_playwright
 
     folder.mkdir(parents=True)
     words = [sys.executable, "-u", "-m", "hub_models.cli", "app", "--port", str(free_port()), *models]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(words, cwd=folder, env=environment, **streams) as running, sync_playwright() as playwright:
+    with subprocess.Popen(words, cwd=folder, env=ENVIRONMENT, **streams) as running, sync_playwright() as playwright:
         url = next(match[1] for line in running.stdout if (match := re.search(r"serving at (http://\S+?);", line)))
-        flags = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
+        browser = start_browser(playwright)
         loads: list[Load] = []
         try:
             for number in range(n):
