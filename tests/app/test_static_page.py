@@ -361,7 +361,8 @@ def test_every_kind_of_model_is_read_alike(
     shape = {"image_size": 64, "fit": fit}
     lungs = make_run(TrainConfig("data", str(tmp_path / "lungs"), model=str(tiny_segformer), **shape), seed=2)
     options = {"model": str(tiny_resnet), **shape}
-    tb = make_run(TrainConfig("data", str(tmp_path / "tb"), "tb_classification", **options), synthetic=fit == "pad")
+    of_tb = TrainConfig("data", str(tmp_path / "tb"), "tb_classification", **options)
+    tb = make_run(of_tb, synthetic=int(fit == "pad"))
     config = json.loads((lungs / "config.json").read_text())
     config["chest_xray_masks"]["two_lungs"] = True
     (lungs / "config.json").write_text(json.dumps(config))

@@ -157,10 +157,10 @@ from hub_models.predict import job, reader
 
 ENDS = {"abort": os.abort, "segfault": lambda: ctypes.string_at(0), "kill": lambda: os.kill(os.getpid(), 9)}
 
-def read(source, read=reader.read_xray):
+def read(source, name=None, read=reader.read_xray):
     if Path(source).name == sys.argv[4]:
         ENDS[sys.argv[5]]()
-    return read(source)
+    return read(source, name)
 
 reader.read_xray = read
 job.read_all(*sys.argv[1:4])
