@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends
 WORK = {
     "datasets": """
         import datasets
-        from hub_models.dataset.preprocessing import load_splits, prepare
+        from hub_models.dataset.preprocessing import prepare
+        from hub_models.dataset.sources import load_splits
         rows = load_splits(sys.argv[1])["train"]
         prepare(datasets.concatenate_datasets([rows] * 40), 512)
     """,

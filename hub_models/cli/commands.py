@@ -7,14 +7,17 @@ from typing import get_args, get_type_hints
 from hub_models.cli import plans
 from hub_models.cli.options import Call, Command, Option, options_of, plain
 from hub_models.hub.export_config import ExportConfig
-from hub_models.runs.config import TrainConfig
+from hub_models.runs.config import COLUMNS_HELP, DATA_HELP, POSITIVE_HELP, REVISION_HELP, TABLE_HELP, TrainConfig
 
 CHOICES = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items()}
 SPACE_HARDWARE = ("cpu-basic", "zero-a10g")
 METRICS = ("lung_overlap", "screening")
-SPLIT_NAMES = ("train", "validation", "test")
+SPLIT_NAMES = ("train", "validation", "test", "all")
 TRAIN_GROUPS = {
-    "data": ("data_dir", "config_name", "protocol", "fold"),
+    "data": (
+        *("data_dir", "test_data", "table", "columns", "positive", "data_revision"),
+        *("config_name", "protocol", "fold"),
+    ),
     "model": ("task", "model", "from_scratch", "freeze", "lora", "image_size", "fit", "region", "segmenter"),
     "training": ("epochs", "batch_size", "accumulation", "augment", "balance", "keep", "patience", "seed"),
     "optimization": (
@@ -27,7 +30,13 @@ EXPORT_GROUPS = {
     "set": ("data_dir", "output", "max_shard_size", "num_shards"),
     "Hub": ("repo_id", "version", "public", "i_accept_the_terms", "dry_run"),
 }
-DATA = Option("data", "the set: a folder or a zip", "DATA", required=True, dest="data_dir", old="data_dir")
+DATA = Option("data", DATA_HELP, "DATA", required=True, dest="data_dir", old="data_dir")
+UNDERSTOOD = (
+    Option("table", TABLE_HELP, "FILE"),
+    Option("columns", COLUMNS_HELP, "FIELD=COLUMN", nargs="+", kind=str),
+    Option("positive", POSITIVE_HELP, "VALUES"),
+    Option("data_revision", REVISION_HELP, "REV"),
+)
 XRAYS = Option(
     "data", "file, folder, zip, glob, list, Parquet, URL, or a dataset", "XRAYS", dest="images", old="images"
 )
@@ -56,7 +65,8 @@ COMMANDS = {
         "Check a copy of the chest X-rays against the published counts, and list what is odd in it.",
         ("cxm audit --data DATA", "cxm audit --data DATA --json report.json --strict"),
         plain(
-            replace(DATA, kind=Path),
+            DATA,
+            *UNDERSTOOD,
             Option("json", "file to write the whole report to", "FILE", Path),
             Option("strict", "exit with 1 if something is off", kind=bool),
         ),
@@ -67,6 +77,7 @@ COMMANDS = {
         ("cxm show --data DATA", "cxm show --data DATA --config_name MC"),
         plain(
             DATA,
+            *UNDERSTOOD,
             Option(
                 "config_name",
                 "sites to read",
@@ -76,7 +87,7 @@ COMMANDS = {
                 old="config",
             ),
         ),
-        Call("chest_xray_masks", "load", plans.print_rows),
+        Call("hub_models.dataset.sources", "load_splits", plans.print_rows, plans.shown_data),
         extra="",
     ),
     "launch-config": Command(
@@ -124,13 +135,14 @@ COMMANDS = {
             ],
             "data": [
                 DATA,
+                *UNDERSTOOD,
                 Option("split", "split to test on", default="test", choices=SPLIT_NAMES),
                 Option("protocol", "division of the X-rays (default: the run's own)", choices=CHOICES["protocol"]),
                 Option("fold", "fold of protocol folds (default: the run's own)", "N", int),
             ],
             "": [Option("output", "folder to write to (default: evaluation/PROTOCOL-SPLIT of the run)", "FOLDER")],
         },
-        Call("hub_models.evaluation.evaluate", "evaluate_run"),
+        Call("hub_models.evaluation.evaluate", "evaluate_run", arguments=plans.joined_columns),
     ),
     "predict": Command(
         "Read any number of X-rays: lung masks, and a table with areas, probability, decision and flags.",

@@ -7,12 +7,11 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from hub_models.runs.config import CONFIG_NAME, NAMES_BEFORE, RECORDED, renamed
+from hub_models.runs.config import CONFIG_NAME, NAMES_BEFORE, OPTION_OF_FIELD, RECORDED, renamed
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-OPTION_OF_FIELD = {"data_dir": "data", "output_dir": "output"}  # one name for one thing, in every command
 OLD_KEYS = {option: field for field, option in OPTION_OF_FIELD.items()} | NAMES_BEFORE
 SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
@@ -90,6 +89,8 @@ def _as(kind: Any, value: Any, name: str) -> Any:
     try:
         if kind is bool:
             return SWITCH[str(value).lower()]
+        if is_text and isinstance(value, list):  # of an option that takes several words
+            value = " ".join(map(str, value))
         if is_text and isinstance(value, str):
             return Path(value) if kind is Path else value
         if not is_text and not isinstance(value, bool):

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from hub_models.cli.config_file import OPTION_OF_FIELD, nearest, types_of
+from hub_models.cli.config_file import nearest, types_of
+from hub_models.runs.config import OPTION_OF_FIELD, SEVERAL_WORDS
 
 Options = argparse.Namespace
 Work = Callable[[], object]
@@ -85,6 +86,8 @@ def _option_of(field: "dataclasses.Field[Any]", kind: Any) -> Option:
     )
     if is_switch:
         return dataclasses.replace(option, metavar="BOOL", nargs="?")
+    if field.name in SEVERAL_WORDS:
+        return dataclasses.replace(option, nargs="+")
     return dataclasses.replace(option, metavar=None, choices=get_args(kind)) if is_choice else option
 
 

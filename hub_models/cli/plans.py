@@ -19,6 +19,8 @@ PUSH_OPTIONS = ("push", "license", "private", "push_segmenter")  # of `cxm train
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+    from hub_models.dataset.sources import DataRequest
+
 HOST, PORT = "127.0.0.1", 7860  # of the served page
 
 
@@ -99,6 +101,27 @@ def plan_push(options: Options) -> Work:
     return Call("hub_models.app.static_page", "push_static", print, lambda _: values)(options)
 
 
+def data_request(options: Options) -> "DataRequest":
+    """Return the X-rays that the options of a command name."""
+    from hub_models.dataset.sources import DataRequest
+
+    given = {name: getattr(options, name) for name in ("table", "positive")}
+    columns = " ".join(options.columns) if options.columns else None
+    return DataRequest(str(options.data_dir), columns=columns, revision=options.data_revision, **given)
+
+
+def joined_columns(options: Options) -> Mapping[str, Any]:
+    """Return the options with the words of `--columns` as one text."""
+    return vars(options) | {"columns": " ".join(options.columns) if options.columns else None}
+
+
+def shown_data(options: Options) -> Mapping[str, Any]:
+    """Return the X-rays to show, for `load_splits`."""
+    from dataclasses import replace
+
+    return {"request": replace(data_request(options), config_name=options.config)}
+
+
 def plan_audit(options: Options) -> Work:
     """Return the work of `cxm audit`: it prints a report and ends with the status that the report asks for."""
 
@@ -108,7 +131,7 @@ def plan_audit(options: Options) -> Work:
         from hub_models.dataset.audit import report
 
         try:
-            found = report(options.data_dir, options.json)
+            found = report(data_request(options), options.json)
         except OSError as error:
             print(error, file=sys.stderr)
             raise SystemExit(2) from error

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ import chest_xray_masks as cxm
 from hub_models.dataset.audit_report import KINDS, PUBLISHED, Audit, Finding
 from hub_models.dataset.inspection import ImageFacts, Inspected, MaskFacts, hash_distances, inspect_tree
 from hub_models.dataset.published import published_ids
+from hub_models.dataset.sources import DataRequest, as_request
 from hub_models.files import write_json
 
 LABELS = cxm.FEATURES["label"].names
@@ -56,15 +57,16 @@ def audit(data_dir: Path, progress: bool = True) -> Audit:
         found.missing = _missing(ids, found.counts)
     findings = [*_count_findings(found, ids["image"]), *_file_findings(tree, inspected)]
     findings += _pair_findings(ids, set(found.missing.get("masks", ())))
-    findings += [*_mask_findings(masks, xrays), *_reading_findings(readings)]
-    findings += _image_findings(xrays, copies, cxm.patients_of(readings))
+    findings += [*mask_findings(masks, xrays), *_reading_findings(readings)]
+    patients = cxm.patients_of(readings)
+    findings += image_findings(xrays, copies, lambda id: cxm.patient_of(id, patients))
     order = list(KINDS)
     found.findings = sorted(findings, key=lambda finding: (order.index(finding.kind), finding[1:]))
     return found
 
 
-def report(data_dir: Path, json_path: Path | None = None, progress: bool = True) -> Audit:
-    """Return the audit of `data_dir`, and write it as JSON to `json_path`, in one step, if one is given.
+def report(data: DataRequest | str | Path, json_path: Path | None = None, progress: bool = True) -> Audit:
+    """Return the audit of a source, and write it as JSON to `json_path`, in one step, if one is given.
 
     Raises:
         FileNotFoundError: as for `audit`, or the folder of `json_path` does not exist (seen before the work starts).
@@ -74,7 +76,13 @@ def report(data_dir: Path, json_path: Path | None = None, progress: bool = True)
         raise FileNotFoundError(f"no folder {json_path.parent} for the report {json_path}: create it, or name another")
     if json_path and json_path.is_dir():
         raise IsADirectoryError(f"the report {json_path} is a folder: name a file in it")
-    found = audit(data_dir, progress)
+    request = as_request(data)
+    if request.is_set or not (Path(request.data).exists() or "/" in request.data):
+        found = audit(Path(request.data), progress)
+    else:
+        from hub_models.dataset.source_audit import audit_source  # it uses this module
+
+        found = audit_source(request, progress)
     if json_path:
         write_json(found.to_dict(), json_path)
     return found
@@ -133,7 +141,7 @@ def _pair_findings(ids: Ids, masks_missing: set[str]) -> Iterator[Finding]:
         yield from (Finding(kind, (id,)) for id in members)
 
 
-def _mask_findings(masks: dict[str, MaskFacts], xrays: dict[str, ImageFacts]) -> Iterator[Finding]:
+def mask_findings(masks: dict[str, MaskFacts], xrays: dict[str, ImageFacts]) -> Iterator[Finding]:
     """Yield masks of another size than their image, of gray values, or not of two lungs of likely area."""
     for id, mask in masks.items():
         if id in xrays and mask.size != xrays[id].size:
@@ -185,8 +193,8 @@ def _reading_findings(readings: dict[str, str]) -> Iterator[Finding]:
             yield Finding("may be one patient", (earlier, later), said)
 
 
-def _image_findings(
-    xrays: dict[str, ImageFacts], copies: dict[str, ImageFacts], patients: dict[str, str]
+def image_findings(
+    xrays: dict[str, ImageFacts], copies: dict[str, ImageFacts], patient: Callable[[str], str]
 ) -> Iterator[Finding]:
     """Yield synthetic, blank, repeated and near-duplicate images, and test/ copies of no image or of another one."""
     yield from (Finding("synthetic X-ray", (id,)) for id, xray in xrays.items() if xray.is_synthetic)
@@ -199,7 +207,7 @@ def _image_findings(
     ids, distances = list(hashes), hash_distances(hashes.values())
     for first, second in np.argwhere(np.triu(distances <= NEAR_BITS, 1)).tolist():
         pair = ids[first], ids[second]
-        if len({cxm.patient_of(id, patients) for id in pair}) == 2:
+        if len(set(map(patient, pair))) == 2:
             yield Finding("near-duplicate", pair, f"{distances[first, second]} of 256 bits apart")
     for id, copy in copies.items():
         if copy.content not in same:

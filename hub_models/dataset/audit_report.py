@@ -49,6 +49,7 @@ KINDS = {
     "test/ copy of no image": Kind(True, "download again: the X-ray that it repeats is missing"),
     "test/ copy of another image": Kind(True, "download again: one of two files has a wrong name"),
     "site absent": Kind(False, "harmless: the two sets are offered apart"),
+    "X-ray without label": Kind(False, "harmless for lung masks; a TB model is not trained or tested on it"),
     "image without mask": Kind(False, "harmless: its mask is None; 96 of the 800 were published without one"),
     "lung of odd area": Kind(False, "view it: harmless where the lung is sick; leave out where it is drawn wrong"),
     "specks in mask": Kind(False, "harmless: stray pixels, each speck below 0.2 % of the image"),
@@ -108,6 +109,8 @@ class Audit:
     modes: dict[str, int] = field(default_factory=dict)
     mask_values: dict[str, int] = field(default_factory=dict)
     test_copies: int = 0  # those with the pixels of their image
+    is_own: bool = False  # not the published set, whose counts do not matter then
+    sizes: dict[str, int] = field(default_factory=dict)  # the most frequent
     second_copies: int = 0  # files beyond the first of their role and id
     findings: list[Finding] = field(default_factory=list)
 
@@ -131,6 +134,9 @@ class Audit:
 
     def headline(self) -> str:
         """Return how much of the published set the copy holds, in one line."""
+        if self.is_own:
+            held = f"{self._total('images')} X-rays, {self._total('masks')} masks"
+            return f"{held} of {', '.join(self.counts)}"
         drawn = f"{counted(self.synthetic, 'synthetic X-ray')} (phantoms)"
         if self.synthetic and self.synthetic == self._total("images"):
             return ", ".join([drawn, *(counted(self._total(what), what[:-1]) for what in ("masks", "readings"))])
@@ -165,14 +171,18 @@ class Audit:
         caption = Text("\n".join(f"{mark}: {text}" for mark, text in LEGEND.items()))
         table = Table("", "what", "files", "details", title=title, caption=caption, caption_justify="left")
         for config, counts in self.counts.items():
-            held = ", ".join(f"{what} {count} of {PUBLISHED[config][what]}" for what, count in counts.items())
-            table.add_row("", f"{config}, of the published", "", held)
-        for what, numbers in (("modes", self.modes), ("mask values", self.mask_values)):
+            published = {what: "" if self.is_own else f" of {PUBLISHED[config][what]}" for what in counts}
+            held = ", ".join(f"{what} {count}{published[what]}" for what, count in counts.items())
+            table.add_row("", config if self.is_own else f"{config}, of the published", "", held)
+        sizes = [("sizes", self.sizes)] if self.is_own else []
+        for what, numbers in (*sizes, ("modes", self.modes), ("mask values", self.mask_values)):
             held = ", ".join(f"{name}: {count}" for name, count in numbers.items())
             soft = "\nharmless: of soft edges, above 127 is lung" if "soft edges" in numbers else ""
             table.add_row("", what, str(sum(numbers.values())), held + soft)
-        table.add_row("", "test/ copies", str(self.test_copies), "harmless: the pixels of their image, not read")
-        table.add_row("", "second copies", str(self.second_copies), "harmless: not read", end_section=True)
+        if self.is_own:
+            table.add_section()
+        else:
+            self._add_copies(table)
         for kind, (_, advice) in KINDS.items():
             for mark in LEGEND:
                 if found := [one for one in self.of_kind(kind) if one.mark == mark]:
@@ -180,6 +190,10 @@ class Audit:
                     details = Text("\n").join([Text(advice, "bold"), Text(_listed(found))])
                     table.add_row(Text(mark, style), kind, str(len(found)), details)
         return table
+
+    def _add_copies(self, table: "Table") -> None:
+        table.add_row("", "test/ copies", str(self.test_copies), "harmless: the pixels of their image, not read")
+        table.add_row("", "second copies", str(self.second_copies), "harmless: not read", end_section=True)
 
 
 def _listed(findings: list[Finding]) -> str:

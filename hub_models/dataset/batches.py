@@ -36,11 +36,13 @@ class Arrays(Dataset):
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """Return `pixels` (B, S, S) uint8, `index`, `label` (B,), `mask` (B, S, S) uint8 and `drawn` (B, K) float32.
 
-        `mask` is left out where an X-ray of the batch has none, `drawn` without ranges. `drawn` (see
-        `augmentation.draw`) is a pure function of X-ray, seed and epoch, whatever else is in the batch.
+        A label is -1 where there is none. `mask` is left out where an X-ray of the batch has none, `drawn` without
+        ranges. `drawn` (see `augmentation.draw`) is a pure function of X-ray, seed and epoch, whatever else is in the
+        batch.
         """
         rows = self.prepared[indices]
-        batch = {"index": torch.tensor(indices), "label": torch.tensor(rows["label"])}
+        labels = [-1 if label is None else label for label in rows["label"]]
+        batch = {"index": torch.tensor(indices), "label": torch.tensor(labels)}
         batch["pixels"] = self._stack(rows["pixels"])
         if None not in rows["mask"]:
             batch["mask"] = self._stack(rows["mask"])

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import groupby
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from scipy.ndimage import label
 
 import chest_xray_masks as cxm
 from hub_models.dataset.audit_report import Finding
+from hub_models.dataset.folder_rows import is_dicom
 from hub_models.imaging.gray import is_synthetic, to_gray
 from hub_models.imaging.resizing import BOX
 from hub_models.imaging.source import open_image
@@ -24,6 +25,13 @@ SPECK_AREA = 0.002  # fraction of the image: lungs of 449 real masks take 0.018 
 CHUNK_JOBS = 8  # jobs of a worker with one `Reader`: enough to open a zip seldom, few enough to keep every core busy
 
 Job = tuple[cxm.SetFile, ...]  # all copies, best first, of an id's image, mask (one, or left and right), reading, ...
+
+
+class Chunk(NamedTuple):
+    """Jobs of one worker, and the bytes of files that are held in memory."""
+
+    jobs: Sequence[Job]
+    held: dict[cxm.SetFile, bytes]
 
 
 class ImageFacts(NamedTuple):
@@ -74,12 +82,18 @@ class _Decoded(NamedTuple):
 
 def inspect_tree(tree: cxm.Tree, progress: bool = True) -> list[Inspected]:
     """Return one `Inspected` per image, mask, reading and test copy, each file fully decoded; damage never raises."""
+    files = sorted(tree.files, key=_job_key)  # stable: the copy that the builder uses stays first
+    jobs = [tuple(copies) for _, copies in groupby(files, key=_job_key)]
+    return inspect_jobs(jobs, {}, progress)
+
+
+def inspect_jobs(jobs: list[Job], held: dict[cxm.SetFile, bytes], progress: bool = True) -> list[Inspected]:
+    """Return one `Inspected` per job, in order; bytes of files that are `held` in memory are not read again."""
     from rich.console import Console  # the reader takes a constant from this module, and does without rich
     from rich.progress import track
 
-    files = sorted(tree.files, key=_job_key)  # stable: the copy that the builder uses stays first
-    jobs = [tuple(copies) for _, copies in groupby(files, key=_job_key)]
-    chunks = [jobs[start : start + CHUNK_JOBS] for start in range(0, len(jobs), CHUNK_JOBS)]
+    parts = [jobs[start : start + CHUNK_JOBS] for start in range(0, len(jobs), CHUNK_JOBS)]
+    chunks = [Chunk(part, {file: held[file] for job in part for file in job if file in held}) for part in parts]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     console = Console(stderr=True)
 
@@ -99,12 +113,16 @@ def _job_key(file: cxm.SetFile) -> tuple[str, str]:
     return file.id, "sides" if file.role in ("left_mask", "right_mask") else file.role
 
 
-def _inspect_chunk(jobs: list[Job]) -> list[Inspected]:
-    with cxm.Reader() as read:
-        return [_inspect(job, read) for job in jobs]
+def _inspect_chunk(chunk: Chunk) -> list[Inspected]:
+    with cxm.Reader() as reader:
+
+        def read(file: cxm.SetFile) -> bytes:
+            return chunk.held[file] if file in chunk.held else reader(file)
+
+        return [_inspect(job, read) for job in chunk.jobs]
 
 
-def _inspect(job: Job, read: cxm.Reader) -> Inspected:
+def _inspect(job: Job, read: Callable[[cxm.SetFile], bytes]) -> Inspected:
     """Return the facts of one job; every copy is read, those with the same bytes are decoded once."""
     first: dict[tuple[str, bool], _Decoded] = {}  # by role and is_png: only files of one kind are compared
     findings, seen = [], set()
@@ -145,10 +163,11 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Decoded:
         text = cxm.decode_text(data)
         return _Decoded(file.name, " ".join(text.split()), text)
     is_mask = file.role.endswith("mask")
-    png = data if file.is_png or is_mask else cxm.dicom_png(data, file.name)  # no layout has DICOM masks
+    from_dicom = not is_mask and is_dicom(data, file.name)  # no layout has DICOM masks
+    png = cxm.dicom_png(data, file.name) if from_dicom else data
     size, image = cxm.check_image(png, file.name), open_image(png)
     mode = f"{image.mode} {png[24]}-bit" if image.format == "PNG" else f"{image.format} {image.mode}"
-    mode = mode if file.is_png else "DICOM"
+    mode = "DICOM" if from_dicom else mode
     gray = to_gray(image)
     if not is_mask:
         content = _hash(np.asarray(gray))

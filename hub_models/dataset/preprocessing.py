@@ -1,47 +1,24 @@
-"""Load the rows of the set, and prepare them as fixed-size uint8 arrays, decoded once and kept on disk."""
+"""Prepare rows as fixed-size uint8 arrays, decoded once and kept on disk."""
 
 import os
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 from PIL import Image
 
-import chest_xray_masks
 from hub_models.dataset.published import pixel_spacing_mm
-from hub_models.files import named_disk
+from hub_models.dataset.sources import ROWS_PER_PROCESS, cache_disk, digest_of_gray
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, REGIONS, Region, crop_to_lungs, lungs_box
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import BILINEAR, FITS, Fit, resize_gray, resize_mask
 from hub_models.lifetime import tied_workers
 
-ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 KEPT = ("id", "patient_id", "site", "label")  # columns that prepared rows keep
 ADDED = {"pixels": "binary", "mask": "binary", "height": "int32", "width": "int32"}
-ADDED |= {"spacing_row_mm": "float32", "spacing_column_mm": "float32"}
-PREPARED_VERSION = 2  # raise when the output of `prepare` changes; part of its cache's key
-
-
-def cache_disk() -> AbstractContextManager[None]:
-    """Return a context in which a full disk is that of `datasets`' cache."""
-    return named_disk(Path(datasets.config.HF_DATASETS_CACHE))
-
-
-def load_splits(data_dir: str | Path, config_name: str = "all") -> datasets.DatasetDict:
-    """Return the rows of train, validation and test; built once, then read from the cache.
-
-    Raises:
-        FileNotFoundError: nothing of the set under `data_dir`.
-        ValueError: a damaged or mismatched file, or an unknown config.
-    """
-    try:
-        with cache_disk():
-            return datasets.load_dataset(chest_xray_masks.__name__, config_name, data_dir=str(data_dir))
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise error.__cause__ or error from None  # the cause names the file
+ADDED |= {"spacing_row_mm": "float32", "spacing_column_mm": "float32", "digest": "string"}
+PREPARED_VERSION = 3  # raise when the output of `prepare` changes; part of its cache's key
 
 
 def prepare(
@@ -55,7 +32,8 @@ def prepare(
 
     Columns: `id`, `patient_id`, `site`, `label`, `pixels` (image_size**2 bytes, gray resized by `resample`), `mask`
     (image_size**2 bytes of 0 and 1, by nearest neighbour) or None, `height` and `width` of the original in pixels,
-    `spacing_row_mm` and `spacing_column_mm` of its pixels or None (see `published.pixel_spacing_mm`).
+    `spacing_row_mm` and `spacing_column_mm` of its pixels or None (see `published.pixel_spacing_mm`), `digest` of the
+    original's gray pixels (`sources.digest_of_gray`).
 
     `fit` squash ignores the aspect; pad keeps it, with black bars (`resizing.content_box`). `region` lungs first cuts
     image and mask to the lungs of the row's mask, MARGIN around them (`lung_crop.crop_to_lungs`).
@@ -94,7 +72,7 @@ def _shrink(
     """Return what `prepare` adds; `version` is for the key of the cache, which knows functions by name only."""
     gray = to_gray(row["image"])
     mask = None if row["mask"] is None else to_mask(row["mask"])
-    height, width = gray.height, gray.width
+    height, width, digest = gray.height, gray.width, digest_of_gray(gray)
     if region == "lungs":
         if mask is None or not mask.any():
             raise ValueError(f"{row['id']} has no lung in its mask: pass a segmenter that finds them, or region image")
@@ -108,4 +86,5 @@ def _shrink(
         "width": width,
         "spacing_row_mm": spacing[0],
         "spacing_column_mm": spacing[1],
+        "digest": digest,
     }

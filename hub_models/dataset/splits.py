@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import datasets
 
-from chest_xray_masks import SITES, SPLITS, patient_of, patients_of
+from chest_xray_masks import SITE_OF_PREFIX, SITES, SPLITS, patient_of, patients_of
 from hub_models.dataset.folds import FOLDS, fold_split
 from hub_models.dataset.published import published_split
 
@@ -29,7 +29,7 @@ class Xray(NamedTuple):
 
 
 def divide(
-    rows: datasets.DatasetDict, protocol: str, task: str, fold: int | None = None
+    rows: datasets.DatasetDict, protocol: str, task: str, fold: int | None = None, needed: tuple[str, ...] = SPLITS
 ) -> dict[str, datasets.Dataset]:
     """Return the rows of train, validation and test under `protocol`, each sorted by id, with all columns.
 
@@ -43,7 +43,7 @@ def divide(
 
     Raises:
         ValueError: an unknown protocol, a task that it has no split for, a fold that is missing or not used, or a
-            split without any X-ray.
+            split among the `needed` without any X-ray.
     """
     _check(protocol, task, fold)
     xrays = _xrays(rows)
@@ -53,10 +53,10 @@ def divide(
             chosen[split].append(index)
     name = protocol if fold is None else f"{protocol} (fold {fold})"
     sites = Counter(xray.site for xray in xrays)
-    held = " and ".join(f"{sites[site]} {site}" for site in SITES.values())
+    held = " and ".join(f"{sites[site]} {site}" for site in rows["train"].features["site"].names)
     for split, indices in chosen.items():
-        if not indices:
-            way_out = "pass more of the set, or another protocol"
+        if not indices and split in needed:
+            way_out = "pass more X-rays, or another protocol"
             raise ValueError(f"protocol {name} leaves no {split} X-ray: the data hold {held}; {way_out}")
     pool = datasets.concatenate_datasets(list(rows.values()))
     splits = {split: pool.select(indices) for split, indices in chosen.items()}
@@ -117,9 +117,13 @@ def leaks(trained_ids: Iterable[str], test: datasets.Dataset) -> list[str]:
     known = test.select_columns([name for name in ("id", "patient_id", "reading") if name in test.column_names])[:]
     readings = zip(known["id"], known.get("reading", []), strict=False)
     patients = patients_of({id: reading for id, reading in readings if reading})
-    trained = {patient_of(id, patients) for id in trained_ids}
+
+    def known_as(id: str) -> str:
+        return patient_of(id, patients) if id[:6] in SITE_OF_PREFIX else id  # ids of other sources tell no patient
+
+    trained = set(map(known_as, trained_ids))
     return sorted(
         id
         for id, patient in zip(known["id"], known["patient_id"], strict=True)
-        if patient_of(id, patients) in trained or patients.get(patient, patient) in trained
+        if known_as(id) in trained or patients.get(patient, patient) in trained
     )

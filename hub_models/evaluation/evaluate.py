@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from hub_models.dataset.folds import FOLDS
+from hub_models.dataset.sources import DataRequest
 from hub_models.evaluation.charts import WORST, Rows, confidently_wrong
 from hub_models.evaluation.measure import compare, measure, summarize, write_per_image
 from hub_models.evaluation.pictures import PICTURES
@@ -24,7 +25,16 @@ from hub_models.metrics.intervals import Interval
 from hub_models.models.tasks import SENSITIVITY, TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
-from hub_models.runs.data import count_synthetic, load_run_rows, prepare_splits, refuse_leaks, trained_ids
+from hub_models.runs.data import (
+    Seen,
+    check_leaks,
+    check_pixels,
+    count_synthetic,
+    load_run_rows,
+    prepare_splits,
+    request_of,
+    trained_on,
+)
 from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -48,7 +58,7 @@ class Evaluated:
 class EvaluationRequest:
     """X-rays to test on, and the settings of a model that differ for it (`use`)."""
 
-    data_dir: str
+    data: DataRequest
     split: str
     protocol: str | None
     fold: int | None
@@ -64,11 +74,15 @@ class Planned:
     split: str
     rows: datasets.Dataset  # the original ones
     trained: TrainedModel
+    seen: dict[str, Seen]  # X-rays of training, by the model's place; empty where they are tested on
+    trained_on_synthetic: int  # number of X-rays
 
     def measured(self, accelerator: Accelerator) -> Evaluated:
         """Return the model with its metrics."""
         usable, trained = {self.split: self.rows}, self.trained
         split = prepare_splits(self.config, usable, accelerator, trained.resample)[self.split]
+        for source, seen in self.seen.items():
+            check_pixels(source, seen.pixels, split)
         return Evaluated(self.config, self.split, measure(trained, split, accelerator), split.rows, lambda id: trained)
 
 
@@ -99,6 +113,9 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
     results |= {"split": evaluated.split, "images": len(per_image)}
     results |= {"main_metric": task.main_metric, "metrics": metrics, "worst": _worst(per_image, task.main_metric)}
     results |= _who_triage_minimum(metrics) | more
+    request = request_of(config)
+    if config.test_data or not request.is_set:
+        results |= {"source": dataclasses.replace(request, data=config.test_data or config.data_dir).name}
     if synthetic := count_synthetic(evaluated.rows):
         results |= {"synthetic": synthetic}
     today = datetime.now(UTC).date().isoformat()
@@ -189,16 +206,22 @@ def evaluate_run(
     views: int | None = None,
     two_lungs: bool = False,
     revision: str | None = None,
+    table: str | None = None,
+    columns: str | None = None,
+    positive: str | None = None,
+    data_revision: str | None = None,
 ) -> dict[str, Any]:
     """Return the results of a run's model on X-rays, written to `output` (default: `evaluation/` in the run folder).
 
     `model`, `segmenter` and `compared` are run folders or Hub ids; `revision` is a branch, tag or commit of the Hub.
-    `protocol` and `fold` are those of the run by default. The rows of a folder of all folds are pooled. `compared` is
-    another model, whose differences on the same X-rays are added. `views` is a count of slightly moved views of each
-    X-ray (`tasks.VIEWS`). `two_lungs` keeps the two largest regions of a lung mask and fills their holes.
+    `protocol` and `fold` are those of the run by default; split `all` tests on every X-ray. The rows of a folder of
+    all folds are pooled. `compared` is another model, whose differences on the same X-rays are added. `views` is a
+    count of slightly moved views of each X-ray (`tasks.VIEWS`). `two_lungs` keeps the two largest regions of a lung
+    mask and fills their holes. `table`, `columns`, `positive` and `data_revision` are of the X-rays (see
+    `dataset.sources.DataRequest`), and those of the run where it was trained on them.
 
     Raises:
-        FileNotFoundError: a run folder is not whole, or nothing of the set is under `data_dir`.
+        FileNotFoundError: a run folder is not whole, or there is no X-ray at `data_dir`.
         PermissionError, ConnectionError: a model cannot be had from the Hub.
         ValueError: the model was trained on patients it would be tested on, or cannot be tested on these X-rays;
             `output` is a run folder, or not given for a model of the Hub.
@@ -213,7 +236,8 @@ def evaluate_run(
     if output is not None and (Path(output) / CONFIG_NAME).exists():
         raise ValueError(f"output {output} is a run folder, whose own results would be lost: pass another")
     use = {name: value for name, value in (("views", views), ("two_lungs", two_lungs)) if value}
-    request = EvaluationRequest(str(data_dir), split, protocol, fold, lungs, use)
+    data = DataRequest(str(data_dir), "all", table, columns, positive, data_revision)
+    request = EvaluationRequest(data, split, protocol, fold, lungs, use)
     planned, others = _plan(run, request, accelerator), list[Planned]()
     config = dataclasses.replace(planned[0].config, fold=None) if len(planned) > 1 else planned[0].config
     if other is not None:
@@ -226,7 +250,10 @@ def evaluate_run(
     name += "" if compared is None else f"-against-{Path(compared).name}"
     folder = Path(output) if output else run / "evaluation" / name
     with held(folder, accelerator.is_main_process):
+        if synthetic := planned[0].trained_on_synthetic:
+            logger.warning("warning: %s was trained on synthetic X-rays (%d): of no use on patients", model, synthetic)
         evaluated, more = pool([one.measured(accelerator) for one in planned]), dict[str, Any](use=use)
+        more |= {"trained_on_synthetic": synthetic} if synthetic else {}
         if others:
             second = pool([one.measured(accelerator) for one in others])
             differences = compare(evaluated.per_image, second.per_image, TASKS[config.task])
@@ -252,20 +279,30 @@ def _plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) ->
     trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **request.use))
     config = _test_config(RunFolder.read(folder), request, trained.settings.image_size)
     rows = load_run_rows(config, accelerator, (request.split,))[request.split]
+    seen = {}
     for source in (folder, config.segmenter) if request.split != "train" else ():
         if source:
             chosen_on = request.split == "validation" and source == folder
-            seen = trained_ids(Path(source), ("train",) if chosen_on else ("train", "validation"))
-            refuse_leaks(source, seen, rows, config.protocol)
-    return [Planned(config, request.split, rows, trained)]
+            known = trained_on(Path(source), ("train",) if chosen_on else ("train", "validation"))
+            check_leaks(source, known, rows, config.protocol)
+            seen[str(source)] = known
+    synthetic = RunFolder.read(folder).data.get("synthetic", 0)
+    return [Planned(config, request.split, rows, trained, seen, synthetic)]
 
 
 def _test_config(run: RunFolder, request: EvaluationRequest, image_size: int) -> TrainConfig:
     """Return the config of a run with the X-rays of a request in place of its own."""
-    own, protocol = run.config, request.protocol or run.config.protocol
+    own, data, protocol = run.config, request.data, request.protocol or run.config.protocol
+    if data == DataRequest(own.data_dir):  # the same X-rays mean the same
+        data = dataclasses.replace(request_of(own), config_name="all")
     config = dataclasses.replace(
         own,
-        data_dir=request.data_dir,
+        data_dir=data.data,
+        test_data=None,
+        table=data.table,
+        columns=data.columns,
+        positive=data.positive,
+        data_revision=data.revision,
         protocol=protocol,  # type: ignore[arg-type]  # the config itself refuses an unknown one
         fold=own.fold if request.fold is None and protocol == own.protocol else request.fold,
         config_name=own.config_name if request.protocol is None else "all",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hub_models.models.architectures import ARCHITECTURES
 from hub_models.models.tasks import TASKS
-from hub_models.runs.config import CONFIG_NAME
+from hub_models.runs.config import CONFIG_NAME, OPTION_OF_FIELD
 from hub_models.runs.run_folder import RunFolder
 
 PROTOCOL_TEXTS = {
@@ -57,11 +57,11 @@ def _commands(run: RunFolder, output: str = "RUN", depth: int = 1) -> str:
             before = _commands(earlier, named["model"], depth + 1) + "\n"
     launch = run.results["launch"]
     words = ["accelerate launch", *(f"--{name} {launch[name]}" for name in launch if name != "processes")]
-    words += [f"--num_processes {launch['processes']}", "scripts/train.py"]
+    words += [f"--num_processes {launch['processes']}", "-m hub_models.training"]
     for one in fields(config):
-        value = named.get(one.name, getattr(config, one.name))
+        value, option = named.get(one.name, getattr(config, one.name)), OPTION_OF_FIELD.get(one.name, one.name)
         if one.name in named or value != one.default:
-            words.append(f"--{one.name}" if value is True else f"--{one.name} {shlex.quote(str(value))}")
+            words.append(f"--{option}" if value is True else f"--{option} {shlex.quote(str(value))}")
     joined = " ".join(word.replace(" ", "\0") for word in words)  # an option stays on its value's line
     lines = textwrap.wrap(joined, 100, break_long_words=False, break_on_hyphens=False)
     return before + " \\\n    ".join(line.replace("\0", " ") for line in lines)

@@ -84,7 +84,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) ->
 
 def tables(run: RunFolder, also: Sequence[Path]) -> dict[str, str]:
     """Return every table of a card by name, empty without rows, and the headline."""
-    metrics, columns, worst = run.results["metrics"], METRIC_COLUMNS[run.config.task], run.results.get("worst") or []
+    metrics, columns, worst = run.results["metrics"], METRIC_COLUMNS[run.config.task], run.public[1].get("worst") or []
     names = {"id": "X-ray", "dice": "Dice", "label": "label (1 is tuberculosis)", "probability": "probability"}
     tracked = {"emissions": "CO2 equivalent, kg", "energy_consumed": "energy, kWh"}
     by_site = ("results", "calibration", "saliency")
@@ -132,6 +132,10 @@ def _operating(run: RunFolder) -> str:
 
 
 def _data(run: RunFolder) -> str:
+    if counts := run.data.get("counts"):
+        names = list(dict.fromkeys(name for split in SPLITS for name in counts[split]))
+        cells = [[split, len(run.ids[split]), *(counts[split].get(name, 0) for name in names)] for split in SPLITS]
+        return markdown_table(["split", "X-rays", *map(_label, names)], cells)
     rows = []
     for split in SPLITS:
         ids = run.ids[split]

@@ -38,7 +38,9 @@ def limits_of(kind: str, data: Mapping[str, Any]) -> Limits:
     whose = "Any X-ray of a patient, and any" if only_synthetic(data) else "Any"
     device = f"{whose} decision about a patient. This is not a medical device; nobody has tested it in care."
     sites = (
-        "Two sites and two detectors. Models tell them apart, by brightness and markers, so metrics over both "
+        "X-rays of one source. Metrics say nothing about another hospital, whose machines and patients differ."
+        if "source" in data
+        else "Two sites and two detectors. Models tell them apart, by brightness and markers, so metrics over both "
         "together can flatter."
     )
     return Limits((device, *SCOPE[kind]), (sites, *KNOWN_LIMITS[kind]))

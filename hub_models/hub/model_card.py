@@ -81,6 +81,7 @@ def _names(run: RunFolder, repo_id: str, segmenter: str | None) -> dict[str, obj
     """Return what the template says of the model and its X-rays, beside what it reads off the run itself."""
     owner, _, name = repo_id.rpartition("/")
     task, data, tested = TASKS[run.config.task], run.data, run.results["metrics"]["all"]
+    source = data.get("source")
     learned = data["earlier"] + (data["train"] + data["validation"] if task.learns_masks else [])
     return {
         "name": name,
@@ -95,6 +96,9 @@ def _names(run: RunFolder, repo_id: str, segmenter: str | None) -> dict[str, obj
         "images": sum(map(len, run.ids.values())),
         "synthetic": data.get("synthetic", 0),
         "only_synthetic": only_synthetic(data),
+        "source": source,
+        "test_source": data.get("test_source"),
+        "of_set": source is None or any(map(site_of, (*data["earlier"], *data["train"]))),
         "shenzhen_masks": len({id for id in learned if site_of(id) == SITES["Shenzhen"]}),
         "protocol": PROTOCOL_TEXTS[run.config.protocol].format(fold=run.config.fold),
         "tested": f"{tested['n']} X-rays of {tested['patients']} patients",
@@ -137,6 +141,8 @@ def _results(run: RunFolder) -> Iterator[EvalResult]:
     columns, configs = METRIC_COLUMNS[run.config.task], {f"site: {site}": config for config, site in SITES.items()}
     shown = [column for table in ("results", "operating", "calibration") for column in columns.get(table, ())]
     dataset, title = DATASETS["synthetic" in run.data]
+    if own := run.data.get("test_source") or run.data.get("source"):
+        dataset, title = "own", f"{own}, synthetic X-rays" if "synthetic" in run.data else own
     for key in run.groups:
         group = run.results["metrics"][key]
         for column in shown:

@@ -16,7 +16,7 @@ from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, refuse_edited
-from hub_models.runs.run_folder import EMISSIONS_NAME, RESULTS_NAME, RunFolder
+from hub_models.runs.run_folder import DATA_NAME, EMISSIONS_NAME, RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def release(
     optional = [name for name in OPTIONAL if (run.path / name).is_file()]
     files: dict[str, FileContent] = {name: run.path / name for name in (*RUN_FILES, *optional, *card_pictures(run))}
     files[CARD_NAME] = card.encode()
-    written = dict(zip((CONFIG_NAME, RESULTS_NAME), run.public, strict=True))
+    written = dict(zip((CONFIG_NAME, RESULTS_NAME, DATA_NAME), run.public, strict=True))
     if run.settings.region != "image":  # runs of version 0.2 have a config that a pipeline takes
         written["config.json"] = refused_config(run.model)
     for name, values in written.items():

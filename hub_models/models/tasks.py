@@ -56,6 +56,11 @@ def _rows_with_mask(rows: "datasets.Dataset") -> "datasets.Dataset":
     return rows.select(np.flatnonzero(has_mask))
 
 
+def _rows_with_label(rows: "datasets.Dataset") -> "datasets.Dataset":
+    known = [index for index, label in enumerate(rows["label"]) if label is not None]
+    return rows if len(known) == len(rows) else rows.select(known)
+
+
 def _segmentation_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
     from monai.losses import DiceCELoss  # of training only, and slow to import
 
@@ -93,7 +98,7 @@ def _measure_lungs(logits: torch.Tensor, row: XrayRow, settings: Settings) -> di
 def _both_classes(split: str, rows: "datasets.Dataset") -> None:
     held = set(rows["label"])
     if missing := [name for index, name in enumerate(rows.features["label"].names) if index not in held]:
-        raise ValueError(f"no X-ray of {split} is {' or '.join(missing)} ({len(rows)} rows): pass more of the set")
+        raise ValueError(f"no X-ray of {split} is {' or '.join(missing)} ({len(rows)} rows): pass more X-rays")
 
 
 def _classification_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
@@ -152,7 +157,7 @@ TASKS = {
         labels=("normal", "tuberculosis"),
         model="google/vit-base-patch16-224",
         image_size=224,
-        usable=lambda rows: rows,
+        usable=_rows_with_label,
         check=_both_classes,
         loss=_classification_loss,
         validate=_validate_tb,

@@ -21,7 +21,18 @@ MODEL_HELP = (
     "microsoft/swin-tiny-patch4-window7-224, microsoft/resnet-18, resnet-light; the light ones need --from_scratch. "
     "For TB also checkpoints of DINOv2, SigLIP, CLIP, BEiT or ConvNeXt, with a head or without"
 )
-PLACES = ("data_dir", "output_dir")  # where a run reads and writes does not change what it computes
+# where a run reads and writes does not change what it computes
+PLACES = ("data_dir", "test_data", "table", "output_dir")
+DATA_HELP = "X-rays: the set, any folder or zip, a table, Parquet, or a Hub id"
+TABLE_HELP = "CSV, JSONL or Parquet that names the X-rays of a folder (default: the one that lies in it)"
+COLUMNS_HELP = (
+    "FIELD=COLUMN, ... of the table: image, mask, label, patient_id, split, site, sex, age, findings, id "
+    "(default: guessed and shown)"
+)
+POSITIVE_HELP = 'values of the label that are tuberculosis, "TB,1", all others being normal (default: known words)'
+REVISION_HELP = "branch, tag or commit of data that come from the Hub (default: main)"
+OPTION_OF_FIELD = {"data_dir": "data", "test_data": "test", "output_dir": "output"}  # one name in every command
+SEVERAL_WORDS = ("columns",)  # fields whose option takes all words that follow it
 LEARNING_RATES = {True: 1e-3, False: 2e-4}  # of new weights (from scratch, a head, LoRA), or of a trained model's
 SIDE_RANGE = f"a multiple of 32 or 14, {LARGEST_SIDE} at most"
 FOLD_RANGE = f"0 to {FOLDS - 1}"
@@ -63,14 +74,19 @@ class TrainConfig:
         ValueError: a value is out of its range, or two of them exclude each other.
     """
 
-    data_dir: str = field(metadata={"help": "folder or zip that holds the X-rays"})
+    data_dir: str = field(metadata={"help": DATA_HELP})
     output_dir: str = field(metadata={"help": "run folder to make or to resume; all processes must see it"})
     task: TaskName = option("lung_segmentation", "what to learn")
     protocol: Literal["default", "idiap", "ark", "mc_to_shenzhen", "shenzhen_to_mc", "folds"] = option(
         "default", "which X-rays are trained on, which chosen with, and which tested on"
     )
     fold: int | None = option(None, f"fold of protocol folds, {FOLD_RANGE} (default: all, in turn)", FOLD_RANGE)
-    config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites to read")
+    config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites of the set to read")
+    test_data: str | None = option(None, "X-rays to test on, all of them, in place of the test split of --data")
+    table: str | None = option(None, TABLE_HELP)
+    columns: str | None = option(None, COLUMNS_HELP)
+    positive: str | None = option(None, POSITIVE_HELP)
+    data_revision: str | None = option(None, REVISION_HELP)
     model: str | None = option(None, MODEL_HELP)
     from_scratch: bool = option(False, "random weights in the architecture of --model; no download")
     freeze: Literal["none", "encoder"] = option("none", "encoder: train the head alone, on features computed once")

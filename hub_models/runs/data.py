@@ -1,6 +1,7 @@
 """The X-rays of a run: divided by its protocol, fit for its task, at its model's size; and who was trained on what."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,10 +11,11 @@ import numpy as np
 from accelerate import Accelerator
 from PIL import Image
 
-from chest_xray_masks import SITES, SPLITS, scan
+from chest_xray_masks import SPLITS
 from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.batches import Arrays
-from hub_models.dataset.preprocessing import cache_disk, load_splits, prepare
+from hub_models.dataset.preprocessing import prepare
+from hub_models.dataset.sources import DataRequest, cache_disk, fingerprint_of, load_splits
 from hub_models.dataset.splits import PATIENT_SHARING, divide, leaks
 from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.resizing import BILINEAR
@@ -21,7 +23,7 @@ from hub_models.models.answers import PREDICTION_VERSION, or_whole
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
-from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_data
+from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_data, short_digest
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def load_run_rows(
     """Return the original rows of the `splits` of a run, all fit for its task; one process makes them, then all read.
 
     Raises:
-        FileNotFoundError: nothing of the set under `config.data_dir`, or no segmenter where `config` names it.
+        FileNotFoundError: no X-ray at `config.data_dir`, or no segmenter where `config` names it.
         ValueError: a split is empty, or cannot be trained on or tested with, or no segmenter finds the lungs.
     """
     if config.region == "lungs" and config.segmenter is None:
@@ -93,14 +95,32 @@ def prepare_splits(
     return found
 
 
+def request_of(config: TrainConfig) -> DataRequest:
+    """Return what a config says of its X-rays."""
+    meaning = (config.table, config.columns, config.positive, config.data_revision)
+    return DataRequest(config.data_dir, config.config_name, *meaning)
+
+
 def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str, datasets.Dataset]:
-    """Return the original rows of each split that are usable for the task; raise ValueError where a split is empty."""
-    divided = divide(load_splits(config.data_dir, config.config_name), config.protocol, config.task, config.fold)
-    found = {split: TASKS[config.task].usable(divided[split]) for split in splits}
-    if empty := [split for split, rows in found.items() if not len(rows)]:
+    """Return the original rows of each split that are usable for the task; raise ValueError where a split is empty.
+
+    Of the data that `config.test_data` names, if any, all are the split test. The split `all` holds every X-ray.
+    """
+    request = request_of(config)
+    divided = {}
+    if config.test_data and "test" in splits:
+        divided["test"] = together(load_splits(replace(request, data=config.test_data, table=None)))
+    if own := tuple(split for split in splits if split not in (*divided, "all")):
+        found = divide(load_splits(request), config.protocol, config.task, config.fold, own)
+        divided |= {split: found[split] for split in own}
+    if "all" in splits:
+        divided["all"] = together(load_splits(request))
+    usable = {split: TASKS[config.task].usable(divided[split]) for split in splits}
+    if empty := [split for split, rows in usable.items() if not len(rows)]:
         where = f"{config.data_dir} (protocol {config.protocol})"
-        raise ValueError(f"no {empty[0]} X-ray in {where} is fit for {config.task}: pass more of the set")
-    return found
+        needed = "lung mask" if TASKS[config.task].learns_masks else "label"
+        raise ValueError(f"no {empty[0]} X-ray in {where} has a {needed}, as {config.task} needs: pass more X-rays")
+    return usable
 
 
 def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Dataset:
@@ -136,29 +156,48 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
     """
     earlier = check_earlier(config, rows["test"])  # before any X-ray is read
     train, validation, test = (list(rows[split]["id"]) for split in ("train", "validation", "test"))
-    fingerprint = scan(config.data_dir).fingerprint(SITES.get(config.config_name))
-    seen = sorted(set().union(*earlier.values()))
-    data = RunData(fingerprint=fingerprint, train=train, validation=validation, test=test, earlier=seen)
-    if synthetic := sum(count_synthetic(split) for split in rows.values()):
-        data["synthetic"] = synthetic
+    request = request_of(config)
+    seen = sorted(set[str]().union(*(one.ids for one in earlier.values())))
+    data = RunData(
+        fingerprint=fingerprint_of(request, rows),
+        train=train,
+        validation=validation,
+        test=test,
+        earlier=seen,
+        pixels={"earlier": sorted(set[str]().union(*(one.pixels for one in earlier.values())))},
+    )
+    drawn = {split: count_synthetic(one) for split, one in rows.items()}
+    if any(drawn.values()):
+        data["synthetic"], data["synthetic_learned"] = sum(drawn.values()), drawn["train"] + drawn["validation"]
+    if config.test_data or not request.is_set:
+        data["source"] = request.name
+        data["counts"] = {split: counts_of(one) for split, one in rows.items()}
+        data["patients"] = {
+            split: sorted({short_digest(id) for id in one["patient_id"]}) for split, one in rows.items()
+        }
+        data["patients"]["earlier"] = sorted(set[str]().union(*(one.patients for one in earlier.values())))
+        if config.test_data:
+            check_leaks(config.data_dir, seen_in(data, ("train", "validation")), rows["test"])
+            data["test_source"] = replace(request, data=config.test_data).name
+            data["fingerprint"] += fingerprint_of(replace(request, data=config.test_data), {"test": rows["test"]})
     for name in earlier:
         data[name] = RunFolder.read(getattr(config, name)).digest
     return data
 
 
-def check_earlier(config: TrainConfig, test: datasets.Dataset) -> dict[Literal["model", "segmenter"], set[str]]:
-    """Return the ids that each earlier model of a run was trained on, by the name of its field.
+def check_earlier(config: TrainConfig, test: datasets.Dataset) -> dict[Literal["model", "segmenter"], "Seen"]:
+    """Return the X-rays that each earlier model of a run was trained on, by the name of its field.
 
     These are the run folders that `config.model`, unless from scratch, and `config.segmenter` name. Raise ValueError
     where one of them was trained on a patient of the rows to `test` on.
     """
-    earlier: dict[Literal["model", "segmenter"], set[str]] = {}
+    earlier: dict[Literal["model", "segmenter"], Seen] = {}
     sources: dict[Literal["model", "segmenter"], str | None]
     sources = {"model": None if config.from_scratch else config.model, "segmenter": config.segmenter}
     for name, source in sources.items():
         if source and (Path(source) / DATA_NAME).is_file():
-            earlier[name] = trained_ids(Path(source))
-            refuse_leaks(source, earlier[name], test, config.protocol)
+            earlier[name] = trained_on(Path(source))
+            check_leaks(source, earlier[name], test, config.protocol)
     return earlier
 
 
@@ -168,20 +207,83 @@ def count_synthetic(rows: datasets.Dataset) -> int:
     return sum(is_synthetic(row["image"]["bytes"]) for row in images)
 
 
-def trained_ids(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> set[str]:
-    """Return the ids of the X-rays in `splits` of a run, and of those that its earlier models were trained on."""
-    data = read_data(run_folder)
-    return {id for split in (*splits, "earlier") for id in data[split]}  # type: ignore[literal-required]
+@dataclass(frozen=True)
+class Seen:
+    """X-rays that a model was trained on, and those of its earlier models.
+
+    Attributes:
+        ids: of the X-rays, or their `short_digest` in a model that was pushed.
+        patients: digests of the patients' ids, where the ids do not tell them.
+        pixels: digests of the gray pixels; empty of older runs.
+        synthetic: whether all were drawn by a program; None where some were, or it is not known.
+    """
+
+    ids: frozenset[str]
+    patients: frozenset[str]
+    pixels: frozenset[str]
+    synthetic: bool | None
 
 
-def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, protocol: str) -> None:
+def trained_on(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> Seen:
+    """Return the X-rays in `splits` of a run, and those that its earlier models were trained on."""
+    return seen_in(read_data(run_folder), splits)
+
+
+def seen_in(data: RunData, splits: tuple[str, ...]) -> Seen:
+    """Return the X-rays in `splits` of a run's `data.json`, and those of its earlier models."""
+    names = (*splits, "earlier")
+    ids = {id for split in names for id in data[split]}  # type: ignore[literal-required]
+    patients, pixels = data.get("patients", {}), data.get("pixels", {})
+    synthetic, count = data.get("synthetic_learned", 0), len(data["train"]) + len(data["validation"])
+    is_told = "pixels" in data and synthetic in (0, count)  # runs of version 0.2 lack the number
+    of_program = synthetic == count if is_told else None
+    told, drawn = (frozenset(one for split in names for one in found.get(split, ())) for found in (patients, pixels))
+    return Seen(frozenset(ids), told, drawn, of_program)
+
+
+def check_leaks(source: str | Path, seen: Seen, test: datasets.Dataset, protocol: str = "default") -> None:
     """Raise ValueError where a patient of `test` has an X-ray among those that a model has `seen`.
 
-    Under a protocol that itself divides the X-rays of a patient, and warns of it, only the X-rays themselves count.
+    Under a protocol that itself divides the X-rays of a patient, and warns of it, only the X-rays themselves count. A
+    phantom is not of the patient whose id it carries.
     """
-    leaked = sorted(seen & set(test["id"])) if protocol in PATIENT_SHARING else leaks(seen, test)
+    ids, patients = list(test["id"]), list(test["patient_id"])
+    leaked = {id for id in ids if id in seen.ids or short_digest(id) in seen.ids}
+    if protocol not in PATIENT_SHARING:
+        leaked |= set(leaks(seen.ids, test))
+        leaked |= {id for id, one in zip(ids, patients, strict=True) if short_digest(one) in seen.patients}
+    if seen.synthetic is not None and leaked:
+        images = test.select_columns(["id", "image"]).cast_column("image", datasets.Image(decode=False))
+        chosen = images.select([index for index, id in enumerate(ids) if id in leaked])
+        leaked = {row["id"] for row in chosen if is_synthetic(row["image"]["bytes"]) == seen.synthetic}
     if leaked:
         raise ValueError(
             f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
-            f"({leaked[0]}, ...): pass a model whose training left them out, as one of the same protocol does"
+            f"({min(leaked)}, ...): pass a model whose training left them out, as one of the same protocol does, or "
+            "give other people other ids"
         )
+
+
+def check_pixels(source: str | Path, seen: frozenset[str], test: Split) -> None:
+    """Raise ValueError where a prepared X-ray to test on has the pixels of one among those `seen` in training."""
+    prepared = test.arrays.prepared.select_columns(["id", "digest"])[:]
+    same = sorted(id for id, digest in zip(prepared["id"], prepared["digest"], strict=True) if digest in seen)
+    if same:
+        raise ValueError(
+            f"{source} was trained on the pixels of {len(same)} of the {len(test.rows)} X-rays to test on, whatever "
+            f"their names ({same[0]}, ...): take them away, or put both copies in one split"
+        )
+
+
+def counts_of(rows: datasets.Dataset) -> dict[str, int]:
+    """Return the number of X-rays of each site and of each label."""
+    sites = Counter(rows.features["site"].int2str(list(rows["site"])))
+    names = rows.features["label"].names
+    labels = Counter("unlabelled" if label is None else names[label] for label in rows["label"])
+    return {f"site: {site}": count for site, count in sorted(sites.items())} | dict(sorted(labels.items()))
+
+
+def together(splits: datasets.DatasetDict) -> datasets.Dataset:
+    """Return the rows of all splits, sorted by id."""
+    rows = datasets.concatenate_datasets(list(splits.values()))
+    return rows.select(sorted(range(len(rows)), key=rows["id"].__getitem__))

@@ -1,6 +1,7 @@
 """A run's folder as one object: each of its files is read once, when it is needed."""
 
 import csv
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,13 @@ class RunData(TypedDict):
     model: NotRequired[str]  # digest of the run that training started from; older runs lack it
     segmenter: NotRequired[str]  # digest of the run that found the lungs
     synthetic: NotRequired[int]  # number of synthetic X-rays, above 0
+    synthetic_learned: NotRequired[int]  # of those in train and validation
+    pixels: NotRequired[dict[str, list[str]]]  # digests of gray pixels of train, validation and earlier
+    # where the X-rays are not those of the set alone:
+    source: NotRequired[str]  # its name
+    test_source: NotRequired[str]  # that of the X-rays to test on
+    patients: NotRequired[dict[str, list[str]]]  # digests of patients' ids, by split
+    counts: NotRequired[dict[str, dict[str, int]]]  # of sites and labels, by split
 
 
 class RunResults(TypedDict):
@@ -140,6 +148,8 @@ class RunFolder:
     @property
     def train_sites(self) -> list[str]:
         """Sites of the training X-rays."""
+        if counts := self.data.get("counts"):
+            return [key.removeprefix("site: ") for key in counts["train"] if key.startswith("site: ")]
         return sorted({site_of(id) for id in self.data["train"]})
 
     @property
@@ -155,6 +165,7 @@ class RunFolder:
     def places(self) -> dict[str, str]:
         """Placeholders for paths of the trainer's machine, by the field of the config that holds one."""
         config, named = self.config, {"data_dir": "DATA", "output_dir": "RUN"}
+        named |= {field: name for field, name in (("test_data", "TEST"), ("table", "TABLE")) if getattr(config, field)}
         if config.segmenter:
             named["segmenter"] = "LUNGS"
         if not config.from_scratch and self.base_model is None:
@@ -163,10 +174,19 @@ class RunFolder:
             named["model"] = "ARCHITECTURE"
         return named
 
+    def public_id(self, id: str) -> str:
+        """Return the id of an X-ray as it may be told: its digest, where it is of a source of the trainer's own."""
+        return short_digest(id) if "source" in self.data and not site_of(id) else id
+
     @cached_property
-    def public(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Values of `train_config.json` and `results.json` without paths of the trainer's machine."""
-        return self.config.to_values() | self.places, self.results | {"config": self.results["config"] | self.places}
+    def public(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Values of `train_config.json`, `results.json` and `data.json` without paths and ids of the trainer's own."""
+        results = self.results | {"config": self.results["config"] | self.places}
+        if worst := results.get("worst"):
+            results["worst"] = [row | {"id": self.public_id(row["id"])} for row in worst]
+        lists = {name: self.data[name] for name in ("train", "validation", "test", "earlier")}  # type: ignore[literal-required]
+        ids = {name: list(map(self.public_id, held)) for name, held in lists.items()}
+        return self.config.to_values() | self.places, results, {**self.data, **ids}
 
 
 def read_data(folder: Path) -> RunData:
@@ -211,8 +231,13 @@ def read_per_image(folder: Path) -> list[dict[str, Any]]:
     return table.rename_columns(names).to_pylist()
 
 
+def short_digest(text: str) -> str:
+    """Return what stands for the id of an X-ray or a patient where the id itself is not to be told."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def site_of(id: str) -> str:
-    """Return the site of an X-ray, by its id."""
+    """Return the site of an X-ray of the set, by its id; "" of any other X-ray."""
     from chest_xray_masks import SITE_OF_PREFIX  # late: the builder imports `datasets`
 
-    return SITE_OF_PREFIX[id[:6]]
+    return SITE_OF_PREFIX.get(id[:6], "")

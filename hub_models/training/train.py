@@ -28,7 +28,16 @@ from hub_models.models.settings import Settings
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
-from hub_models.runs.data import Split, check_earlier, describe, load_run_rows, prepare_splits, resolve
+from hub_models.runs.data import (
+    Split,
+    check_earlier,
+    check_pixels,
+    describe,
+    load_run_rows,
+    prepare_splits,
+    resolve,
+    seen_in,
+)
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder, read_data
 from hub_models.training.adaptation import check_adaptation
@@ -40,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 FOLD_FOLDERS = tuple(f"fold-{fold}" for fold in range(FOLDS))
 TRACKING_EXTRA = "pip install 'chest-xray-masks[tracking]'"
+CHOSEN_ON = ("train", "validation")  # splits that a model comes from
 SHARDED_TYPES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -99,6 +109,8 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         data = describe(config, rows)  # which refuses a model that has seen test patients
         _check_data(config, folder, data)
         splits = prepare_splits(config, rows, accelerator)
+        data["pixels"] |= {name: sorted(set(splits[name].arrays.prepared["digest"])) for name in CHOSEN_ON}
+        check_pixels(config.data_dir, seen_in(data, CHOSEN_ON).pixels, splits["test"])
         run = make_run(config, accelerator, splits)
         training = None if model is None else _train(run, model, folder, data)
         if run.task.learns_masks and OutOfDistribution.load(folder) is None:
@@ -223,7 +235,7 @@ def _check_data(config: TrainConfig, folder: Path, data: RunData) -> None:
     """Raise ValueError where the run in `folder` began with other X-rays, or from another model."""
     path = folder / DATA_NAME
     known: Mapping[str, Any] = read_data(folder) if path.exists() and _has_begun(folder) else {}
-    others = {name for name, value in known.items() if data.get(name) != value}
+    others = {name for name, value in known.items() if name != "pixels" and data.get(name) != value}
     if others:
         name = next((one for one in ("fingerprint", "model", "segmenter") if one in others), "fingerprint")
         place = config.data_dir if name == "fingerprint" else getattr(config, name)

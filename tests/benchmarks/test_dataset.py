@@ -14,7 +14,8 @@ from hub_models.benchmarks.native_phantoms import DRAWN, NATIVE, native_phantoms
 from hub_models.benchmarks.training import example_samples, repeated, summarize, training_ratios
 from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.batches import Arrays
-from hub_models.dataset.preprocessing import load_splits, prepare
+from hub_models.dataset.preprocessing import prepare
+from hub_models.dataset.sources import load_splits
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_mask
 from hub_models.models.image_processors import image_processor_for

@@ -6,7 +6,8 @@ import torch
 
 from hub_models.dataset.augmentation import STRENGTHS, draw
 from hub_models.dataset.batches import Arrays, EpochOrder, example_seed, training_loader
-from hub_models.dataset.preprocessing import load_splits, prepare
+from hub_models.dataset.preprocessing import prepare
+from hub_models.dataset.sources import load_splits
 
 
 @pytest.fixture(scope="module")

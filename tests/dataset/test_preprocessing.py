@@ -17,8 +17,9 @@ from PIL import Image
 import chest_xray_masks
 from hub_models.dataset import preprocessing as data
 from hub_models.dataset.batches import Arrays
-from hub_models.dataset.preprocessing import load_splits, prepare
+from hub_models.dataset.preprocessing import prepare
 from hub_models.dataset.published import pixel_spacing_mm
+from hub_models.dataset.sources import load_splits
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs, lungs_box
 from hub_models.imaging.masks import to_mask
@@ -28,7 +29,8 @@ PREPARE = """
 import json, sys
 from pathlib import Path
 from hub_models.dataset import preprocessing as data
-rows = data.load_splits(sys.argv[1])["test"]
+from hub_models.dataset.sources import load_splits
+rows = load_splits(sys.argv[1])["test"]
 print(json.dumps([str(Path(data.__file__).parents[2]), rows.cache_files, data.prepare(rows, 64).cache_files]))
 """
 
@@ -72,7 +74,7 @@ def test_prepared_rows_keep_what_divides_and_measures_them(splits) -> None:
     prepared = prepare(splits["train"], 32)
     kept = ["id", "patient_id", "site", "label"]
     spacing = ["spacing_row_mm", "spacing_column_mm"]
-    assert sorted(prepared.column_names) == sorted([*kept, "pixels", "mask", "height", "width", *spacing])
+    assert sorted(prepared.column_names) == sorted([*kept, "pixels", "mask", "height", "width", "digest", *spacing])
     for name in kept:
         assert prepared.features[name] == splits["train"].features[name]
         assert list(prepared[name]) == list(splits["train"][name])
@@ -148,7 +150,7 @@ def test_output_that_changes_raises_the_version() -> None:
     rows = datasets.Dataset.from_dict(columns, features)
     made = [prepare(rows, 32, fit)[0][name] for fit in ("squash", "pad") for name in ("pixels", "mask")]
     # another digest for the same input: raise PREPARED_VERSION, then write the digest here
-    assert (data.PREPARED_VERSION, hashlib.sha256(b"".join(made)).hexdigest()[:16]) == (2, "787a349c086513d8")
+    assert (data.PREPARED_VERSION, hashlib.sha256(b"".join(made)).hexdigest()[:16]) == (3, "787a349c086513d8")
 
 
 def test_error_of_the_disk_keeps_its_own_words(phantoms, tmp_path, monkeypatch) -> None:

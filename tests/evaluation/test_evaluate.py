@@ -9,7 +9,7 @@ import pytest
 from accelerate import Accelerator
 from PIL import Image
 
-from hub_models.dataset.preprocessing import load_splits
+from hub_models.dataset.sources import load_splits
 from hub_models.evaluation import evaluate as report
 from hub_models.evaluation.evaluate import Evaluated, evaluate_run, launch_of, make_accelerator, shown, write_report
 from hub_models.evaluation.pictures import PICTURES

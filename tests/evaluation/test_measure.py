@@ -6,7 +6,8 @@ import torch
 from accelerate import Accelerator
 
 from hub_models.dataset.batches import Arrays
-from hub_models.dataset.preprocessing import load_splits, prepare
+from hub_models.dataset.preprocessing import prepare
+from hub_models.dataset.sources import load_splits
 from hub_models.evaluation import measure as evaluation
 from hub_models.evaluation.measure import (
     columns_of,

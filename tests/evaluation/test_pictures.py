@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from pictures import of_tb, pixels_of
 from PIL import Image
 
-from hub_models.dataset.preprocessing import load_splits
+from hub_models.dataset.sources import load_splits
 from hub_models.evaluation import pictures as figures
 from hub_models.evaluation.pictures import (
     DICE_RANKS,

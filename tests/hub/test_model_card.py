@@ -463,7 +463,7 @@ def test_commands_ask_for_the_run_again(name: str, runs) -> None:
     commands = block.replace("\\\n", "").strip().splitlines()
     trained = TrainConfig.load(runs[name])
     assert len(commands) == (2 if name == "more" else 1)  # the run that it started from is at hand
-    launcher, script, *line = re.split(r"(scripts/train.py)", commands[-1])
+    launcher, script, *line = re.split(r"(-m hub_models.training)", commands[-1])
     assert launcher == "accelerate launch --mixed_precision no --num_processes 1 " and script
     repeated = config_of(line[0].split())
     places = {"data_dir": "DATA", "output_dir": "RUN", "segmenter": repeated.segmenter, "model": repeated.model}
@@ -471,7 +471,7 @@ def test_commands_ask_for_the_run_again(name: str, runs) -> None:
     assert repeated.model == ("START" if name == "more" else "ARCHITECTURE")
     assert repeated.segmenter == ("LUNGS" if name == "found" else None)
     if name == "more":
-        assert "--output_dir START " in commands[0] and "--model ARCHITECTURE" in commands[0]
+        assert "--output START " in commands[0] and "--model ARCHITECTURE" in commands[0]
 
 
 def test_checkpoint_of_the_hub_is_named(copy) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from hub_models.dataset.augmentation import shift_scale_turn
-from hub_models.dataset.preprocessing import load_splits
+from hub_models.dataset.sources import load_splits
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, crop_to_lungs
 from hub_models.imaging.masks import to_mask

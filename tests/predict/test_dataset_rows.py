@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from tiny import image_png
 
-from hub_models.dataset.preprocessing import load_splits
+from hub_models.dataset.sources import load_splits
 from hub_models.imaging.source import open_image
 from hub_models.predict.dataset_rows import Sources
 from hub_models.predict.inputs import find_sources

@@ -18,7 +18,7 @@ from PIL import Image
 from small_disk import largest_file
 from tiny import bare_png, write_tree, write_zip
 
-from hub_models.dataset.preprocessing import load_splits
+from hub_models.dataset.sources import load_splits
 from hub_models.files import DiskFullError, held
 from hub_models.predict import job
 from hub_models.predict.job import read_all

@@ -122,7 +122,7 @@ def test_what_needs_torch_is_said_before_work(runs, phantoms, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_masks_of_real_x_rays_are_those_of_the_run(real_data_dir, runs) -> None:
-    from hub_models.dataset.preprocessing import load_splits
+    from hub_models.dataset.sources import load_splits
 
     test = load_splits(str(real_data_dir))["test"]
     images = [row["image"] for row in test]

@@ -12,14 +12,23 @@ from PIL import Image
 
 from chest_xray_masks import SPLITS, scan, split_of
 from hub_models.dataset.augmentation import STRENGTHS
-from hub_models.dataset.preprocessing import load_splits
+from hub_models.dataset.sources import load_splits
 from hub_models.dataset.splits import divide
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.resizing import resize_gray
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
-from hub_models.runs.data import describe, load_rows, load_run_splits, refuse_leaks, trained_ids
-from hub_models.runs.run_folder import RunFolder
+from hub_models.runs.data import (
+    Seen,
+    check_leaks,
+    check_pixels,
+    describe,
+    load_rows,
+    load_run_splits,
+    resolve,
+    trained_on,
+)
+from hub_models.runs.run_folder import RunFolder, short_digest
 
 TB = {"task": "tb_classification"}
 
@@ -73,7 +82,7 @@ def test_empty_split_is_named(phantoms, tmp_path) -> None:
     for mask in (tmp_path / "set").rglob("masks/*.png"):
         if split_of(mask.name[:11]) == "validation":
             mask.unlink()
-    said = r"no validation X-ray in .*set \(protocol default\) is fit for lung_segmentation: pass more of the set"
+    said = r"no validation X-ray in .*set \(protocol default\) has a lung mask"
     with pytest.raises(ValueError, match=said):
         load_run_splits(config_of(tmp_path / "set"), Accelerator())
     assert len(load_rows(config_of(tmp_path / "set"), ("train",))["train"])  # the others are there
@@ -152,12 +161,22 @@ def test_earlier_model_must_not_know_test_patients(option: str, phantoms, make_r
         assert option == "segmenter" or describe(unused, rows)["earlier"] == []
 
 
-def test_trained_ids(tmp_path) -> None:
+def seen(*ids: str, patients: tuple[str, ...] = (), synthetic: bool | None = None) -> Seen:
+    return Seen(frozenset(ids), frozenset(map(short_digest, patients)), frozenset(), synthetic)
+
+
+def test_what_a_model_was_trained_on(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no data.json in "):
-        trained_ids(tmp_path)
+        trained_on(tmp_path)
     data = {"fingerprint": "x", "train": ["a", "b"], "validation": ["c"], "test": ["d"], "earlier": ["e", "a"]}
     (tmp_path / "data.json").write_text(json.dumps(data))
-    assert trained_ids(tmp_path) == {"a", "b", "c", "e"}
+    assert trained_on(tmp_path) == seen("a", "b", "c", "e")
+    data |= {"pixels": {"train": ["1"], "validation": ["2"], "earlier": ["3"]}, "patients": {"train": ["p"]}}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    known = trained_on(tmp_path, ("train",))
+    assert (known.pixels, known.patients, known.synthetic) == ({"1", "3"}, {"p"}, False)
+    (tmp_path / "data.json").write_text(json.dumps(data | {"synthetic_learned": 3}))
+    assert trained_on(tmp_path).synthetic is True
 
 
 def test_leaks_are_of_patients_not_only_of_x_rays() -> None:
@@ -166,13 +185,39 @@ def test_leaks_are_of_patients_not_only_of_x_rays() -> None:
     ids = ["MCUCXR_0166_1", "MCUCXR_0001_0"]
     patients = ["MCUCXR_0162", "MCUCXR_0001"]
     test = datasets.Dataset.from_dict({"id": ids, "patient_id": patients}, features=datasets.Features(features))
-    refuse_leaks("run", {"MCUCXR_0104_1"}, test, "default")
-    refuse_leaks("run", set(), test, "default")
+    check_leaks("run", seen("MCUCXR_0104_1"), test)
+    check_leaks("run", seen(), test)
     with pytest.raises(ValueError, match=r"run was trained on patients of 1 of the 2 X-rays .*\(MCUCXR_0166_1, ...\)"):
-        refuse_leaks("run", {"MCUCXR_0170_1"}, test, "default")
-    refuse_leaks("run", {"MCUCXR_0170_1"}, test, "idiap")  # that split itself divides this patient's X-rays
+        check_leaks("run", seen("MCUCXR_0170_1"), test)
+    check_leaks("run", seen("MCUCXR_0170_1"), test, "idiap")  # that split itself divides this patient's X-rays
     with pytest.raises(ValueError, match=r"1 of the 2 X-rays to test on \(MCUCXR_0001_0, ...\)"):
-        refuse_leaks("run", {"MCUCXR_0001_0"}, test, "idiap")
+        check_leaks("run", seen("MCUCXR_0001_0"), test, "idiap")
+
+
+def test_leaks_are_of_patients_whose_ids_tell_nothing() -> None:
+    features = {name: datasets.Value("string") for name in ("id", "patient_id")}
+    test = datasets.Dataset.from_dict({"id": ["a7", "b"], "patient_id": ["P1", "P2"]}, datasets.Features(features))
+    check_leaks("run", seen("other", patients=("P3",)), test)
+    for known in (seen("b"), seen(short_digest("b")), seen("other", patients=("P2",))):
+        with pytest.raises(ValueError, match=r"1 of the 2 X-rays to test on \(b, ...\)"):
+            check_leaks("run", known, test)
+
+
+def test_phantoms_are_not_the_patients_whose_names_they_carry(phantoms) -> None:
+    test = load_splits(phantoms)["test"]
+    (id, *_) = test["id"]
+    check_leaks("run", seen(id, synthetic=False), test)
+    for synthetic in (True, None):
+        with pytest.raises(ValueError, match="was trained on patients of 1 of"):
+            check_leaks("run", seen(id, synthetic=synthetic), test)
+
+
+def test_pixels_tell_what_names_do_not(phantoms, tmp_path) -> None:
+    splits = load_run_splits(resolve(TrainConfig(str(phantoms), str(tmp_path), image_size=32)), Accelerator())
+    digests = splits["test"].arrays.prepared["digest"]
+    check_pixels("run", frozenset(splits["train"].arrays.prepared["digest"]), splits["test"])
+    with pytest.raises(ValueError, match=splits["test"].rows["id"][3]):
+        check_pixels("run", frozenset({digests[3]}), splits["test"])
 
 
 def test_phantom_set_has_what_these_tests_need(phantoms) -> None:

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from chest_xray_masks import split_of
-from hub_models.dataset.preprocessing import load_splits
+from hub_models.dataset.sources import load_splits
 from hub_models.files import DiskFullError, held
 from hub_models.imaging.flags import Flag
 from hub_models.models.out_of_distribution import OUT_OF_DISTRIBUTION_NAME, OutOfDistribution

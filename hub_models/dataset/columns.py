@@ -1,0 +1,130 @@
+"""Map the columns of any table to the fields of an X-ray, and its values to theirs."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import chest_xray_masks as cxm
+
+# Names of columns that are guessed, in letters and digits only, by field; the first that a table has is taken.
+GUESSED = {
+    "image": "image filename file filepath path imagepath imagefile imageindex imageid img xray studyid source",
+    "mask": "mask maskpath maskfile lungmask lungs segmentation seg",
+    "label": "label tb tuberculosis target class diagnosis tbstatus",
+    "patient_id": "patientid patient subjectid subject pid mrn",
+    "split": "split subset partition set",
+    "site": "site hospital center centre institution facility",
+    "sex": "sex gender patientsex patientgender",
+    "age": "age ageyears patientage",
+    "findings": "findings finding report",
+    "id": "id",
+}
+XRAY_FIELDS = tuple(GUESSED)
+POSITIVE = frozenset({"1", "true", "yes", "y", "positive", "pos", "tb", "tbc", "tuberculosis"})
+NEGATIVE = frozenset({"0", "false", "no", "n", "negative", "neg", "normal", "healthy", "no tb", "non tb"})
+WORDS_OF_SPLIT = {"train": "train training", "validation": "val valid validation dev", "test": "test testing"}
+SPLIT_OF_WORD = {word: split for split, words in WORDS_OF_SPLIT.items() for word in words.split()}
+_PAIR = re.compile(r"[,\s]+(?=\w+=)")
+SHOWN_VALUES = 8  # values that an error lists
+
+
+class Labels(NamedTuple):
+    """How values become labels: `positive` ones are tuberculosis, those of `negative` normal; None: all the others."""
+
+    positive: frozenset[str] = POSITIVE
+    negative: frozenset[str] | None = NEGATIVE
+
+    def of(self, value: str) -> int | None:
+        """Return 1 for tuberculosis, 0 for normal, None for no value and one that is neither."""
+        value = plain(value)
+        if value in self.positive:
+            return 1
+        return 0 if value and (self.negative is None or value in self.negative) else None
+
+
+def plain(value: str) -> str:
+    """Return a value in small letters, its white space, `_` and `-` each one blank."""
+    return re.sub(r"[\s_-]+", " ", value).strip().casefold()
+
+
+def parse_columns(text: str | None) -> dict[str, str]:
+    """Return the column of each field in "image=file, label=Diagnosis".
+
+    Raises:
+        ValueError: a part that is no FIELD=COLUMN, or an unknown field.
+    """
+    found: dict[str, str] = {}
+    for pair in _PAIR.split((text or "").strip()):
+        field, equals, column = (part.strip() for part in pair.partition("="))
+        if pair and not (equals and column):
+            raise ValueError(f"columns holds {pair!r}: write FIELD=COLUMN, such as label=diagnosis")
+        if pair and field not in XRAY_FIELDS:
+            raise ValueError(f"columns names a field {field!r}: choose of {', '.join(XRAY_FIELDS)}")
+        found |= {field: column} if pair else {}
+    return found
+
+
+def parse_positive(text: str | None) -> Labels:
+    """Return how values become labels where "TB,tuberculosis,1" are the positive ones; by known words without."""
+    words = frozenset(filter(None, map(plain, (text or "").split(","))))
+    return Labels(words, None) if words else Labels()
+
+
+def guess_columns(names: Iterable[str], given: Mapping[str, str], place: str) -> dict[str, str]:
+    """Return the column of each field that a table has: those `given`, else by its name.
+
+    Raises:
+        ValueError: a given column is not there.
+    """
+    names = list(names)
+    if missing := [f"{field}={column}" for field, column in given.items() if column not in names]:
+        raise ValueError(f"{place} has no column for {', '.join(missing)}: it has {', '.join(names)}")
+    known = {re.sub(r"[^a-z0-9]", "", name.casefold()): name for name in reversed(names)}
+    found = dict(given)
+    for field, words in GUESSED.items():
+        column = next((known[word] for word in words.split() if word in known), None)
+        if column and field not in found and column not in found.values():
+            found[field] = column
+    return found
+
+
+def labels_of(values: Iterable[str], labels: Labels, place: str) -> list[int | None]:
+    """Return the label of each value, None for a row without one.
+
+    Raises:
+        ValueError: a value is neither; or positive values were named and no row has one of them.
+    """
+    values = list(values)
+    found = [labels.of(value) for value in values]
+    held = Counter(value for value in values if value)
+    unknown = [value for value in held if labels.of(value) is None]
+    if unknown or (held and labels.negative is None and 1 not in found):
+        shown = ", ".join(f"{value!r} ({count})" for value, count in held.most_common(SHOWN_VALUES))
+        example = ",".join((unknown or list(held))[:2])
+        raise ValueError(f'{place} holds {shown}: name those of tuberculosis, as in --positive "{example}"')
+    return found
+
+
+def splits_of(values: Iterable[str], place: str) -> list[str | None]:
+    """Return train, validation or test of each value, None for a row without one; raise ValueError for another."""
+    values = list(map(plain, values))
+    if unknown := sorted({value for value in values if value and value not in SPLIT_OF_WORD}):
+        raise ValueError(
+            f"{place} holds {unknown[0]!r}: splits are {', '.join(SPLIT_OF_WORD)}; pass --columns split=..."
+        )
+    return [SPLIT_OF_WORD.get(value) for value in values]
+
+
+def sex_of(value: str) -> str | None:
+    """Return female, male or other; None for no value and an unknown one."""
+    return cxm.parse_reading(f"Sex: {value}").sex if value else None
+
+
+def age_of(value: str) -> float | None:
+    """Return years in (0, 120] of "45", "45.5", "031Y" or "16 months"; None for no value and an unknown one."""
+    try:
+        years = float(value)
+    except ValueError:
+        return cxm.parse_reading(f"Age: {value}").age_years if value else None
+    return years if 0 < years <= 120 else None

@@ -1,0 +1,176 @@
+"""Find the X-rays of any folder or zip, the masks that belong to them, and the tables beside them."""
+
+import os
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import chest_xray_masks as cxm
+from hub_models.dataset.columns import SPLIT_OF_WORD, plain
+from hub_models.dataset.tables import TABLE_SUFFIXES
+
+XRAY_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom")
+NEITHER = (".txt", ".json", ".md", ".zip", ".xlsx", ".pdf")  # what no look at the bytes is needed for
+_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$)|DICOMDIR$)")
+_MASKS = r"(lungs?)?(left|right)?(manual)?(masks?|segs?|segmentations?)(left|right)?(png)?"
+_MASK_FOLDER = re.compile(rf"{_MASKS}|(left|right)(lungs?)?")
+_MASK_NAME = re.compile(r"^(mask|seg)[\s_.-]+|[\s_.-]+(lungs?[\s_.-]*)?(mask|seg|segmentation)s?$", re.I)
+_SIDE = re.compile(r"(?:^|[\s_.-])(left|right)(?=$|[\s_.-])", re.I)
+_SIDE_FOLDER = re.compile(r"\b(?:lungs?|masks?|manual)?(left|right)(?:lungs?|masks?)?\b")
+_IMAGE_FOLDER = re.compile(r"(cxr)?(png|images?|imgs?|xrays?|data|dicom)?s?")
+
+
+@dataclass
+class Listing:
+    """Files of a folder or zip, by their path within it.
+
+    Attributes:
+        root: the folder or zip.
+        xrays: image files that are no masks.
+        masks: image files that are, by the path and by its folder or name.
+        tables: files that may be tables.
+        others: count of other files by suffix.
+    """
+
+    root: Path
+    xrays: dict[str, cxm.SetFile] = field(default_factory=dict)
+    masks: dict[str, cxm.SetFile] = field(default_factory=dict)
+    tables: dict[str, cxm.SetFile] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def all(self) -> dict[str, cxm.SetFile]:
+        """Return X-rays and masks."""
+        return self.xrays | self.masks
+
+
+def list_folder(root: Path) -> Listing:
+    """Return the files of a folder or zip, at any depth; nothing is opened but files without a suffix.
+
+    Raises:
+        FileNotFoundError: `root` does not exist.
+        PermissionError: a folder may not be read.
+        ValueError: `root` is no folder and no whole zip.
+    """
+    found, images = Listing(root), dict[str, cxm.SetFile]()
+    files = _of_folder(root) if root.is_dir() else _of_zip(root)
+    for name, file in sorted(files, key=lambda one: one[0]):
+        suffix = PurePosixPath(name).suffix.lower()
+        if _HIDDEN.search(name):
+            continue
+        if suffix in TABLE_SUFFIXES:
+            found.tables[name] = file
+        elif suffix in XRAY_SUFFIXES or (suffix not in NEITHER and _is_dicom(file)):
+            images[name] = file
+        else:
+            found.others[suffix or "no suffix"] += 1
+    # a folder around all images, such as "Lung Segmentation", tells nothing of any of them
+    around = len(os.path.commonpath([str(PurePosixPath("/", name).parent) for name in images])) if images else 0
+    for name, file in images.items():
+        (found.masks if is_mask(f"/{name}"[around:].lstrip("/")) else found.xrays)[name] = file
+    return found
+
+
+def _of_folder(root: Path) -> Iterator[tuple[str, cxm.SetFile]]:
+    def fail(error: OSError) -> None:
+        raise PermissionError(f"{error.filename} cannot be read ({error.strerror}): give the right to read it")
+
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            path = Path(folder, name)
+            facts = path.stat() if path.exists() else path.lstat()
+            yield (
+                path.relative_to(root).as_posix(),
+                cxm.SetFile("", "", str(path), "", facts.st_size, facts.st_mtime_ns),
+            )
+
+
+def _of_zip(path: Path) -> Iterator[tuple[str, cxm.SetFile]]:
+    cxm.regular_size(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [one for one in archive.infolist() if not one.is_dir()]
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is neither a folder nor a whole zip ({error}): pass one of X-rays") from error
+    for one in members:
+        yield one.filename.replace("\\", "/"), cxm.SetFile("", "", str(path), one.filename, one.file_size, one.CRC)
+
+
+def _is_dicom(file: cxm.SetFile) -> bool:
+    """Return whether a file is DICOM by its first bytes."""
+    try:
+        if file.member:
+            with zipfile.ZipFile(file.path) as archive:
+                return cxm.read_member(archive, file.member, file.name, count=132)[128:] == b"DICM"
+        cxm.regular_size(file.path)
+        with Path(file.path).open("rb") as opened:
+            return opened.read(132)[128:] == b"DICM"
+    except (OSError, ValueError):
+        return False
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[\s_.-]", "", name.casefold())
+
+
+def is_mask(name: str) -> bool:
+    """Return whether a path is that of a mask, by a folder such as masks/ or seg/, or by its name."""
+    path = PurePosixPath(name)
+    return any(map(_MASK_FOLDER.fullmatch, map(_squeezed, path.parts[:-1]))) or bool(_MASK_NAME.search(path.stem))
+
+
+def key_of(name: str, of_mask: bool) -> tuple[tuple[str, ...], str]:
+    """Return what the paths of an X-ray and of its masks have in common: folders, and the name without its suffix."""
+    path = PurePosixPath(name)
+    folders = [_squeezed(part) for part in path.parts[:-1]]
+    kept = tuple(one for one in folders if not _MASK_FOLDER.fullmatch(one) and not _IMAGE_FOLDER.fullmatch(one))
+    stem = _SIDE.sub("", _MASK_NAME.sub("", path.stem)) if of_mask else path.stem
+    return kept, stem.casefold()
+
+
+def side_of(name: str) -> str:
+    """Return left or right of a mask of one lung, by its path; "" of one of both."""
+    squeezed = " ".join(map(_squeezed, PurePosixPath(name).parts[:-1]))
+    found = _SIDE.search(PurePosixPath(name).stem) or _SIDE_FOLDER.search(squeezed)
+    return found[1].lower() if found else ""
+
+
+def pair_masks(listing: Listing) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return the masks of each X-ray, one or a left and a right one, and the masks of none; all by their paths.
+
+    Raises:
+        ValueError: two masks of one X-ray that are not its left and right lung.
+    """
+    by_key, by_stem = defaultdict(list), defaultdict(list)
+    for name in listing.xrays:
+        key = key_of(name, False)
+        by_key[key].append(name)
+        by_stem[key[1]].append(name)
+    found, alone = defaultdict(list), []
+    for name in listing.masks:
+        key = key_of(name, True)
+        xrays = by_key[key] if len(by_key[key]) == 1 else by_stem[key[1]]
+        found[xrays[0]].append(name) if len(xrays) == 1 else alone.append(name)
+    for xray, masks in found.items():
+        if len(masks) > 1 and sorted(map(side_of, masks)) != ["left", "right"]:
+            raise ValueError(f"{listing.root} holds two masks of {xray}, {masks[0]} and {masks[1]}: keep one")
+    return {xray: tuple(masks) for xray, masks in found.items()}, alone
+
+
+def split_of_path(name: str) -> str | None:
+    """Return the split that a folder of a path names."""
+    words = map(plain, PurePosixPath(name).parts[:-1])
+    return next((SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD), None)
+
+
+def class_folder(name: str) -> str:
+    """Return the folder next to an X-ray that is neither a split's nor one of images; "" without one."""
+    folders = [part for part in PurePosixPath(name).parts[:-1] if plain(part) not in SPLIT_OF_WORD]
+    return next((part for part in reversed(folders) if not _IMAGE_FOLDER.fullmatch(_squeezed(part))), "")

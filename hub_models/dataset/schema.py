@@ -1,0 +1,167 @@
+"""Put the rows of any dataset, of the Hub, of Parquet or of a folder, into the schema of the builder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+import chest_xray_masks as cxm
+from hub_models.dataset.columns import (
+    SPLIT_OF_WORD,
+    Labels,
+    age_of,
+    guess_columns,
+    labels_of,
+    parse_columns,
+    parse_positive,
+    plain,
+    sex_of,
+    splits_of,
+)
+from hub_models.dataset.tables import text_of
+
+
+def features_of(sites: list[str]) -> datasets.Features:
+    """Return the builder's schema with other sites."""
+    return datasets.Features(cxm.FEATURES | {"site": datasets.ClassLabel(names=sites)})
+
+
+def of_dataset(
+    data: str, config_name: str, columns: str | None, positive: str | None, revision: str | None
+) -> datasets.Dataset:
+    """Return all rows of a dataset in the builder's schema, with the column `split`.
+
+    `data` is Parquet, a folder that `datasets` knows or saved, or the id of a dataset; see `sources.DataRequest`.
+
+    Raises:
+        FileNotFoundError: there is no such dataset.
+        ValueError: no column holds images, or a value cannot be understood.
+    """
+    path, given, labels = Path(data).expanduser(), parse_columns(columns), parse_positive(positive)
+    try:
+        if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+            loaded = datasets.load_from_disk(str(path))
+        elif path.is_file():
+            loaded = datasets.load_dataset("parquet", data_files=str(path))
+        else:
+            config = None if config_name == "all" else config_name
+            loaded = datasets.load_dataset(data, config, revision=revision)
+    except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(f"no dataset {data} ({error}): pass a folder, Parquet or a Hub id") from error
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    found = []
+    for name, rows in splits.items():
+        own = SPLIT_OF_WORD.get(plain(name)) if len(splits) > 1 or plain(name) != "train" else None
+        found.append(_in_schema(rows, own, data, given, labels))
+    sites = sorted({site for rows in found for site in rows.features["site"].names})
+    if len({tuple(rows.features["site"].names) for rows in found}) > 1:
+        features = datasets.Features(found[0].features | features_of(sites))
+        found = [_renumbered(rows, features) for rows in found]
+    return datasets.concatenate_datasets(found)
+
+
+def _renumbered(rows: datasets.Dataset, features: datasets.Features) -> datasets.Dataset:
+    """Return the rows with the classes of `features`."""
+    names = rows.features["site"].int2str(list(rows["site"]))
+    numbers = [features["site"].str2int(name) for name in names]
+    order = rows.column_names
+    rows = rows.remove_columns("site").add_column("site", numbers).select_columns(order)
+    return rows.cast(features)
+
+
+def _in_schema(
+    rows: datasets.Dataset, split: str | None, data: str, given: Mapping[str, str], labels: Labels
+) -> datasets.Dataset:
+    """Return the rows of one split of a dataset in the builder's schema, with the column `split`."""
+    if not given and all(rows.features.get(name) == kind for name, kind in cxm.FEATURES.items()):
+        return rows.select_columns(list(cxm.FEATURES)).add_column("split", [split] * len(rows))
+    place = f"{data} ({split})" if split else data
+    images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    fields = guess_columns(rows.column_names, given, place)
+    if fields.get("image") not in images:
+        if len(images) != 1 or "image" in given:
+            raise ValueError(f"{place} has the image columns {', '.join(images) or 'none'}: pass --columns image=...")
+        fields["image"] = images[0]
+    if fields.get("mask") not in images:
+        fields.pop("mask", None)
+    texts, name = _texts(rows, fields), Path(data).stem if Path(data).exists() else data
+    values = _values(texts, labels, place, len(rows), name)
+    values["split"] = values["split"] if "split" in fields else [split] * len(rows)
+    cells = rows.select_columns([fields["image"], *filter(None, [fields.get("mask")])])
+    for name in cells.column_names:
+        cells = cells.cast_column(name, datasets.Image(decode=False))
+    sites = sorted(set(values["site"]))
+    features = datasets.Features(features_of(sites) | {"split": datasets.Value("string")})
+    return cells.map(
+        _row_of,
+        with_indices=True,
+        fn_kwargs={
+            "image": fields["image"],
+            "mask": fields.get("mask"),
+            "values": values,
+            "name": place,
+            "listed": rows.builder_name == "imagefolder",  # whose paths `datasets` listed itself
+        },
+        remove_columns=cells.column_names,
+        features=features,
+        desc="Reading X-rays",
+    )
+
+
+def _texts(rows: datasets.Dataset, fields: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the columns of fields that are no images, as text; classes by their names."""
+    found = {}
+    for field, column in fields.items():
+        if field in ("image", "mask"):
+            continue
+        kind, values = rows.features[column], rows.select_columns(column)[:][column]
+        names = kind.names if isinstance(kind, datasets.ClassLabel) else None
+        found[field] = [text_of(names[value] if names and value is not None else value) for value in values]
+    return found
+
+
+def _values(texts: Mapping[str, list[str]], labels: Labels, place: str, count: int, name: str) -> dict[str, list[Any]]:
+    """Return the fields of `count` rows but their images, as columns."""
+    blank = [""] * count
+    ids = texts.get("id", [])
+    return {
+        "id": ids if len(set(filter(None, ids))) == count else [f"{name}-{index}" for index in range(count)],
+        "patient_id": texts.get("patient_id", blank),
+        "site": [site or name for site in texts.get("site", blank)],
+        "label": labels_of(texts.get("label", blank), labels, f"the label column of {place}"),
+        "sex": list(map(sex_of, texts.get("sex", blank))),
+        "age_years": list(map(age_of, texts.get("age", blank))),
+        "findings": [text or None for text in texts.get("findings", blank)],
+        "split": splits_of(texts.get("split", blank), f"the split column of {place}"),
+    }
+
+
+def _row_of(
+    row: dict[str, Any],
+    index: int,
+    image: str,
+    mask: str | None,
+    values: dict[str, list[Any]],
+    name: str,
+    listed: bool,
+) -> dict[str, Any]:
+    """Return the row of a dataset in the builder's schema."""
+    name = f"row {index} of {name}"
+    data, drawn = _bytes_of(row[image], name, listed), row[mask] if mask else None
+    size, png = cxm.check_image(data, name), None
+    if drawn:
+        png = cxm.mask_png([(f"the mask of {name}", _bytes_of(drawn, name, listed))], size)
+    found = {field: column[index] for field, column in values.items()}
+    images = {"image": {"path": None, "bytes": data}, "mask": {"path": None, "bytes": png} if png else None}
+    return found | images | {"reading": None}
+
+
+def _bytes_of(cell: dict[str, Any] | None, name: str, listed: bool) -> bytes:
+    """Return the image file of a cell; a path alone, which may lead anywhere, is opened only where it is `listed`."""
+    data, path = (cell["bytes"], cell["path"]) if cell else (None, None)
+    if not data and path and listed:
+        data = cxm.read_file(path)
+    if not data:
+        raise ValueError(f"{name} holds no image: pass a table with the bytes of one in each row")
+    return bytes(data)

@@ -1,0 +1,97 @@
+"""Report what is odd in X-rays that are not the set: a folder with a table or without, Parquet, a dataset."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+
+import chest_xray_masks as cxm
+from hub_models.dataset.audit import LABELS, image_findings, mask_findings
+from hub_models.dataset.audit_report import KINDS, Audit, Finding
+from hub_models.dataset.columns import parse_columns, parse_positive
+from hub_models.dataset.folder_rows import find_xrays
+from hub_models.dataset.inspection import ImageFacts, Inspected, Job, MaskFacts, inspect_jobs
+from hub_models.dataset.sources import DataRequest, folder_of, load_splits
+from hub_models.imaging.source import open_image
+
+logger = logging.getLogger(__name__)
+
+
+def audit_source(request: DataRequest, progress: bool = True) -> Audit:
+    """Return what is odd in the X-rays of a source; each image and mask is decoded, on every core.
+
+    Raises:
+        FileNotFoundError, ValueError: as `sources.load_splits`, but for damaged files of a folder, which are findings.
+    """
+    folder = folder_of(request)
+    if folder is None:
+        rows = datasets.concatenate_datasets(list(load_splits(request).values()))
+        sites = rows.features["site"].int2str(list(rows["site"]))
+        known = {id: facts for id, *facts in zip(rows["id"], sites, rows["label"], rows["patient_id"], strict=True)}
+        inspected = _inspect_rows(rows, progress)
+    else:
+        path, table = folder
+        meaning = parse_columns(request.columns), parse_positive(request.positive)
+        xrays, said = find_xrays(path, request.name, table, *meaning)
+        for line in said:
+            logger.info("%s", line)
+        known = {xray.id: [xray.site, xray.label, xray.patient_id or xray.id] for xray in xrays}
+        jobs: list[Job] = []
+        for xray in xrays:
+            jobs.append((xray.image._replace(role="image", id=xray.id),))
+            sides = ("left_mask", "right_mask") if len(xray.masks) == 2 else ("mask",)
+            if xray.masks:
+                files = zip(xray.masks, sides, strict=True)
+                jobs.append(tuple(mask._replace(role=side, id=xray.id) for mask, side in files))
+        inspected = inspect_jobs(jobs, {}, progress)
+    return _report(request, known, inspected)
+
+
+def _inspect_rows(rows: datasets.Dataset, progress: bool) -> list[Inspected]:
+    """Return the facts of the images and masks in the rows of a dataset."""
+    cells = rows.select_columns(["id", "image", "mask"])
+    for name in ("image", "mask"):
+        cells = cells.cast_column(name, datasets.Image(decode=False))
+    held: dict[cxm.SetFile, bytes] = {}
+    for row in cells:
+        for role in (role for role in ("image", "mask") if row[role] is not None):
+            data = row[role]["bytes"]
+            suffix = ".png" if open_image(data).format == "PNG" else ""
+            held[cxm.SetFile(role, row["id"], f"{row['id']}{suffix}", "", len(data), 0)] = data
+    return inspect_jobs([(file,) for file in held], held, progress)
+
+
+def _report(request: DataRequest, known: dict[str, list[object]], inspected: list[Inspected]) -> Audit:
+    xrays = {one.id: one.facts for one in inspected if isinstance(one.facts, ImageFacts)}
+    masks = {one.id: one.facts for one in inspected if isinstance(one.facts, MaskFacts)}
+    counts: dict[str, dict[str, int]] = {}
+    for id, (site, label, _) in sorted(known.items()):
+        of_site = counts.setdefault(str(site), dict.fromkeys(("images", *LABELS, "masks", "readings"), 0))
+        of_site["images"] += 1
+        of_site["masks"] += id in masks
+        if isinstance(label, int):
+            of_site[LABELS[label]] += 1
+    found = Audit(request.data, counts, is_own=True)
+    modes = [f"image {xray.mode}" for xray in xrays.values()] + [f"mask {mask.mode}" for mask in masks.values()]
+    found.modes = dict(sorted(Counter(modes).items()))
+    found.sizes = dict(Counter(f"{xray.size[0]}x{xray.size[1]}" for xray in xrays.values()).most_common(5))
+    found.mask_values = dict(sorted(Counter(mask.values for mask in masks.values()).items()))
+    found.synthetic = sum(xray.is_synthetic for xray in xrays.values())
+    findings = [finding for one in inspected for finding in one.findings]
+    findings += [Finding("image without mask", (id,)) for id in sorted(known.keys() - masks.keys())] if masks else []
+    findings += [*mask_findings(masks, xrays), *image_findings(xrays, {}, lambda id: str(known[id][2]))]
+    findings += _unlabelled(known)
+    root = f"{Path(request.data).resolve()}/"
+    found.findings = sorted(
+        (one._replace(message=one.message.replace(root, "")) for one in findings),
+        key=lambda one: (list(KINDS).index(one.kind), one[1:]),
+    )
+    return found
+
+
+def _unlabelled(known: dict[str, list[object]]) -> Iterator[Finding]:
+    """Yield X-rays without a label where others have one."""
+    without = [id for id, (_, label, _) in known.items() if label is None]
+    yield from (Finding("X-ray without label", (id,)) for id in without if len(without) < len(known))

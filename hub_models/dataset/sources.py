@@ -1,0 +1,231 @@
+"""Load X-rays from wherever they are, as train, validation and test in the builder's schema.
+
+The set in one of its layouts, a folder or zip of X-rays with a table or without, Parquet, a folder that `datasets`
+knows, or a dataset of the Hub.
+"""
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+import chest_xray_masks as cxm
+from hub_models.dataset.columns import parse_columns, parse_positive
+from hub_models.dataset.folder_rows import examples, find_xrays
+from hub_models.dataset.folders import list_folder
+from hub_models.dataset.folds import tenth_of
+from hub_models.dataset.schema import features_of, of_dataset
+from hub_models.dataset.tables import TABLE_SUFFIXES
+from hub_models.files import named_disk
+from hub_models.imaging.gray import to_gray
+from hub_models.lifetime import tied_workers
+
+logger = logging.getLogger(__name__)
+
+FOLDER_VERSION = 1  # raise when a row of a folder comes to hold something else; part of the cache's key
+ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """X-rays that a command is to work on, and how to understand them.
+
+    Attributes:
+        data: folder, zip, table, Parquet, or the id of a dataset.
+        config_name: sites of the set, or the config of a dataset.
+        table: file that names the X-rays of a folder.
+        columns: "FIELD=COLUMN, ..." in place of what is guessed; see `columns.XRAY_FIELDS`.
+        positive: values of the label that are tuberculosis, "TB,1"; all others are normal.
+        revision: branch, tag or commit of a dataset.
+    """
+
+    data: str
+    config_name: str = "all"
+    table: str | None = None
+    columns: str | None = None
+    positive: str | None = None
+    revision: str | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether these are Montgomery and Shenzhen X-rays in a layout of the builder."""
+        if self.table or not (Path(self.data).exists() or "://" in self.data):
+            return False
+        if Path(self.data).is_file() and not self.data.lower().endswith(".zip"):
+            return False
+        tree = cxm.scan(self.data)
+        return any(file.role == "image" for file in tree.files) or not tree.files and bool(tree.problems)
+
+    @property
+    def name(self) -> str:
+        """Name of the source: that of its folder, file or dataset."""
+        return Path(self.data).resolve().stem if Path(self.data).exists() else self.data
+
+
+def as_request(data: DataRequest | str | Path) -> DataRequest:
+    """Return a place alone as the request for what is there."""
+    return data if isinstance(data, DataRequest) else DataRequest(str(data))
+
+
+def cache_disk() -> AbstractContextManager[None]:
+    """Return a context in which a full disk is that of `datasets`' cache."""
+    return named_disk(Path(datasets.config.HF_DATASETS_CACHE))
+
+
+def load_splits(request: DataRequest | str | Path) -> datasets.DatasetDict:
+    """Return the rows of train, validation and test; built once, then read from the cache.
+
+    Splits are those of the source. Without any, a patient's is a pure function of the patient's id, or of those that
+    share an X-ray; without validation, it is a tenth of the patients of train. A split may have no row.
+
+    Raises:
+        FileNotFoundError: nothing is there, or no X-ray.
+        ValueError: a damaged or mismatched file, or what cannot be understood without being told.
+    """
+    request = as_request(request)
+    if "://" not in request.data and request.is_set:
+        if request.columns or request.positive:
+            logger.info("%s is the set in a layout of its own, which needs no columns", request.data)
+        try:
+            with cache_disk():
+                return datasets.load_dataset(cxm.__name__, request.config_name, data_dir=request.data)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise error.__cause__ or error from None  # the cause names the file
+    with cache_disk():
+        return _divided(_rows(request), request)
+
+
+def fingerprint_of(request: DataRequest, splits: Mapping[str, datasets.Dataset]) -> str:
+    """Return a digest of the X-rays of a source: of the files of the set, else of all values and the image sizes."""
+    if request.is_set:
+        return cxm.scan(request.data).fingerprint(cxm.SITES.get(request.config_name))
+    digest = hashlib.sha256()
+    for name, rows in sorted(splits.items()):
+        values = rows.remove_columns(["image", "mask"]).with_format(None)
+        sizes = [rows.with_format("arrow")[:][column].combine_chunks().nbytes for column in ("image", "mask")]
+        digest.update(repr((name, sizes, list(values))).encode())
+    return digest.hexdigest()[:16]
+
+
+def folder_of(request: DataRequest) -> tuple[Path, str | None] | None:
+    """Return the folder or zip of X-rays of a request, and its table if one is named; None for rows of a dataset.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+    """
+    path = Path(request.data).expanduser()
+    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and path.suffix.lower() != ".parquet":
+        return path.parent, str(path)
+    if path.exists() and path.suffix.lower() != ".parquet" and not _is_table_of_images(path):
+        return path, request.table
+    if not path.exists() and (path.is_absolute() or path.suffix or request.data.count("/") > 1):
+        ways = "pass the set, a folder of X-rays, Parquet, or a Hub id"
+        raise FileNotFoundError(f"{request.data} does not exist: {ways}")
+    return None
+
+
+def _rows(request: DataRequest) -> datasets.Dataset:
+    """Return all rows of a source that is not the set, with the column `split`, and `digest` where there is one."""
+    if folder := folder_of(request):
+        return _of_folder(*folder, request)
+    return of_dataset(request.data, request.config_name, request.columns, request.positive, request.revision)
+
+
+def _is_table_of_images(path: Path) -> bool:
+    """Return whether a folder holds no image file, but Parquet or what `datasets` saved."""
+    if not path.is_dir():
+        return False
+    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
+        return True
+    listing = list_folder(path)
+    return not listing.xrays and any(name.endswith(".parquet") for name in listing.tables)
+
+
+def _of_folder(path: Path, table: str | None, request: DataRequest) -> datasets.Dataset:
+    labels = parse_positive(request.positive)
+    xrays, said = find_xrays(path, request.name, table, parse_columns(request.columns), labels)
+    for line in said:
+        logger.info("%s", line)
+    features = features_of(sorted({xray.site for xray in xrays}))
+    more = {"split": datasets.Value("string"), "digest": datasets.Value("string")}
+    key = hashlib.sha256(repr((FOLDER_VERSION, xrays)).encode()).hexdigest()[:16]
+    try:
+        return datasets.Dataset.from_generator(
+            examples,
+            features=datasets.Features(features | more),
+            gen_kwargs={"xrays": xrays, "digest": pixel_digest},
+            fingerprint=key,
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error from None  # the cause names the file
+
+
+def pixel_digest(image: bytes) -> str:
+    """Return the `digest_of_gray` of an image file."""
+    return digest_of_gray(to_gray(image))
+
+
+def digest_of_gray(gray: Image.Image) -> str:
+    """Return a digest of gray pixels (`to_gray`), the same however they were stored."""
+    pixels = np.asarray(gray)
+    return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:16]
+
+
+def _divided(rows: datasets.Dataset, request: DataRequest) -> datasets.DatasetDict:
+    """Return the rows by split, the patients known by their ids, else by their X-rays."""
+    ids, patients, own = list(rows["id"]), list(rows["patient_id"]), list(rows["split"])
+    if len(set(ids)) < len(ids):
+        repeated = next(id for id, count in Counter(ids).items() if count > 1)
+        raise ValueError(f"{request.data} has several rows of id {repeated}: pass --columns id=... with unique ones")
+    if unknown := [id for id, patient in zip(ids, patients, strict=True) if not patient]:
+        said = "warning: %s names no patient of %d X-rays of %d (%s, ...): each counts as a patient of its own"
+        logger.warning(said, request.data, len(unknown), len(ids), unknown[0])
+    patients = [patient or id for id, patient in zip(ids, patients, strict=True)]
+    if not any(own):
+        own, patients = _split_by_patient(rows, patients)
+    elif "validation" not in own:
+        is_held = [one == "train" and not tenth_of(patient) for one, patient in zip(own, patients, strict=True)]
+        own = ["validation" if held else one for held, one in zip(is_held, own, strict=True)]
+    rows = rows.remove_columns([name for name in ("split", "digest", "patient_id") if name in rows.column_names])
+    rows = rows.add_column("patient_id", patients).select_columns(list(cxm.FEATURES))
+    chosen = {split: np.flatnonzero([one == split for one in own]) for split in cxm.SPLITS}
+    if left := own.count(None):
+        logger.warning("warning: %d X-rays of %s are in no split and left out", left, request.data)
+    return datasets.DatasetDict({split: rows.select(indices) for split, indices in chosen.items()})
+
+
+def _split_by_patient(rows: datasets.Dataset, patients: list[str]) -> tuple[list[str | None], list[str]]:
+    """Return the split of each row by its patient, and the patients; those with the same pixels count as one."""
+    if "digest" in rows.column_names:
+        digests = list(rows["digest"])
+    else:
+        processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
+        cells = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        with tied_workers():
+            digests = cells.map(
+                lambda row: {"digest": pixel_digest(row["image"]["bytes"])},
+                remove_columns="image",
+                num_proc=processes if processes > 1 else None,
+                desc="Comparing X-rays",
+            )["digest"]
+    first: dict[str, str] = {}
+
+    def known_as(name: str) -> str:
+        while first.get(name, name) != name:
+            name = first[name]
+        return name
+
+    for patient, digest in zip(patients, digests, strict=True):
+        one, other = sorted((known_as(f"patient {patient}"), known_as(f"pixels {digest}")))
+        first[other] = first[one] = one
+    names = {known_as(f"patient {patient}"): patient for patient in sorted(patients, reverse=True)}
+    patients = [names[known_as(f"patient {patient}")] for patient in patients]
+    return [cxm.split_of(patient) for patient in patients], patients

@@ -1,0 +1,321 @@
+"""X-rays from anywhere as the builder's rows: folders with tables, classes and masks, Parquet, datasets, the Hub."""
+
+import csv
+import json
+import logging
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import tiny
+from PIL import Image
+
+import chest_xray_masks as cxm
+from hub_models.dataset.audit import report
+from hub_models.dataset.columns import parse_columns
+from hub_models.dataset.sources import DataRequest, fingerprint_of, load_splits
+from hub_models.imaging.gray import to_gray
+
+HEADER = ["Datei", "Diagnose", "Patient", "Sex", "Age"]
+MEANING = {"columns": "label=Diagnose", "positive": "TB suspect"}
+
+
+@pytest.fixture(scope="module")
+def rows(phantoms: Path) -> list[dict]:
+    """The phantoms, as the builder gives them, by id."""
+    return sorted((row for split in load_splits(phantoms).values() for row in split), key=lambda row: row["id"])
+
+
+@pytest.fixture(scope="module")
+def own(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a stranger keeps them: other names, masks in seg/, a table with semicolons."""
+    folder = tmp_path_factory.mktemp("own") / "clinic"
+    for name in ("xrays", "seg"):
+        (folder / name).mkdir(parents=True)
+    lines = []
+    for number, row in enumerate(rows):
+        name = f"pat_{number:02d}_view1"
+        to_gray(row["image"]).save(folder / "xrays" / f"{name}.png")
+        if row["mask"] is not None:
+            row["mask"].save(folder / "seg" / f"{name}.png")
+        sex = "" if row["sex"] is None else "FMO"[row["sex"]]
+        said = ["healthy", "TB suspect"][row["label"]]
+        lines.append([f"{name}.png", said, row["patient_id"], sex, row["age_years"] or ""])
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([HEADER, *lines])
+    return folder
+
+
+def all_rows(request: DataRequest | Path) -> dict[str, dict]:
+    return {row["id"]: row for split in load_splits(request).values() for row in split}
+
+
+def test_folder_with_a_table_gives_the_builders_rows(own: Path, rows: list[dict]) -> None:
+    found = all_rows(DataRequest(str(own), **MEANING))
+    assert len(found) == len(rows) == 60
+    for number, row in enumerate(rows):
+        one = found[f"pat_{number:02d}_view1"]
+        assert (one["label"], one["patient_id"], one["sex"]) == (row["label"], row["patient_id"], row["sex"])
+        assert one["age_years"] == (None if row["age_years"] is None else pytest.approx(row["age_years"], abs=1e-4))
+        assert (np.asarray(to_gray(one["image"])) == np.asarray(to_gray(row["image"]))).all()
+        assert (one["mask"] is None) == (row["mask"] is None)
+        assert one["mask"] is None or (np.asarray(one["mask"]) == np.asarray(row["mask"])).all()
+    splits = load_splits(DataRequest(str(own), **MEANING))
+    assert splits["train"].features["site"].names == ["clinic"]
+    patients = {row["patient_id"] for row in rows}
+    expected = {split: {one for one in patients if cxm.split_of(one) == split} for split in cxm.SPLITS}
+    assert {split: set(one["patient_id"]) for split, one in splits.items()} == expected
+    request = DataRequest(str(own), **MEANING)
+    assert fingerprint_of(request, splits) == fingerprint_of(request, load_splits(request))
+    assert fingerprint_of(request, splits) != fingerprint_of(request, load_splits(DataRequest(str(own))))
+
+
+def as_csv(columns: dict[str, list[str]], encoding: str = "utf-8", separator: str = ",") -> bytes:
+    lines = [separator.join(line) for line in zip(*([name, *values] for name, values in columns.items()), strict=True)]
+    return "\r\n".join(lines).encode(encoding)
+
+
+TABLES: dict[str, Callable[[dict[str, list[str]]], bytes]] = {
+    "table.csv": as_csv,
+    "excel.csv": lambda columns: as_csv(columns, "utf-16", "\t"),
+    "latin.csv": lambda columns: as_csv(columns | {"café": columns["file"]}, "latin-1", ";"),
+    "table.tsv": lambda columns: as_csv(columns, separator="\t"),
+    "metadata.jsonl": lambda columns: "\n".join(
+        json.dumps(dict(zip(columns, line, strict=True))) for line in zip(*columns.values(), strict=True)
+    ).encode(),
+}
+
+
+def small(folder: Path, names: dict[str, int]) -> Path:
+    """A folder of small X-rays of noise by path: each the one of its seed."""
+    for name, seed in names.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(seed).integers(0, 255, (24, 20), np.uint8)
+        Image.fromarray(noise).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_every_kind(name: str, tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1, "deep/b.png": 2})
+    columns = {"file": ["a.png", r"deep\b.png"], "TB": ["1", "0"], "split": ["Train", "valid"], "hospital": ["X", "Y"]}
+    (folder / name).write_bytes(TABLES[name](columns))
+    splits = load_splits(folder)
+    assert splits["train"]["label"] == [1] and splits["validation"]["label"] == [0]
+    assert splits["train"].features["site"].names == ["X", "Y"] and splits["validation"]["site"] == [1]
+
+
+def test_parquet_beside_the_images_is_their_table(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1, "b.png": 2})
+    table = pyarrow.table({"study_id": ["a", "b"], "target": [1.0, 0.0], "age": [None, 44.0]})
+    pyarrow.parquet.write_table(table, folder / "t.parquet")
+    found = all_rows(folder)
+    assert [(found[id]["label"], found[id]["age_years"]) for id in "ab"] == [(1, None), (0, 44.0)]
+
+
+def test_classes_and_splits_in_folders(tmp_path: Path) -> None:
+    names = {"train/TB/1.png": 1, "train/normal/2.png": 2, "test/TB/3.png": 3, "val/normal/images/4.png": 4}
+    splits = load_splits(small(tmp_path / "in", names))
+    found = {split: list(zip(rows["id"], rows["label"], strict=True)) for split, rows in splits.items()}
+    assert found == {"train": [("1", 1), ("2", 0)], "test": [("3", 1)], "validation": [("4", 0)]}
+    other = small(tmp_path / "other", {"covid/1.png": 1, "clear/2.png": 2})
+    assert {row["label"] for row in all_rows(other).values()} == {None}
+    assert [row["label"] for row in all_rows(DataRequest(str(other), positive="covid")).values()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        {"masks/a.png": 3},
+        {"a_mask.png": 3},
+        {"seg/left/a.png": 1, "seg/right/a.png": 2},
+        {"mask_left/a_mask.png": 1, "mask_right/a_mask.png": 2},
+        {"segmentations/a_left.png": 1, "segmentations/a_right.png": 2},
+    ],
+)
+def test_masks_in_folders(masks: dict[str, int], tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"images/a.png": 1, "images/b.png": 2})
+    for name, lungs in masks.items():
+        drawn = np.zeros((24, 20), np.uint8)
+        drawn[4:20, 2:8] = 255 * (lungs & 1)
+        drawn[4:20, 12:18] = 255 * (lungs >> 1)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn).save(folder / name)
+    found = all_rows(folder)
+    assert set(found) == {"a", "b"} and found["b"]["mask"] is None
+    assert (np.asarray(found["a"]["mask"]) > 0).sum() == 2 * 16 * 6
+
+
+def test_mask_column_and_zip(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"x/1.png": 1, "x/2.png": 2})
+    Image.fromarray(np.full((24, 20), 255, np.uint8)).save(folder / "one.png")
+    (folder / "t.csv").write_text("image,lungs\nx/1.png,one.png\nx/2.png,\n")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.*")):
+            archive.write(path, path.relative_to(folder))
+    for source in (folder, tmp_path / "in.zip", folder / "t.csv"):
+        found = all_rows(DataRequest(str(source), columns="mask=lungs"))
+        assert set(found) == {"1", "2"} and found["2"]["mask"] is None and np.asarray(found["1"]["mask"]).all()
+
+
+def test_two_names_of_one_picture_are_in_one_split(tmp_path: Path) -> None:
+    patients = [f"p{number}" for number in range(200)]
+    first = {split: [one for one in patients if cxm.split_of(one) == split] for split in cxm.SPLITS}
+    names = {"a.png": 7, "b.png": 7, "c.png": 8}
+    folder = small(tmp_path / "in", names)
+    of = {"a.png": first["train"][0], "b.png": first["test"][0], "c.png": first["test"][0]}  # b and c: one patient
+    (folder / "t.csv").write_text("file,patient\n" + "\n".join(f"{name},{of[name]}" for name in names))
+    splits = load_splits(folder)
+    (held,) = [rows for rows in splits.values() if len(rows)]
+    assert held["id"] == ["a", "b", "c"] and len(set(held["patient_id"])) == 1
+
+
+def test_validation_comes_from_the_patients_of_train(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {f"{number}.png": number for number in range(60)})
+    lines = [f"{number}.png,{'test' if number % 3 == 0 else 'train'},p{number // 2}" for number in range(60)]
+    (folder / "t.csv").write_text("\n".join(["image,split,patient_id", *lines]))
+    splits = load_splits(folder)
+    assert len(splits["test"]) == 20 and 0 < len(splits["validation"]) < 20
+    assert not set(splits["train"]["patient_id"]) & set(splits["validation"]["patient_id"])
+
+
+def test_dicom_headers_tell_patient_sex_and_age(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    for name, patient in (("IM1", "P7"), ("DX.1.2.45", "P7")):
+        (tmp_path / name).write_bytes(tiny.dicom(np.arange(480, dtype=np.uint16).reshape(24, 20) + len(name)))
+        header = pydicom.dcmread(tmp_path / name)
+        header.PatientID, header.PatientSex, header.PatientAge = patient, "F", "045Y"
+        header.save_as(tmp_path / name)
+    found = all_rows(tmp_path)
+    assert {(row["patient_id"], row["sex"], row["age_years"]) for row in found.values()} == {("P7", 0, 45.0)}
+    assert len(found) == 2
+
+
+def test_parquet_folders_and_saved_datasets(own: Path, rows: list[dict], tmp_path: Path) -> None:
+    splits = load_splits(DataRequest(str(own), **MEANING))
+    for split, one in splits.items():
+        one.to_parquet(tmp_path / "parquet" / f"{split}-00000-of-00001.parquet")
+    splits.save_to_disk(str(tmp_path / "saved"))
+    datasets.concatenate_datasets(list(splits.values())).to_parquet(tmp_path / "all.parquet")
+    expected = all_rows(DataRequest(str(own), **MEANING))
+    for source in (tmp_path / "parquet", tmp_path / "saved", tmp_path / "all.parquet"):
+        found = all_rows(source)
+        assert found.keys() == expected.keys()
+        for id, row in found.items():
+            same = ("patient_id", "label", "sex", "age_years")
+            assert [row[name] for name in same] == [expected[id][name] for name in same]
+            assert (row["mask"] is None) == (expected[id]["mask"] is None)
+        if source.is_dir():
+            assert {split: len(one) for split, one in load_splits(source).items()} == {
+                split: len(one) for split, one in splits.items()
+            }
+
+
+def test_pushed_set_is_the_set(phantoms: Path, rows: list[dict], hub, as_user, tmp_path: Path) -> None:
+    from hub_models.hub.dataset_export import export
+    from hub_models.hub.export_config import ExportConfig
+
+    with as_user("alice"):
+        export(ExportConfig(data_dir=phantoms, output=tmp_path / "out", repo_id="alice/chest_xray_masks"))
+        splits = load_splits("alice/chest_xray_masks")
+        assert {split: one["id"] for split, one in splits.items()} == {
+            split: one["id"] for split, one in load_splits(phantoms).items()
+        }
+        assert len(load_splits(DataRequest("alice/chest_xray_masks", revision="main"))["train"]) == len(
+            splits["train"]
+        )
+        with pytest.raises(FileNotFoundError, match="alice/nothing"):
+            load_splits("alice/nothing")
+
+
+@pytest.mark.parametrize(
+    ("files", "request_of", "said"),
+    [
+        ({}, {}, "no chest X-rays in"),
+        ({"t.csv": "file,dx\na.png,maybe\n"}, {"columns": "label=dx"}, "'maybe'"),
+        ({"t.csv": "file,dx\na.png,maybe\n"}, {"columns": "label=dx", "positive": "TB"}, "'maybe'"),
+        ({"t.csv": "file,dx\na.png,1\n"}, {"columns": "label=diagnosis"}, "file, dx"),
+        ({"t.csv": "file,dx\na.png,1\n"}, {"columns": "colour=dx"}, "'colour'"),
+        ({"t.csv": "file,dx\na.png,1\na.png,0\n"}, {}, "several rows of a.png"),
+        ({"t.csv": "file,split\na.png,fold7\n"}, {}, "'fold7'"),
+        ({"t.csv": "who,what\nx,y\n"}, {"table": "t.csv"}, "no column"),
+        ({"t.csv": "file,file\na.png,1\n"}, {}, "several columns 'file'"),
+        ({"t.csv": "file\na.png,1,2\n"}, {}, "row 2"),
+        ({"t.csv": "file,mask\na.png,no.png\n"}, {}, "no.png"),
+        ({"t.csv": "image,label\na.png,1\n", "u.csv": "image,label\na.png,0\n"}, {}, "--table"),
+        ({}, {"table": "none.csv"}, "none.csv"),
+        ({"t.parquet": "PAR1"}, {"table": "t.parquet"}, "t.parquet"),
+    ],
+)
+def test_what_cannot_be_understood_is_asked_for(
+    files: dict[str, str], request_of: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if files or request_of:
+        small(folder, {"a.png": 1})
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    if "table" in request_of:
+        request_of = request_of | {"table": str(folder / request_of["table"])}
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        load_splits(DataRequest(str(folder), **request_of))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_damage_and_two_masks_are_named(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"images/a.png": 1, "masks/a.png": 2, "masks/a_mask.png": 3})
+    with pytest.raises(ValueError, match=r"masks/a.png and masks/a_mask.png"):
+        load_splits(folder)
+    (folder / "masks" / "a_mask.png").unlink()
+    (folder / "images" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(ValueError, match=r"images/a.png"):
+        load_splits(folder)
+
+
+def test_cells_with_paths_alone_are_not_opened(own: Path, tmp_path: Path) -> None:
+    path = next((own / "xrays").iterdir())
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    table = datasets.Dataset.from_dict(
+        {"image": [{"path": str(path), "bytes": None}], "label": [1]}, features=features
+    )
+    pyarrow.parquet.write_table(table.with_format("arrow")[:], tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="row 0"):
+        load_splits(tmp_path / "t.parquet")
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1, "b.png": 2, "masks/c.png": 3})
+    (folder / "t.csv").write_text("file,sex\na.png,robot\ngone.png,M\n")
+    with caplog.at_level(logging.WARNING):
+        load_splits(folder)
+    for said in ("gone.png", "b.png", "c.png", "robot"):
+        assert said in caplog.text
+
+
+def test_audit_of_any_source(own: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(own, tmp_path / "clinic")
+    shutil.copy(folder / "xrays" / "pat_00_view1.png", folder / "xrays" / "again.png")
+    Image.new("L", (80, 80)).save(folder / "seg" / "again.png")
+    (folder / "xrays" / "pat_01_view1.png").write_bytes(b"no image")
+    with (folder / "labels.csv").open("a") as file:
+        file.write("again.png;healthy;new;;\r\n")
+    found = report(DataRequest(str(folder), **MEANING), tmp_path / "audit.json", progress=False)
+    assert found.counts["clinic"]["images"] == 61 and found.counts["clinic"]["tuberculosis"] > 20
+    kinds = {one.kind: one.ids for one in found.findings}
+    assert kinds["same pixels"] == ("again", "pat_00_view1") and kinds["unreadable file"] == ("pat_01_view1",)
+    assert kinds["empty mask"] == ("again",)
+    assert json.loads((tmp_path / "audit.json").read_text())["is_own"] is True
+
+
+def test_columns_are_written_in_any_way() -> None:
+    expected = {"image": "Image Index", "label": "dx", "age": "Age (years)"}
+    for text in ("image=Image Index,label=dx, age=Age (years)", "image=Image Index label=dx age=Age (years)"):
+        assert parse_columns(text) == expected
+    assert parse_columns(None) == parse_columns("") == {}
