@@ -866,7 +866,8 @@ def binarize(mask: Image.Image) -> np.ndarray:
     """
     values = mask_values(mask)
     top = int(values.max(initial=0))
-    background, *lungs = mask_labels(values) or [0]
+    is_dark = np.count_nonzero(values - np.uint8(1) < 127) >= _LABEL_AREA * values.size  # else no label can be
+    background, *lungs = (is_dark and mask_labels(values)) or [0]
     if lungs and lungs[0] <= 127:
         return values > (background + lungs[0]) / 2
     return values > (0.5 if top <= 3 else 127 if top > 127 else top / 2)
@@ -893,7 +894,7 @@ def mask_values(mask: Image.Image) -> np.ndarray:
         if np.ptp(alpha) > _SAME_GRAY:
             return alpha
     if mask.mode in ("1", "L"):
-        return np.asarray(mask.convert("L"))
+        return np.asarray(mask if mask.mode == "L" else mask.convert("L"))
     mask = mask.convert("RGB")
     colours = np.asarray(mask)  # (H, W, 3)
     if np.ptp(colours, axis=2).max() <= _SAME_GRAY:
@@ -906,23 +907,33 @@ def mask_values(mask: Image.Image) -> np.ndarray:
 def mask_labels(values: np.ndarray) -> list[int]:
     """Return the values of (H, W) uint8 that fill an area, in order: background, then lungs; empty for none.
 
-    Soft edges are lines: of a value that fills an area, neighbours two by two take half of `_LABEL_AREA` or more.
+    Soft edges are lines, also of masks that were scaled up: a value that fills an area holds a square of some size.
     """
     counts = np.array(Image.fromarray(values).histogram())
     wide = [int(value) for value in np.flatnonzero(counts >= max(1, _LABEL_AREA * values.size))]
     if not any(0 < value <= 127 for value in wide):
         return wide
     border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    is_exact = np.count_nonzero(counts) <= 6 and not counts[254]  # JPEG of the best quality leaves 0, 1, 254 and 255
     labels: list[int] = []  # which together fill most of a mask, but little of an X-ray in its place
     for value in wide:
-        same = values == value
-        area = np.count_nonzero(same[1:, 1:] & same[1:, :-1] & same[:-1, 1:] & same[:-1, :-1])
         # what JPEG leaves beside an edge is near to the value there; what takes the border is a frame
-        is_apart = not labels or value - labels[-1] >= max(1, wide[-1] // 16)
+        is_apart = is_exact or not labels or value - labels[-1] >= max(1, wide[-1] // 16)
         is_frame = bool(labels) and 2 * np.count_nonzero(border == value) > border.size
-        if area >= max(1, _LABEL_AREA / 2 * values.size) and is_apart and not is_frame:
+        if is_apart and not is_frame and _holds_square(values == value, max(2, min(values.shape) // 25)):
             labels.append(value)
     return labels if counts[labels].sum() > 0.75 * values.size else []
+
+
+def _holds_square(pixels: np.ndarray, side: int) -> bool:
+    """Return whether (H, W) bool holds a square of true pixels."""
+    for _ in range(2):
+        span = 1
+        while span < side:  # each row comes to hold what it and the span - 1 rows below it have in common
+            step = min(span, side - span)
+            pixels, span = pixels[:-step] & pixels[step:], span + step
+        pixels = pixels.T
+    return bool(pixels.any())
 
 
 def doubt_of(lungs: np.ndarray) -> str:
