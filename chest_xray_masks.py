@@ -9,6 +9,7 @@ The import also makes the name known to datasets 4 and 5: `load_dataset("chest_x
 The file is complete on its own (standard library, datasets, numpy, PIL; pydicom for DICOM only), so it can be copied.
 """
 
+import csv
 import hashlib
 import importlib
 import inspect
@@ -47,7 +48,9 @@ DOWNLOAD_URL = "https://www.kaggle.com/api/v1/datasets/download/nikhilpandey360/
 LAYOUTS = (
     "Lung Segmentation/{CXR_png,masks,test,ClinicalReadings} (Kaggle chest-xray-masks-and-labels), "
     "Montgomery/MontgomerySet and ChinaSet_AllFiles (Kaggle pulmonary-chest-xray-abnormalities), "
-    "MontgomerySet and ChinaSet_AllFiles (NLM; masks in mask/), MontgomerySet with .dcm (NLM DICOM); folder or zip"
+    "MontgomerySet and ChinaSet_AllFiles (NLM; masks in mask/), MontgomerySet with .dcm (NLM DICOM), "
+    "{Montgomery,Shenzhen}/{img,mask} (Mendeley), images/images with *_metadata.csv (Kaggle raddar), "
+    "{images,masks} or {images,masks/{left,right},clinical_readings}; folder or zip"
 )
 SITES = {"MC": "Montgomery", "Shenzhen": "Shenzhen"}  # config -> site
 SITE_OF_PREFIX = {"MCUCXR": "Montgomery", "CHNCXR": "Shenzhen"}
@@ -57,12 +60,13 @@ SPLITS = ("train", "validation", "test")
 SPLIT_SALT = 62858640
 # Said by the readings of the full set ("same pt as ..."); kept here so that a copy without readings is split alike.
 SAME_PATIENT = {"MCUCXR_0117": "MCUCXR_0113", "MCUCXR_0166": "MCUCXR_0162", "MCUCXR_0170": "MCUCXR_0162"}
-ROWS_VERSION = 1  # raise when a row comes to hold something else; part of the cache's path
+ROWS_VERSION = 2  # raise when a row comes to hold something else; part of the cache's path
 MAX_PIXELS = 100_000_000  # the largest original holds 19.7 million
 DECODING_SECONDS = 30  # of a compressed DICOM frame, and two more for each million pixels
 HEADER_BYTES = 2**22  # of a DICOM element but the pixels: lookup tables, the longest, take 2**17 each
 MAX_BYTES = 2**29  # of an image file: MAX_PIXELS of 4 bytes and more
 MAX_READING = 2**16  # bytes; the longest of the 800 readings takes 600
+MAX_TABLE = 2**22  # bytes; the table of the 662 takes 28 kB
 MAX_RATIO, MIN_BOUND = 100, 2**26  # a zip's member unpacks to 100 times its packed bytes, or to 64 MiB, at the most
 # Of X-rays. Pillow reads more formats, but starts other programs for some of them (EPS).
 FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
@@ -204,8 +208,8 @@ def split_of(patient_id: str) -> str:
 class SetFile(NamedTuple):
     """One file of the set: its role, its image's id, and where it is (a path, or a member of the zip `path`)."""
 
-    role: str  # image, mask, left_mask, right_mask, reading, test_copy
-    id: str
+    role: str  # image, mask, left_mask, right_mask, reading, test_copy, table
+    id: str  # empty of a table
     path: str
     member: str  # empty outside a zip
     size: int  # bytes
@@ -217,9 +221,20 @@ class SetFile(NamedTuple):
         return f"{self.path}/{self.member}" if self.member else self.path
 
     @property
-    def is_png(self) -> bool:
-        """Return whether an image is PNG; False for DICOM."""
-        return self.name.lower().endswith(".png")
+    def kind(self) -> str:
+        """Return the suffix in lower case: png, dcm, ..."""
+        return self.name.rpartition(".")[2].lower()
+
+    @property
+    def folder(self) -> str:
+        """Return the path without the file's name, with slashes."""
+        return re.split(r"[\\/][^\\/]*$", self.name)[0].replace("\\", "/")
+
+    @property
+    def rank(self) -> int:
+        """Return 0 for what is preferred: an original PNG to other PNGs, these to DICOM, TIFF and, last, JPEG."""
+        is_elsewhere = self.role == "image" and _leaf(self.folder) != "cxr_png"
+        return 2 * _KINDS.get(self.kind, 0) + (is_elsewhere and self.kind == "png")
 
 
 @dataclass
@@ -229,7 +244,8 @@ class Tree:
     root: str
     files: list[SetFile] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    jpegs: int = 0  # images of the set that somebody saved as JPEG; none is used
+    tables: list[SetFile] = field(default_factory=list)  # `*metadata.csv`: sex, age and findings of many images
+    others: list[SetFile] = field(default_factory=list)  # named like files of the set, in no place or form of theirs
 
     def chosen(self) -> dict[tuple[str, str], SetFile]:
         """Return one file per (role, id), so that no copy counts twice."""
@@ -238,6 +254,7 @@ class Tree:
     def fingerprint(self, site: str | None) -> str:
         """Return a hash of the problems and of the names, sizes and times of the files used for `site` (None: all)."""
         used = sorted(row for row in self.chosen().values() if row.role != "test_copy" and _is_at(row.id, site))
+        used += self.tables
         facts = [(file.role, file.id, PurePosixPath(file.member or file.path).name, *file[4:]) for file in used]
         return hashlib.sha256(repr((facts, self.problems)).encode()).hexdigest()[:16]
 
@@ -250,34 +267,94 @@ class Row(NamedTuple):
     image: SetFile
     masks: tuple[SetFile, ...]  # none, one, or left and right
     reading: str | None
-    copies: tuple[SetFile, ...] = ()  # of image and masks: files of the same id, role and kind
+    copies: tuple[SetFile, ...] = ()  # of image and masks: files of the same id and role that must not differ
+    tabled: Reading = Reading()  # what a table says; a reading goes before it
 
 
+DICOM_RANK = 2
+_KINDS = {"png": 0, "dcm": 1, "dicom": 1, "tif": 2, "tiff": 2, "jpg": 3, "jpeg": 3}
 _FILE_NAME = re.compile(
-    r"(?P<id>(?:MCU|CHN)CXR_[0-9]+_[01])(?P<mask>_mask)?\.(?P<kind>png|txt|dcm|dicom)", re.I | re.A
+    r"(?P<id>(?:MCU|CHN)CXR_[0-9]+_[01])(?P<tail>(?:[ _-]?(?:mask|lungs?|left|right))*)"
+    rf"\.(?P<kind>txt|{'|'.join(_KINDS)})",
+    re.I | re.A,
 )
-_JPEG_NAME = re.compile(r"(?:MCU|CHN)CXR_[0-9]+_[01]\.jpe?g", re.I | re.A)
+_LIKE_THE_SET = re.compile(
+    rf"(?P<site>MCU|CHN)CXR.*\.(?:{'|'.join(_KINDS)}|txt|jp2|bmp|gif|webp|heic)", re.I | re.A | re.S
+)
+_TABLE_NAME = re.compile(r"(?:.*[_ -])?metadata\.csv", re.I)
 _LEFT_BEHIND = ("__macosx", ".ipynb_checkpoints")  # folders that systems make
-_ROLE_OF_FOLDER = {"cxr_png": "image", "mask": "mask", "masks": "mask"} | {
-    f"{side}mask": f"{side}_mask" for side in ("left", "right")
-}
+# What a folder's name may be made of, and no other word ("images_resized" is none of the set's): mask, side, image, or
+# words that say nothing of the role, so that the folder above says it (masks/left, images/train).
+_WORD = re.compile(
+    r"[\W_]*(?:(?P<mask>masks?)|(?P<left>left)|(?P<right>right)|(?P<image>cxrs?|images?|imgs?)|(?P<lung>lungs?)"
+    r"|(?P<xray>chest|x[\W_]?rays?)|png|jpe?g|tiff?|dcm|dicom|original|raw|all|manual|merged|binary|gt|segmentations?"
+    r"|train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?|normal|tuberculosis|tb|montgomery|shenzhen|china|nlm|county"
+    r"|hospital|mcu?|chn|sz|set|files)[\W_]*",
+    re.I | re.A,
+)
+
+
+def _leaf(folder: str) -> str:
+    """Return the name of the last folder in lower case; that of a zip without its suffix."""
+    return folder.rpartition("/")[2].lower().removesuffix(".zip")
+
+
+def _words_of(folder: str) -> set[str] | None:
+    """Return what the words of a folder's name say (`_WORD`'s groups); None where one is unknown."""
+    said: set[str] = set()
+    at = 0
+    while at < len(folder):
+        if not (match := _WORD.match(folder, at)):
+            return None
+        if match.lastgroup:
+            said.add(match.lastgroup)
+        at = match.end()
+    return said
+
+
+def _role_in(folders: tuple[str, ...], tail: str) -> str | None:
+    """Return image, mask, left_mask or right_mask by folders and by what stands behind the id in the file's name."""
+    sides = set(re.findall("left|right", tail.lower()))
+    role = "mask" if "mask" in tail.lower() else None
+    for folder in reversed(folders):
+        said = _words_of(folder)
+        if said is None:
+            break
+        sides |= said & {"left", "right"}
+        # a whole set may be called "chest_xray_masks"; the lungs of one side are masks, those of both may be X-rays
+        if ("mask" in said and "xray" not in said) or (said & {"left", "right"} and "lung" in said):
+            role = "mask"
+        elif role is None and said & {"image", "xray"} and "mask" not in said:
+            role = "image"
+        if said & {"mask", "image", "xray"}:
+            break
+    if role == "mask" and sides:
+        return f"{sides.pop()}_mask" if len(sides) == 1 else None
+    return None if sides or (tail and role != "mask") else role
 
 
 def _role_of(folders: tuple[str, ...], name: str) -> tuple[str, str] | None:
-    """Return (role, id) of a file in any of the known layouts; None for a file that is not of the set."""
-    match = _FILE_NAME.fullmatch(name)
-    if not match or any(folder.lower() in _LEFT_BEHIND for folder in folders):
+    """Return (role, id) of a file in any of the known layouts; ("other", site) for one that is only named alike."""
+    if any(folder.lower() in _LEFT_BEHIND for folder in folders):
         return None
-    kind, folder = match["kind"].lower(), folders[-1].lower() if folders else ""
+    if _TABLE_NAME.fullmatch(name) and not name.startswith("._"):
+        return "table", ""
+    if not (match := _FILE_NAME.fullmatch(name)):
+        return ("other", alike["site"].upper()) if (alike := _LIKE_THE_SET.fullmatch(name)) else None
+    kind, folder, tail = match["kind"].lower(), folders[-1].lower() if folders else "", match["tail"]
+    above = folders[-2].lower() if folders[1:] else ""
     if kind == "txt":
-        role = None if match["mask"] else "reading"
-    elif folder == "test":  # copies of images that stand in CXR_png too
-        role = None if match["mask"] else "test_copy"
-    elif match["mask"]:
-        role = "mask"
+        role = None if tail else "reading"
+    elif folder == "test" and above not in ("cxr_png", "image", "images", "img", "mask", "masks"):
+        role = None if tail else "test_copy"  # of images that stand in CXR_png too
     else:
-        role = _ROLE_OF_FOLDER.get(folder, "image" if kind != "png" else None)
-    return (role, match["id"].upper()) if role else None
+        role = _role_in(folders, tail)
+        if _KINDS[kind] == 1:  # no layout has masks in DICOM, nor anything else
+            role = None if tail or role != "image" and role else "image"
+    return (role or "other", match["id"].upper())
+
+
+_ON_HUB = re.compile(r"(?:hf://|https?://(?:huggingface\.co|hf\.co)/)datasets/([^/@]+/[^/@?]+)")
 
 
 def scan(source: str | Path) -> Tree:
@@ -285,10 +362,14 @@ def scan(source: str | Path) -> Tree:
 
     Raises:
         FileNotFoundError: `source` does not exist.
-        ValueError: it is neither folder nor file, but a FIFO, a socket or a device.
+        ValueError: it is neither folder nor file, but a FIFO, a socket or a device; nothing; or a data set on the Hub.
         ConnectionError: the URL cannot be reached.
     """
     tree = Tree(str(source))
+    if not tree.root:
+        raise ValueError("data_dir is empty: pass the folder or the zip that holds the set, or none to download it")
+    if (on_hub := _ON_HUB.match(tree.root)) and not tree.root.endswith(".zip"):
+        raise ValueError(f'data_dir {source} is a data set on the Hub: call datasets.load_dataset("{on_hub[1]}")')
     if "://" in tree.root:
         _scan_url(tree)
     elif (root := Path(os.path.realpath(Path(source).expanduser()))).is_dir():
@@ -297,9 +378,13 @@ def scan(source: str | Path) -> Tree:
         regular_size(root)
         _scan_zip(tree, str(root), (root.stem,))
     else:
-        raise FileNotFoundError(f"data_dir {source} does not exist: pass the folder or the zip that holds the set")
+        is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", tree.root)
+        hub = f'; a data set on the Hub is load_dataset("{source}")' if is_id else ""
+        pass_on = f"pass the folder or the zip that holds the set{hub}"
+        raise FileNotFoundError(f"data_dir {source} does not exist: {pass_on}")
     # prefer PNG to DICOM, unzipped to zipped, shallow to deep
-    tree.files.sort(key=lambda f: (f.role, f.id, not f.is_png, bool(f.member), len(f.name), f.name))
+    tree.files.sort(key=lambda f: (f.role, f.id, f.rank, bool(f.member), len(f.name), f.name))
+    tree.tables.sort(key=lambda file: file.name)
     return tree
 
 
@@ -330,17 +415,18 @@ def _scan_folder(tree: Tree, root: Path) -> None:
 def _scan_entry(tree: Tree, entry: os.DirEntry[str], inside: tuple[str, ...]) -> bool:
     """Add a file, or the members of a zip, to `tree`; return whether the entry is a folder to look into."""
     stem, _, suffix = entry.name.rpartition(".")
-    tree.jpegs += _JPEG_NAME.fullmatch(entry.name) is not None
     found = _role_of(inside, entry.name)
     try:
-        if entry.is_dir() and not found:
+        if entry.is_dir() and (not found or found[0] == "other"):
             return entry.name.lower() not in _LEFT_BEHIND
         if suffix.lower() == "zip" and not stem.startswith("._"):
             _scan_zip(tree, entry.path, (*inside, stem))
+        elif found and found[0] == "other":
+            tree.others.append(SetFile(*found, entry.path, "", 0, 0))
         elif found:
             regular_size(entry.path)
             facts = entry.stat()
-            tree.files.append(SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
+            _add(tree, SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
         elif "." not in entry.name:  # a link to nowhere may have been one to a folder
             entry.stat()
     except OSError as error:
@@ -363,13 +449,16 @@ def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
     for member in members:
         *folders, name = member.filename.replace("\\", "/").split("/")
         stem, _, suffix = name.rpartition(".")
-        tree.jpegs += _JPEG_NAME.fullmatch(name) is not None
         if ".." in folders or (folders and re.fullmatch(r"|[a-z]:", folders[0], re.I)):
             tree.problems.append((f"{path}/{member.filename}", "has an unsafe path in the zip: get the zip again"))
         elif suffix.lower() == "zip" and not stem.startswith("._") and "__MACOSX" not in folders:
             tree.problems.append((f"{path}/{member.filename}", "is a zip in a zip, which is not read: unpack it"))
         elif found := _role_of((*inside, *folders), name):
-            tree.files.append(SetFile(*found, path, member.filename, member.file_size, member.CRC))
+            _add(tree, SetFile(*found, path, member.filename, member.file_size, member.CRC))
+
+
+def _add(tree: Tree, file: SetFile) -> None:
+    {"table": tree.tables, "other": tree.others}.get(file.role, tree.files).append(file)
 
 
 def _scan_url(tree: Tree) -> None:
@@ -439,56 +528,198 @@ def read_member(archive: zipfile.ZipFile, member: str, name: str, limit: int = M
         raise ValueError(f"{name} cannot be read from its zip ({error}): get the zip again") from error
 
 
-def rows_of(tree: Tree, site: str | None = None) -> list[Row]:
+def rows_of(tree: Tree, site: str | None = None, say: bool = True) -> list[Row]:
     """Return one row per image of `site` (None: both), sorted by id, each with its patient, masks and reading.
 
+    What is named like the set and not used is said in a warning, unless `say` is False.
+
     Raises:
-        ValueError: the tree holds a cut zip, or a member with an unsafe path.
+        ValueError: the tree holds a cut zip, a member with an unsafe path, or two tables that differ.
         FileNotFoundError: it holds no image of the site.
     """
     for name, message in tree.problems:
         raise ValueError(f"{name} {message}")
     chosen = {key: file for key, file in tree.chosen().items() if _is_at(file.id, site)}
+    ids = sorted(id for role, id in chosen if role == "image")
+    if not ids:
+        raise FileNotFoundError(f"no {site or 'Montgomery or Shenzhen'} chest X-rays in {nothing_in(tree, site)}")
+    if say:
+        _say(_unused_said(tree, site))
+    if all(role in ("image", "test_copy") for role, _ in chosen) and not (tree.others or tree.tables):
+        _say(f"{tree.root} has X-rays but no mask and no reading: if they are beside it, pass the folder above")
     copies: dict[SetFile, list[SetFile]] = {}  # of each file in use, itself among them
     for file in tree.files:
         used = chosen.get((file.role, file.id))
-        if used and file.is_png == used.is_png:
+        if used and (file.rank == used.rank or file.role.endswith("mask")):
             copies.setdefault(used, []).append(file)
-    ids = sorted(id for role, id in chosen if role == "image")
-    if not ids:
-        raise FileNotFoundError(_nothing_in(tree, site))
-    if all(role in ("image", "test_copy") for role, _ in chosen):
-        hint = "%s has X-rays but no mask and no reading: if they are beside it, pass the folder above"
-        datasets.logging.get_logger(__name__).warning(hint, tree.root)
     with Reader() as reader:
         texts = {id: file for (role, id), file in chosen.items() if role == "reading"}
         readings = {id: decode_text(reader.checked(file, copies[file])) for id, file in texts.items()}
-    patients = patients_of(readings)
+        tabled = read_tables(tree, reader)
+    if wrong := [id for id in ids if id in tabled and tabled[id].doubt and id not in readings]:
+        _say(f"sex or age of {', '.join(wrong)} are known to be wrong in *metadata.csv: corrected, or None")
+    if lossy := sum(chosen["image", id].kind in ("jpg", "jpeg") for id in ids):
+        _say(f"{lossy} X-rays of {tree.root} are .jpg copies, which lose detail: get the original .png or .dcm files")
+    findings = {id: one.facts.findings or "" for id, one in tabled.items()}
+    patients = patients_of(findings | readings)
     rows = []
     for id in ids:
         masks = [chosen[role, id] for role in ("mask", "left_mask", "right_mask") if (role, id) in chosen]
         if masks and masks[0].role == "mask":
             masks = masks[:1]
         elif len(masks) == 1:
-            datasets.logging.get_logger(__name__).warning("%s is one lung of two: %s has no mask", masks[0].name, id)
+            _say(f"{masks[0].name} is one lung of two: {id} has no mask")
             masks = []
         image = chosen["image", id]
         same = tuple(one for file in (image, *masks) if len(copies[file]) > 1 for one in copies[file])
-        rows.append(Row(id, patient_of(id, patients), image, tuple(masks), readings.get(id), same))
+        facts = tabled[id].facts if id in tabled else Reading()
+        rows.append(Row(id, patient_of(id, patients), image, tuple(masks), readings.get(id), same, facts))
     return rows
 
 
-def _nothing_in(tree: Tree, site: str | None) -> str:
-    """Return the error for a tree without images of `site`: what was looked for, and what was found instead."""
-    said = f"no {site or 'Montgomery or Shenzhen'} chest X-rays in {tree.root}: "
-    if tree.jpegs:
-        return f"{said}{tree.jpegs} of them are .jpg copies, which lose detail: pass the original .png or .dcm files"
+def _say(message: str) -> None:
+    if message:
+        datasets.logging.get_logger(__name__).warning("%s", message)
+
+
+class Unused(NamedTuple):
+    """Files of a folder that are named like the set's and not used; `kind` is other, orphan or copy."""
+
+    folder: str
+    kind: str
+    message: str
+
+
+def unused(tree: Tree, site: str | None = None) -> list[Unused]:
+    """Return which files are named like those of `site` (None: both) and not used, by folder.
+
+    Others are in no folder or of no name of the set's; orphans have no X-ray; copies are not compared with the file in
+    use. Not among them: one lung of two (rows_of says it), readings without X-ray (the audit says it).
+    """
+    chosen = tree.chosen()
+    prefixes = tuple(prefix[:3] for prefix, place in SITE_OF_PREFIX.items() if site in (None, place))
+    counts: dict[tuple[str, str, str], int] = {}
+    for file in (*tree.others, *tree.files):
+        image, mask = chosen.get(("image", file.id)), chosen.get(("mask", file.id))
+        if not file.id.startswith(prefixes) or file.role == "reading":
+            continue
+        if file.role == "other":
+            kind, why = "other", "their folder or their name is none of the set's"
+        elif not image:
+            kind, why = "orphan", "their X-rays are not there"
+        elif file.role == "image" and file.rank != image.rank:
+            kind, why = "copy", f"the X-rays are read from {_inside(tree, image)}"
+        elif file.role in ("left_mask", "right_mask") and mask:
+            kind, why = "copy", f"the masks are read from {_inside(tree, mask)}"
+        else:
+            continue
+        key = _inside(tree, file), kind, why
+        counts[key] = counts.get(key, 0) + 1
+    found = []
+    for (folder, kind, why), count in sorted(counts.items()):
+        many = "1 file named like an X-ray" if count == 1 else f"{count} files named like X-rays"
+        message = f"{many} of the set in {folder}/ {'is' if count == 1 else 'are'} not used ({why})"
+        found.append(Unused(folder, kind, message))
+    return found
+
+
+def _unused_said(tree: Tree, site: str | None) -> str:
+    left = [one.message for one in unused(tree, site)]
+    return "; ".join(left[:5] + [f"nor are those of {len(left) - 5} more folders"] * (len(left) > 5))
+
+
+def _inside(tree: Tree, file: SetFile) -> str:
+    """Return the folder of a file by its name under the tree's root."""
+    root = tree.root if "://" in tree.root else os.path.realpath(Path(tree.root).expanduser()).replace("\\", "/")
+    return file.folder.removeprefix(root).strip("/") or root.rpartition("/")[2]
+
+
+class Tabled(NamedTuple):
+    """What a table says of an image, put right where it is known to be wrong; `doubt` says that it was."""
+
+    facts: Reading
+    doubt: str = ""
+
+
+_COLUMNS = {
+    "id": ("study_id", "image_id", "id", "filename", "file_name", "image", "file"),
+    "sex": ("sex", "gender"),
+    "age": ("age", "age_years"),
+    "findings": ("findings", "finding", "report"),
+}
+# Kaggle's table of Shenzhen calls male whoever's reading does not begin with "female" in small letters, and takes
+# months and days for years. Of the readings that are known these are the ones; of the last, the sex is not known.
+_TABLED_MALE = dict.fromkeys(
+    ("0030_0", "0044_0", "0096_0", "0638_1", "0639_1", "0641_1", "0642_1", "0644_1", "0651_1"), "female"
+) | dict.fromkeys(("0647_1", "0648_1", "0649_1", "0650_1", "0652_1", "0654_1", "0656_1", "0662_1"))
+_TABLED_YEARS = {("0115_0", 16.0): 16 / 12, ("0201_0", 16.0): 16 / 12, ("0202_0", 64.0): 64 / 365.25}
+
+
+def read_tables(tree: Tree, read: "Reader") -> dict[str, Tabled]:
+    """Return what the tables of a tree say by image id; no table of the set's images says nothing.
+
+    Raises:
+        ValueError: two tables say different things of one image.
+    """
+    tabled: dict[str, Tabled] = {}
+    named: dict[str, str] = {}
+    for file in (table for table in tree.tables if table.size <= MAX_TABLE):  # a longer one is of other images
+        for id, one in _read_table(decode_text(read(file))):
+            if tabled.setdefault(id, one) != one:
+                raise ValueError(f"{named[id]} and {file.name} say different things of {id}: keep one")
+            named.setdefault(id, file.name)
+    return tabled
+
+
+def _read_table(text: str) -> Iterator[tuple[str, Tabled]]:
+    """Yield (image id, what is said of it) of a table; its columns are set apart by commas, semicolons or tabs."""
+    heading = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=heading.count))
+    names = [name.strip().lower() for name in next(rows, [])]
+    at = {what: next((names.index(name) for name in known if name in names), -1) for what, known in _COLUMNS.items()}
+    if at["id"] < 0:
+        return
+    for row in rows:
+        cells = {what: row[column].strip() if 0 <= column < len(row) else "" for what, column in at.items()}
+        stem = re.split(r"[\\/]", cells["id"])[-1]
+        if match := re.fullmatch(r"((?:MCU|CHN)CXR_[0-9]+_[01])(?:\.\w+)?", stem, re.I | re.A):
+            yield match[1].upper(), _tabled(match[1].upper(), cells)
+
+
+def _tabled(id: str, cells: dict[str, str]) -> Tabled:
+    """Return what the cells of a table's row say; a sex or an age in the findings goes before those beside them."""
+    said = parse_reading(cells["findings"])
+    sex = said.sex or _sex_of(cells["sex"], fuzzy=True)
+    age = said.age_years or _years(cells["age"])
+    right_sex, right_age, key = sex, age, id[-6:]
+    if id.startswith("CHN"):
+        right_sex = _TABLED_MALE.get(key, sex) if sex == "male" and not said.sex else sex
+        right_age = _TABLED_YEARS.get((key, age or 0.0), age)
+    doubts = [f"sex {sex}: {right_sex}"] if right_sex != sex else []
+    doubts += [f"age {age:g}: {right_age:.3g}"] if age and right_age and right_age != age else []
+    return Tabled(Reading(right_sex, right_age, said.findings), ", ".join(doubts))
+
+
+def nothing_in(tree: Tree, site: str | None = None) -> str:
+    """Return the root of a tree without images of `site`, what was looked for, and what was found instead."""
+    looked = f"{tree.root}: looked for CXR_png/{{MCUCXR,CHNCXR}}_<number>_<0 or 1>.png at any depth"
+    if left := _unused_said(tree, site):
+        return f"{looked}; {left}: put X-rays into a folder CXR_png or images, and masks into masks"
     root = Path(tree.root)
-    if root.is_dir() and any(chain(root.rglob("*.parquet"), root.glob("dataset_*.json"))):
-        load_with = "load_from_disk" if any(root.glob("dataset_*.json")) else "load_dataset"
-        return f'{said}it is a data set that was built already: call datasets.{load_with}("{tree.root}")'
-    names = "CXR_png/{MCUCXR,CHNCXR}_<number>_<0 or 1>.png"
-    return f"{said}looked for {names} at any depth, in one of these layouts: {LAYOUTS}"
+    names = _names_in(root) if root.is_dir() else []
+    is_saved = any(re.fullmatch(r"dataset_\w+\.json", name) for name in names)
+    if is_saved or any(name.endswith(".parquet") for name in names):
+        call = f'datasets.{"load_from_disk" if is_saved else "load_dataset"}("{tree.root}")'
+        return f"{tree.root}: it is a data set that was built already: call {call}"
+    images = [name for name in names if re.search(r"\.(?:png|jpe?g|tiff?|dcm|dicom)$", name, re.I)]
+    many = f"{len(images)} images" if len(images) > 1 else "1 image"
+    others = f"; {many} not named like theirs, such as {images[0]}" if images else ""
+    return f"{looked}, in one of these layouts: {LAYOUTS}{others}"
+
+
+def _names_in(root: Path) -> list[str]:
+    """Return the names of a folder's files, and of those below it."""
+    return sorted(name for _, _, names in os.walk(root) for name in names)
 
 
 def patients_of(readings: dict[str, str]) -> dict[str, str]:
@@ -535,6 +766,7 @@ class Reader(ExitStack):
         """Start with nothing open."""
         super().__init__()
         self.archives: dict[str, zipfile.ZipFile] = {}
+        self.doubts: dict[str, str] = {}  # of masks, by id
         self.lock = threading.Lock()
 
     def __call__(self, file: SetFile) -> bytes:
@@ -543,7 +775,7 @@ class Reader(ExitStack):
         Raises:
             ValueError: it is no regular file or too large, or the zip's member is as `read_member` says.
         """
-        limit = MAX_READING if file.role == "reading" else MAX_BYTES
+        limit = {"reading": MAX_READING, "table": MAX_TABLE}.get(file.role, MAX_BYTES)
         if not file.member:
             return read_file(file.path, limit)
         with self.lock:
@@ -563,9 +795,7 @@ class Reader(ExitStack):
             is_same = (copy.size, copy.stamp) == (len(data), zlib.crc32(data)) if copy.member else copy == file
             if is_same or copy.role != file.role:
                 continue
-            if copy.name == file.name or (
-                (theirs := self(copy)) != data and _content(copy, theirs) != _content(file, data)
-            ):
+            if copy.name == file.name or ((theirs := self(copy)) != data and _differ((copy, theirs), (file, data))):
                 raise ValueError(f"{copy.name} and {file.name} are copies of {file.id} that differ: keep one")
         return data
 
@@ -629,20 +859,103 @@ def open_image_file(file: BinaryIO, name: str) -> Image.Image:
 
 
 def binarize(mask: Image.Image) -> np.ndarray:
-    """Return (H, W) bool of any mask image.
+    """Return (H, W) bool of any mask image: all but the background, the darkest value or the colour of the border.
 
-    True above 127 where the maximum is 128 to 255 (re-saved masks have soft edges), above 0 where it is at most 3
-    (labels), else above half of the maximum.
+    True above 127 of 255, or above half of another maximum, as masks that were saved again have soft edges. Where a
+    label is darker than that (1 and 2, 100 and 200), true from half of it on. Alpha that varies is the mask.
     """
-    if mask.mode not in ("L", "I", "F") and not mask.mode.startswith("I;16"):
-        mask = mask.convert("L")
-    values = np.asarray(mask)
-    top = values.max(initial=0)
-    return values > (0.5 if top <= 3 else 127 if 127 < top <= 255 else top / 2)
+    values = mask_values(mask)
+    top = int(values.max(initial=0))
+    is_dark = np.count_nonzero(values - np.uint8(1) < 127) >= _LABEL_AREA * values.size  # else no label can be
+    background, *lungs = (is_dark and mask_labels(values)) or [0]
+    if lungs and lungs[0] <= 127:
+        return values > (background + lungs[0]) / 2
+    return values > (0.5 if top <= 3 else 127 if top > 127 else top / 2)
+
+
+_SAME_GRAY = 8  # gray levels by which the channels of a gray image may differ that was saved as a JPEG of three
+_LABEL_AREA = 0.005  # of the image: a lung takes 0.018 or more, a gray value of soft edges 0.00045 at most
+
+
+def mask_values(mask: Image.Image) -> np.ndarray:
+    """Return (H, W) uint8 of a mask image: gray, alpha that varies, or how far a colour is from the border's.
+
+    Values above 255, and fractions, are scaled to a maximum of 255.
+    """
+    if mask.mode[0] in "IF":
+        values = np.asarray(mask)
+        top = values.max(initial=0)
+        if top > 255 or (values != np.rint(values)).any():
+            values = values * (255 / top)
+        return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    if "A" in mask.getbands() or "transparency" in mask.info:
+        mask = mask.convert("RGBA")
+        alpha = np.asarray(mask.getchannel("A"))
+        if np.ptp(alpha) > _SAME_GRAY:
+            return alpha
+    if mask.mode in ("1", "L"):
+        return np.asarray(mask if mask.mode == "L" else mask.convert("L"))
+    mask = mask.convert("RGB")
+    colours = np.asarray(mask)  # (H, W, 3)
+    if np.ptp(colours, axis=2).max() <= _SAME_GRAY:
+        return np.asarray(mask.convert("L"))
+    border = np.concatenate([colours[0], colours[-1], colours[:, 0], colours[:, -1]])
+    known, counts = np.unique(border, axis=0, return_counts=True)
+    return np.abs(colours.astype(np.int16) - known[counts.argmax()]).max(axis=2).astype(np.uint8)
+
+
+def mask_labels(values: np.ndarray) -> list[int]:
+    """Return the values of (H, W) uint8 that fill an area, in order: background, then lungs; empty for none.
+
+    Soft edges are lines, also of masks that were scaled up: a value that fills an area holds a square of some size.
+    """
+    counts = np.array(Image.fromarray(values).histogram())
+    wide = [int(value) for value in np.flatnonzero(counts >= max(1, _LABEL_AREA * values.size))]
+    if not any(0 < value <= 127 for value in wide):
+        return wide
+    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    is_exact = np.count_nonzero(counts) <= 6 and not counts[254]  # JPEG of the best quality leaves 0, 1, 254 and 255
+    labels: list[int] = []  # which together fill most of a mask, but little of an X-ray in its place
+    for value in wide:
+        # what JPEG leaves beside an edge is near to the value there; what takes the border is a frame
+        is_apart = is_exact or not labels or value - labels[-1] >= max(1, wide[-1] // 16)
+        is_frame = bool(labels) and 2 * np.count_nonzero(border == value) > border.size
+        if is_apart and not is_frame and _holds_square(values == value, max(2, min(values.shape) // 25)):
+            labels.append(value)
+    return labels if counts[labels].sum() > 0.75 * values.size else []
+
+
+def _holds_square(pixels: np.ndarray, side: int) -> bool:
+    """Return whether (H, W) bool holds a square of true pixels."""
+    for _ in range(2):
+        span = 1
+        while span < side:  # each row comes to hold what it and the span - 1 rows below it have in common
+            step = min(span, side - span)
+            pixels, span = pixels[:-step] & pixels[step:], span + step
+        pixels = pixels.T
+    return bool(pixels.any())
+
+
+def doubt_of(lungs: np.ndarray) -> str:
+    """Return why an (H, W) bool mask can hardly be of lungs, "" for one that can.
+
+    The lungs of 449 real masks take 0.099 to 0.433 of the image, and 0.031 of its border at most.
+    """
+    if not (area := np.count_nonzero(lungs) / max(1, lungs.size)):
+        return "holds no lung"
+    border = np.concatenate([lungs[0], lungs[-1], lungs[:, 0], lungs[:, -1]]).mean()
+    if border > 0.5:
+        return f"looks inverted: it covers {area:.0%} of the image, and its border"
+    return f"covers {area:.0%} of the image" if area > 0.6 else ""
 
 
 def mask_png(files: Iterable[tuple[str, bytes]], size: tuple[int, int]) -> bytes:
-    """Return PNG bytes (mode L, 0 and 255) of the union of mask files (name, bytes) at the image's (width, height).
+    """Return PNG bytes (mode L, 0 and 255) of `union_of` mask files; raises as it does."""
+    return _gray_png(union_of(files, size) * np.uint8(255))
+
+
+def union_of(files: Iterable[tuple[str, bytes]], size: tuple[int, int]) -> np.ndarray:
+    """Return (H, W) bool, the union of mask files (name, bytes) at the image's (width, height).
 
     Raises:
         ValueError: a file cannot be decoded, or is not as large as the image.
@@ -657,19 +970,32 @@ def mask_png(files: Iterable[tuple[str, bytes]], size: tuple[int, int]) -> bytes
                 union |= binarize(mask)
         except Exception as error:  # as above
             raise ValueError(f"{name} cannot be decoded as a mask ({reason(error)}): get a sound copy") from error
-    return _gray_png(union * np.uint8(255))
+    return union
 
 
-def _content(file: SetFile, data: bytes) -> object:
+def _differ(*files: tuple[SetFile, bytes]) -> bool:
+    """Return whether two copies differ in pixels, in lungs, or in the words of a reading."""
+    one, other = (_content(*file) for file in files)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return differ(one, other, is_soft=len({file.rank for file, _ in files}) > 1)
+    return one != other
+
+
+def differ(one: np.ndarray, other: np.ndarray, is_soft: bool) -> bool:
+    """Return whether two arrays differ; with `is_soft` in more than one pixel of a hundred, as JPEG does at edges."""
+    return one.shape != other.shape or bool(np.mean(one != other) > (0.01 if is_soft else 0))
+
+
+def _content(file: SetFile, data: bytes) -> np.ndarray | list[str]:
     """Return what makes two copies of a file the same: pixels, the lungs of a mask, the words of a reading."""
     if file.role == "reading":
         return decode_text(data).split()
-    with open_image_file(io.BytesIO(data if file.is_png else dicom_png(data, file.name)), file.name) as image:
+    with open_image_file(
+        io.BytesIO(dicom_png(data, file.name) if file.rank == DICOM_RANK else data), file.name
+    ) as image:
         if file.role != "image":
-            values = binarize(image)
-        else:
-            values = np.asarray(image if image.mode[0] in "IF" else image.convert("RGB"))
-    return values.shape, values.tobytes()
+            return binarize(image)
+        return np.asarray(image if image.mode[0] in "IF" else image.convert("RGB"))
 
 
 def _gray_png(pixels: np.ndarray) -> bytes:
@@ -721,6 +1047,16 @@ def dicom_png(data: bytes, name: str) -> bytes:
     if header.PhotometricInterpretation == "MONOCHROME1":  # 0 is white
         pixels = 2**bits - 1 - pixels.astype(np.int32)
     return _gray_png(pixels.astype(np.uint16))
+
+
+def _tiff(data: bytes, name: str) -> bytes:
+    """Return the bytes of a TIFF; of one of 16 bits in which 0 is white, which PIL reads as stored, those of a PNG."""
+    with open_image_file(io.BytesIO(data), name) as image:
+        if image.mode[0] != "I" or getattr(image, "tag_v2", {}).get(262) != 0:
+            return data
+        pixels = np.asarray(image).astype(np.int64)
+    top = 4095 if pixels.max(initial=0) < 4096 else 65535
+    return _gray_png(np.clip(top - pixels, 0, 65535).astype(np.uint16))
 
 
 class DicomFile(io.BufferedReader):
@@ -934,7 +1270,8 @@ def _exchange(process: "subprocess.Popen[bytes]", request: bytes, pixels: np.nda
     Raises:
         OSError: the process ended.
     """
-    assert process.stdin and process.stdout
+    if not process.stdin or not process.stdout:
+        raise BrokenPipeError
     _move(memoryview(request), process.stdin.write)
     found = bytearray(1)
     _move(memoryview(found), process.stdout.readinto)  # type: ignore[attr-defined]
@@ -958,14 +1295,24 @@ if hasattr(os, "register_at_fork"):
 
 
 def read_row(row: Row, read: Reader) -> dict[str, Any]:
-    """Return the example of a row (see `FEATURES`), its files read and checked; raises as the functions it calls."""
+    """Return the example of a row (see `FEATURES`), its files read and checked; raises as the functions it calls.
+
+    A mask that can hardly be of lungs is noted in `read.doubts`.
+    """
     image = read.checked(row.image, row.copies)
-    if not row.image.is_png:
+    if row.image.rank == DICOM_RANK:
         image = dicom_png(image, row.image.name)
     size = check_image(image, row.image.name)
-    masks = ((file.name, read.checked(file, row.copies)) for file in row.masks)
-    mask = mask_png(masks, size) if row.masks else None
-    sex, age_years, findings = parse_reading(row.reading)
+    if row.image.kind in ("tif", "tiff"):
+        image = _tiff(image, row.image.name)
+    mask = None
+    if row.masks:
+        lungs = union_of(((file.name, read.checked(file, row.copies)) for file in row.masks), size)
+        mask = _gray_png(lungs * np.uint8(255))
+        if doubt := doubt_of(lungs):
+            read.doubts[row.id] = doubt
+    said = parse_reading(row.reading)
+    sex, age_years, findings = (own if own is not None else other for own, other in zip(said, row.tabled, strict=True))
     return {
         "id": row.id,
         "patient_id": row.patient_id,
@@ -991,7 +1338,12 @@ class ChestXrayMasksConfig(datasets.BuilderConfig):
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Return the cache's key: config, and the files used or the URL; not `data_files`, which datasets guesses."""
         kept = {key: value for key, value in config_kwargs.items() if key not in ("data_dir", "data_files")}
-        found = {"tree": scan(self.data_dir).fingerprint(SITES.get(self.name))} if self.data_dir else {"url": self.url}
+        found = {"url": self.url}
+        if self.data_dir is not None:
+            tree, site = scan(self.data_dir), SITES.get(self.name)
+            found = {"tree": tree.fingerprint(site)}
+            if any(file.role == "image" and _is_at(file.id, site) for file in tree.files):  # else an error says it
+                _say(_unused_said(tree, site))
         return super().create_config_id(kept | found, custom_features)
 
 
@@ -1005,14 +1357,16 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
 
     def __init__(self, *args: Any, hash: str | None = None, **kwargs: Any) -> None:
         """Start as any builder; made by hand it shares the cache of `load_dataset`, which passes the same hash."""
+        _refuse_files(kwargs.get("data_files"))
         super().__init__(*args, hash=hash or _HASH, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(DESCRIPTION, CITATION, HOMEPAGE, LICENSE, FEATURES)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        source = self.config.data_dir or self._download(dl_manager)
-        rows = rows_of(scan(source), SITES.get(self.config.name))
+        folder = self.config.data_dir
+        source = self._download(dl_manager) if folder is None else folder
+        rows = rows_of(scan(source), SITES.get(self.config.name), say=folder is None)
         # streaming reads a row on demand; building reads ahead, on as many cores as memory bears
         ahead = 0 if dl_manager.is_streaming else 2 * min(os.cpu_count() or 1, 4)
         return [datasets.SplitGenerator(name, {"shards": _shards(rows, name), "ahead": ahead}) for name in SPLITS]
@@ -1039,6 +1393,7 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, shards: list[list[Row]], ahead: int) -> Iterator[tuple[str, dict[str, Any]]]:
         with Reader() as reader, ThreadPoolExecutor(max(1, ahead // 2)) as pool:
+            reader.callback(_say_doubts, reader.doubts)
             waiting: deque[tuple[str, Future[dict[str, Any]]]] = deque()
             for row in chain.from_iterable(shards):
                 waiting.append((row.id, pool.submit(read_row, row, reader)))
@@ -1049,6 +1404,12 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
                 yield id, example.result()
 
 
+def _say_doubts(doubts: dict[str, str]) -> None:
+    said = [f"the mask of {id} {doubt}" for id, doubt in sorted(doubts.items())]
+    rest = f"; and {len(said) - 20} more" if len(said) > 20 else ""
+    _say(f"{'; '.join(said[:20])}{rest}: view them, and leave out what is wrong" if said else "")
+
+
 def _shards(rows: list[Row], split: str) -> list[list[Row]]:
     """Return the rows of a split in up to 64 shards for workers; a stream opens its zip again for each."""
     rows = [row for row in rows if split_of(row.patient_id) == split]
@@ -1057,6 +1418,11 @@ def _shards(rows: list[Row], split: str) -> list[list[Row]]:
 
 
 _HASH = f"rows-{ROWS_VERSION}"  # in the cache's path, where datasets puts a digest of a script's text
+
+
+def _refuse_files(data_files: object) -> None:
+    if data_files:
+        raise ValueError(f"chest_xray_masks takes no data_files, got {data_files}: pass data_dir, a folder or a zip")
 
 
 def _register(name: str) -> None:
@@ -1071,8 +1437,7 @@ def _register(name: str) -> None:
     def get_module(self: Any) -> datasets.load.DatasetModule:
         if self.name != name:
             return look_for_files(self)
-        if self.data_files:
-            raise ValueError(f"{name} takes no data_files, got {self.data_files}: pass data_dir, a folder or a zip")
+        _refuse_files(self.data_files)
         kwargs = {"data_files": datasets.data_files.DataFilesDict(), "dataset_name": name}
         return datasets.load.DatasetModule(name, _HASH, kwargs)
 

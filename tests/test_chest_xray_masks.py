@@ -455,11 +455,15 @@ def test_errors_reach_the_user(tmp_path: Path, load: Callable) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"CXR_png/MCUCXR_0001_0.jpg": b"", "CXR_png/MCUCXR_0002_0.JPEG": b""}, "2 of them are .jpg"),
+        (
+            {"pictures/MCUCXR_0001_0.jpg": b"", "pictures/MCUCXR_0002_0.JPEG": b""},
+            "2 files named like X-rays of the set in pictures/ are not used",
+        ),
+        ({"pictures/a.jpg": b"", "pictures/b.jpg": b""}, "2 images not named like theirs, such as a.jpg"),
         ({"MC/train-00000-of-00001.parquet": b""}, 'load_dataset("'),
         ({"dataset_dict.json": b"{}"}, 'load_from_disk("'),
     ],
-    ids=["jpeg", "exported", "saved to disk"],
+    ids=["another folder", "other names", "exported", "saved to disk"],
 )
 def test_a_folder_that_is_nearly_the_set_is_named(
     files: dict[str, bytes], said: str, tmp_path: Path, load: Callable

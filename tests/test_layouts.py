@@ -165,7 +165,6 @@ def test_what_systems_leave_behind_is_ignored(kind: str, tmp_path: Path) -> None
         f"Lung Segmentation/CXR_png/.ipynb_checkpoints/{id}-checkpoint.png",
         f"Lung Segmentation/CXR_png/{id} (1).png",
         f"Lung Segmentation/CXR_png/{id}.png.part",
-        f"Lung Segmentation/CXR_png/{id}.jpg",
         f"Lung Segmentation/previews/{id}.png",
         "Lung Segmentation/CXR_png/CHNCXR_0009_2.png",
         "Lung Segmentation/ClinicalReadings/._CHNCXR_0001_0.txt",

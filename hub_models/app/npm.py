@@ -152,7 +152,8 @@ def _is_module(name: str, folder: str) -> bool:
 
 def _read(packed: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     opened = packed.extractfile(member)
-    assert opened is not None  # a file's member
+    if opened is None:
+        raise ValueError(f"{member.name} is no file of its package: download it again")
     return opened.read()
 
 

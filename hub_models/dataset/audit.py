@@ -36,16 +36,19 @@ def audit(data_dir: Path, progress: bool = True) -> Audit:
     """
     tree = cxm.scan(str(data_dir))
     if not tree.files and not tree.problems:
-        raise FileNotFoundError(f"no chest X-rays in {data_dir}: looked for these layouts: {cxm.LAYOUTS}")
+        raise FileNotFoundError(f"no chest X-rays in {cxm.nothing_in(tree)}")
     inspected = inspect_tree(tree, progress)
     xrays = {one.id: one.facts for one in inspected if one.role == "image" and isinstance(one.facts, ImageFacts)}
     copies = {one.id: one.facts for one in inspected if one.role == "test_copy" and isinstance(one.facts, ImageFacts)}
     masks = {one.id: one.facts for one in inspected if isinstance(one.facts, MaskFacts)}
     readings = {one.id: one.facts for one in inspected if isinstance(one.facts, str)}
+    with cxm.Reader() as reader:
+        tabled = cxm.read_tables(tree, reader)
     ids: Ids = defaultdict(set)
     for file in tree.files:
         ids[file.role].add(file.id)
     ids["mask"] |= ids["left_mask"] & ids["right_mask"]
+    ids["reading"] |= set(tabled) & ids["image"]
     found = Audit(str(data_dir), _counts(ids), second_copies=len(tree.files) - len(tree.chosen()))
     modes = [f"{_config(id)} image {xray.mode}" for id, xray in xrays.items()]
     modes += [f"{_config(id)} mask {mask.mode}" for id, mask in masks.items()]
@@ -57,8 +60,10 @@ def audit(data_dir: Path, progress: bool = True) -> Audit:
         found.missing = _missing(ids, found.counts)
     findings = [*_count_findings(found, ids["image"]), *_file_findings(tree, inspected)]
     findings += _pair_findings(ids, set(found.missing.get("masks", ())))
-    findings += [*mask_findings(masks, xrays), *_reading_findings(readings)]
-    patients = cxm.patients_of(readings)
+    findings += [*mask_findings(masks, xrays), *_table_findings(tabled, readings)]
+    texts = {id: one.facts.findings or "" for id, one in tabled.items() if id in ids["image"]} | readings
+    findings += _reading_findings(texts, {id: one.facts for id, one in tabled.items() if id not in readings})
+    patients = cxm.patients_of(texts)
     findings += image_findings(xrays, copies, lambda id: cxm.patient_of(id, patients))
     order = list(KINDS)
     found.findings = sorted(findings, key=lambda finding: (order.index(finding.kind), finding[1:]))
@@ -121,7 +126,9 @@ def _file_findings(tree: cxm.Tree, inspected: list[Inspected]) -> Iterator[Findi
     """Yield zips and files that cannot be read or are too large, and copies that differ, by names within the tree."""
     root = f"{Path(tree.root).expanduser().resolve()}/"
     damaged = [Finding("unreadable file", (name.replace(root, ""),), message) for name, message in tree.problems]
-    for finding in [*damaged, *(finding for one in inspected for finding in one.findings)]:
+    kinds = {"other": "file not used", "copy": "copy not used"}
+    left = [Finding(kinds[one.kind], (one.folder,), one.message) for one in cxm.unused(tree) if one.kind in kinds]
+    for finding in [*damaged, *left, *(finding for one in inspected for finding in one.findings)]:
         yield finding._replace(message=finding.message.replace(root, ""))
 
 
@@ -153,6 +160,8 @@ def mask_findings(masks: dict[str, MaskFacts], xrays: dict[str, ImageFacts]) -> 
         areas = " and ".join(f"{area:.1%}" for area in mask.lungs)
         if not mask.lungs:
             yield Finding("empty mask", (id,))
+        elif mask.doubt:
+            yield Finding("mask of no lungs", (id,), mask.doubt)
         elif len(mask.lungs) == 1:
             yield Finding("mask of one part", (id,), areas)
         elif len(mask.lungs) > 2:
@@ -170,9 +179,21 @@ def says_normal(findings: str) -> bool:
     return re.search(r"(?:^|; )\W*normal", findings, re.I) is not None
 
 
-def _reading_findings(readings: dict[str, str]) -> Iterator[Finding]:
+def _table_findings(tabled: dict[str, cxm.Tabled], readings: dict[str, str]) -> Iterator[Finding]:
+    """Yield sex and age that a table says wrong, as is known, or by the reading, which goes before it."""
+    for id, one in tabled.items():
+        if id not in readings:
+            if one.doubt:
+                yield Finding("table known to be wrong", (id,), one.doubt)
+            continue
+        said = zip(("sex", "age"), one.facts, cxm.parse_reading(readings[id]), strict=False)
+        if other := [f"{what} {mine}: {own}" for what, mine, own in said if None not in (mine, own) and mine != own]:
+            yield Finding("table against reading", (id,), ", ".join(other))
+
+
+def _reading_findings(readings: dict[str, str], tabled: dict[str, cxm.Reading]) -> Iterator[Finding]:
     """Yield readings against the label in the name, without a value, or so alike that one patient may have both."""
-    parsed = {id: cxm.parse_reading(text) for id, text in sorted(readings.items())}
+    parsed = {id: tabled.get(id) or cxm.parse_reading(text) for id, text in sorted(readings.items())}
     for id, reading in parsed.items():
         if missing := [name for name, value in reading._asdict().items() if value is None]:
             yield Finding("reading lacks a value", (id,), f"no {', '.join(missing)} in {shorten(readings[id], 60)!r}")

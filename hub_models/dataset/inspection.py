@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -47,8 +48,9 @@ class ImageFacts(NamedTuple):
 class MaskFacts(NamedTuple):
     """A mask, the left and right lung of a pair joined; areas are fractions of the image in (0, 1].
 
-    `values` is "0/255", "soft edges", "0/1" or "all 0"; `gray_fraction` the fraction of pixels between black and
-    white; `lungs` the areas of the components above `SPECK_AREA`, largest first; `specks` counts the others.
+    `values` is "0/255", "soft edges", "labels", "0/1" or "all 0"; `gray_fraction` the fraction of pixels that are
+    neither black nor white nor a label; `lungs` the areas of the components above `SPECK_AREA`, largest first;
+    `specks` counts the others; `doubt` says why it can hardly be of lungs.
     """
 
     mode: str
@@ -57,6 +59,7 @@ class MaskFacts(NamedTuple):
     gray_fraction: float
     lungs: tuple[float, ...]
     specks: int
+    doubt: str = ""
 
 
 class Inspected(NamedTuple):
@@ -124,12 +127,12 @@ def _inspect_chunk(chunk: Chunk) -> list[Inspected]:
 
 def _inspect(job: Job, read: Callable[[cxm.SetFile], bytes]) -> Inspected:
     """Return the facts of one job; every copy is read, those with the same bytes are decoded once."""
-    first: dict[tuple[str, bool], _Decoded] = {}  # by role and is_png: only files of one kind are compared
+    first: dict[tuple[str, int], _Decoded] = {}  # by role and rank: only files of one kind are compared, or masks
     findings, seen = [], set()
     for file in job:
         try:
             data = read(file)
-            digest = (file.role, file.is_png, hashlib.sha256(data).digest())
+            digest = (file.role, file.rank, hashlib.sha256(data).digest())
             if digest in seen:
                 continue
             seen.add(digest)
@@ -137,18 +140,25 @@ def _inspect(job: Job, read: Callable[[cxm.SetFile], bytes]) -> Inspected:
         except Exception as error:  # a damaged file is a row of the report, whatever its decoder raises
             findings.append(_failure(file, error))
             continue
-        used = first.setdefault((file.role, file.is_png), decoded)
-        if used.content != decoded.content:
+        used = first.setdefault((file.role, 0 if file.role.endswith("mask") else file.rank), decoded)
+        if used.content != decoded.content and not _are_alike(used, decoded):
             findings.append(Finding("copies differ", (file.id,), f"{file.name} is not {used.name}"))
     role, id, facts = job[0].role, job[0].id, next((decoded.facts for decoded in first.values()), None)
     if role.endswith("mask"):
         try:
-            facts = _join(list(first.values()), needed=1 if role == "mask" else 2)
+            facts = _join(list(first.values()), role)
         except ValueError as error:
             facts = None
             findings.append(_failure(job[0], error))
         role = "mask"
     return Inspected(role, id, facts, tuple(findings))
+
+
+def _are_alike(one: _Decoded, other: _Decoded) -> bool:
+    """Return whether two masks differ as little as two formats may."""
+    if one.lungs is None or other.lungs is None or Path(one.name).suffix == Path(other.name).suffix:
+        return False
+    return not cxm.differ(one.lungs, other.lungs, is_soft=True)
 
 
 def _failure(file: cxm.SetFile, error: Exception) -> Finding:
@@ -168,37 +178,41 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Decoded:
     size, image = cxm.check_image(png, file.name), open_image(png)
     mode = f"{image.mode} {png[24]}-bit" if image.format == "PNG" else f"{image.format} {image.mode}"
     mode = "DICOM" if from_dicom else mode
-    gray = to_gray(image)
     if not is_mask:
+        gray = to_gray(image)
         content = _hash(np.asarray(gray))
         return _Decoded(file.name, content, ImageFacts(mode, size, content, perceptual_hash(gray), is_synthetic(png)))
-    lungs = cxm.binarize(image)
-    counts = gray.convert("L").histogram()
-    gray_fraction = 1 - (counts[0] + counts[1] + counts[255]) / lungs.size
-    values = "soft edges" if gray_fraction else "0/255" if counts[255] else "0/1" if counts[1] else "all 0"
-    return _Decoded(file.name, _hash(lungs), MaskFacts(mode, size, values, gray_fraction, (), 0), lungs)
+    lungs, values = cxm.binarize(image), cxm.mask_values(image)
+    counts = Image.fromarray(values).histogram()
+    labels = {label for label in cxm.mask_labels(values) if 1 < label < 240}
+    gray_fraction = 1 - sum(counts[value] for value in {0, 1, 255} | labels) / lungs.size
+    said = "soft edges" if gray_fraction else "0/255" if counts[255] else "0/1" if counts[1] else "all 0"
+    facts = MaskFacts(mode, size, "labels" if labels else said, gray_fraction, (), 0)
+    return _Decoded(file.name, _hash(lungs), facts, lungs)
 
 
 def _hash(pixels: np.ndarray) -> str:
     return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
-def _join(decoded: list[_Decoded], needed: int) -> MaskFacts | None:
-    """Return the facts of a mask in one file or two (left, right); None for fewer readable files than `needed`.
+def _join(decoded: list[_Decoded], role: str) -> MaskFacts | None:
+    """Return the facts of a mask in one file or two (left, right); None for fewer readable files.
 
     Raises:
         ValueError: left and right are not of one size.
     """
     masks = [one.facts for one in decoded if isinstance(one.facts, MaskFacts)]
-    if len(masks) < needed:
+    if len(masks) < (1 if role == "mask" else 2):
         return None
     if len(sizes := {mask.size: None for mask in masks}) > 1:
         raise ValueError(f"left and right lung are of {' and '.join(map(str, sizes))} pixels: make them one size")
-    areas = component_areas(np.logical_or.reduce([one.lungs for one in decoded if one.lungs is not None]))
+    union = np.logical_or.reduce([one.lungs for one in decoded if one.lungs is not None])
+    areas = component_areas(union)
     lungs = tuple(area for area in areas if area >= SPECK_AREA)
     mode = " and ".join(sorted({mask.mode for mask in masks}))
     grayest = max(masks, key=lambda mask: mask.gray_fraction)
-    return grayest._replace(mode=mode, lungs=lungs, specks=len(areas) - len(lungs))
+    specks = len(areas) - len(lungs)
+    return grayest._replace(mode=mode, lungs=lungs, specks=specks, doubt=cxm.doubt_of(union))
 
 
 def component_areas(foreground: np.ndarray) -> list[float]:

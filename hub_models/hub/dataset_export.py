@@ -119,7 +119,7 @@ def _fingerprint(data_dir: Path) -> str:
     """Return a digest of the files a set is made from (names, sizes, times), and of the versions of what makes it."""
     tree = cxm.scan(data_dir)
     versions = [cxm.ROWS_VERSION, EXPORT_VERSION, *map(version, ("datasets", "pyarrow", "matplotlib"))]
-    return hashlib.sha256(repr((tree.files, tree.problems, versions)).encode()).hexdigest()
+    return hashlib.sha256(repr((tree.files, tree.tables, tree.problems, versions)).encode()).hexdigest()
 
 
 def _write_readme(folder: Path, card: str) -> None:

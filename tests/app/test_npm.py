@@ -94,3 +94,13 @@ def test_needed_files_become_modules_of_a_browser(registry: Path, monkeypatch, t
     assert (folder / "dicom-parser.js").read_text().endswith("module.exports = 1;\nexport default module.exports;\n")
     licences = (folder / "licences.txt").read_text()
     assert "fast-png 1.2.3, licence MIT\n\nMIT of some" in licences and "dicom-parser 1.2.3" in licences
+
+
+def test_a_member_that_is_no_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "package.tgz"
+    with tarfile.open(path, "w:gz") as packed:
+        member = tarfile.TarInfo("package/lib")
+        member.type = tarfile.DIRTYPE
+        packed.addfile(member)
+    with tarfile.open(path) as packed, pytest.raises(ValueError, match="package/lib is no file"):
+        npm._read(packed, packed.getmember("package/lib"))

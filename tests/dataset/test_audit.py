@@ -382,6 +382,74 @@ def test_zip_with_a_damaged_and_an_unsafe_member(tmp_path: Path) -> None:
     assert kinds(found) == {"unreadable file": [(MC,), (unsafe,)]}
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda mask: 255 - mask, "looks inverted: it covers 75% of the image"),
+        (lambda mask: np.pad(mask[8:-8, 8:-8] | 255, 8), "covers"),
+    ],
+)
+def test_masks_of_no_lungs(make: Make, change: Callable[[np.ndarray], np.ndarray], said: str) -> None:
+    side = 2 * SIZE if said == "covers" else SIZE  # a frame of 1/16: 77 % of the image
+    files = {f"masks/{MC}.png": png(change(lungs(side))), f"CXR_png/{MC}.png": png(xray(3, side))}
+    found = run(make(files))
+    assert kinds(found) == {"mask of no lungs": [(MC,)]} and found.is_off
+    assert found.of_kind("mask of no lungs")[0].message.startswith(said)
+
+
+def test_masks_as_labels_are_sound(make: Make) -> None:
+    side_by_side = np.where(np.arange(SIZE) < SIZE // 2, 100, 200) * (lungs() // 255)
+    halves = {
+        f"mask_{side}/{MC}_mask.png": png(part) for side, part in zip(("left", "right"), split(lungs()), strict=True)
+    }
+    files = {f"masks/{NORMAL}_mask.png": png(side_by_side.astype(np.uint8)), f"masks/{MC}.png": None}
+    found = run(make(files | halves))
+    assert kinds(found) == {}
+    assert found.mask_values == {"0/255": 2, "labels": 1}
+
+
+def split(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lungs of a mask, one in each."""
+    is_left = np.arange(SIZE) < SIZE // 2
+    return mask * is_left, mask * ~is_left
+
+
+def test_files_that_are_not_used(make: Make) -> None:
+    more = {f"previews/{id}.png": png(xray(5)) for id in (NORMAL, SICK)}
+    jpeg = io.BytesIO()
+    Image.fromarray(xray(1)).save(jpeg, "JPEG")
+    found = run(make(more | {f"images/{NORMAL}.jpg": jpeg.getvalue()}))
+    assert kinds(found) == {
+        "file not used": [("Lung Segmentation/previews",)],
+        "copy not used": [("Lung Segmentation/images",)],
+    }
+    assert found.of_kind("file not used")[0].message.startswith("2 files named like X-rays of the set in ")
+    assert not found.of_kind("copy not used")[0].is_off and found.of_kind("file not used")[0].is_off
+
+
+def test_a_table_in_the_place_of_readings(make: Make) -> None:
+    table = f"study_id,sex,age,findings\n{MC}.png,F,31,normal\n{NORMAL}.png,Female,64,normal\n{SICK}.png,,,normal\n"
+    files = files_of("CHNCXR_0202_0", 7) | {text_of(id): None for id in (MC, SICK, "CHNCXR_0202_0")}
+    table += "CHNCXR_0202_0.png,Female,64,normal\n"
+    found = run(make(files | {"x_metadata.csv": table.encode()}))
+    assert kinds(found) == {
+        "label against reading": [(SICK,)],
+        "reading lacks a value": [(SICK,)],
+        "table known to be wrong": [("CHNCXR_0202_0",)],
+        "table against reading": [(NORMAL,)],
+    }
+    assert found.of_kind("table against reading")[0].message == "sex female: male, age 64.0: 46.0"
+    assert found.counts["Shenzhen"]["readings"] == 3 and found.counts["MC"]["readings"] == 1
+
+
+def test_a_mask_in_two_formats(make: Make) -> None:
+    jpeg, other = io.BytesIO(), io.BytesIO()
+    Image.fromarray(lungs()).save(jpeg, "JPEG")
+    Image.fromarray(lungs().T).save(other, "JPEG")
+    found = run(make({f"masks/{MC}.jpg": jpeg.getvalue(), f"masks/{NORMAL}_mask.jpg": other.getvalue()}))
+    assert kinds(found) == {"copies differ": [(NORMAL,)]}
+
+
 def test_cut_zip_beside_sound_files(make: Make, tmp_path: Path) -> None:
     path = make()
     whole = zipped(tmp_path / "whole.zip", files_of(NORMAL, 1)).read_bytes()

@@ -21,7 +21,8 @@ from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import describe, load_rows
 from hub_models.runs.run_folder import RESULTS_NAME, read_json, read_per_image
 
-KEYS = ["task", "protocol", "fold", "split", "images", "main_metric", "metrics", "worst", "use", "synthetic"]
+KEYS = ["task", "protocol", "fold", "split", "images", "main_metric", "metrics", "worst"]
+KEYS += ["use", "trained_on_synthetic", "synthetic"]
 KEYS += ["config", "commit", "date", "launch", "versions"]
 NO_ROWS = datasets.Dataset.from_dict({"image": []}, features=datasets.Features({"image": datasets.Image()}))
 
