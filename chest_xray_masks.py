@@ -344,9 +344,9 @@ _CUE_WORDS = {
     "maybe": r"\b(?:rule out|may|might|could (?:be|represent)|suggest\w*|concern\w* (?:for|of)|no new|history of|vs"
     r"|question of|versus|(?:previous(?:ly)?|prior)"
     r"(?!.{0,99}\b(?:improv|unchang|stable|persist|again|decreas|increas|less|larger|smaller|wors)))\b",
-    "gone": r"\b(?:(?:has|have|had|is|are|was|were|been|be|now|also|completely|fully|totally) ){0,4}(?:no longer|absent"
-    rf"|not (?:seen|visible|present|identified|evident|noted|found|detected|apparent)|{_GONE}|ruled out|excluded"
-    rf"|(?:negative|unremarkable|none|nil|normal|clear|healed){_ITEM_END})\b|[:=-] ?no\b(?=\W*(?:$|,))",
+    "gone": r"\b(?:(?:has|have|had|is|are|was|were|been|be|now|also|completely|fully|totally) ){0,4}(?:no longer"
+    rf"|absent|not (?:seen|visible|present|identified|evident|noted|found|detected|apparent)|{_GONE}|ruled out"
+    rf"|excluded|(?:negative|unremarkable|none|nil|normal|clear|healed){_ITEM_END})\b|[:=-] ?no\b(?=\W*(?:$|,))",
     "no": r"\b(?:no(?: known)?(?: history of| previous| prior)?|not|without|nor|neither|never|denies|absence of"
     r"|lack of|free (?:of|from)|clear of|negative for|(?:complete \w+|resolution|disappearance|closure) of)\b"
     r"|\bnon[- ]?(?=cavit|calcif|nodul|miliar)",
@@ -1461,10 +1461,11 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
         source = self.config.data_dir or self._download(dl_manager)
         tree = scan(source)
         rows = rows_of(tree, SITES.get(self.config.name))
-        lesions = lesions_of(tree) if self.config.with_lesions else {}
         # streaming reads a row on demand; building reads ahead, on as many cores as memory bears
         ahead = 0 if dl_manager.is_streaming else 2 * min(os.cpu_count() or 1, 4)
-        common = {"ahead": ahead, "lesions": lesions}
+        common: dict[str, Any] = {"ahead": ahead}
+        if self.config.with_lesions:
+            common["lesions"] = lesions_of(tree)
         return [datasets.SplitGenerator(name, {"shards": _shards(rows, name), **common}) for name in SPLITS]
 
     def _download(self, dl_manager: datasets.DownloadManager) -> str:
@@ -1489,23 +1490,23 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
             )
         return super()._as_dataset(split, in_memory)
 
-    def _example(self, row: Row, read: Reader, lesions: dict[str, list[Lesion]]) -> dict[str, Any]:
+    def _example(self, row: Row, read: Reader, lesions: list[Lesion] | None) -> dict[str, Any]:
+        """Return the example of a row, with the columns that the config adds."""
         example = read_row(row, read)
         if self.config.with_findings:
             example |= parse_findings(example["findings"])._asdict()
         if self.config.with_lesions:
             size = check_image(example["image"]["bytes"], row.image.name)
-            known = row.id in lesions
-            example["lesions"] = lesion_rows(row.id, lesions[row.id], size, read) if known else None
+            example["lesions"] = None if lesions is None else lesion_rows(row.id, lesions, size, read)
         return example
 
     def _generate_examples(
-        self, shards: list[list[Row]], ahead: int, lesions: dict[str, list[Lesion]]
+        self, shards: list[list[Row]], ahead: int, lesions: dict[str, list[Lesion]] | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         with Reader() as reader, ThreadPoolExecutor(max(1, ahead // 2)) as pool:
             waiting: deque[tuple[str, Future[dict[str, Any]]]] = deque()
             for row in chain.from_iterable(shards):
-                waiting.append((row.id, pool.submit(self._example, row, reader, lesions)))
+                waiting.append((row.id, pool.submit(self._example, row, reader, (lesions or {}).get(row.id))))
                 while len(waiting) > ahead:
                     id, example = waiting.popleft()
                     yield id, example.result()

@@ -21,16 +21,16 @@ from hub_models.imaging.gray import synthetic_mark
 
 Array = np.ndarray
 Site = Literal["Montgomery", "Shenzhen"]
-VERSION = 2  # of the drawing: raise it when the same arguments give other files
+VERSION = 3  # of the drawing: raise it when the same arguments give other files
 # id, TB fraction, first TB id
 PHANTOM_SITES = {"Montgomery": ("MCUCXR", 58 / 138, 101), "Shenzhen": ("CHNCXR", 336 / 662, 327)}
 SIDES = {"right": -1, "left": 1}  # the patient's side to the sign of x
 ZONES = {"upper": (0.14, 0.40), "middle": (0.40, 0.62), "lower": (0.62, 0.85)}  # from apex (0) to diaphragm (1)
-FINDINGS = {  # a lesion in Montgomery's words, in Shenzhen's
-    "infiltrate": ("infiltrate {side} {zone} lung", "PTB in the {side} {zone} field"),
+FINDINGS = {  # a lesion, by its name in `chest_xray_masks.parse_findings`, in Montgomery's words, in Shenzhen's
+    "infiltrate": ("infiltrate {side} {zone} lung", "infiltrative PTB in the {side} {zone} field"),
     "cavity": ("cavitary lesion {side} {zone} lung", "{side} {zone} PTB with cavity"),
     "miliary": ("miliary nodules in both lungs", "bilateral hematogenous disseminated PTB"),
-    "effusion": ("{side} pleural effusion", "{side} pleurisy"),
+    "effusion": ("{side} pleural effusion", "{side} pleurisy with pleural effusion"),
 }
 MONTGOMERY = "Patient's Sex: {S} \nPatient's Age: {age:03d}Y\n{findings}\n"
 SHENZHEN = "{sex} {age}yrs|femal {age}yrs|{sex} 16month|{sex}{age}yrs|{sex} 64days|{sex} 1yr\r\n|{sex} {age}"
