@@ -107,6 +107,9 @@ class Audit:
     synthetic: int = 0  # images that a program drew
     modes: dict[str, int] = field(default_factory=dict)
     mask_values: dict[str, int] = field(default_factory=dict)
+    reported: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  # what readings say, numbers of X-rays per config
     test_copies: int = 0  # those with the pixels of their image
     second_copies: int = 0  # files beyond the first of their role and id
     findings: list[Finding] = field(default_factory=list)
@@ -171,6 +174,9 @@ class Audit:
             held = ", ".join(f"{name}: {count}" for name, count in numbers.items())
             soft = "\nharmless: of soft edges, above 127 is lung" if "soft edges" in numbers else ""
             table.add_row("", what, str(sum(numbers.values())), held + soft)
+        for config, numbers in self.reported.items():
+            said = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in numbers.items())
+            table.add_row("", f"{config}, by the readings", "", said)
         table.add_row("", "test/ copies", str(self.test_copies), "harmless: the pixels of their image, not read")
         table.add_row("", "second copies", str(self.second_copies), "harmless: not read", end_section=True)
         for kind, (_, advice) in KINDS.items():
