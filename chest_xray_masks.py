@@ -359,7 +359,7 @@ _BARE = re.compile(rf"[\s,]*(?:{_FILLER}\b[\s,]*)*")
 _JOINED = re.compile(rf"\s*|(?:\s*,)?\s*(?:and|or|nor|&)?\s*(?:{_FILLER}\s+)*")
 _NORMAL = re.compile(
     r"\W*(?:(?:essentially|grossly|lungs?|chest|cxr|x-?ray|is|are) )*(?:normal|unremarkable)"
-    r"(?=\W*(?:$|,|chest|cxr|x-?ray|lungs|study|film|exam|radiograph))|\W*no(?:thing)? abnormal"
+    r"(?=\W*(?:$|,|chest|cxr|x-?ray|lungs|study|fi(?:lm|eld)|exam|radiograph))|\W*no(?:thing)? abnormal"
     r"|\W*(?:both )?lungs? (?:fields? )?(?:are |is )?clear\W*(?:$|,)"
 )
 
