@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
@@ -60,6 +61,7 @@ SPLITS = ("train", "validation", "test")
 SPLIT_SALT = 62858640
 # Said by the readings of the full set ("same pt as ..."); kept here so that a copy without readings is split alike.
 SAME_PATIENT = {"MCUCXR_0117": "MCUCXR_0113", "MCUCXR_0166": "MCUCXR_0162", "MCUCXR_0170": "MCUCXR_0162"}
+FINDINGS_VERSION = 1  # raise when `parse_findings` comes to say something else, or lesions are read otherwise
 ROWS_VERSION = 2  # raise when a row comes to hold something else; part of the cache's path
 MAX_PIXELS = 100_000_000  # the largest original holds 19.7 million
 DECODING_SECONDS = 30  # of a compressed DICOM frame, and two more for each million pixels
@@ -198,6 +200,311 @@ def _years(age: str) -> float | None:
     return days / _DAYS["y"] if 0 < days <= 120 * _DAYS["y"] else None
 
 
+PRESENCES = ("absent", "uncertain", "present")
+SIDES, ZONES = ("left", "right", "bilateral"), ("upper", "middle", "lower")
+ACTIVITIES = ("active", "inactive", "treated", "unknown")
+
+
+class Findings(NamedTuple):
+    """What a radiologist's findings say of the X-ray as a whole, in fixed words; None where they do not say it.
+
+    `side` and `zones` (in the order of `ZONES`) are those of all that is not absent. `activity` is None for a normal
+    X-ray alone. Each finding is one of `PRESENCES`. `RADLEX` maps them to RadLex.
+    """
+
+    side: str | None = None
+    zones: tuple[str, ...] = ()
+    activity: str | None = None
+    cavity: str | None = None
+    nodule: str | None = None
+    infiltrate: str | None = None
+    miliary: str | None = None
+    effusion: str | None = None
+    pleural_thickening: str | None = None
+    fibrosis: str | None = None
+    calcification: str | None = None
+    atelectasis: str | None = None
+    adenopathy: str | None = None
+    pneumothorax: str | None = None
+
+    @property
+    def present(self) -> list[str]:
+        """Names of the findings that are present, in the order of the fields."""
+        return [name for name in FINDING_NAMES if getattr(self, name) == "present"]
+
+
+FINDING_NAMES = Findings._fields[3:]
+# Ids of RadLex, each found to say the same in two sources or more; None where that was not so.
+RADLEX: dict[str, str | None] = dict.fromkeys(FINDING_NAMES) | {
+    "left": "RID5824",
+    "right": "RID5825",
+    "bilateral": "RID5771",
+    "nodule": "RID50149",  # pulmonary nodule
+    "effusion": "RID34539",  # pleural effusion
+    "fibrosis": "RID3820",
+    "calcification": "RID5196",
+    "atelectasis": "RID28493",
+    "adenopathy": "RID3798",  # lymphadenopathy
+    "pneumothorax": "RID5352",
+}
+FINDINGS_FEATURES = datasets.Features(
+    {
+        "side": datasets.ClassLabel(names=list(SIDES)),
+        "zones": [datasets.Value("string")],
+        "activity": datasets.ClassLabel(names=list(ACTIVITIES)),
+        **{name: datasets.ClassLabel(names=list(PRESENCES)) for name in FINDING_NAMES},
+    }
+)
+
+# Short forms, and phrases that are about something else than the lungs' findings.
+_REWRITTEN = [
+    (re.compile(pattern), by)
+    for pattern, by in {
+        r"[\uff0c\u3001]": ",",
+        r"[\uff1b\u3002]": ";",
+        r"[\uff1f\u00bf]": "?",
+        r"\s*\(\s*\?\s*\)": "?",
+        r"\s*\(\s*-\s*\)|\(neg\w*\)": " negative",
+        r"\s*\(\s*\+\s*\)": "",
+        r"\bw/o\b": "without",
+        r"\bh/o\b": "history of",
+        r"\bb/l\b|\bbilat\b\.?": "bilateral",
+        r"\br/o\b|\bruling out\b": "rule out",
+        r"\bc/w\b": "consistent with",
+        r"\bs/p\b": "after",
+        r"\ban?/or\b": "or",
+        r"(?<=\d)\.(?=\d)": "",
+        r"\b(?:rt|r)\.?(?=\W)(?!['/])": "right",
+        r"\b(?:lt|l)\.?(?=\W)(?!['/])": "left",
+        r"(?:pleural|chest|thoracic|body) cavit(?:y|ies)|pericardial (?:effusion|fluid|thickening|calcification)": "",
+        r"air[- ]fluid levels?": "",
+        r"(?:hydro|pyo|ha?emo)pneumothora\w+": "pneumothorax and effusion",
+        r"(?:scolio|shift|deviat|rotat)\w*\s+(?:is |slightly )?to(?:wards?)? (?:the )?(?:left|right)": "",
+        r"\bpcp (?:treatment|therapy|rx)|contact (?:with|to|of) (?:an? |the )?active": "",
+    }.items()
+]
+# What misspelt words are taken for, by their first letter and four fifths of the others; the others of them, not.
+_SPELLED = re.findall(
+    r"\w+",
+    """infiltrate infiltrates infiltration cavity cavities cavitary cavitation cavitating nodule nodules nodular
+granuloma granulomas tuberculoma miliary effusion effusions pleural pleura pleurisy pleuritis thickening thickened
+fibrosis fibrotic fibrous scars scarring calcification calcifications calcified atelectasis adenopathy lymphadenopathy
+pneumothorax bilateral bilaterally right left upper middle lower apical lingula active inactive treated treatment
+without hematogenous disseminated consolidation opacity pneumonia normal""",
+)
+_OTHER_WORDS = ("node", "nodes", "granular", "normally", "actively", "opacities", "treat", "treats")
+_STRONG = {  # words that name a finding
+    "pneumothorax": r"pneumothora\w+",
+    "effusion": r"effusion\w*|(?:hydro|pyo|ha?emo)thora\w+|empyema\w*|\bfluids?\b",
+    "pleural_thickening": r"pleur\w+[- ]+(?:\w+[- ]+)?(?:thick\w*|scar\w*|fibros\w*|plaques?|peel)|fibrothorax"
+    r"|(?:apical|fissur\w*) (?:pleur\w+ )?(?:thick\w+|cap\b)|thick\w* (?:of )?(?:the )?(?:\w+ )?(?:pleur|fissur)\w+",
+    "cavity": r"cavit\w+|cavern\w+",
+    "miliary": r"miliary(?: nodul\w+)?|ha?ematogen\w+",
+    "calcification": r"calcif\w+(?: (?:hilar |mediastinal )?(?:lymph )?nodes?)?",
+    "nodule": r"(?:micro)?nodul\w+|granulom\w+|tuberculoma\w*|coin lesions?",
+    "infiltrate": r"infiltr\w+|consolidat\w+|opaci\w+|exudat\w+|air ?space disease",
+    "fibrosis": r"fibro(?!thorax)\w+|scar(?:s|red|ring)?\b|cicatri\w+",
+    "atelectasis": r"atelecta\w+|collaps\w+|volume loss|loss of volume",
+    "adenopathy": r"(?:lymph)?adenopath\w+|lymph nodes?|(?:hilar|mediastinal|paratracheal) (?:lymph )?nodes?",
+}
+_WEAK = {  # words that an X-ray mostly shows as a finding, but that do not name it
+    "effusion": r"pleurisy|pleuritis|pleural (?:tb|tuberculosis)|tb (?:of|on) (?:the )?pleura|blunt(?:ing|ed)",
+    "pleural_thickening": r"adhesions?|pleural changes?|blunt(?:ing|ed)",
+    "infiltrate": r"pneumonia|(?<!tb )infection",
+}
+_ACTIVITY = {
+    "inactive": r"inactiv\w+|non[- ]?activ\w+|natb|quiescent|arrested|healed|sequela\w*"
+    r"|old (?:\w+ )?(?:tb|ptb|disease)",
+    "active": r"\b(?:re)?activ(?:e|ity|ation|ated)\b|\batb\b|(?:smear|culture|sputum|afb)\w*"
+    r"(?: is| are)? (?:positive|pos\b)|positive (?:\w+ )?(?:smear|culture|sputum|afb)",
+    "treated": r"\b(?:re)?treat\w*|\brx\b|therapy|chemotherapy|\bhrz\w*|\bon hr\b|\binh\b",
+}
+_PLACE = {
+    "left": r"\bleft\b|\bl[uml][lz]\b|\bll\b|lingul\w*",
+    "right": r"\bright\b|\br[uml][lz]\b|\brl\b",
+    "bilateral": r"bilateral\w*|\bbi(?:apical|basal|basilar)\w*|\bboth (?:the )?(?:\w+ )?(?:lungs?|lobes?|zones?"
+    r"|fields?|apices|bases|sides?|hemithora\w+|upper|middle|lower|pleura\w*)|either side",
+    "upper": r"\bupper\b|\b[lr]u[lz]\b|\b(?:bi)?apical\b|\bapex\b|\bapices\b",
+    "middle": r"\bmid(?:dle)?\b(?![- ]?clav)|\b[lr]m[lz]\b|lingul\w*",
+    "lower": r"\blower\b|\b[lr]l[lz]\b|\bbases?\b|\b(?:bi)?bas(?:al|ilar)\b",
+}
+_OTHER_PLACE = r"(?! (?:abdom|extrem|rib|mediast|limb|quadr|spin|thoracic spin))"
+_TERMS = [
+    (re.compile(rf"(?:{pattern}){_OTHER_PLACE if kind == 'place' else ''}"), kind, name)
+    for kind, words in {"finding": _STRONG, "weak": _WEAK, "activity": _ACTIVITY, "place": _PLACE}.items()
+    for name, pattern in words.items()
+]
+_NOT_ALL = r"(?:not|partial\w*|partly|near\w*|almost|mostly|largely|incomplete\w*|somewhat)"
+_GONE = r"(?:closed|resolved|cleared|disappeared|gone|vanished)(?! (?:partial|partly|somewhat|mostly|in part))"
+_ITEM_END = r"(?=\W*(?:$|,|and\b|on\b|in\b|now\b|since\b|bilateral))"
+# What changes the sense of the terms behind it (no, maybe), before it (gone), on either side (perhaps), or of none.
+_CUE_WORDS = {
+    "none": r"\b(?:no|without)(?: (?:any|significant|interval|definite|real|apparent|much))* (?:change|improve|increas"
+    r"|decreas|progress|differ|wors|further)\w*|\bno comparison|activity (?:is )?(?:unknown|undetermined|uncertain)"
+    rf"|\b{_NOT_ALL}(?: \w+)? (?:{_GONE}|clear\w*|resol\w+|changed|improved)",
+    "perhaps": r"\b(?:likely|unlikely|possibl[ey]|possibility|probabl[ey]|questionabl[ey]|suspicio\w+|suspect\w*"
+    r"|unclear|equivocal|doubtful|uncertain|undetermined|indeterminate|not (?:clear|certain|sure|excluded|ruled out)"
+    r"|(?:(?:can|could|is|are) ?not|can't)(?: be)? (?:\w+ )?(?:exclude\w*|ruled? out))|\?",
+    "maybe": r"\b(?:rule out|may|might|could (?:be|represent)|suggest\w*|concern\w* (?:for|of)|no new|history of|vs"
+    r"|question of|versus|(?:previous(?:ly)?|prior)"
+    r"(?!.{0,99}\b(?:improv|unchang|stable|persist|again|decreas|increas|less|larger|smaller|wors)))\b",
+    "gone": r"\b(?:(?:has|have|had|is|are|was|were|been|be|now|also|completely|fully|totally) ){0,4}(?:no longer"
+    rf"|absent|not (?:seen|visible|present|identified|evident|noted|found|detected|apparent)|{_GONE}|ruled out"
+    rf"|excluded|(?:negative|unremarkable|none|nil|normal|clear|healed){_ITEM_END})\b|[:=-] ?no\b(?=\W*(?:$|,))",
+    "no": r"\b(?:no(?: known)?(?: history of| previous| prior)?|not|without|nor|neither|never|denies|absence of"
+    r"|lack of|free (?:of|from)|clear of|negative for|(?:complete \w+|resolution|disappearance|closure) of)\b"
+    r"|\bnon[- ]?(?=cavit|calcif|nodul|miliar)",
+}
+_CUES = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _CUE_WORDS.items()))
+_SENTENCE_END = re.compile(r"[;\n()/]|[.](?!\d)|\b(?:but|however|although|though|except(?: for)?|apart from)\b")
+_FILLER = r"(?:and|or|nor|a|an|the|any|pleural|hilar|focal|acute|definite|obvious|significant|other|evidence|signs|of)"
+_ITEM = re.compile(r"(?P<by>,|\band\b|\bwith\b|)(?P<said>(?:(?!,|\band\b|\bwith\b).)+)")
+_BARE = re.compile(rf"[\s,]*(?:{_FILLER}\b[\s,]*)*")
+_JOINED = re.compile(rf"\s*|(?:\s*,)?\s*(?:and|or|nor|&)?\s*(?:{_FILLER}\s+)*")
+_NORMAL = re.compile(
+    r"\W*(?:(?:essentially|grossly|lungs?|chest|cxr|x-?ray|is|are) )*(?:normal|unremarkable)"
+    r"(?=\W*(?:$|,|chest|cxr|x-?ray|lungs|study|fi(?:lm|eld)|exam|radiograph))|\W*no(?:thing)? abnormal"
+    r"|\W*(?:both )?lungs? (?:fields? )?(?:are |is )?clear\W*(?:$|,)"
+)
+
+
+def parse_findings(text: str | None) -> Findings:
+    """Return what findings (of `parse_reading`) say, in fixed words.
+
+    "No", "without", "cleared", "closed" and their like make a finding absent; "?", "possible", "likely", "suspicious"
+    and their like uncertain. So do a history of it, and words that an X-ray mostly but not always shows so: pleurisy
+    (effusion), blunted angle (effusion, pleural thickening), adhesions (pleural thickening), pneumonia (infiltrate). A
+    finding that is said twice is present before uncertain before absent. In a normal X-ray, those not named are
+    absent. Lobes count as zones: upper, middle (the lingula, too), lower. Misspelt words are read.
+
+    Disease that is called active, or positive in smear or culture, is active; else one that is called inactive, old or
+    healed is inactive; else one during or after treatment is treated. Doubtful activity is unknown.
+    """
+    if not text:
+        return Findings()
+    text = f" {_BLANK.sub(' ', text.lower())} "
+    for pattern, by in _REWRITTEN:
+        text = pattern.sub(by, text)
+    text = re.sub(r"[a-z]{4,}", lambda word: _spelled(word[0]), text)
+    said: dict[str, str] = {}
+    sentences = _SENTENCE_END.split(text)
+    for name, presence in chain.from_iterable(map(_said, sentences)):
+        said[name] = max(presence, said.get(name, presence), key=PRESENCES.index)
+    is_normal = any(map(_NORMAL.match, sentences))
+    shown = {name for name, presence in said.items() if presence != "absent"}
+    if "treated" in shown:  # a history of it, too
+        said["treated"] = "present"
+    activity = next((name for name in ACTIVITIES if said.get(name) == "present"), "unknown")
+    if activity != "inactive" and said.get("active") == "absent":
+        activity = "inactive"
+    both = "bilateral" in shown or {"left", "right"} <= shown
+    side = "bilateral" if both else next((side for side in SIDES if side in shown), None)
+    findings = {name: said.get(name, "absent" if is_normal else None) for name in FINDING_NAMES}
+    is_well = is_normal and not shown
+    return Findings(side, tuple(zone for zone in ZONES if zone in shown), None if is_well else activity, **findings)
+
+
+@lru_cache(4096)
+def _spelled(word: str) -> str:
+    """Return the word of the vocabulary that a misspelt one is close to; itself where there is none."""
+    if word in _OTHER_WORDS or any(pattern.fullmatch(word) for pattern, *_ in _TERMS):
+        return word
+    close = get_close_matches(word, [one for one in _SPELLED if one[0] == word[0]], 1, 0.8)
+    return close[0] if close else word
+
+
+class _Term(NamedTuple):
+    """Where a sentence says what: kind finding, weak, activity or place."""
+
+    start: int
+    end: int
+    kind: str
+    name: str
+
+
+def _said(sentence: str) -> Iterator[tuple[str, str]]:
+    """Yield what a sentence names, each with one of `PRESENCES`."""
+    cues, terms = list(_CUES.finditer(sentence)), []
+    taken = {at for cue in cues if cue.lastgroup == "none" for at in range(*cue.span())}
+    for pattern, kind, name in _TERMS:
+        for match in pattern.finditer(sentence):
+            places = set(range(*match.span()))
+            if kind in ("place", "weak") or not taken & places:
+                terms.append(_Term(*match.span(), kind, name))
+            if kind in ("finding", "activity"):
+                taken |= places
+    terms.sort()
+    spans, until = list[tuple[int, int, str]](), len(sentence)
+    ends = [0, *(cue.end() for cue in cues)]
+    for cue, since in zip(reversed(cues), reversed(ends[:-1]), strict=True):
+        if cue.lastgroup != "none":
+            spans.append(_span(sentence, cue, since, until, terms))
+        if cue.lastgroup in ("no", "maybe"):
+            until = cue.start()
+    for term in terms:
+        presence = next((p for start, end, p in spans if start <= term.start < end), "present")
+        yield term.name, "uncertain" if term.kind == "weak" and presence == "present" else presence
+
+
+def _span(sentence: str, cue: re.Match[str], since: int, until: int, terms: list[_Term]) -> tuple[int, int, str]:
+    """Return the part of a sentence that a cue is about, as start and end, and what it makes of the terms there.
+
+    The cue before ends at `since`, the next that is about what follows it begins at `until`.
+    """
+    kind, comma = cue.lastgroup, sentence.find(",", cue.end(), until)
+    item_end = until if comma < 0 else comma
+    if kind == "no":
+        end = _end_of_list(sentence, cue.end(), until, terms)
+        if cue[0].startswith("non"):  # of a single word
+            end = min(end, next((term.end for term in terms if term.start >= cue.end()), end))
+        return cue.start(), end, "absent"
+    named = [term for term in terms if term.kind != "place"]
+    is_followed = any(cue.end() <= term.start < item_end for term in named)
+    is_behind = cue[0] == "?" and sentence[cue.start() - 1 : cue.start()].isalpha()
+    if kind == "gone":
+        item_start = sentence.rfind(",", since, cue.start())
+        is_behind = any(max(item_start, since) <= term.start < cue.start() for term in named)
+    presence = "absent" if kind == "gone" else "uncertain"
+    if kind == "maybe" or (is_followed and not is_behind):
+        return cue.start(), item_end, presence
+    start = _start_of(sentence, since, cue.start(), named)
+    return start, cue.start() if is_followed else item_end, presence
+
+
+def _start_of(sentence: str, since: int, end: int, named: list[_Term]) -> int:
+    """Return where that begins which a cue at `end` is about: the last term named, and those listed with it."""
+    before = [term for term in named if since <= term.start and term.end <= end]
+    first = len(before) - 1
+    while first > 0 and _JOINED.fullmatch(sentence, before[first - 1].end, before[first].start):
+        first -= 1
+    if first > 0:
+        since = before[first - 1].end
+    breaks = re.finditer(r",|\b(?:and|with)\b", sentence[since : before[first].start if before else end])
+    return max((since + match.end() for match in breaks), default=since)
+
+
+def _end_of_list(sentence: str, start: int, until: int, terms: list[_Term]) -> int:
+    """Return where the list behind a "no" ends: before an item that says more than a finding's name, or "with"."""
+    items = [match for match in _ITEM.finditer(sentence, start, until)]
+    held = [[term for term in terms if item.start() <= term.start < item.end()] for item in items]
+    closing = 0  # the last item with an "or"
+    for index, (item, inside) in enumerate(zip(items, held, strict=True)):
+        end_of_list = re.search(r"\b(?:or|nor)\b", item[0])
+        at = item.start() + (end_of_list.start() if end_of_list else 0)
+        if end_of_list and not any(term.kind == "place" and term.start < at for term in inside):
+            closing = index
+    is_of_findings = any(term.kind in ("finding", "weak") for term in held[0]) if held else False
+    for index, (item, inside) in enumerate(zip(items, held, strict=True)):
+        rest = item["said"]
+        for term in inside:
+            rest = rest.replace(sentence[term.start : term.end], "") if term.kind in ("finding", "weak") else rest
+        is_bare = bool(is_of_findings and inside and _BARE.fullmatch(rest))
+        is_place = item["by"] == "and" and all(term.kind == "place" for term in inside)
+        if item["by"] == "with" or (index > closing and not (is_bare or is_place)):
+            return item.start()
+    return until
+
+
 def split_of(patient_id: str) -> str:
     """Return a patient's split: train (70 %), validation (10 %) or test (20 %), a pure function of `patient_id`."""
     digest = hashlib.sha256(f"{SPLIT_SALT}:{patient_id}".encode()).digest()
@@ -246,6 +553,7 @@ class Tree:
     problems: list[tuple[str, str]] = field(default_factory=list)
     tables: list[SetFile] = field(default_factory=list)  # `*metadata.csv`: sex, age and findings of many images
     others: list[SetFile] = field(default_factory=list)  # named like files of the set, in no place or form of theirs
+    lesions: list[SetFile] = field(default_factory=list)  # polygons (.json) and masks of single lesions
 
     def chosen(self) -> dict[tuple[str, str], SetFile]:
         """Return one file per (role, id), so that no copy counts twice."""
@@ -427,6 +735,9 @@ def _scan_entry(tree: Tree, entry: os.DirEntry[str], inside: tuple[str, ...]) ->
             regular_size(entry.path)
             facts = entry.stat()
             _add(tree, SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
+        elif _is_of_lesions(inside, entry.name):
+            facts = entry.stat()
+            tree.lesions.append(SetFile("lesion", entry.name, entry.path, "", facts.st_size, facts.st_mtime_ns))
         elif "." not in entry.name:  # a link to nowhere may have been one to a folder
             entry.stat()
     except OSError as error:
@@ -455,6 +766,8 @@ def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
             tree.problems.append((f"{path}/{member.filename}", "is a zip in a zip, which is not read: unpack it"))
         elif found := _role_of((*inside, *folders), name):
             _add(tree, SetFile(*found, path, member.filename, member.file_size, member.CRC))
+        elif _is_of_lesions((*inside, *folders), name):
+            tree.lesions.append(SetFile("lesion", name, path, member.filename, member.file_size, member.CRC))
 
 
 def _add(tree: Tree, file: SetFile) -> None:
@@ -1294,6 +1607,125 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_DECODERS.forget)
 
 
+# Source: doi 10.3390/data7070095 (Yang et al. 2022), for the 336 Shenzhen X-rays with tuberculosis.
+LESIONS = re.findall(
+    r"\S+",
+    "Pleural_Effusion Apical_Thickening Pleural_Thickening_(non-apical) Thickening_of_interlobar_fissure Cavity "
+    "Single_Nodule_(non-calcified) Clustered_Nodule_(2mm-5mm_apart) Calcified_Nodule Small_Infiltrate_(non-linear) "
+    "Moderate_Infiltrate_(non-linear) Severe_Infiltrate_(Consolidation) Linear_Density Miliary Retraction Adenopathy "
+    "Calcified_lymph_node Calcification_(other_than_nodule&lymphnod) Other Unknown",
+)
+LESIONS_FEATURE = [
+    {
+        "annotation": datasets.Value("string"),
+        "finding": datasets.Value("string"),
+        "x": [datasets.Value("float32")],
+        "y": [datasets.Value("float32")],
+        "mask": datasets.Image(),
+    }
+]
+_LESION_MASK = re.compile(r"(?P<id>CHNCXR_[0-9]+_[01])_(?P<finding>.+?)(?:_[0-9]+)?\.png", re.I | re.A)
+
+
+class Lesion(NamedTuple):
+    """One lesion of an X-ray: a polygon (x and y in pixels) or a mask."""
+
+    annotation: str  # the folder that it stands in: Annotations or Annotations-2
+    finding: str  # of `LESIONS`
+    x: tuple[float, ...] = ()
+    y: tuple[float, ...] = ()
+    mask: SetFile | None = None
+
+
+def _annotation_of(folders: Iterable[str]) -> str | None:
+    """Return the innermost folder of lesions; None without one."""
+    named = [folder for folder in folders if re.fullmatch(r"annotations(?:-[0-9]+)?", folder, re.I)]
+    return named[-1] if named else None
+
+
+def _is_of_lesions(folders: tuple[str, ...], name: str) -> bool:
+    is_named = name.lower().endswith(".json") or _LESION_MASK.fullmatch(name) is not None
+    return is_named and not name.startswith("._") and _annotation_of(folders) is not None
+
+
+def lesions_of(tree: Tree) -> dict[str, list[Lesion]]:
+    """Return the lesions of each annotated X-ray, by its id: polygons of VGG's Image Annotator, and masks.
+
+    One that stands in several files is returned once. Its polygon and its mask are apart: no number joins them.
+
+    Raises:
+        FileNotFoundError: the tree has none.
+        ValueError: a file is damaged, or a lesion has a name or a shape that is not known.
+    """
+    found: dict[str, dict[Lesion, None]] = {}
+    with Reader() as reader:
+        for file in tree.lesions:
+            annotation = _annotation_of(re.split(r"[\\/]", file.name)) or ""
+            if match := _LESION_MASK.fullmatch(file.id):
+                lesion = Lesion(annotation, _lesion_name([match["finding"]], file.name), mask=file)
+                found.setdefault(match["id"].upper(), {})[lesion] = None
+                continue
+            try:
+                for entry in json.loads(decode_text(reader(file))).values():
+                    polygons = found.setdefault(entry["filename"].rpartition(".")[0].upper(), {})
+                    polygons |= dict.fromkeys(_polygon(region, annotation, file.name) for region in entry["regions"])
+            except (AttributeError, TypeError, KeyError, json.JSONDecodeError) as error:
+                raise ValueError(f"{file.name} is no file of lesions ({error!r}): get a sound copy") from error
+    if not found:
+        raise FileNotFoundError(
+            f"no lesions in {tree.root}: looked for the NLM's folder Annotations (.json files, masks of lesions); put "
+            "it beside CXR_png, or leave with_lesions out"
+        )
+    return {id: list(lesions) for id, lesions in found.items()}
+
+
+def _lesion_name(said: list[str], name: str) -> str:
+    """Return the lesion that one of some words says, in the spelling of `LESIONS`; raise ValueError for none."""
+
+    def letters(word: str) -> str:
+        return re.sub(r"[\W_]", "", word).lower()
+
+    known = {letters(one): one for one in LESIONS}
+    names = [known[letters(word)] for word in said if letters(word) in known]
+    if not names:
+        raise ValueError(f"{name} has a lesion called {', '.join(said) or 'nothing'}: known are {', '.join(LESIONS)}")
+    return names[0]
+
+
+def _polygon(region: dict[str, Any], annotation: str, name: str) -> Lesion:
+    """Return a region of the annotator: the corners of a polygon, a line or a rectangle, or one point."""
+    shape, said = region["shape_attributes"], region["region_attributes"]
+    kind, x, y = shape["name"], shape.get("all_points_x"), shape.get("all_points_y")
+    if kind == "point":
+        x, y = [shape["cx"]], [shape["cy"]]
+    elif kind == "rect":
+        left, top, right, bottom = shape["x"], shape["y"], shape["x"] + shape["width"], shape["y"] + shape["height"]
+        x, y = [left, right, right, left], [top, top, bottom, bottom]
+    if not x or not y or len(x) != len(y):
+        raise ValueError(f"{name} has a lesion of shape {kind}: known are polygon, polyline, rect and point")
+    finding = _lesion_name([*said, *map(str, said.values())], name)
+    return Lesion(annotation, finding, tuple(map(float, x)), tuple(map(float, y)))
+
+
+def lesion_rows(id: str, lesions: list[Lesion], size: tuple[int, int], read: Reader) -> list[dict[str, Any]]:
+    """Return the column `lesions` of an X-ray of `size` (width, height).
+
+    Raises:
+        ValueError: a polygon or a mask is of another size, as in a scaled copy of the X-rays, or cannot be read.
+    """
+    rows = []
+    for lesion in lesions:
+        reach = max(lesion.x, default=0), max(lesion.y, default=0)
+        if reach[0] > size[0] or reach[1] > size[1]:
+            there = f"{lesion.finding} of {id} in {lesion.annotation} reaches ({reach[0]:g}, {reach[1]:g})"
+            raise ValueError(
+                f"{there}, out of its image of {size[0]}x{size[1]} pixels: use images of the original size"
+            )
+        png = mask_png([(lesion.mask.name, read(lesion.mask))], size) if lesion.mask else None
+        rows.append(lesion._asdict() | {"mask": {"path": None, "bytes": png} if png else None})
+    return rows
+
+
 def read_row(row: Row, read: Reader) -> dict[str, Any]:
     """Return the example of a row (see `FEATURES`), its files read and checked; raises as the functions it calls.
 
@@ -1330,20 +1762,30 @@ def read_row(row: Row, read: Reader) -> dict[str, Any]:
 
 @dataclass
 class ChestXrayMasksConfig(datasets.BuilderConfig):
-    """Where the set is: `data_dir`, a folder or a zip; without it, the zip at `url` is downloaded."""
+    """Where the set is: `data_dir`, a folder or a zip; without it, the zip at `url` is downloaded.
+
+    `with_findings` adds the columns of `FINDINGS_FEATURES`, `with_lesions` the column `lesions`.
+    """
 
     version: datasets.Version = datasets.Version("1.0.0")
     url: str = DOWNLOAD_URL
+    with_findings: bool = False
+    with_lesions: bool = False
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Return the cache's key: config, and the files used or the URL; not `data_files`, which datasets guesses."""
         kept = {key: value for key, value in config_kwargs.items() if key not in ("data_dir", "data_files")}
-        found = {"url": self.url}
+        kept = {key: value for key, value in kept.items() if value or not key.startswith("with_")}
+        found: dict[str, Any] = {"url": self.url}
         if self.data_dir is not None:
             tree, site = scan(self.data_dir), SITES.get(self.name)
             found = {"tree": tree.fingerprint(site)}
+            if self.with_lesions:
+                found["lesions"] = [(file.name, *file[4:]) for file in tree.lesions]
             if any(file.role == "image" and _is_at(file.id, site) for file in tree.files):  # else an error says it
                 _say(_unused_said(tree, site))
+        if self.with_findings or self.with_lesions:
+            found["findings"] = FINDINGS_VERSION
         return super().create_config_id(kept | found, custom_features)
 
 
@@ -1361,15 +1803,20 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
         super().__init__(*args, hash=hash or _HASH, **kwargs)
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(DESCRIPTION, CITATION, HOMEPAGE, LICENSE, FEATURES)
+        features = FEATURES | (FINDINGS_FEATURES if self.config.with_findings else {})
+        features |= {"lesions": LESIONS_FEATURE} if self.config.with_lesions else {}
+        return datasets.DatasetInfo(DESCRIPTION, CITATION, HOMEPAGE, LICENSE, datasets.Features(features))
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         folder = self.config.data_dir
-        source = self._download(dl_manager) if folder is None else folder
-        rows = rows_of(scan(source), SITES.get(self.config.name), say=folder is None)
+        tree = scan(self._download(dl_manager) if folder is None else folder)
+        rows = rows_of(tree, SITES.get(self.config.name), say=folder is None)
         # streaming reads a row on demand; building reads ahead, on as many cores as memory bears
         ahead = 0 if dl_manager.is_streaming else 2 * min(os.cpu_count() or 1, 4)
-        return [datasets.SplitGenerator(name, {"shards": _shards(rows, name), "ahead": ahead}) for name in SPLITS]
+        common: dict[str, Any] = {"ahead": ahead}
+        if self.config.with_lesions:
+            common["lesions"] = lesions_of(tree)
+        return [datasets.SplitGenerator(name, {"shards": _shards(rows, name), **common}) for name in SPLITS]
 
     def _download(self, dl_manager: datasets.DownloadManager) -> str:
         url = self.config.url
@@ -1388,15 +1835,29 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
 
     def _as_dataset(self, split: Any = datasets.Split.TRAIN, in_memory: bool = False) -> datasets.Dataset:
         if split in self.info.splits and not self.info.splits[split].num_examples:  # of a few images: datasets raises
-            return datasets.Dataset.from_dict({name: [] for name in FEATURES}, info=self.info.copy(), split=split)
+            return datasets.Dataset.from_dict(
+                {name: [] for name in self.info.features}, info=self.info.copy(), split=split
+            )
         return super()._as_dataset(split, in_memory)
 
-    def _generate_examples(self, shards: list[list[Row]], ahead: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _example(self, row: Row, read: Reader, lesions: list[Lesion] | None) -> dict[str, Any]:
+        """Return the example of a row, with the columns that the config adds."""
+        example = read_row(row, read)
+        if self.config.with_findings:
+            example |= parse_findings(example["findings"])._asdict()
+        if self.config.with_lesions:
+            size = check_image(example["image"]["bytes"], row.image.name)
+            example["lesions"] = None if lesions is None else lesion_rows(row.id, lesions, size, read)
+        return example
+
+    def _generate_examples(
+        self, shards: list[list[Row]], ahead: int, lesions: dict[str, list[Lesion]] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         with Reader() as reader, ThreadPoolExecutor(max(1, ahead // 2)) as pool:
             reader.callback(_say_doubts, reader.doubts)
             waiting: deque[tuple[str, Future[dict[str, Any]]]] = deque()
             for row in chain.from_iterable(shards):
-                waiting.append((row.id, pool.submit(read_row, row, reader)))
+                waiting.append((row.id, pool.submit(self._example, row, reader, (lesions or {}).get(row.id))))
                 while len(waiting) > ahead:
                     id, example = waiting.popleft()
                     yield id, example.result()

@@ -122,7 +122,7 @@ def test_links_and_pictures_lead_to_files() -> None:
 
 
 def test_tables_of_the_docs_say_what_the_code_has() -> None:
-    from chest_xray_masks import FEATURES
+    from chest_xray_masks import FEATURES, FINDING_NAMES, FINDINGS_FEATURES, RADLEX
     from hub_models.cli import COMMANDS
     from hub_models.cli.plans import PUSH_OPTIONS
     from hub_models.imaging.flags import Flag
@@ -130,6 +130,9 @@ def test_tables_of_the_docs_say_what_the_code_has() -> None:
     from hub_models.runs.config import TrainConfig
 
     assert [row[0] for row in rows_of("docs/load.md", "column")] == list(FEATURES)
+    fields = rows_of("docs/load.md", "field")
+    assert [row[0] for row in fields] == list(FINDINGS_FEATURES)
+    assert {row[0]: row[2] for row in fields[3:]} == {name: RADLEX[name] or "none" for name in FINDING_NAMES}
     assert [tuple(row[:2]) for row in rows_of("docs/predict.md", "column")] == list(PREDICTION_COLUMNS.items())
     assert [tuple(row[:2]) for row in rows_of("docs/predict.md", "code")] == [(one, one.when) for one in Flag]
     named = {option for row in rows_of("docs/train.md", "option") for option in re.findall(r"--(\w+)", row[0])}

@@ -55,6 +55,7 @@ def audit(data_dir: Path, progress: bool = True) -> Audit:
     found.modes = dict(sorted(Counter(modes).items()))
     found.mask_values = dict(sorted(Counter(mask.values for mask in masks.values()).items()))
     found.synthetic = sum(xray.is_synthetic for xray in xrays.values())
+    found.reported = _reported(readings)
     found.test_copies = sum(id in xrays and xrays[id].content == copy.content for id, copy in copies.items())
     if found.synthetic < len(ids["image"]) or not ids["image"]:  # phantoms are not to be the published X-rays
         found.missing = _missing(ids, found.counts)
@@ -104,6 +105,19 @@ def _counts(ids: Ids) -> dict[str, dict[str, int]]:
     rows |= {"masks": ids["mask"], "readings": ids["reading"]}
     of_config = {what: Counter(map(_config, row)) for what, row in rows.items()}
     return {config: {what: of_config[what][config] for what in rows} for config in PUBLISHED}
+
+
+def _reported(readings: dict[str, str]) -> dict[str, dict[str, int]]:
+    """Return how many readings say each finding (present, or "? X" for uncertain) and activity, per config."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for id, text in sorted(readings.items()):
+        found = cxm.parse_findings(cxm.parse_reading(text).findings)
+        doubtful = [f"? {name}" for name in cxm.FINDING_NAMES if getattr(found, name) == "uncertain"]
+        activity = [f"activity {found.activity}"] if found.activity else []
+        counts[_config(id)].update([*found.present, *doubtful, *activity])
+    words = [word for name in cxm.FINDING_NAMES for word in (name, f"? {name}")]
+    words += [f"activity {name}" for name in cxm.ACTIVITIES]
+    return {config: {word: counts[config][word] for word in words if counts[config][word]} for config in counts}
 
 
 def _missing(ids: Ids, counts: dict[str, dict[str, int]]) -> dict[str, list[str]]:

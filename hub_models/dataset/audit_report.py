@@ -113,6 +113,7 @@ class Audit:
     synthetic: int = 0  # images that a program drew
     modes: dict[str, int] = field(default_factory=dict)
     mask_values: dict[str, int] = field(default_factory=dict)
+    reported: dict[str, dict[str, int]] = field(default_factory=dict)  # X-rays by what readings say, per config
     test_copies: int = 0  # those with the pixels of their image
     is_own: bool = False  # not the published set, whose counts do not matter then
     sizes: dict[str, int] = field(default_factory=dict)  # the most frequent
@@ -184,6 +185,9 @@ class Audit:
             held = ", ".join(f"{name}: {count}" for name, count in numbers.items())
             soft = "\nharmless: of soft edges, above 127 is lung" if "soft edges" in numbers else ""
             table.add_row("", what, str(sum(numbers.values())), held + soft)
+        for config, numbers in self.reported.items():
+            said = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in numbers.items())
+            table.add_row("", f"{config}, by the readings", "", said)
         if self.is_own:
             table.add_section()
         else:

@@ -21,16 +21,20 @@ from hub_models.imaging.gray import synthetic_mark
 
 Array = np.ndarray
 Site = Literal["Montgomery", "Shenzhen"]
-VERSION = 2  # of the drawing: raise it when the same arguments give other files
+VERSION = 3  # of the drawing: raise it when the same arguments give other files
 # id, TB fraction, first TB id
 PHANTOM_SITES = {"Montgomery": ("MCUCXR", 58 / 138, 101), "Shenzhen": ("CHNCXR", 336 / 662, 327)}
-SIDES = {"right": -1, "left": 1}  # the patient's side to the sign of x
-ZONES = {"upper": (0.14, 0.40), "middle": (0.40, 0.62), "lower": (0.62, 0.85)}  # from apex (0) to diaphragm (1)
-FINDINGS = {  # a lesion in Montgomery's words, in Shenzhen's
-    "infiltrate": ("infiltrate {side} {zone} lung", "PTB in the {side} {zone} field"),
+SIGN_OF_SIDE = {"right": -1, "left": 1}  # the patient's side to the sign of x
+DEPTH_OF_ZONE = {
+    "upper": (0.14, 0.40),
+    "middle": (0.40, 0.62),
+    "lower": (0.62, 0.85),
+}  # from apex (0) to diaphragm (1)
+FINDINGS = {  # a lesion, by its name in `chest_xray_masks.parse_findings`, in Montgomery's words, in Shenzhen's
+    "infiltrate": ("infiltrate {side} {zone} lung", "infiltrative PTB in the {side} {zone} field"),
     "cavity": ("cavitary lesion {side} {zone} lung", "{side} {zone} PTB with cavity"),
     "miliary": ("miliary nodules in both lungs", "bilateral hematogenous disseminated PTB"),
-    "effusion": ("{side} pleural effusion", "{side} pleurisy"),
+    "effusion": ("{side} pleural effusion", "{side} pleurisy with pleural effusion"),
 }
 MONTGOMERY = "Patient's Sex: {S} \nPatient's Age: {age:03d}Y\n{findings}\n"
 SHENZHEN = "{sex} {age}yrs|femal {age}yrs|{sex} 16month|{sex}{age}yrs|{sex} 64days|{sex} 1yr\r\n|{sex} {age}"
@@ -126,7 +130,7 @@ def _density(chest: _Chest) -> Array:
     arm = 0.2 - np.hypot(a - 0.95 - 0.3 * along, y + 0.45 - 0.9 * along)
     depth = np.clip(np.max([trunk / 0.2, arm / 0.2, (0.25 - a) / 0.16], axis=0), 0, 1)
     density = 0.46 * np.sqrt(1 - (1 - depth) ** 2) * (1 + 0.14 * y) + 0.1 * expit((arm - 0.13) / 0.008)
-    for side in SIDES.values():
+    for side in SIGN_OF_SIDE.values():
         shadow = expit((chest.edges(side, y)[0] - side * x) / 0.012) * expit(side * x / 0.05)
         density += shadow * (0.16 * expit((y + 0.72) / 0.06) + 0.07 * expit((y - 0.02) / 0.1))
         density += 0.23 * depth * expit((y - chest.diaphragm(side)) / 0.012) * expit(side * x / 0.01)
@@ -152,7 +156,7 @@ def _density(chest: _Chest) -> Array:
 def _vessels(rng: np.random.Generator, chest: _Chest) -> Array:
     """Return the density (H, W) of the vessels that leave both hila."""
     draw = ImageDraw.Draw(canvas := Image.new("F", (round(2 * chest.unit_px),) * 2))
-    for side, angle in product(SIDES.values(), np.linspace(-1.4, 1.5, 16)):
+    for side, angle in product(SIGN_OF_SIDE.values(), np.linspace(-1.4, 1.5, 16)):
         angles = angle + rng.normal(0, 0.17, 15).cumsum()
         steps = 0.045 * np.stack([side * np.cos(angles), np.sin(angles)], axis=1)
         path = steps.cumsum(axis=0) + (side * (chest.mediastinum + 0.04), rng.uniform(-0.12, 0.1))
@@ -164,9 +168,9 @@ def _vessels(rng: np.random.Generator, chest: _Chest) -> Array:
 
 def _lesions(rng: np.random.Generator) -> list[tuple[str, str, str]]:
     """Return kind, side and zone of one patient's one to three lesions, mostly in the upper lungs."""
-    side, other = rng.permutation(list(SIDES)).tolist()
+    side, other = rng.permutation(list(SIGN_OF_SIDE)).tolist()
     kind = str(rng.choice(list(FINDINGS), p=(0.45, 0.3, 0.13, 0.12)))
-    lesions = [(kind, side, str(rng.choice(list(ZONES), p=(0.7, 0.2, 0.1))))]
+    lesions = [(kind, side, str(rng.choice(list(DEPTH_OF_ZONE), p=(0.7, 0.2, 0.1))))]
     more, fluid = rng.uniform() < 0.4 and kind != "miliary", rng.uniform() < 0.2 and kind != "effusion"
     return lesions + [("infiltrate", other, "upper")] * more + [("effusion", side, "lower")] * fluid
 
@@ -174,7 +178,7 @@ def _lesions(rng: np.random.Generator) -> list[tuple[str, str, str]]:
 def _lesion(rng: np.random.Generator, kind: str, side: int, zone: tuple[float, float], chest: _Chest) -> Array:
     """Return the density (H, W) that one lesion adds where there is lung."""
     if kind == "miliary":
-        spots = np.concatenate([chest.points(rng, s, (0.08, 1.1), 170) for s in SIDES.values()], axis=1)
+        spots = np.concatenate([chest.points(rng, s, (0.08, 1.1), 170) for s in SIGN_OF_SIDE.values()], axis=1)
         drawn, sigma_px = np.zeros((round(2 * chest.unit_px),) * 2), max(0.7, 0.011 * chest.unit_px)
         drawn[tuple(((1 + spots[::-1]) * chest.unit_px).astype(int))] = 0.1 * 2 * np.pi * sigma_px**2
         return chest.project(gaussian_filter(drawn, sigma_px))
@@ -230,7 +234,7 @@ def render_phantom(seed: int, site: Site, tuberculosis: bool, size: tuple[int, i
     density = _density(chest) - 0.33 * depth + air * _vessels(patient_rng, chest)
     lesions = _lesions(lesion_rng) if tuberculosis else []
     for kind, side, zone in lesions:
-        density += air * _lesion(lesion_rng, kind, SIDES[side], ZONES[zone], chest)
+        density += air * _lesion(lesion_rng, kind, SIGN_OF_SIDE[side], DEPTH_OF_ZONE[zone], chest)
     montgomery, lowest = site == "Montgomery", int(np.flatnonzero(mask.any(axis=1))[-1])
     image = _expose(xray_rng, density, lowest, montgomery, chest.unit_px)
     findings = tuple(FINDINGS[kind][not montgomery].format(side=side, zone=zone) for kind, side, zone in lesions)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers.image_processing_utils import BaseImageProcessor
 
+from chest_xray_masks import parse_findings
 from hub_models.dataset.batches import Arrays
 from hub_models.evaluation.charts import Rows
 from hub_models.files import new_file
@@ -25,7 +26,8 @@ from hub_models.runs.run_folder import PER_IMAGE_NAME
 EVALUATION_BATCH = 16  # images in a forward pass without gradients
 AGE_BANDS = ((0, 15), (15, 35), (35, 55), (55, np.inf))  # years, the upper end left out
 IMAGE_COLUMNS = ("id", "patient_id", "site", "label", "sex", "age_years")  # of the data, in every per-image row
-GROUP_ORDER = ("all", "site", "sex", "age")
+NOT_NUMBERS = ("sex", "findings", "activity")  # columns of words, any of which may be None
+GROUP_ORDER = ("all", "site", "sex", "age", "finding", "activity")
 Batch = dict[str, torch.Tensor]
 PerImage = TypeVar("PerImage")
 
@@ -64,6 +66,8 @@ def measure(trained: TrainedModel, split: Split, accelerator: Accelerator) -> Ro
         for row, one, salient in zip(rows, logits, saliencies, strict=True):
             known = {name: row[name] for name in IMAGE_COLUMNS}
             known |= {name: None if row[name] is None else labels[row[name]] for name, labels in names.items()}
+            said = parse_findings(row.get("findings"))
+            known |= {"findings": said.present, "activity": said.activity}
             found.append(known | task.measure(one, row, settings) | salient)
         return found
 
@@ -110,16 +114,23 @@ def _forward(
 
 def columns_of(per_image: Rows) -> dict[str, np.ndarray]:
     """Return the numbers of per-image rows as float columns (n,), nan for None; only those that every row has."""
-    names = [name for name, value in per_image[0].items() if not isinstance(value, str) and name != "sex"]
+    names = [name for name, value in per_image[0].items() if not isinstance(value, str) and name not in NOT_NUMBERS]
     names = [name for name in names if all(name in row for row in per_image)]  # rows of older folds lack some
     return {name: np.array([np.nan if row[name] is None else row[name] for row in per_image], float) for name in names}
 
 
 def groups_of(per_image: Rows) -> dict[str, list[int]]:
-    """Return the indices of the images of "all" and of each "site: X", "sex: X" and "age: a-b", or "X: unknown"."""
+    """Return the indices of the images of "all" and of each group.
+
+    These are "site: X", "sex: X" and "age: a-b", or "X: unknown", and of what readings say "finding: X" (present) and
+    "activity: X".
+    """
     groups: dict[str, list[int]] = {"all": list(range(len(per_image)))}
     for index, row in enumerate(per_image):
-        for name in (f"site: {row['site']}", f"sex: {row['sex'] or 'unknown'}", f"age: {_band(row['age_years'])}"):
+        names = [f"site: {row['site']}", f"sex: {row['sex'] or 'unknown'}", f"age: {_band(row['age_years'])}"]
+        names += [f"finding: {name.replace('_', ' ')}" for name in row.get("findings") or ()]  # older rows lack them
+        names += [f"activity: {row['activity']}"] if row.get("activity") else []
+        for name in names:
             groups.setdefault(name, []).append(index)
     return dict(sorted(groups.items(), key=lambda group: (GROUP_ORDER.index(group[0].split(":")[0]), group[0])))
 
@@ -131,18 +142,28 @@ def _band(age_years: float | None) -> str:
     return f"{low:02d}-{high - 1}" if high < np.inf else f"{low} and over"
 
 
+def _with_normal(name: str, indices: list[int], per_image: Rows, task: Task) -> list[int]:
+    """Return the indices of a group; of findings and activity with all normal X-rays, to tell them from, of labels."""
+    if task.learns_masks or not name.startswith(("finding: ", "activity: ")):
+        return indices
+    return sorted({*indices, *(index for index, row in enumerate(per_image) if not row["label"])})
+
+
 def summarize(per_image: Rows, task: Task, repeats: int = 1000) -> dict[str, dict[str, Any]]:
     """Return `n`, `patients` and each metric of the task, per group of `groups_of`.
 
     A metric has its `value`, and `low` and `high` of its 95 % interval: the percentile bootstrap over patients.
-    All three are None where undefined.
+    All three are None where undefined. Groups of findings and activity have `cases`, how many X-rays are of them; a
+    task of labels tests these together with all normal X-rays.
     """
     summary = {}
-    for name, indices in groups_of(per_image).items():
-        rows = [per_image[index] for index in indices]
+    for name, cases in groups_of(per_image).items():
+        rows = [per_image[index] for index in _with_normal(name, cases, per_image, task)]
         patients = [row["patient_id"] for row in rows]
-        metrics = with_intervals(task.metrics, columns_of(rows), patients, repeats)
-        summary[name] = {"n": len(rows), "patients": len(set(patients))} | metrics
+        counts = {"n": len(rows), "patients": len(set(patients))}
+        if name.startswith(("finding: ", "activity: ")):
+            counts["cases"] = len(cases)
+        summary[name] = counts | with_intervals(task.metrics, columns_of(rows), patients, repeats)
     return summary
 
 
@@ -156,6 +177,7 @@ def compare(per_image: Rows, other: Rows, task: Task, repeats: int = 1000) -> di
         raise ValueError("the two models were tested on different X-rays: give both the same data, protocol and split")
     differences = {}
     for name, indices in groups_of(per_image).items():
+        indices = _with_normal(name, indices, per_image, task)
         first, second = ([rows[index] for index in indices] for rows in (per_image, other))
         patients = [row["patient_id"] for row in first]
         differences[name] = paired_difference(task.metrics, columns_of(first), columns_of(second), patients, repeats)

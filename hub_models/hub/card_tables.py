@@ -90,6 +90,7 @@ def tables(run: RunFolder, also: Sequence[Path]) -> dict[str, str]:
     by_site = ("results", "calibration", "saliency")
     return {name: _groups(metrics, run.groups, columns.get(name, ())) for name in by_site} | {
         "subgroups": _groups(metrics, [key for key in metrics if key[:5] in ("sex: ", "age: ")], columns["subgroups"]),
+        "findings": _of_findings(run),
         "operating": _operating(run),
         "worst": markdown_table(
             [names[name] for row in worst[:1] for name in row],
@@ -106,7 +107,7 @@ def tables(run: RunFolder, also: Sequence[Path]) -> dict[str, str]:
 
 
 def _label(key: str) -> str:
-    return key.replace("age: ", "age ").split(": ")[-1]
+    return key.replace("age: ", "age ").replace("activity: ", "activity ").split(": ")[-1]
 
 
 def _groups(metrics: dict[str, Any], keys: list[str], columns: tuple[Column, ...]) -> str:
@@ -116,6 +117,17 @@ def _groups(metrics: dict[str, Any], keys: list[str], columns: tuple[Column, ...
         for key in keys
     ]
     return markdown_table(["group", "X-rays", "patients", *(one.heading for one in known)], rows if known else [])
+
+
+def _of_findings(run: RunFolder) -> str:
+    """Return a row for each finding and activity that readings of test X-rays say; empty for older results."""
+    columns, groups = METRIC_COLUMNS[run.config.task]["subgroups"], run.results["metrics"]
+    rows = [
+        [_label(key), group["cases"], *(column.cell(group) for column in columns)]
+        for key, group in groups.items()
+        if "cases" in group
+    ]
+    return markdown_table(["the reading says", "X-rays", *(column.heading for column in columns)], rows)
 
 
 def _operating(run: RunFolder) -> str:

@@ -186,6 +186,7 @@ def _tables(facts: list[Facts], found: Audit) -> dict[str, str]:
         "images": _images(facts),
         "counts": _published(facts, found),
         "findings": _findings(found, list(by_site(facts))),
+        "reported": _reported(facts),
     }
 
 
@@ -221,6 +222,25 @@ def _images(facts: list[Facts]) -> str:
         rows.append([site, *shown, ", ".join(f"`{mode}` {count}" for mode, count in modes), f"{size:.1f}"])
     headings = ["site", "width, pixels: least / median / most", "height", "modes", "MB in all"]
     return markdown_table(headings, rows)
+
+
+def _reported(facts: list[Facts]) -> str:
+    """Return a row for each finding and activity, with the X-rays of each site whose readings say so."""
+    sites = {
+        site: [cxm.parse_findings(fact.findings) for fact in held if fact.findings is not None]
+        for site, held in by_site(facts).items()
+    }
+    if not any(sites.values()):
+        return ""
+    rows: list[list[object]] = []
+    for name in cxm.FINDING_NAMES:
+        states = {site: Counter(getattr(found, name) for found in held) for site, held in sites.items()}
+        cells = [f"{states[site]['present']} / {states[site]['uncertain']}" for site in sites]
+        rows.append([name.replace("_", " "), cxm.RADLEX[name] or "none", *cells])
+    for activity in cxm.ACTIVITIES:
+        counts = [sum(found.activity == activity for found in held) for held in sites.values()]
+        rows.append([f"activity {activity}", "", *counts])
+    return markdown_table(["the reading says", "RadLex", *sites], rows)
 
 
 def _published(facts: list[Facts], found: Audit) -> str:

@@ -25,7 +25,7 @@ from hub_models.hub_client.requests import check_metadata, plain_errors, retried
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, read_notes, refuse_edited
 
 RECORD_NAME = ".build.json"  # a `BuildRecord`; it stays on this machine
-EXPORT_VERSION = 2  # raise when the folder that is built changes: Parquet, card, pictures
+EXPORT_VERSION = 3  # raise when the folder that is built changes: Parquet, card, pictures
 SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.SPLITS)})-[0-9]{{5}}-of-[0-9]{{5}}\.parquet")
 # files of a set on the Hub beside its shards
 OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, EVAL_NAME, CROISSANT_NAME, *SET_PICTURES}

@@ -481,6 +481,7 @@ def test_json_holds_all_of_it(make: Make, tmp_path: Path) -> None:
     read = json.loads(path.read_text())
     assert read == found.to_dict()
     assert read["published"]["MC"]["images"] == 138
+    assert read["reported"] == {"MC": {}, "Shenzhen": {"activity unknown": 1}}  # PTB in the left upper field
     expected = {"kind": "mask missing", "ids": [MC], "message": "", "is_off": True, "known": None}
     assert expected in read["findings"] and read["advice"]["mask missing"] == KINDS["mask missing"].advice
     assert [entry.name for entry in tmp_path.iterdir() if "report" in entry.name] == ["report.json"]
@@ -564,6 +565,9 @@ def test_real_set(real_data_dir: Path) -> None:
     assert found.headline() == "525 of 800 X-rays, 449 of 704 masks, 525 of 800 readings"
     assert {finding.kind for finding in found.findings if finding.is_off} == {"X-ray missing"}
     assert len(found.of_kind("image without mask")) == 76
+    said = {"cavity": 10, "? cavity": 1, "effusion": 7, "activity active": 10, "activity unknown": 15}
+    assert said.items() <= found.reported["MC"].items() and "adenopathy" not in found.reported["MC"]
+    assert found.reported["Shenzhen"]["miliary"] == 3 and found.reported["Shenzhen"]["activity unknown"] == 216
     pairs = [finding.ids for finding in found.of_kind("may be one patient")]
     assert pairs == [("MCUCXR_0254_1", "MCUCXR_0255_1"), ("MCUCXR_0372_1", "MCUCXR_0375_1")]
     odd = [finding.ids[0] for finding in found.of_kind("lung of odd area")]

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import binary_dilation, label
 
+from chest_xray_masks import FINDING_NAMES, parse_findings, parse_reading
 from hub_models.dataset import phantoms as phantom
 from hub_models.dataset.phantoms import render_phantom, write_phantoms
 from hub_models.imaging.gray import is_synthetic
@@ -185,6 +186,20 @@ def test_lesions_lie_in_the_lungs_on_the_named_side(site: str) -> None:
             one_sided += 1
             assert (change[:, :48].sum() > change[:, 48:].sum()) == ("right" in text)
     assert one_sided > 5
+
+
+@pytest.mark.parametrize("site", ["Montgomery", "Shenzhen"])
+def test_findings_say_what_is_drawn(site: str) -> None:
+    for seed in range(40):
+        lesions = phantom._lesions(np.random.default_rng((seed, 1)))
+        found = parse_findings(parse_reading(render_phantom(seed, site, True, (32, 32)).reading).findings)
+        assert set(found.present) == {kind for kind, _, _ in lesions}
+        assert not [name for name in FINDING_NAMES if getattr(found, name) == "uncertain"]
+        sides = {side for kind, side, _ in lesions if kind != "miliary"}
+        both = len(sides) == 2 or any(kind == "miliary" for kind, _, _ in lesions)
+        assert found.side == ("bilateral" if both else sides.pop())
+        named = {zone for kind, _, zone in lesions if kind in ("infiltrate", "cavity")}
+        assert set(found.zones) == named
 
 
 def test_sites_differ() -> None:

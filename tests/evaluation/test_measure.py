@@ -5,6 +5,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from chest_xray_masks import parse_findings
 from hub_models.dataset.batches import Arrays
 from hub_models.dataset.preprocessing import prepare
 from hub_models.dataset.sources import load_splits
@@ -113,6 +114,10 @@ def test_rows_of_a_classifier_say_where_it_looks(chunk: int, phantoms, tiny_resn
         expected = fraction_in(saliency(trained, row["image"]), lungs)
         assert one["saliency_in_lungs"] == pytest.approx(expected, abs=0.02, nan_ok=True)  # small X-rays
         assert np.isnan(one["lungs_fraction"]) if lungs is None else one["lungs_fraction"] == lungs.mean()
+    said = {row["id"]: (row["findings"], row["activity"]) for row in per_image}
+    for id, row in by_id.items():
+        found = parse_findings(row["findings"])
+        assert said[id] == (found.present, found.activity)
     defined = [row for row in per_image if not np.isnan(row["saliency_in_lungs"])]
     group = summarize(per_image, TB, repeats=50)["all"]
     for name in ("saliency_in_lungs", "lungs_fraction"):
@@ -209,6 +214,34 @@ def test_summary_of_a_group_of_one_class() -> None:
     assert summary["sex: M"]["sensitivity"]["value"] == 1
 
 
+def test_groups_of_findings_stand_against_the_normal_x_rays() -> None:
+    rows = [
+        of_tb("a", 1, 0.9, findings=["cavity", "pleural_thickening"], activity="active"),
+        of_tb("b", 1, 0.4, findings=["pleural_thickening"], activity="unknown"),
+        of_tb("c", 0, 0.2, findings=[], activity=None),
+        of_tb("d", 0, 0.6, findings=["pleural_thickening"], activity="inactive"),  # called normal all the same
+    ]
+    groups = groups_of(rows)
+    assert list(groups)[4:6] == ["finding: cavity", "finding: pleural thickening"]
+    assert list(groups)[6:] == ["activity: active", "activity: inactive", "activity: unknown"]
+    assert groups["finding: pleural thickening"] == [0, 1, 3]
+    summary = summarize(rows, TB, repeats=50)
+    cavity, active, unknown = (summary[name] for name in ("finding: cavity", "activity: active", "activity: unknown"))
+    assert (cavity["n"], cavity["cases"], cavity["auroc"]["value"]) == (3, 1, 1)
+    assert (active["n"], active["auroc"]["value"]) == (3, 1)
+    assert (unknown["n"], unknown["auroc"]["value"]) == (3, 0.5)  # .4 is above .2, below .6
+    assert cavity["sensitivity"]["value"] == 1 and cavity["specificity"]["value"] == 0.5
+    assert "cases" not in summary["all"]
+    better = [row | {"probability": float(row["label"])} for row in rows]
+    assert compare(better, rows, TB, repeats=5)["activity: unknown"]["auroc"]["value"] == 0.5
+
+
+def test_groups_of_findings_are_alone_where_masks_are_measured() -> None:
+    rows = [of_lungs("a", 1.0, findings=["cavity"], activity="active", label=1), of_lungs("b", 0.0)]
+    group = summarize(rows, LUNGS, repeats=5)["finding: cavity"]
+    assert (group["n"], group["cases"], group["dice"]["value"]) == (1, 1, 1)
+
+
 def test_columns_are_the_numbers_that_every_row_has() -> None:
     one, older = of_tb("a", 1, 0.75, age_years=None, sex=None), of_tb("b", 0, 0.5)
     newer = older | {"saliency_in_lungs": 0.5, "lungs_fraction": 0.3}
@@ -234,6 +267,7 @@ def test_comparison_is_the_difference_on_the_same_x_rays() -> None:
 
 def test_rows_come_back_from_parquet(tmp_path) -> None:
     rows = [of_lungs("a", 0.5, sex=None, age_years=None, hd95_mm=2.5), of_lungs("b", 1.0, age_years=0.25)]
+    rows = [row | {"findings": [], "activity": None} for row in rows]
     write_per_image(rows, tmp_path)
     found = read_per_image(tmp_path)
     assert [list(row) for row in found] == [list(row) for row in rows]

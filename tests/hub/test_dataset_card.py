@@ -149,7 +149,19 @@ def test_statistics_are_counted_in_the_rows(name: str, sets) -> None:
     one = sets[name]
     groups = [(site, label, one.of(site=site, label=label)) for site in one.sites for label in LABELS]
     groups = [group for group in groups if group[2]]
-    sex, *ages, images = tables(sections(one.card)["Statistics"])
+    sex, *ages, images, said = tables(sections(one.card)["Statistics"])
+    assert said[0] == ["the reading says", "RadLex", *one.sites]
+    found = {site: [cxm.parse_findings(row["findings"]) for row in one.of(site=site)] for site in one.sites}
+    names = [name.replace("_", " ") for name in cxm.FINDING_NAMES]
+    assert [row[0] for row in said[1]] == [*names, *(f"activity {name}" for name in cxm.ACTIVITIES)]
+    for name, (_, radlex, *cells) in zip(cxm.FINDING_NAMES, said[1], strict=False):
+        assert radlex == (cxm.RADLEX[name] or "none")
+        states = [[getattr(text, name) for text in found[site]] for site in one.sites]
+        assert cells == [f"{state.count('present')} / {state.count('uncertain')}" for state in states]
+    for activity, (_, _, *cells) in zip(cxm.ACTIVITIES, said[1][len(names) :], strict=True):
+        assert [int(cell) for cell in cells] == [
+            sum(text.activity == activity for text in found[site]) for site in found
+        ]
     assert sex[0] == ["site", "label", "female", "male", "other", "not said"]
     assert len(sex[1]) == len(groups)
     for (site, label, *counts), (*group, held) in zip(sex[1], groups, strict=True):
