@@ -147,7 +147,7 @@ function shown(set, values, word, { bit_depths: depths }) {
   const raise = isSigned ? 2 ** (set.uint16("x00280101") - 1) : 0;
   const top = fullScale(highest(some) + raise, depths);
   const fraction = (level) => (slope > 0 ? (level + raise) / top : 1 - (level + raise) / top);
-  const isInverse = word("x00280004") === "MONOCHROME1" || word("x20500020") === "INVERSE";
+  const isInverse = word("x00280004") === "MONOCHROME1";
   const gray = (level) => {
     const value = hasWindow ? windowed(level * slope + intercept, centre, width, shape) : 255 * fraction(level);
     return Math.min(255, Math.max(0, isInverse ? 255 - value : value));
@@ -186,6 +186,7 @@ function flagsOf(word, { chest, lateral }) {
     mirrored: orientation === "RF",
     raw_detector_data: word("x00080068") === "FOR PROCESSING",
     burned_in_text: word("x00280301") === "YES",
+    unclear_polarity: word("x00280004") === "MONOCHROME2" && word("x20500020") === "INVERSE",
   };
   return Object.keys(holds).filter((code) => holds[code]).map((code) => [code]);
 }
