@@ -57,3 +57,8 @@ def open_below(files: fsspec.AbstractFileSystem, folder: str, place: str) -> Sou
     path = str(files._strip_protocol(place))
     is_there = protocol in (files.protocol, *files.protocol) and path.startswith(f"{folder.rstrip('/')}/")
     return open_file(files, path) if is_there and "::" not in place and ".." not in path.split("/") else refuse(place)
+
+
+def printable(text: str) -> str:
+    r"""Return the same text, but `\udce9` in place of a byte 0xe9 that is no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

@@ -11,9 +11,8 @@ import pytest
 from tiny import IDS, SHENZHEN_IDS, image_png, kaggle, nlm_montgomery, png, write_tree, write_zip
 
 from hub_models.imaging.source import open_image
-from hub_models.predict import dataset_rows as rows
-from hub_models.predict import inputs
-from hub_models.predict.dataset_rows import Sources
+from hub_models.predict import index, lists
+from hub_models.predict.index import Sources
 from hub_models.predict.inputs import find_sources
 
 FILES = {name: image_png(id) for name, id in (("b/x.png", "MCUCXR_0001_0"), ("a/x.png", "CHNCXR_0001_0"))}
@@ -184,7 +183,7 @@ def test_outputs_are_unique_relative_and_plain(tmp_path, outputs: dict[str, str]
 
 
 def test_millions_of_x_rays_take_little_memory(tmp_path, monkeypatch) -> None:
-    for module in (rows, inputs):
+    for module in (index, lists):
         monkeypatch.setattr(module, "INDEX_BLOCK", 500)
     count = 10_000
     (tmp_path / "list.txt").write_text("\n".join(f"xrays/{number:09d}.png" for number in range(count)))
@@ -204,8 +203,8 @@ def test_nothing_to_read_is_said_before_anything_else(tmp_path) -> None:
     (tmp_path / "list.txt").write_text("\n \n")
     write_zip({"a.txt": b""}, tmp_path / "none.zip")
     for images, said in {
-        str(tmp_path): r"\(4 other files\): pass one that holds .*\.dcm",
-        f"{tmp_path}/none.zip": r"none\.zip \(1 other files\)",
+        str(tmp_path): r"4 files passed over \(1 \.pdf, 2 \.txt, 1 \.zip to be unpacked\); pass .*DICOM",
+        f"{tmp_path}/none.zip": r"none\.zip: 1 file passed over \(\.txt\)",
         f"{tmp_path}/*.png": "no image in",
         "/no/where": "nothing at /no/where",
         "xrays/x.png": r"nothing at xrays/x\.png",
