@@ -82,7 +82,7 @@ def _decoded(file: BinaryIO, name: str) -> Image.Image:
         file.seek(0)
         opened = open_image_file(file, name)
         if getattr(opened, "tag_v2", {}).keys() & RAW_TAGS:
-            what = unread_kind(b"", ".dng")
+            what = unread_kind(b"", "x.dng")
     if what is not None:
         raise ValueError(f"{name} {what}")
     return _loaded(opened, name, as_shown)
