@@ -1,11 +1,14 @@
 """Tell which files of a folder or zip are X-rays, by their names and first bytes, and count what is passed over."""
 
+import csv
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from hub_models.files import write_bytes
 from hub_models.imaging.file_kinds import DICOM_SUFFIXES, RAW_SUFFIXES, UNREAD_BY_NAME, is_image
+from hub_models.predict.places import printable
 
 PASSED_OVER_NAME = "passed_over.csv"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm"} | DICOM_SUFFIXES
@@ -38,11 +41,12 @@ class PassedOver(dict[str, tuple[int, str]]):
 
     def write(self, folder: Path) -> None:
         """Write the counts to a CSV in `folder`, unless there are none."""
-        lines = (
-            f'{reason},{count},"{first.replace(chr(34), chr(34) * 2)}"' for reason, (count, first) in self.items()
-        )
+        table = io.StringIO()
+        rows = csv.writer(table)
+        rows.writerow(("reason", "files", "first"))
+        rows.writerows((reason, count, printable(first)) for reason, (count, first) in sorted(self.items()))
         if self:
-            write_bytes("\n".join(["reason,files,first", *sorted(lines), ""]).encode(), folder / PASSED_OVER_NAME)
+            write_bytes(table.getvalue().encode(), folder / PASSED_OVER_NAME)
 
 
 def why_passed_over(key: str, size: int | None, head: Callable[[], bytes]) -> str | None:
