@@ -322,10 +322,10 @@ def test_passed_over_files_are_counted_and_labels_carried_over(xrays, models, tm
     with caplog.at_level("INFO", "hub_models"):
         read_all(str(folder), tmp_path / "out", **models)  # finished
     assert others in caplog.text
-    (folder / "list.csv").write_text("case;image;label;site\n17;DX.1.2.45;TB;Kampala\n")
+    (folder / "list.csv").write_text("case;image;label;site\np17;DX.1.2.45;TB;Kampala\n")
     (row,) = table(read_all(str(folder / "list.csv"), tmp_path / "listed", **models, id_column="case"))
-    assert [row[name] for name in ("source", "label", "site", "split")] == ["17", "TB", "Kampala", None]
-    assert row["mask"] == "masks/17.png" and row["probability"] == rows["DX.1.2.45"]["probability"]
+    assert [row[name] for name in ("source", "label", "site", "split")] == ["p17", "TB", "Kampala", None]
+    assert row["mask"] == "masks/p17.png" and row["probability"] == rows["DX.1.2.45"]["probability"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="others have no such files")
