@@ -91,8 +91,8 @@ def index_of(entries: Iterable[Entry], by_key: bool = False, carried: pyarrow.Ta
     outputs = [_outputs(block["source"].to_pylist(), taken) for block in table.to_batches(INDEX_BLOCK)]
     table = table.append_column("output", pyarrow.chunked_array(outputs, pyarrow.string()))
     table = table.append_column("number", pyarrow.array(np.arange(len(table))))
-    columns = {} if carried is None else dict(zip(carried.column_names, carried.columns, strict=True))
-    for name, column in columns.items():
+    texts = {} if carried is None else dict(zip(carried.column_names, carried.columns, strict=True))
+    for name, column in texts.items():
         if column.null_count < len(table):
             table = table.append_column(name, column)
     return datasets.Dataset(table, fingerprint="X-rays")  # the default is a hash of a copy

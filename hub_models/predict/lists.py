@@ -22,18 +22,8 @@ logger = logging.getLogger(__name__)
 LIST_SUFFIXES = (".txt", ".csv", ".tsv")
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 # of a table, the first that it has, in any capitals and with blanks for underlines: `Image Index` of NIH
-LIST_COLUMNS = (
-    "source",
-    "path",
-    "file",
-    "file_name",
-    "filename",
-    "image",
-    "image_path",
-    "url",
-    "image_index",
-    "study_id",
-)
+LIST_COLUMNS = ("source", "path", "file", "file_name", "filename", "file_path", "filepath", "image", "image_path")
+LIST_COLUMNS += ("image_file", "image_name", "url", "image_index", "image_id", "study_id")
 SEPARATORS = ",;\t|"
 
 
@@ -94,7 +84,8 @@ def _entries(file: TextIO, path: str, images: str, id_column: str | None) -> Ite
     if is_list:
         if id_column:
             raise ValueError(f"{images} is a list of paths without columns: leave --id_column out, or pass a table")
-        yield from ((line.strip(), None, None, None, None) for line in chain([first], file))
+        # the Explorer of Windows copies paths in quotes
+        yield from ((line.strip().strip('"'), None, None, None, None) for line in chain([first], file))
         return
     names = next(csv.reader([first], delimiter=separator), [])
     known = {_plain(name): name for name in reversed(names)}

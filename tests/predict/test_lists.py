@@ -49,6 +49,7 @@ def test_list_of_windows_is_read_and_said(folder: Path, caplog: pytest.LogCaptur
         ("x.csv", "study_id,sex,age,findings\na b.png,male,31,normal\n", ["a b.png"]),
         ("x.csv", "study_id,path\n7,a b.png\n", ["a b.png"]),  # the first of the known columns
         ("x.csv", "path,age\n.\\a b.png,31\n", [".\\a b.png"]),
+        ("x.txt", '"a b.png"\n', ["a b.png"]),
         ("x.txt", "sub\\..\\a b.png\n", ["sub\\..\\a b.png"]),
         ("x.txt", "a b.png;31\n", ["a b.png;31"]),  # no table: a row that says that there is no such file
     ],
