@@ -14,7 +14,7 @@ import numpy as np
 
 from hub_models.imaging.dicom_pixels import stored_pixels
 from hub_models.imaging.flags import Flag, RaisedFlag
-from hub_models.imaging.windowing import displayed, numbers, usable_window, word
+from hub_models.imaging.windowing import displayed, numbers, usable_windows, word
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -199,7 +199,7 @@ def _flags(header: "Dataset", stored: np.ndarray) -> tuple[RaisedFlag, ...]:
         Flag.MIRRORED: orientation == "RF",
         Flag.RAW_DETECTOR_DATA: word(header, "PresentationIntentType") == "FOR PROCESSING",
         Flag.BURNED_IN_TEXT: word(header, "BurnedInAnnotation") == "YES",
-        Flag.UNUSABLE_WINDOW: has_window and stored.ndim == 2 and usable_window(header) is None,
+        Flag.UNUSABLE_WINDOW: has_window and stored.ndim == 2 and not usable_windows(header),
         Flag.COLOUR: stored.ndim == 3 and np.ptp(stored.astype(np.int16), axis=2).max() > COLOUR_SPREAD,
     }
     return tuple(flag.raised() for flag, is_raised in holds.items() if is_raised)

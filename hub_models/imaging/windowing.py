@@ -1,6 +1,7 @@
 """Stored values of a DICOM X-ray to the gray that a screen shows: modality, then values of interest, then polarity."""
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +20,10 @@ LEAST_WIDTHS = {"LINEAR": 1, "LINEAR_EXACT": 1e-6, "SIGMOID": 1e-6}  # of a wind
 def displayed(header: "Dataset", stored: np.ndarray) -> tuple[np.ndarray, tuple[RaisedFlag, ...]]:
     """Return the gray (H, W), float32 in [0, 255], of (H, W) stored integers or (H, W, 3) uint8, and flags.
 
-    White is dense. A VOI LUT is preferred to the first window (LINEAR, LINEAR_EXACT or SIGMOID). Without either, or
-    with one that cannot be used or leaves no picture (see `_clipping`), the image keeps its full range: of a modality
-    table the range of its entries; else, as in the dataset builder, from 0 to the `full_scale` of its values. Signed
-    values are shifted to start at 0. MONOCHROME1 is inverted. Padding becomes as dark as the darkest real pixel.
+    White is dense. A VOI LUT is preferred to the windows (LINEAR, LINEAR_EXACT or SIGMOID), and the first of them that
+    leaves a picture (see `_clipping`) is used. Without one the image keeps its full range: of a modality table the
+    range of its entries; else, as in the dataset builder, from 0 to the `full_scale` of its values. Signed values are
+    shifted to start at 0. MONOCHROME1 is inverted. Padding becomes as dark as the darkest real pixel.
     Colour becomes luminance.
 
     Source: DICOM PS3.3 C.11.1 (modality), C.11.2 (VOI), C.7.6.3.1.2 (photometric), C.7.5.1.1.2 (padding), C.8.11.3
@@ -46,10 +47,10 @@ def _shown(header: "Dataset", levels: np.ndarray, counts: np.ndarray) -> tuple[n
     real = _real(header, levels)
     values, shown = _full_range(header, levels, real)
     flags: tuple[RaisedFlag, ...] = ()
-    windowed = _of_interest(header, values)
-    if windowed is not None:
-        flags = _clipping(levels[real], windowed[real], shown[real], counts[real])
-        shown = shown if flags else windowed
+    for windowed in _of_interest(header, values):
+        if not (flags := _clipping(levels[real], windowed[real], shown[real], counts[real])):
+            shown = windowed
+            break
     is_inverse = word(header, "PhotometricInterpretation") == "MONOCHROME1"
     if is_inverse:
         shown = 255 - shown
@@ -113,17 +114,15 @@ def _full_range(header: "Dataset", levels: np.ndarray, real: np.ndarray) -> tupl
     return levels * slope + intercept, 255 * (fraction if slope > 0 else 1 - fraction)
 
 
-def _of_interest(header: "Dataset", values: np.ndarray) -> np.ndarray | None:
-    """Return the gray (N,) of values by the VOI table or else the window; None without a usable one."""
+def _of_interest(header: "Dataset", values: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the gray (N,) of values by the VOI table, then by each usable window: they are views to choose from."""
     if table := header.get("VOILUTSequence"):
-        values, entries = _looked_up(values, table[0], header)
-        return values * (255 / full_scale(entries.max()))
-    if window := usable_window(header):
+        found, entries = _looked_up(values, table[0], header)
+        yield found * (255 / full_scale(entries.max()))
+    for window in usable_windows(header):
         from pydicom.pixels import apply_windowing
 
-        windowed: np.ndarray = apply_windowing(values, window)
-        return windowed
-    return None
+        yield apply_windowing(values, window)
 
 
 def _looked_up(values: np.ndarray, table: "Dataset", header: "Dataset") -> tuple[np.ndarray, np.ndarray]:
@@ -159,18 +158,19 @@ def full_scale(highest: float) -> int:
     raise ValueError(f"a value of {highest} needs more than {BIT_DEPTHS[-1]} bits: scale the gray down to them")
 
 
-def usable_window(header: "Dataset") -> "Dataset | None":
-    """Return the first window, for an output from 0 to 255; None where no window can be used."""
+def usable_windows(header: "Dataset") -> list["Dataset"]:
+    """Return the windows that can be used, in the order of the header, for an output from 0 to 255."""
     from pydicom import Dataset
 
-    centers, widths = numbers(header, "WindowCenter"), numbers(header, "WindowWidth")
     function = word(header, "VOILUTFunction") or "LINEAR"
-    if not (centers and widths) or widths[0] < LEAST_WIDTHS.get(function, math.inf):
-        return None
-    window = Dataset()
-    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = centers[0], widths[0], function
-    window.BitsStored, window.PixelRepresentation, window.PhotometricInterpretation = 8, 0, "MONOCHROME2"
-    return window
+    windows = []
+    for center, width in zip(numbers(header, "WindowCenter"), numbers(header, "WindowWidth"), strict=False):
+        if width >= LEAST_WIDTHS.get(function, math.inf):
+            window = Dataset()
+            window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, width, function
+            window.BitsStored, window.PixelRepresentation, window.PhotometricInterpretation = 8, 0, "MONOCHROME2"
+            windows.append(window)
+    return windows
 
 
 def word(header: "Dataset", keyword: str) -> str:

@@ -13,6 +13,7 @@ import huggingface_hub
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+from fsspec.implementations.local import LocalFileSystem
 
 import chest_xray_masks  # makes its name known to load_dataset
 from chest_xray_masks import HEAD_BYTES
@@ -28,7 +29,7 @@ from hub_models.predict.index import (
     check_ids,
     index_of,
 )
-from hub_models.predict.places import OpenPath, open_inside, open_url, refuse
+from hub_models.predict.places import OpenPath, open_beside, open_inside, open_url, refuse
 
 PATHS = ("paths of the table are opened",)  # of `Sources.origin`, where they are
 
@@ -93,14 +94,16 @@ def _stream_parquet(
 ) -> Iterator[tuple[IndexRow, OpenSource]]:
     """Yield rows with what opens them; a row group is read a row at a time, as it may be larger than the memory."""
     for path, members in groupby(rows, key=lambda row: row["place"]):
-        wanted = {row["row"]: row for row in members}
-        with files.open(path.decode(errors="surrogateescape")) as file:
+        wanted, place = {row["row"]: row for row in members}, path.decode(errors="surrogateescape")
+        is_beside = open_path is open_url and isinstance(files, LocalFileSystem)
+        opens = partial(open_beside, files._parent(place)) if is_beside else open_path
+        with files.open(place) as file:
             table = pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             ends = np.cumsum(counts)
             for group in sorted({int(np.searchsorted(ends, row, "right")) for row in wanted}):
                 for number, open_cell in enumerate(
-                    _cells(table, group, column, open_path), int(ends[group]) - counts[group]
+                    _cells(table, group, column, opens), int(ends[group]) - counts[group]
                 ):
                     if number in wanted:
                         yield wanted[number], open_cell

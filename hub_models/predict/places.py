@@ -39,6 +39,12 @@ def open_url(url: str) -> Source:
     return open_file(*fsspec.url_to_fs(url))
 
 
+def open_beside(folder: str, path: str) -> Source:
+    """Return `open_url` of what a table in a `folder` of this machine names; a relative path is tried there first."""
+    beside = f"{folder}/{path}".replace("\\", "/")
+    return open_url(beside if "://" not in path and not path.startswith("/") and Path(beside).exists() else path)
+
+
 def refuse(path: str) -> Source:
     """Raise ValueError for a path or URL in a table of others, which could lead to any file or address."""
     why = "a table of others could name any file or address: trust it with --allow_paths"

@@ -236,6 +236,16 @@ def test_window_that_leaves_a_picture_is_used(fields: dict[str, object]) -> None
     assert read_dicom(dicom(framed, **window(2050, 600))).flags == ()
 
 
+def test_next_view_of_the_header_is_used_where_the_first_leaves_no_picture() -> None:
+    expected = read_dicom(dicom(RAMP, **window(1000, 2000))).gray
+    several = {"WindowCenter": [128, 1000], "WindowWidth": [256, 2000]}
+    white = {"VOILUTSequence": table([1, 0, 12], [4095])} | window(1000, 2000)
+    for fields in (several, white):
+        image = read_dicom(dicom(RAMP, **fields))
+        np.testing.assert_array_equal(image.gray, expected)
+        assert image.flags == ()
+
+
 def test_modality_table_takes_the_place_of_the_slope_over_its_own_range() -> None:
     tenfold = table([4096, 0, 16], [10 * value for value in range(4096)])  # to 40950, of 65535
     image = read_dicom(dicom(RAMP, ModalityLUTSequence=tenfold, RescaleSlope=0.01, RescaleIntercept=0))

@@ -135,6 +135,14 @@ def test_base64_in_a_table_is_an_image(folder: Path) -> None:
         assert list(opened(sources).values()) == list(PNGS.values())
 
 
+def test_paths_in_a_table_here_are_relative_to_it(folder: Path) -> None:
+    name = parquet(folder, path=["a b.png", "sub\\é.png", str(folder / "a b.png")])
+    sources = find_sources(name, column="path", allow_paths=True)
+    assert list(opened(sources).values()) == [PNGS["a b.png"]] * 3
+    with pytest.raises(ValueError, match=r"x\.parquet has no image column, but \['path'\]: .*--allow_paths"):
+        find_sources(name)
+
+
 @pytest.mark.parametrize("cell", [PNGS["a b.png"], {"bytes": PNGS["a b.png"], "path": None}])
 def test_lists_of_images_are_named(folder: Path, cell: object) -> None:
     for column in (None, "images"):
