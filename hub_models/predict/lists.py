@@ -22,8 +22,10 @@ logger = logging.getLogger(__name__)
 LIST_SUFFIXES = (".txt", ".csv", ".tsv")
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
 # of a table, the first that it has, in any capitals and with blanks for underlines: `Image Index` of NIH
-LIST_COLUMNS = ("source", "path", "file", "file_name", "filename", "file_path", "filepath", "image", "image_path")
-LIST_COLUMNS += ("image_file", "image_name", "url", "image_index", "image_id", "study_id")
+LIST_COLUMNS = (
+    *("source", "path", "file", "file_name", "filename", "file_path", "filepath", "image", "image_path"),
+    *("image_file", "image_name", "url", "image_index", "image_id", "study_id"),
+)
 SEPARATORS = ",;\t|"
 
 
