@@ -29,7 +29,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
@@ -40,7 +40,7 @@ from typing import Any, BinaryIO, NamedTuple
 import datasets
 import numpy as np
 from datasets.utils.file_utils import xopen
-from PIL import Image
+from PIL import Image, ImageOps, TiffImagePlugin
 
 __version__ = "0.2.0"  # of the whole project; pyproject.toml and hub_models read it here
 
@@ -66,13 +66,18 @@ ROWS_VERSION = 2  # raise when a row comes to hold something else; part of the c
 MAX_PIXELS = 100_000_000  # the largest original holds 19.7 million
 DECODING_SECONDS = 30  # of a compressed DICOM frame, and two more for each million pixels
 HEADER_BYTES = 2**22  # of a DICOM element but the pixels: lookup tables, the longest, take 2**17 each
+HEAD_BYTES = 512  # of a file, which tell what it is
 MAX_BYTES = 2**29  # of an image file: MAX_PIXELS of 4 bytes and more
 MAX_READING = 2**16  # bytes; the longest of the 800 readings takes 600
 MAX_TABLE = 2**22  # bytes; the table of the 662 takes 28 kB
 MAX_RATIO, MIN_BOUND = 100, 2**26  # a zip's member unpacks to 100 times its packed bytes, or to 64 MiB, at the most
 # Of X-rays. Pillow reads more formats, but starts other programs for some of them (EPS).
 FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")
-CAMERA_FORMATS = ("JPEG", "MPO")  # a phone's photograph of an X-ray: upright by its EXIF, in MPO beside previews
+CAMERA_FORMATS = ("JPEG", "MPO")  # a phone's photograph of an X-ray, in MPO beside previews
+_TURNED = (b"eXIf", b"Raw profile type exif", b"tiff:Orientation")  # in the bytes of a PNG that may be turned
+for _kind, _modes in list(TiffImagePlugin.OPEN_INFO.items()):
+    if _kind[1] == 1 and _modes[0][0] in "IF":  # Pillow reads deep gray of all kinds where 0 is black
+        TiffImagePlugin.OPEN_INFO.setdefault((_kind[0], 0, *_kind[2:]), _modes)
 
 FEATURES = datasets.Features(
     {
@@ -1126,10 +1131,10 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def check_image(data: bytes, name: str) -> tuple[int, int]:
-    """Return (width, height) of an image file whose header and checksums are sound.
+    """Return (width, height), upright, of an image file whose header and checksums are sound.
 
-    A PNG's pixels are not unpacked, which takes ten times as long. Its checksums show any cut or change. Other formats
-    have no checksums, so they are unpacked.
+    A PNG's pixels are not unpacked, which takes ten times as long, unless it may be turned. Its checksums show any cut
+    or change. Other formats have no checksums, so they are unpacked.
 
     Raises:
         ValueError: it is no image, or is cut off or damaged.
@@ -1137,13 +1142,13 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     """
     with open_image_file(io.BytesIO(data), name) as image:
         try:
-            if image.format != "PNG":
-                image.load()
-            elif data.rfind(_PNG_END) < 0:
-                raise ValueError("its last bytes are missing")
-            else:
-                image.verify()
-            return image.size
+            if image.format == "PNG":
+                if data.rfind(_PNG_END) < 0:
+                    raise ValueError("its last bytes are missing")
+                if not any(map(data.__contains__, _TURNED)):
+                    image.verify()
+                    return image.size
+            return as_shown(image).size
         except Exception as error:  # PIL raises whatever its many decoders raise
             raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): get a sound copy") from error
 
@@ -1169,6 +1174,32 @@ def open_image_file(file: BinaryIO, name: str) -> Image.Image:
         size = f"{image.width}x{image.height}"
         raise TooManyPixelsError(f"{name} has {size} pixels, more than {MAX_PIXELS}: scale it down")
     return image
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """Return an opened image file decoded, upright by its EXIF in any format, as `datasets` does, and black as 0."""
+    image.load()
+    with suppress(Exception):  # unreadable EXIF turns nothing
+        ImageOps.exif_transpose(image, in_place=True)
+    return black_as_zero(image)
+
+
+def black_as_zero(image: Image.Image) -> Image.Image:
+    """Return an image decoded; a deep TIFF in which 0 is white, which Pillow leaves as stored, is inverted.
+
+    Its white is the largest value of the fewest of 8, 10, 12, 14 or 16 bits that hold its values; of deeper or
+    negative ones the sum of the least and the largest.
+    """
+    image.load()
+    is_inverse = getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    if not is_inverse or image.mode[0] not in "IF":
+        return image
+    values = np.asarray(image).astype(np.float32 if image.mode == "F" else np.int64)
+    low, high = values.min(), values.max()
+    tops = (2**bits - 1 for bits in (8, 10, 12, 14, 16) if image.mode != "F" and low >= 0 and high < 2**bits)
+    if top := next(tops, 0):
+        return Image.fromarray((top - values).astype(np.uint16))
+    return Image.fromarray((low + high - values).astype(np.float32))
 
 
 def binarize(mask: Image.Image) -> np.ndarray:
@@ -1280,7 +1311,7 @@ def union_of(files: Iterable[tuple[str, bytes]], size: tuple[int, int]) -> np.nd
             raise ValueError(f"{name} is a mask of {shapes}: make them one size (nearest neighbour for the mask)")
         try:
             with open_image_file(io.BytesIO(data), name) as mask:
-                union |= binarize(mask)
+                union |= binarize(as_shown(mask))
         except Exception as error:  # as above
             raise ValueError(f"{name} cannot be decoded as a mask ({reason(error)}): get a sound copy") from error
     return union
@@ -1303,9 +1334,9 @@ def _content(file: SetFile, data: bytes) -> np.ndarray | list[str]:
     """Return what makes two copies of a file the same: pixels, the lungs of a mask, the words of a reading."""
     if file.role == "reading":
         return decode_text(data).split()
-    with open_image_file(
-        io.BytesIO(dicom_png(data, file.name) if file.rank == DICOM_RANK else data), file.name
-    ) as image:
+    png = dicom_png(data, file.name) if file.rank == DICOM_RANK else data
+    with open_image_file(io.BytesIO(png), file.name) as opened:
+        image = as_shown(opened)
         if file.role != "image":
             return binarize(image)
         return np.asarray(image if image.mode[0] in "IF" else image.convert("RGB"))
@@ -1339,20 +1370,23 @@ def dicom_png(data: bytes, name: str) -> bytes:
     except ImportError as error:
         raise ImportError(f"{name} is DICOM, which needs pydicom: pip install pydicom") from error
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its warnings would quote the header
-    what = "its header"
+    what, way_out = "its header", "get a sound copy"
     try:
-        header = pydicom.dcmread(DicomFile(data), stop_before_pixels=True)
+        header = read_dicom_file(DicomFile(data), stop_before_pixels=True)
         bits, rows, columns = (int(header[keyword].value) for keyword in ("BitsStored", "Rows", "Columns"))
+        if not header.get("PhotometricInterpretation"):
+            what, way_out = "whether 0 is black or white is not said", "set its Photometric Interpretation"
+            raise ValueError
         is_gray = header.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2") and header.SamplesPerPixel == 1
         if not is_gray or int(header.get("NumberOfFrames") or 1) != 1 or not 0 < bits <= 16:
             what = "not one gray frame of at most 16 bits"
             raise ValueError
         what = "its pixels"
         if is_small := rows * columns <= MAX_PIXELS:
-            pixels = decode_dicom(pydicom.dcmread(DicomFile(data, longest_pixels(header))))
+            pixels = decode_dicom(read_dicom_file(DicomFile(data, longest_pixels(header))))
     except Exception as error:  # of any kind: pydicom has many parsers, and their messages may quote the header
         what += f": {error}" if isinstance(error, (ChildProcessError, TimeoutError)) else ""
-        raise ValueError(f"{name} cannot be read as a gray DICOM X-ray ({what}): get a sound copy") from None
+        raise ValueError(f"{name} cannot be read as a gray DICOM X-ray ({what}): {way_out}") from None
     if not is_small:
         raise TooManyPixelsError(f"{name} has more than {MAX_PIXELS} pixels ({columns}x{rows}): scale it down")
     if header.PixelRepresentation:  # signed: shift up to start at 0
@@ -1386,13 +1420,70 @@ class DicomFile(io.BufferedReader):
         """Return the next bytes.
 
         Raises:
-            ValueError: the header is too long, or has too many elements; or it is deflated, and read as a whole.
+            ValueError: the header is too long, or has too many elements.
         """
         size = -1 if size is None else size
         self.left -= max(size, 256)  # an element takes more memory than bytes of the file
         if not 0 <= size <= self.longest or self.left < 0:
             raise ValueError("a DICOM file claims more bytes than an X-ray has")
         return super().read(size)
+
+    def inflated(self) -> bytes:
+        """Return the deflated rest of the file, unpacked to no more than an X-ray and its header have."""
+        unpacked, inflate = bytearray(), zlib.decompressobj(-zlib.MAX_WBITS).decompress
+        while (left := self.longest + HEADER_BYTES - len(unpacked)) and (packed := super().read(2**20)):
+            unpacked += inflate(packed, left)
+        return bytes(unpacked)
+
+
+def is_bare_dicom(head: bytes) -> bool:
+    """Return whether a file's first bytes, 132 or more, are those of DICOM elements without preamble and `DICM`.
+
+    The first is of group 2 (meta header) or 8; it is short, and the next one is of the same group or of one behind it.
+    """
+    for order, group in (("<", b"\x02\0"), ("<", b"\x08\0"), (">", b"\0\x08")):
+        if head[:2] == group and head[4:6].isalpha():  # with a value representation
+            is_long = head[4:6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
+            length = struct.unpack_from(f"{order}{'I' if is_long else 'H'}", head.ljust(12), 8 if is_long else 6)[0]
+            start = length + (12 if is_long else 8)
+        elif head[:2] == group and order == "<":
+            start = struct.unpack_from("<I", head.ljust(8), 4)[0] + 8
+        else:
+            continue
+        if start + 4 > len(head):
+            return False
+        first, second = (struct.unpack_from(f"{order}HH", head, at) for at in (0, start))
+        return first < second and (second[0] == first[0] or 8 <= second[0] <= 0x10)
+    return False
+
+
+def read_dicom_file(file: "DicomFile", **options: Any) -> Any:
+    """Return the header of a DICOM file as pydicom's `dcmread`; without meta header or its transfer syntax, too.
+
+    What the file does not say is found by its first element: implicit or explicit, little or big endian. No more of a
+    deflated file is unpacked than the file may be read.
+
+    Raises:
+        Exception: of any kind, where the file is no DICOM, or is cut off.
+    """
+    pydicom = importlib.import_module("pydicom")
+    is_bare = is_bare_dicom(file.peek(HEAD_BYTES)[:HEAD_BYTES])
+    pydicom.filereader.read_preamble(file, force=is_bare)
+    meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group != 2)
+    if is_deflated := meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+        file = DicomFile(file.inflated(), file.longest)
+    if not file.peek(1):
+        raise ValueError("cut off in the meta header")
+    file.seek(0)
+    header = pydicom.dcmread(file, force=is_bare or is_deflated, **options)
+    if is_deflated:
+        header.file_meta = pydicom.dataset.FileMetaDataset(meta)
+    if is_deflated or not header.file_meta.get("TransferSyntaxUID"):
+        is_implicit, is_little = header.original_encoding
+        explicit = "ExplicitVRLittleEndian" if is_little else "ExplicitVRBigEndian"
+        syntax = getattr(pydicom.uid, "ImplicitVRLittleEndian" if is_implicit else explicit)
+        header.file_meta.TransferSyntaxUID = syntax
+    return header
 
 
 def longest_pixels(header: Any) -> int:
@@ -1484,10 +1575,13 @@ def _decode_frames() -> None:
         frame = requests.read(options.pop("length"))
         # ends this process even where it hangs, and the one that asks is gone
         faulthandler.dump_traceback_later(options.pop("seconds"), exit=True)
-        decoder, size, pixels = get_decoder(options.pop("syntax")), options.pop("size"), b""
-        for name in sorted(decoder.available_plugins, key=order.find):
+        syntax, size, pixels = options.pop("syntax"), options.pop("size"), b""
+        tries = [(syntax, name) for name in sorted(get_decoder(syntax).available_plugins, key=order.find)]
+        if syntax == "1.2.840.10008.1.2.4.51":  # pydicom calls GDCM for its 12 bits by the name of another JPEG only
+            tries.append(("1.2.840.10008.1.2.4.57", "gdcm"))
+        for uid, name in tries:
             try:
-                pixels = decoder.as_array(frame, index=0, decoding_plugin=name, **options)[0].tobytes()
+                pixels = get_decoder(uid).as_array(frame, index=0, decoding_plugin=name, **options)[0].tobytes()
                 break
             except Exception:  # of any kind; the next may do better
                 continue

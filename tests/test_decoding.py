@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -235,9 +236,26 @@ def test_more_than_the_most_pixels_are_refused_before_they_are_decoded() -> None
             read(framed(frame, uid.JPEGBaseline8Bit, np.zeros((4, 4), np.uint8), 8))
 
 
-def test_deflated_file_is_not_unpacked() -> None:
-    header = pydicom.dcmread(io.BytesIO(tiny.dicom(smooth())))
+def deflated(data: bytes, more: int = 0) -> bytes:
+    """The same file, deflated as a whole, with more zeros behind it."""
+    header = pydicom.dcmread(io.BytesIO(data))
     header.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    if more:
+        header.DataSetTrailingPadding = bytes(more)
+    return tiny.dicom_bytes(header)
+
+
+def test_deflated_file_is_read_and_unpacked_to_no_more_than_an_x_ray() -> None:
+    plain = tiny.dicom(smooth(), PatientName="DOE")
+    for data in (deflated(plain), deflated(plain, 2**28)):
+        np.testing.assert_array_equal(np.asarray(to_gray(data)), np.asarray(to_gray(plain)))
+    assert png_of(deflated(plain)) == png_of(plain)
+    bomb = deflated(plain, 2**28)
+    tracemalloc.start()
+    to_gray(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26
     for read in (to_gray, png_of):
-        with pytest.raises(ValueError):
-            read(tiny.dicom_bytes(header))
+        with pytest.raises(ValueError, match="x-ray|DICOM"):
+            read(deflated(plain)[:600])

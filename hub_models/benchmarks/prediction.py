@@ -18,7 +18,7 @@ from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_
 from hub_models.dataset.phantoms import write_phantoms
 from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES
 from hub_models.models.trained_model import TrainedModel
-from hub_models.predict.dataset_rows import IndexRow, OpenSource
+from hub_models.predict.index import IndexRow, OpenSource
 from hub_models.predict.job import read_all
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.predict.stream import StreamOutput, cores, read_stream

@@ -157,6 +157,7 @@ COMMANDS = {
                 Option("config_name", "config of a dataset", "NAME", dest="config", old="config"),
                 Option("split", "split of a dataset (default: all)"),
                 Option("image_column", "column of the X-rays, where there are several", "NAME", dest="column"),
+                Option("id_column", "column of a table that names its X-rays (default: id, else the row)", "NAME"),
                 Option(
                     "allow_paths", "open paths and URLs in rows of Parquet, datasets and lists at a URL", kind=bool
                 ),

@@ -9,7 +9,6 @@ import chest_xray_masks as cxm
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 SEPARATORS = ",;\t|"
-MAX_TABLE = 2**28  # bytes; a million rows of a CSV take a quarter of it
 TextColumns = dict[str, list[str]]  # by name, all of one length; "" where a row has no value
 
 

@@ -14,12 +14,11 @@ import numpy as np
 
 from hub_models.imaging.dicom_pixels import stored_pixels
 from hub_models.imaging.flags import Flag, RaisedFlag
-from hub_models.imaging.windowing import displayed, numbers, usable_window, word
+from hub_models.imaging.windowing import displayed, numbers, usable_windows, word
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-DICOM_SUFFIXES = {".dcm", ".dicom"}
 DICOM_TAGS = [
     "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
@@ -28,6 +27,7 @@ DICOM_TAGS = [
     "BodyPartExamined", "ViewPosition", "PatientOrientation", "BurnedInAnnotation", "PixelSpacing",
     "ImagerPixelSpacing", "NominalScannedPixelSpacing", "EstimatedRadiographicMagnificationFactor",
 ]  # fmt: skip
+DIRECTORY_CLASS = "1.2.840.10008.1.3.10"  # Media Storage Directory Storage
 MODALITIES = ("", "CR", "DX", "RG", "SC", "OT")  # computed, digital, radiographic; secondary capture, other; unknown
 OTHER_MODALITIES = {
     "CT": "a CT slice",
@@ -58,11 +58,6 @@ class DicomImage:
     flags: tuple[RaisedFlag, ...]  # reasons not to trust a model on it; without any text of the header
 
 
-def is_dicom(head: bytes, name: str = "") -> bool:
-    """Return whether a file is DICOM, by its first 132 bytes or else by the suffix of its name."""
-    return head[128:132] == b"DICM" or Path(name).suffix.lower() in DICOM_SUFFIXES
-
-
 def read_dicom(source: bytes | str | Path, name: str | None = None) -> DicomImage:
     """Read the one frame of a DICOM file or of its bytes, called `name`, as `windowing.displayed` shows it.
 
@@ -80,7 +75,8 @@ def read_dicom(source: bytes | str | Path, name: str | None = None) -> DicomImag
         raise ValueError(f"{name} {objection}")
     stored = stored_pixels(read_header(source, pixels=True, name=name), name)
     with errors_as(f"the header of {name} does not say how to show its pixels: get a sound copy"):
-        return DicomImage(displayed(header, stored), _spacing(header), _flags(header, stored))
+        gray, shown_flags = displayed(header, stored)
+        return DicomImage(gray, _spacing(header), _flags(header, stored) + shown_flags)
 
 
 def name_of(source: bytes | str | Path, name: str | None = None) -> str:
@@ -109,7 +105,12 @@ def read_header(
         ImportError: pydicom is missing.
         ValueError: the source is no DICOM file, or is cut off.
     """
-    from chest_xray_masks import HEADER_BYTES, DicomFile, longest_pixels  # late: the builder imports `datasets`
+    from chest_xray_masks import (  # late: the builder imports `datasets`
+        HEADER_BYTES,
+        DicomFile,
+        longest_pixels,
+        read_dicom_file,
+    )
 
     name = name_of(source, name)
     broken = f"{name} is no DICOM file, or is cut off: get a sound copy"
@@ -124,22 +125,16 @@ def read_header(
     if pixels:
         with errors_as(broken):
             longest = longest_pixels(read_header(source, name=name))
-    with DicomFile(source, longest) as file:
-        with errors_as(broken):
-            pydicom.filereader.read_preamble(file, force=False)
-            meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, size: tag.group != 2)
-            syntax = meta.TransferSyntaxUID
-        if syntax == pydicom.uid.DeflatedExplicitVRLittleEndian:  # it could unpack to any size
-            raise ValueError(f"{name} is deflated as a whole: save it with another transfer syntax")
-        file.seek(0)
-        with errors_as(broken):
-            return pydicom.dcmread(file, stop_before_pixels=not pixels, specific_tags=tags)
+    with DicomFile(source, longest) as file, errors_as(broken):
+        return read_dicom_file(file, stop_before_pixels=not pixels, specific_tags=tags)
 
 
 def _objection(header: "Dataset") -> str | None:
     """Return why a file is not read as an X-ray, as the end of a sentence; None where it is."""
     from chest_xray_masks import MAX_PIXELS  # late: the builder imports `datasets`
 
+    if header.file_meta.get("MediaStorageSOPClassUID") == DIRECTORY_CLASS:
+        return "is a DICOMDIR, a table of contents: pass its folder"
     modality = word(header, "Modality")
     if modality not in MODALITIES:
         what = OTHER_MODALITIES.get(modality, "of another modality")
@@ -152,6 +147,8 @@ def _objection(header: "Dataset") -> str | None:
     if (frames := int(header.get("NumberOfFrames") or 1)) > 1:
         return f"has {frames} frames, an X-ray has one: save the frame to be read as a file of its own"
     colours = word(header, "PhotometricInterpretation")
+    if not colours:
+        return "does not say whether 0 is black or white: set its Photometric Interpretation to MONOCHROME2 or 1"
     if colours not in ("MONOCHROME1", "MONOCHROME2", *COLOURS):
         return "is neither gray, RGB nor YBR (a palette?): save it as MONOCHROME2"
     allocated, stored = int(header.BitsAllocated), int(header.BitsStored)
@@ -202,7 +199,7 @@ def _flags(header: "Dataset", stored: np.ndarray) -> tuple[RaisedFlag, ...]:
         Flag.MIRRORED: orientation == "RF",
         Flag.RAW_DETECTOR_DATA: word(header, "PresentationIntentType") == "FOR PROCESSING",
         Flag.BURNED_IN_TEXT: word(header, "BurnedInAnnotation") == "YES",
-        Flag.UNUSABLE_WINDOW: has_window and stored.ndim == 2 and usable_window(header) is None,
+        Flag.UNUSABLE_WINDOW: has_window and stored.ndim == 2 and not usable_windows(header),
         Flag.COLOUR: stored.ndim == 3 and np.ptp(stored.astype(np.int16), axis=2).max() > COLOUR_SPREAD,
     }
     return tuple(flag.raised() for flag, is_raised in holds.items() if is_raised)

@@ -7,6 +7,8 @@ import numpy as np
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+UNDEFINED_LENGTH = 2**32 - 1  # of an element that a delimiter ends, as compressed pixels
+
 
 def stored_pixels(header: "Dataset", name: str) -> np.ndarray:
     """Decode the one frame of a file, called `name` in errors, to (H, W) integers or (H, W, 3) red, green, blue.
@@ -27,6 +29,11 @@ def stored_pixels(header: "Dataset", name: str) -> np.ndarray:
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise ValueError(f"{name} has transfer syntax {kind}, not one of an X-ray: save it uncompressed") from None
+    if (
+        not syntax.is_compressed
+        and getattr(header.get_item("PixelData", keep_deferred=True), "length", 0) == UNDEFINED_LENGTH
+    ):
+        raise ValueError(f"the pixels of {name} are compressed, and it does not say how: export it as a DICOM file")
     if not decoder.is_available:
         way_out = "pip install 'chest-xray-masks[dicom]', or save it uncompressed"
         raise ImportError(f"{name} has transfer syntax {kind}, which needs a plug-in of pydicom: {way_out}")

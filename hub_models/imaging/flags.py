@@ -70,6 +70,17 @@ class Flag(StrEnum):
         "the DICOM header holds a window without a width or with an unknown function",
         "the window in the DICOM header cannot be used: the image is read over its full range",
     )
+    CLIPPING_WINDOW = (
+        "clipping_window",
+        "the window or table in the DICOM header makes most of the image black or white, or all of it one gray",
+        "the window in the DICOM header {effect}: the image is read over its full range",
+    )
+    UNCLEAR_POLARITY = (
+        "unclear_polarity",
+        "the DICOM header says MONOCHROME2 and an inverse presentation, which the standard excludes",
+        "the DICOM header says both that 0 is black (MONOCHROME2) and to invert (Presentation LUT Shape): 0 is read "
+        "as black",
+    )
     OTHER_SEGMENTER = (
         "other_segmenter",
         "the TB model was trained on the lungs that another lung model finds",

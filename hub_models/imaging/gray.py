@@ -24,6 +24,7 @@ class DecodedXray(NamedTuple):
     spacing_mm: tuple[float, float] | None = None  # of DICOM's header: a PNG or JPEG gives that of a print or a screen
     flags: tuple[RaisedFlag, ...] = ()  # reasons not to trust a model on it, from a DICOM header
     chroma: float = 0.0  # as `chroma` returns it; 0 of DICOM, which has a flag for colour
+    is_synthetic: bool = False  # by the mark of `synthetic_mark`
 
 
 def read_xray(source: Source, name: str | None = None) -> DecodedXray:
@@ -34,7 +35,7 @@ def read_xray(source: Source, name: str | None = None) -> DecodedXray:
     """
     if not is_dicom_source(source, name):
         image = open_image(source, name)
-        return DecodedXray(_gray(image), chroma=chroma(image))
+        return DecodedXray(_gray(image), chroma=chroma(image), is_synthetic=_is_marked(image))
     found = read_dicom(source, name)
     return DecodedXray(Image.fromarray(found.gray), found.spacing_mm, found.flags)
 
@@ -83,7 +84,11 @@ def is_synthetic(png: bytes) -> bool:
     from chest_xray_masks import FORMATS  # late: the builder imports `datasets`
 
     with Image.open(io.BytesIO(png), formats=FORMATS) as image:
-        return image.info.get(SYNTHETIC[0]) == SYNTHETIC[1]
+        return _is_marked(image)
+
+
+def _is_marked(image: Image.Image) -> bool:
+    return bool(image.info.get(SYNTHETIC[0]) == SYNTHETIC[1])
 
 
 def chroma(source: Source) -> float:

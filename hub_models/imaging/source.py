@@ -2,14 +2,15 @@
 
 import io
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeGuard
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from hub_models.imaging.dicom import is_dicom, read_dicom
+from hub_models.imaging.dicom import read_dicom
+from hub_models.imaging.file_kinds import is_dicom, unread_kind
 from hub_models.imaging.windowing import BIT_DEPTHS, luminance
 
 # Pillow warns of pictures that are smaller than MAX_PIXELS, which every picture is held against
@@ -17,6 +18,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Source = Image.Image | str | Path | bytes | np.ndarray
 IMAGE_BYTES = "image bytes"  # of no name, in errors
+RAW_TAGS = {50706, 33421}  # DNGVersion and CFARepeatPatternDim: of a camera's raw image in TIFF
 
 
 def open_image(source: Source, name: str | None = None) -> Image.Image:
@@ -24,7 +26,7 @@ def open_image(source: Source, name: str | None = None) -> Image.Image:
 
     Errors call bytes by their `name`.
 
-    A JPEG file, perhaps a phone's photograph, is turned by its EXIF. A decoded image stays as it is.
+    A file is turned upright by its EXIF, and a TIFF in which 0 is white inverted. An image's EXIF is not looked at.
     Arrays are (H, W), or (H, W, 3) in colour: bool, integers or floats.
 
     Raises:
@@ -37,7 +39,9 @@ def open_image(source: Source, name: str | None = None) -> Image.Image:
     if is_dicom_source(source, name):
         return Image.fromarray((read_dicom(source, name).gray * 257).round().astype(np.uint16))
     if isinstance(source, Image.Image):
-        return _loaded(source, "the image")
+        from chest_xray_masks import black_as_zero  # late: the builder imports `datasets`
+
+        return _loaded(source, "the image", black_as_zero)
     if isinstance(source, bytes):
         return _decoded(io.BytesIO(source), name or IMAGE_BYTES)
     with Path(source).open("rb") as file:
@@ -51,16 +55,16 @@ def is_dicom_source(source: Source, name: str | None = None) -> TypeGuard[str | 
         FileNotFoundError: the file does not exist.
         ValueError: the source is no regular file, empty, or of more than `MAX_BYTES`.
     """
-    from chest_xray_masks import MAX_BYTES, regular_size  # late: the builder imports `datasets`
+    from chest_xray_masks import HEAD_BYTES, MAX_BYTES, regular_size  # late: the builder imports `datasets`
 
     if isinstance(source, Image.Image | np.ndarray):
         return False
     if isinstance(source, bytes):
-        path, size, head = "", len(source), source[:132]
+        path, size, head = name or "", len(source), source[:HEAD_BYTES]
     else:
         path, size = str(source), regular_size(source)
         with Path(source).open("rb") as file:
-            head = file.read(min(size, 132))
+            head = file.read(min(size, HEAD_BYTES))
     called = path or name or IMAGE_BYTES
     if size > MAX_BYTES:
         raise ValueError(f"{called} has {size} bytes, more than {MAX_BYTES}: scale it down")
@@ -70,29 +74,31 @@ def is_dicom_source(source: Source, name: str | None = None) -> TypeGuard[str | 
 
 
 def _decoded(file: BinaryIO, name: str) -> Image.Image:
-    """Decode an open file, upright; one that is too large or holds several pictures is refused by its header."""
-    from chest_xray_masks import CAMERA_FORMATS, open_image_file  # late: the builder imports `datasets`
+    """Decode an open file as it is shown; one that is too large or holds several pictures is refused by its header."""
+    from chest_xray_masks import HEAD_BYTES, as_shown, open_image_file  # late: the builder imports `datasets`
 
-    opened = open_image_file(file, name)
-    image = _loaded(opened, name)
-    if opened.format in CAMERA_FORMATS:
-        with suppress(Exception):  # unreadable EXIF turns nothing
-            ImageOps.exif_transpose(image, in_place=True)
-    return image
+    what = unread_kind(file.read(HEAD_BYTES), name)
+    if what is None:
+        file.seek(0)
+        opened = open_image_file(file, name)
+        if getattr(opened, "tag_v2", {}).keys() & RAW_TAGS:
+            what = unread_kind(b"", "x.dng")
+    if what is not None:
+        raise ValueError(f"{name} {what}")
+    return _loaded(opened, name, as_shown)
 
 
-def _loaded(image: Image.Image, name: str) -> Image.Image:
-    """Decode the pixels of a PIL image, unless they are too many."""
+def _loaded(image: Image.Image, name: str, load: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Decode the pixels of a PIL image by `load`, unless they are too many."""
     from chest_xray_masks import MAX_PIXELS, TooManyPixelsError, reason  # late: the builder imports `datasets`
 
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
         raise TooManyPixelsError(f"{name} has {size} pixels, more than {MAX_PIXELS}: scale it down")
     try:
-        image.load()
+        return load(image)
     except Exception as error:  # as above
         raise ValueError(f"{name} cannot be decoded as an image ({reason(error)}): pass a sound file") from error
-    return image
 
 
 def _of_array(values: np.ndarray) -> Image.Image:

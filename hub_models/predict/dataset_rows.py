@@ -1,13 +1,11 @@
-"""Index X-rays that were found, as `Sources`, and read those in the rows of Parquet files and datasets."""
+"""Find and read X-rays in the rows of Parquet files and datasets."""
 
-import hashlib
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import base64
+from collections.abc import Iterator
 from functools import partial
-from itertools import groupby, islice, repeat
+from itertools import groupby, repeat
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import datasets
 import fsspec
@@ -15,113 +13,44 @@ import huggingface_hub
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+from fsspec.implementations.local import LocalFileSystem
 
 import chest_xray_masks  # makes its name known to load_dataset
+from chest_xray_masks import HEAD_BYTES
+from hub_models.imaging.file_kinds import is_image
 from hub_models.imaging.source import Source
-from hub_models.predict.places import OpenPath, open_inside, open_url, refuse
+from hub_models.predict.index import (
+    CARRIED,
+    Entry,
+    IndexRow,
+    OpenSource,
+    Sources,
+    carried_of,
+    check_ids,
+    index_of,
+)
+from hub_models.predict.places import OpenPath, open_beside, open_inside, open_url, refuse
 
-LONGEST_NAME = 200  # bytes of a folder's or file's name; file systems take 255
-OUTPUT_DOT = re.compile(r"\.(?=(png|dcm)$)", re.IGNORECASE)  # before a suffix of what is written
-INDEX_BLOCK = 10_000  # X-rays that are made an index at a time
-
-OpenSource = Callable[[], Source]
 PATHS = ("paths of the table are opened",)  # of `Sources.origin`, where they are
-Entry = tuple[str, str, int | None, int | None]  # key, place, row and size of an X-ray
-ENTRY = pyarrow.schema({"source": "string", "place": "binary", "row": "int64", "size": "int64"})
-
-
-class IndexRow(TypedDict):
-    """One X-ray of the index; see `Sources`."""
-
-    number: int
-    source: str
-    output: str
-    place: bytes
-    row: int | None
-    size: int | None
-
-
-@dataclass(frozen=True)
-class Sources:
-    """X-rays that were found; none of them has been opened.
-
-    Attributes:
-        index: a row for each. `number`: from 0. `source`: its unique key. `output`: a unique relative path for what is
-            written of it. `place`, `row`: where it is; the place in bytes, since names of files need not be text.
-            `size`: of the file in bytes, if listed.
-        stream: takes rows of the index; yields each row with what opens its X-ray, in their order.
-        origin: what else tells them from others: their zip, the column, the arguments of a dataset.
-    """
-
-    index: datasets.Dataset
-    stream: Callable[[datasets.Dataset], Iterator[tuple[IndexRow, OpenSource]]]
-    origin: tuple[str | None, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """Return a digest of the keys, places and sizes, in their order, and the origin, the same in any folder."""
-        digest = hashlib.sha256(repr(self.origin).encode())
-        for batch in self.index.select_columns(["source", "place", "size"]).iter(1000):
-            digest.update(repr(batch).encode())
-        return digest.hexdigest()
-
-
-def index_of(entries: Iterable[Entry], by_key: bool = False) -> datasets.Dataset:
-    """Return the index of `Sources` with these entries, no key twice, in their order or that of their keys.
-
-    There may be millions: at most INDEX_BLOCK of them are Python's objects at a time.
-    """
-    entries, blocks = iter(entries), []
-    while block := list(islice(entries, INDEX_BLOCK)):
-        keys, places, *others = zip(*block, strict=True)
-        columns = [map(printable, keys), (place.encode(errors="surrogateescape") for place in places), *others]
-        blocks.append(pyarrow.record_batch(list(map(pyarrow.array, columns, ENTRY.types)), ENTRY))
-    table = pyarrow.Table.from_batches(blocks, ENTRY)
-    if by_key:
-        table = table.sort_by("source")
-    taken: set[int] = set()
-    outputs = [_outputs(block["source"].to_pylist(), taken) for block in table.to_batches(INDEX_BLOCK)]
-    table = table.append_column("output", pyarrow.chunked_array(outputs, pyarrow.string()))
-    table = table.append_column("number", pyarrow.array(np.arange(len(table))))
-    return datasets.Dataset(table, fingerprint="X-rays")  # the default is a hash of a copy
-
-
-def printable(text: str) -> str:
-    r"""Return the same text, but `\udce9` in place of a byte 0xe9 that is no UTF-8."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _outputs(keys: list[str], taken: set[int]) -> pyarrow.Array:
-    """Return a unique relative path for each key, the key itself if it can be; capitals make no difference.
-
-    No folder ends as a written file does: such a file may lie beside it. `taken` holds the hashes of the paths so far,
-    which are smaller than the paths.
-    """
-    paths = []
-    for key in keys:
-        names = [re.sub(r"[^\w.,+=@() -]", "_", name) for name in key.removesuffix(".png").split("/")]
-        names = [name.encode()[:LONGEST_NAME].decode(errors="ignore") for name in names if name.strip(". ")]
-        names[:-1] = [OUTPUT_DOT.sub("_", name) for name in names[:-1]]
-        first = path = "/".join(names) or "image"
-        number = 1
-        while hash(path.casefold()) in taken:
-            number += 1
-            path = f"{first}-{number}"
-        taken.add(hash(path.casefold()))
-        paths.append(path)
-    return pyarrow.array(paths, pyarrow.string())
 
 
 def of_parquet(
-    files: fsspec.AbstractFileSystem, tables: dict[str, str], column: str | None, allow_paths: bool = False
+    files: fsspec.AbstractFileSystem,
+    tables: dict[str, str],
+    column: str | None,
+    allow_paths: bool = False,
+    id_column: str | None = None,
 ) -> Sources:
     """Return the X-rays in a `column` of Parquet files by name; see `inputs.find_sources`.
 
     Raises:
-        ValueError: a file without that column, or with several that may be meant; a file that is no whole Parquet.
+        ValueError: a file without that column, or with several that may be meant; a file that is no whole Parquet; an
+            `id_column` that is absent, or not of values of their own.
     """
     ids: list[object] = []
     found, named = [], ""
+    carried: dict[str, list[Any]] = {name: [] for name in CARRIED}
+    features = datasets.Features()
     for name, path in tables.items():
         with files.open(path) as file:
             try:
@@ -133,11 +62,18 @@ def of_parquet(
             if count > size:
                 raise ValueError(f"{name} claims {count} rows in {size} bytes: get it again")
             wanted = named or column
-            named = _image_column(name, [one.name for one in schema if _holds_images(one, wanted)], wanted)
-            ids += table.read(["id"])["id"].to_pylist() if "id" in schema.names else []
+            named = _image_column(name, [one.name for one in schema if _holds_images(one, wanted)], wanted, schema)
+            id_name = _id_column(name, id_column, schema.names)
+            ids += table.read([id_name])[id_name].to_pylist() if id_name in schema.names else []
+            texts = table.read([one for one in CARRIED if one in schema.names and one not in (named, id_name)])
+            for one, values in carried.items():
+                values += texts[one].to_pylist() if one in texts.column_names else [None] * count
+            features |= datasets.Features.from_arrow_schema(schema)
             found.append((name, path, count, size))
+    total = sum(count for _, _, count, _ in found)
     entries = ((f"{name}/{row}", path, row, size) for name, path, count, size in found for row in range(count))
-    index = index_of(_keyed(ids, entries, sum(count for _, _, count, _ in found)))
+    keyed = _keyed(ids, entries, total, id_column, next(iter(tables)))
+    index = index_of(keyed, carried=carried_of(features, carried))
     open_path = open_url if allow_paths else refuse
     return Sources(index, partial(_stream_parquet, files, named, open_path), (named, *PATHS[:allow_paths]))
 
@@ -158,14 +94,16 @@ def _stream_parquet(
 ) -> Iterator[tuple[IndexRow, OpenSource]]:
     """Yield rows with what opens them; a row group is read a row at a time, as it may be larger than the memory."""
     for path, members in groupby(rows, key=lambda row: row["place"]):
-        wanted = {row["row"]: row for row in members}
-        with files.open(path.decode(errors="surrogateescape")) as file:
+        wanted, place = {row["row"]: row for row in members}, path.decode(errors="surrogateescape")
+        is_beside = open_path is open_url and isinstance(files, LocalFileSystem)
+        opens = partial(open_beside, files._parent(place)) if is_beside else open_path
+        with files.open(place) as file:
             table = pyarrow.parquet.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             ends = np.cumsum(counts)
             for group in sorted({int(np.searchsorted(ends, row, "right")) for row in wanted}):
                 for number, open_cell in enumerate(
-                    _cells(table, group, column, open_path), int(ends[group]) - counts[group]
+                    _cells(table, group, column, opens), int(ends[group]) - counts[group]
                 ):
                     if number in wanted:
                         yield wanted[number], open_cell
@@ -207,13 +145,22 @@ def _bytes_of(open_path: OpenPath, value: dict[str, Any] | bytes | str | None) -
         ValueError: the cell is empty.
     """
     if isinstance(value, str):
-        value = {"bytes": None, "path": value}
+        value = _of_base64(value) or {"bytes": None, "path": value}
     data: bytes | None = value["bytes"] if isinstance(value, dict) else value
     if data:
         return data
     if isinstance(value, dict) and value.get("path"):
         return open_path(value["path"])
     raise ValueError("the row holds no image: pass a table with one in each row")
+
+
+def _of_base64(text: str) -> bytes | None:
+    """Return the image that a text holds in base64, plain or as a data URL; None for other text."""
+    text = text.partition(";base64,")[2] if text.startswith("data:") else text
+    try:
+        return data if is_image((data := base64.b64decode(text, validate=True))[:HEAD_BYTES]) else None
+    except ValueError:
+        return None
 
 
 def of_dataset(
@@ -223,6 +170,7 @@ def of_dataset(
     data_dir: str | None,
     column: str | None,
     allow_paths: bool = False,
+    id_column: str | None = None,
 ) -> Sources:
     """Return the X-rays in a `column` of a dataset, of `split` or of all; see `inputs.find_sources`.
 
@@ -242,10 +190,14 @@ def of_dataset(
         places = (data_dir or name, datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE)
         open_path = partial(open_inside, list(map(Path, places)))
     images = [feature for feature, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    column = _image_column(name, images, column)
+    column = _image_column(name, images, column, rows.features.arrow_schema)
     if not len(rows):
         raise FileNotFoundError(f"no row in {name} {config or ''} {split or ''}: pass another config or split")
-    ids = list(rows["id"]) if "id" in rows.column_names else []
+    id_name = _id_column(name, id_column, rows.column_names)
+    ids = list(rows[id_name]) if id_name in rows.column_names else []
+    carried = {one: list(rows[one]) for one in CARRIED if one in rows.column_names and one not in (column, id_name)}
+    if "split" not in carried:
+        carried["split"] = [str(split_name) for split_name, one in splits.items() for _ in range(len(one))]
     cells = rows.select_columns(column).cast_column(column, datasets.Image(decode=False))
 
     def stream(chosen: datasets.Dataset) -> Iterator[tuple[IndexRow, OpenSource]]:
@@ -253,7 +205,8 @@ def of_dataset(
             yield row, partial(_bytes_of, open_path, cells[row["row"]][column])
 
     keys = (f"{split_name}/{row}" for split_name, one in splits.items() for row in range(len(one)))
-    index = index_of(_keyed(ids, ((key, "", row, None) for row, key in enumerate(keys)), len(rows)))
+    entries = ((key, "", row, None) for row, key in enumerate(keys))
+    index = index_of(_keyed(ids, entries, len(rows), id_column, name), carried=carried_of(rows.features, carried))
     origin = (_absolute(name), config, split, _absolute(data_dir), column, *PATHS[:allow_paths])
     return Sources(index, stream, origin)
 
@@ -263,7 +216,7 @@ def _absolute(name: str | None) -> str | None:
     return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
-def _image_column(name: str, found: list[str], wanted: str | None) -> str:
+def _image_column(name: str, found: list[str], wanted: str | None, schema: pyarrow.Schema) -> str:
     """Return the wanted column, else `image`, else the only one.
 
     Raises:
@@ -273,11 +226,30 @@ def _image_column(name: str, found: list[str], wanted: str | None) -> str:
         return wanted or "image"
     if wanted is None and len(found) == 1:
         return found[0]
+    lists = [one.name for one in schema if pyarrow.types.is_list(one.type) or pyarrow.types.is_large_list(one.type)]
+    if wanted in lists or (lists and not found):
+        raise ValueError(f"{name} holds lists in {wanted or lists[0]}: write a table with one X-ray in each row")
+    if not found:
+        way_out = "name one of paths or base64 with --image_column, and for paths pass --allow_paths"
+        raise ValueError(f"{name} has no image column, but {schema.names}: {way_out}")
     raise ValueError(f"{name} has the image columns {found}, got {wanted}: name one of them with --image_column")
 
 
-def _keyed(ids: list[Any], entries: Iterator[Entry], count: int) -> Iterator[Entry]:
-    """Return the `count` entries with ids, as text, for keys where each row has its own; else as they are."""
+def _id_column(name: str, wanted: str | None, names: list[str]) -> str:
+    """Return the column of the keys, `id` where none is wanted; raise ValueError where there is none of that name."""
+    if wanted and wanted not in names:
+        raise ValueError(f"{name} has the columns {names}, none is {wanted}: name one of them with --id_column")
+    return wanted or "id"
+
+
+def _keyed(ids: list[Any], entries: Iterator[Entry], count: int, id_column: str | None, name: str) -> Iterator[Entry]:
+    """Return the `count` entries with ids, as text, for keys where each row has its own; else as they are.
+
+    Raises:
+        ValueError: one of table `name` has not, and the user named their `id_column`.
+    """
+    if id_column:
+        check_ids(ids, id_column, name)
     ids = [str(id) for id in ids if id is not None]
     if len(set(ids)) != count:
         return entries

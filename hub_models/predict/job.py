@@ -16,10 +16,11 @@ from hub_models.console import counted
 from hub_models.files import check_output, held, is_hidden, write_json
 from hub_models.hub_client.model_files import read_json
 from hub_models.models.answers import PREDICTION_VERSION
-from hub_models.predict.dataset_rows import Sources
 from hub_models.predict.dicom_output import DicomOutput, algorithm
+from hub_models.predict.index import Sources
 from hub_models.predict.inputs import find_sources
 from hub_models.predict.loading import Backend, find_model
+from hub_models.predict.passed_over import PassedOver
 from hub_models.predict.processes import OneProcess, processes_for
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.predict.row_log import (
@@ -61,6 +62,7 @@ def read_all(
     column: str | None = None,
     backend: Backend | None = None,
     allow_paths: bool = False,
+    id_column: str | None = None,
 ) -> Path:
     """Read each X-ray to a row in `predictions.parquet` and `.csv` and a mask in `masks/`; return `output`.
 
@@ -89,6 +91,7 @@ def read_all(
         column: of the X-rays, in Parquet or a dataset.
         backend: torch or onnx (default: onnx for an exported folder, else torch).
         allow_paths: whether to open what Parquet, datasets and lists at a URL name, as `find_sources` says.
+        id_column: of a table, whose values are the keys.
 
     Raises:
         FileNotFoundError: there is no X-ray, or no model.
@@ -111,7 +114,7 @@ def read_all(
         check_output(folder, "prediction job", is_hidden)
     accelerator = processes_for(segmenter, classifier, backend=backend)
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
-        sources = find_sources(images, config, split, data_dir, column, allow_paths)
+        sources = find_sources(images, config, split, data_dir, column, allow_paths, id_column)
         lungs, tb = (None if one is None else find_model(one, revision, backend) for one in (segmenter, classifier))
     if saliency and tb and tb.precision:
         raise ValueError("no saliency of an exported model: leave saliency out, or pass the run folder as classifier")
@@ -136,7 +139,7 @@ def read_all(
         dicom = DicomOutput(segmented_by, classified_by, has_report=dicom_sr) if dicom_seg or dicom_sr else None
         output_of_job = StreamOutput(reader, folder, overlays, saliency_model, dicom)
         _read(output_of_job, sources, settings, accelerator, batch_size)
-    logger.info("%s", _summary(folder))
+    logger.info("%s", _summary(folder, sources.passed_over))
     return folder
 
 
@@ -163,6 +166,7 @@ def _read(
     with held(folder, is_main):
         if is_main:
             write_json(settings, folder / SETTINGS_NAME)
+            sources.passed_over.write(folder)
             open_row_log(folder)
         accelerator.wait_for_everyone()
         _read_left(output, sources, accelerator, batch_size)
@@ -198,9 +202,10 @@ def _stands(folder: Path, row: TableRow) -> bool:
     return all(file.is_file() and file.stat().st_size for file in files)
 
 
-def _summary(folder: Path) -> str:
-    """Return how many rows the table has, and how many of them have an error or a flag."""
+def _summary(folder: Path, passed_over: PassedOver) -> str:
+    """Return how many rows the table has, how many of them have an error or a flag, and what was passed over."""
     table, field = pyarrow.dataset.dataset(folder / f"{TABLE_NAME}.parquet"), pyarrow.dataset.field
     unreadable, flagged = (table.count_rows(filter=one) for one in (field("error").is_valid(), field("flags") != ""))
     images = counted(table.count_rows(), "image")
-    return f"{images}, {unreadable} unreadable, {flagged} flagged: {folder / f'{TABLE_NAME}.csv'}"
+    others = f", {passed_over}" if passed_over else ""
+    return f"{images}, {unreadable} unreadable, {flagged} flagged{others}: {folder / f'{TABLE_NAME}.csv'}"

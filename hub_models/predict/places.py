@@ -39,6 +39,12 @@ def open_url(url: str) -> Source:
     return open_file(*fsspec.url_to_fs(url))
 
 
+def open_beside(folder: str, path: str) -> Source:
+    """Return `open_url` of what a table in a `folder` of this machine names; a relative path is tried there first."""
+    beside = f"{folder}/{path}".replace("\\", "/")
+    return open_url(beside if "://" not in path and not path.startswith("/") and Path(beside).exists() else path)
+
+
 def refuse(path: str) -> Source:
     """Raise ValueError for a path or URL in a table of others, which could lead to any file or address."""
     why = "a table of others could name any file or address: trust it with --allow_paths"
@@ -57,3 +63,8 @@ def open_below(files: fsspec.AbstractFileSystem, folder: str, place: str) -> Sou
     path = str(files._strip_protocol(place))
     is_there = protocol in (files.protocol, *files.protocol) and path.startswith(f"{folder.rstrip('/')}/")
     return open_file(files, path) if is_there and "::" not in place and ".." not in path.split("/") else refuse(place)
+
+
+def printable(text: str) -> str:
+    r"""Return the same text, but `\udce9` in place of a byte 0xe9 that is no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

@@ -3,7 +3,7 @@
 import io
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,9 @@ from hub_models.imaging.masks import mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
 from hub_models.imaging.source import Source
 from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES
-from hub_models.predict.dataset_rows import IndexRow, OpenSource, printable
 from hub_models.predict.dicom_output import DicomOutput
+from hub_models.predict.index import CARRIED, IndexRow, OpenSource
+from hub_models.predict.places import printable
 from hub_models.predict.reader import ChestXrayReader, OpenedXray, Prediction
 from hub_models.predict.row_log import NUMBER, noted
 
@@ -37,6 +38,7 @@ AREAS = ("right_fraction", "left_fraction", "right_mm2", "left_mm2")
 PREDICTION_COLUMNS = {
     "source": "string",
     "name": "string",
+    **dict.fromkeys(CARRIED, "string"),
     "height": "int32",
     "width": "int32",
     "spacing_row_mm": "double",
@@ -142,6 +144,8 @@ def _decode(output: StreamOutput, item: tuple[IndexRow, OpenSource]) -> tuple[Op
 def _write(output: StreamOutput, row: IndexRow, result: tuple[OpenedXray, Source, Prediction] | str) -> TableRow:
     """Write the files of an X-ray, and return its row of the table."""
     columns: TableRow = {NUMBER: row["number"], "source": row["source"]}
+    said: Mapping[str, object] = row
+    columns |= {name: said[name] for name in CARRIED if said.get(name) is not None}
     if isinstance(result, str):
         return columns | {"name": PurePosixPath(row["source"]).name, "error": result}
     xray, source, found = result

@@ -10,9 +10,11 @@ import pytest
 from pydicom import uid
 from tiny import SECRET, dicom, dicom_bytes, dicom_with_patient, without
 
-from chest_xray_masks import MAX_PIXELS
-from hub_models.imaging.dicom import DICOM_TAGS, DicomImage, is_dicom, read_dicom
+from chest_xray_masks import HEAD_BYTES, MAX_PIXELS, dicom_png
+from hub_models.imaging.dicom import DICOM_TAGS, DicomImage, read_dicom
+from hub_models.imaging.file_kinds import is_dicom
 from hub_models.imaging.flags import Flag
+from hub_models.imaging.gray import read_xray
 
 XRAY = np.random.default_rng(0).integers(0, 4096, (48, 36)).astype(np.uint16)
 
@@ -104,10 +106,51 @@ def test_big_endian() -> None:
     np.testing.assert_allclose(read_dicom(dicom_bytes(header)).gray, (4095 - XRAY) * np.float32(255 / 4095), rtol=1e-5)
 
 
-def deflated() -> bytes:
+def directory() -> bytes:
     header = pydicom.dcmread(io.BytesIO(dicom(XRAY)))
-    header.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = uid.MediaStorageDirectoryStorage
     return dicom_bytes(header)
+
+
+def bare(data: bytes, implicit: bool = True, little: bool = True, meta: bool = False) -> bytes:
+    """The elements of a DICOM file without preamble and meta header; with `meta`, one of no transfer syntax."""
+    header = pydicom.Dataset()
+    header.update(pydicom.dcmread(io.BytesIO(data)))
+    header["PixelData"].VR = "OW"
+    if not little:
+        header.PixelData = np.frombuffer(header.PixelData, "<u2").astype(">u2").tobytes()
+    buffer = io.BytesIO()
+    if meta:
+        buffer.write(bytes(128) + b"DICM")
+        about = pydicom.dataset.FileMetaDataset()
+        about.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
+        pydicom.filewriter.write_file_meta_info(buffer, about, enforce_standard=False)
+    header.save_as(buffer, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
+def test_without_a_transfer_syntax_the_first_element_tells(tmp_path, implicit: bool, little: bool, meta: bool) -> None:
+    plain = dicom(XRAY, Modality="DX", PixelSpacing=[0.2, 0.1])
+    data = bare(plain, implicit, little, meta)
+    assert is_dicom(data[:HEAD_BYTES])
+    (tmp_path / "IM000001").write_bytes(data)
+    for source in (data, tmp_path / "IM000001"):
+        xray = read_xray(source)
+        np.testing.assert_array_equal(np.asarray(xray.gray), read_dicom(plain).gray)
+        assert xray.spacing_mm == (0.2, 0.1)
+    assert dicom_png(data, "x.dcm") == dicom_png(plain, "x.dcm")
+
+
+def test_meta_header_without_preamble_is_read() -> None:
+    plain = dicom(XRAY)
+    np.testing.assert_array_equal(read_dicom(plain[132:]).gray, read_dicom(plain).gray)
+
+
+@pytest.mark.parametrize("head", [b"\x08\0", b"\x08\0\x05\0" + b"\xff" * 300, b"\x02\0\0\0UL\x04\0" + bytes(500)])
+def test_bytes_that_only_begin_like_elements_are_no_dicom(head: bytes) -> None:
+    assert not is_dicom(head)
 
 
 WRONG = {
@@ -117,7 +160,11 @@ WRONG = {
     "cut in the header": (lambda: dicom(XRAY)[:400], "cannot be read|holds no image|is cut off"),
     "no rows": (lambda: without(dicom(XRAY), "Rows"), "holds no image: pass the file of the X-ray itself"),
     "no bits": (lambda: without(dicom(XRAY), "BitsStored"), "the header of .* cannot be read: get a sound copy"),
-    "deflated": (deflated, "is deflated as a whole: save it with another transfer syntax"),
+    "no photometric": (
+        lambda: without(dicom(XRAY), "PhotometricInterpretation"),
+        "not say whether 0 is black or white",
+    ),
+    "DICOMDIR": (directory, "is a DICOMDIR, a table of contents: pass its folder"),
     "CT": (lambda: dicom(XRAY, Modality="CT"), "is a CT slice, not a chest X-ray: pass a file of modality CR, DX"),
     "mammogram": (lambda: dicom(XRAY, Modality="MG"), "is a mammogram, not a chest X-ray"),
     "unknown modality": (lambda: dicom(XRAY, Modality="DOE"), "is of another modality, not a chest X-ray"),

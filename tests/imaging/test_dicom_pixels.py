@@ -1,4 +1,6 @@
 import io
+import shutil
+import subprocess
 from pathlib import Path
 
 import gdcm
@@ -7,9 +9,11 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_frames import by_pillow, compressed, framed, transcoded
+from PIL import Image
 from pydicom import uid
 from tiny import dicom, dicom_bytes, without
 
+from chest_xray_masks import dicom_png
 from hub_models.imaging.dicom import read_dicom, read_header
 from hub_models.imaging.dicom_pixels import stored_pixels
 
@@ -62,12 +66,25 @@ def test_colour_jpeg_is_the_gray_it_shows() -> None:
     assert np.abs(image.gray - gray).max() < 4 and image.flags == ()
 
 
+def unsaid(data: bytes) -> bytes:
+    """A DICOM file without the transfer syntax in its meta header."""
+    header = pydicom.dcmread(io.BytesIO(data))
+    del header.file_meta.TransferSyntaxUID
+    buffer = io.BytesIO()
+    header.save_as(buffer, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    return buffer.getvalue()
+
+
 WRONG = {
     "cut": (lambda: dicom(XRAY)[:-5], r"\(Explicit VR Little Endian, 12 bits\): get a sound copy$"),
     "cut, compressed": (lambda: compressed(dicom(XRAY), uid.RLELossless)[:-300], "holds no pixels, or is cut off"),
     "damaged": (lambda: framed(b"\xff\x4f\xff\x51 and so on", uid.JPEG2000Lossless, XRAY), r"\(JPEG 2000 .*, 12 bits"),
     "no pixels": (lambda: without(dicom(XRAY), "PixelData"), "holds no pixels, or is cut off"),
     "movie": (lambda: framed(b"movie", uid.MPEG2MPML, XRAY), "transfer syntax MPEG2 Main Profile / Main Level, not"),
+    "of no syntax, compressed": (
+        lambda: unsaid(compressed(dicom(XRAY), uid.RLELossless)),
+        "compressed, and it does not say",
+    ),
     "private syntax": (lambda: framed(b"any", "1.2.3.4", XRAY), "transfer syntax a private one, not"),
 }
 
@@ -93,10 +110,35 @@ def test_missing_plug_in_names_the_syntax_and_the_extra(tmp_path: Path) -> None:
     assert read_dicom(data).gray.shape == XRAY.shape
 
 
-def test_12_bit_jpeg_has_no_free_plug_in(tmp_path: Path) -> None:
-    data = transcoded(dicom(XRAY), gdcm.TransferSyntax.JPEGExtendedProcess2_4, tmp_path)
-    with pytest.raises(ValueError, match=r"cannot be decoded \(JPEG Extended .*, 12 bits\): .* save it uncompressed"):
-        read_dicom(data)
+def test_12_bit_lossy_jpeg_changes_little(tmp_path: Path) -> None:
+    """GDCM reads it, though pydicom's plug-in refuses to call it."""
+    y, x = np.mgrid[:64, :48]
+    stored = (2000 + 1500 * np.sin(x / 9) * np.cos(y / 7)).astype(np.uint16)
+    files = {
+        "unsigned": dicom(stored),
+        "inverted": dicom(stored, photometric="MONOCHROME1"),
+    }
+    for name, plain in files.items():
+        packed = transcoded(plain, gdcm.TransferSyntax.JPEGExtendedProcess2_4, tmp_path)
+        assert pydicom.dcmread(io.BytesIO(packed)).file_meta.TransferSyntaxUID == uid.JPEGExtended12Bit
+        difference = np.abs(read_dicom(packed).gray - read_dicom(plain).gray).max()
+        assert 0 < difference < 4, name
+        with Image.open(io.BytesIO(dicom_png(packed, "x.dcm"))) as image:
+            pixels = np.asarray(image).astype(int)
+        with Image.open(io.BytesIO(dicom_png(plain, "x.dcm"))) as image:
+            assert np.abs(pixels - np.asarray(image)).max() < 64
+
+
+@pytest.mark.skipif(not shutil.which("dcmcjpeg"), reason="dcmtk is not installed")
+@pytest.mark.parametrize("option", ["+ee", "+el", "+e1"])
+def test_jpeg_of_dcmtk_is_read(option: str, tmp_path: Path) -> None:
+    y, x = np.mgrid[:64, :48]
+    whole = np.sin(x / 9) * np.cos(y / 7)  # dcmcjpeg stores values from 0 to its top
+    stored = (4095 * (whole - whole.min()) / np.ptp(whole)).astype(np.uint16)
+    plain = dicom(stored, StudyInstanceUID="1.2.4")
+    (tmp_path / "plain.dcm").write_bytes(plain)
+    subprocess.run(["dcmcjpeg", option, "plain.dcm", "packed.dcm"], cwd=tmp_path, check=True)
+    assert np.abs(read_dicom(tmp_path / "packed.dcm").gray - read_dicom(plain).gray).max() < 4
 
 
 TALL, WIDE = np.zeros((48, 36), np.uint8), np.zeros((36, 48), np.uint8)

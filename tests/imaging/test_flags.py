@@ -12,7 +12,7 @@ from hub_models.predict.checks import AREA_FRACTIONS, BORDER_FRACTION, LEAST_RAT
 
 
 def test_codes_are_plain_strings_of_their_own() -> None:
-    assert len({flag.value for flag in Flag}) == len({flag.message for flag in Flag}) == len(Flag) == 17
+    assert len({flag.value for flag in Flag}) == len({flag.message for flag in Flag}) == len(Flag) == 19
     assert all(re.fullmatch("[a-z]+(_[a-z]+)*", flag) for flag in Flag)
     assert Flag.NO_LUNGS == "no_lungs" and Flag("no_lungs") is Flag.NO_LUNGS and f"{Flag.NO_LUNGS}" == "no_lungs"
 

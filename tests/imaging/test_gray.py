@@ -1,10 +1,12 @@
 import io
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import bare_png, dicom
 
+from chest_xray_masks import as_shown, binarize, check_image, mask_png
 from hub_models.imaging.gray import chroma, is_synthetic, read_xray, synthetic_mark, to_gray
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.source import open_image
@@ -215,6 +217,61 @@ def test_damaged_files_raise_nothing_else() -> None:
                 assert "\n" not in str(error)
                 refused += 1
     assert 100 < refused < 600
+
+
+DEEP = np.array([[0, 700, 1400], [2100, 2800, 4095]], np.uint16)
+
+
+def white_is_zero(stored: np.ndarray, order: str = "<") -> bytes:
+    """The TIFF of values of which 0 is white: that of Pillow, its photometric interpretation changed."""
+    buffer = io.BytesIO()
+    tag = (b"\1\6\0\3\0\0\0\1\0\1", b"\1\6\0\3\0\0\0\1\0\0")
+    image = Image.fromarray(stored)
+    if order == "<":
+        tag = (b"\6\1\3\0\1\0\0\0\1\0", b"\6\1\3\0\1\0\0\0\0\0")
+    else:
+        image = Image.frombytes("I;16B", stored.shape[::-1], stored.astype(">u2").tobytes())
+    image.save(buffer, "TIFF")
+    assert buffer.getvalue().count(tag[0]) == 1
+    return buffer.getvalue().replace(*tag)
+
+
+@pytest.mark.parametrize(
+    ("stored", "order", "expected"),
+    [
+        (4095 - DEEP, "<", DEEP * (255 / 4095)),  # 12 bits in 16
+        (65535 - 16 * DEEP, "<", DEEP * (16 * 255 / 65535)),
+        (65535 - 16 * DEEP, ">", DEEP * (16 * 255 / 65535)),
+        ((4095 - DEEP).astype(np.int32), "<", DEEP * (255 / 4095)),
+        ((4095 - DEEP).astype(np.int32) * 1000, "<", DEEP * (255 / 4095)),  # deeper than 16 bits
+        ((4095 - DEEP).astype(np.float32), "<", DEEP * (255 / 4095)),
+        ((255 - DEEP // 16).astype(np.uint8), "<", DEEP // 16),
+    ],
+)
+def test_tiff_in_which_0_is_white_is_read_the_right_way_round(stored, order: str, expected, tmp_path) -> None:
+    data = white_is_zero(stored, order)
+    (tmp_path / "x.tif").write_bytes(data)
+    for source in (data, tmp_path / "x.tif", Image.open(tmp_path / "x.tif")):
+        np.testing.assert_allclose(np.asarray(to_gray(source)), expected, atol=1e-2)
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(binarize(as_shown(image)), expected > 127)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation_is_followed_in_every_format_as_datasets_does(kind: str) -> None:
+    upright = Image.fromarray(np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[:, None], 16, 1))  # brighter downwards
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    options = {} if kind == "TIFF" else {"lossless": True} if kind == "WEBP" else {"quality": 95}
+    data = encoded(upright.transpose(Image.Transpose.ROTATE_90), kind, exif=exif, **options)
+    by_datasets = datasets.Image().decode_example({"bytes": data, "path": None})
+    for gray in (to_gray(data), to_gray(by_datasets)):
+        assert np.abs(np.asarray(gray, np.int16) - np.asarray(upright)).max() < 8
+    assert check_image(data, "x") == upright.size
+    if kind == "PNG":
+        assert np.array_equal(binarize(open_image(data)), binarize(upright))
+        union = mask_png([("mask.png", data)], upright.size)
+        np.testing.assert_array_equal(np.asarray(open_image(union)) > 0, binarize(upright))
 
 
 def test_photograph_of_an_x_ray_is_turned_upright(tmp_path) -> None:

@@ -76,9 +76,10 @@ def test_window_is_in_rescaled_units() -> None:
 def test_white_on_black_after_the_window(shape: dict[str, str]) -> None:
     fields = window(1000, 100, "LINEAR_EXACT") | shape
     np.testing.assert_allclose(gray_of([950, 975, 1050], 12, "MONOCHROME1", **fields), [255, 191.25, 0])
-    plain = gray_of([950, 975, 1050], 12, "MONOCHROME2", **fields)
-    inverted = shape.get("PresentationLUTShape") == "INVERSE"
-    np.testing.assert_allclose(plain, [255, 191.25, 0] if inverted else [0, 63.75, 255])
+    plain = read_dicom(dicom(np.array([[950, 975, 1050]], np.uint16), 12, "MONOCHROME2", **fields))
+    np.testing.assert_allclose(plain.gray[0], [0, 63.75, 255])  # the standard has INVERSE with MONOCHROME1 only
+    expected = (Flag.UNCLEAR_POLARITY.raised(),) if shape.get("PresentationLUTShape") == "INVERSE" else ()
+    assert plain.flags == expected
 
 
 SHORT = table([3, 1000, 8], [10, 100, 255])
@@ -199,6 +200,57 @@ def test_window_that_cannot_be_used_gives_way_to_the_full_range(fields: dict[str
     image = read_dicom(dicom(STORED, **fields))
     np.testing.assert_allclose(image.gray, STORED * np.float32(255 / 4095), rtol=1e-5)
     assert image.flags == (Flag.UNUSABLE_WINDOW.raised(),)
+
+
+RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("fields", "effect"),
+    [
+        (window(128, 256), "clips 94% of the X-ray"),
+        (window(127, 255), "clips 94% of the X-ray"),
+        (window(4000, 50), "clips 99% of the X-ray"),
+        (window(0, 1), "clips 100% of the X-ray"),
+        (window(2048, 65535), "leaves 6% of the contrast"),  # of 16 bits
+        ({"VOILUTSequence": table([4096, 0, 12], [min(4095, 40 * value) for value in range(4096)])}, "clips 98%"),
+        ({"VOILUTSequence": table([1, 0, 12], [4095])}, "clips 100%"),
+    ],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_window_that_leaves_no_picture_gives_way_to_the_full_range(fields, effect: str, photometric: str) -> None:
+    image = read_dicom(dicom(RAMP, 12, photometric, **fields))
+    full = RAMP * np.float32(255 / 4095)
+    np.testing.assert_allclose(image.gray, full if photometric == "MONOCHROME2" else 255 - full, rtol=1e-4, atol=1e-3)
+    (flag,) = image.flags
+    assert flag.code == Flag.CLIPPING_WINDOW and effect in flag.message
+
+
+@pytest.mark.parametrize("fields", [window(2048, 4096), window(1000, 2000), window(3000, 1800), window(0, 10_000)])
+def test_window_that_leaves_a_picture_is_used(fields: dict[str, object]) -> None:
+    image = read_dicom(dicom(RAMP, **fields))
+    assert image.flags == () and np.ptp(image.gray) > 60
+    # nor do a black border and a white marker count, which lie beyond most windows
+    framed = np.pad(RAMP // 8 + 1800, 40)
+    framed[:9, :99] = 4095
+    assert read_dicom(dicom(framed, **window(2050, 600))).flags == ()
+
+
+def test_next_view_of_the_header_is_used_where_the_first_leaves_no_picture() -> None:
+    expected = read_dicom(dicom(RAMP, **window(1000, 2000))).gray
+    several = {"WindowCenter": [128, 1000], "WindowWidth": [256, 2000]}
+    white = {"VOILUTSequence": table([1, 0, 12], [4095])} | window(1000, 2000)
+    for fields in (several, white):
+        image = read_dicom(dicom(RAMP, **fields))
+        np.testing.assert_array_equal(image.gray, expected)
+        assert image.flags == ()
+
+
+def test_modality_table_takes_the_place_of_the_slope_over_its_own_range() -> None:
+    tenfold = table([4096, 0, 16], [10 * value for value in range(4096)])  # to 40950, of 65535
+    image = read_dicom(dicom(RAMP, ModalityLUTSequence=tenfold, RescaleSlope=0.01, RescaleIntercept=0))
+    np.testing.assert_allclose(image.gray, RAMP * np.float32(255 / 4095), rtol=1e-5)
+    assert image.flags == ()
 
 
 def test_colour_becomes_luminance() -> None:

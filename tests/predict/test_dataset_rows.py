@@ -11,7 +11,7 @@ from tiny import image_png
 
 from hub_models.dataset.sources import load_splits
 from hub_models.imaging.source import open_image
-from hub_models.predict.dataset_rows import Sources
+from hub_models.predict.index import Sources
 from hub_models.predict.inputs import find_sources
 
 PNGS = [image_png("MCUCXR_0001_0"), image_png("CHNCXR_0001_0"), image_png("CHNCXR_0327_1")]
@@ -97,7 +97,7 @@ def test_column_is_the_one_named_image_the_only_one_or_wanted(tmp_path) -> None:
     with pytest.raises(ValueError, match="got back: name one of them with --image_column"):
         find_sources(path, column="back")
     assert list(opened(find_sources(path, column="side")).values()) == PNGS[::-1]
-    with pytest.raises(ValueError, match=r"has the image columns \[\]"):
+    with pytest.raises(ValueError, match=r"none\.parquet has no image column, but \['text'\]"):
         find_sources(str(write(tmp_path / "none.parquet", text=["a"])))
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from tiny import IDS, SHENZHEN_IDS, image_png, kaggle, nlm_montgomery, png, write_tree, write_zip
+from fsspec.implementations.local import LocalFileSystem
+from tiny import IDS, SHENZHEN_IDS, dicom, image_png, kaggle, nlm_montgomery, png, write_tree, write_zip
 
 from hub_models.imaging.source import open_image
-from hub_models.predict import dataset_rows as rows
-from hub_models.predict import inputs
-from hub_models.predict.dataset_rows import Sources
+from hub_models.predict import index, lists
+from hub_models.predict.index import Sources
 from hub_models.predict.inputs import find_sources
 
 FILES = {name: image_png(id) for name, id in (("b/x.png", "MCUCXR_0001_0"), ("a/x.png", "CHNCXR_0001_0"))}
@@ -41,6 +41,10 @@ def folder(tmp_path_factory) -> Path:
 def test_folder_is_read_to_its_bottom_and_other_files_are_passed_over(folder) -> None:
     sources = find_sources(str(folder))
     assert keys(sources) == KEYS
+    assert (
+        str(sources.passed_over)
+        == "6 files passed over (1 .db, 1 .txt, 1 DICOMDIR, 2 hidden, 1 no image by its first bytes)"
+    )
     assert opened(sources) == {key: FILES[key] for key in KEYS}
     assert list(sources.index["size"]) == [len(FILES[key]) for key in KEYS]
 
@@ -107,6 +111,64 @@ def test_glob(folder, pattern: str, found: list[str]) -> None:
 def test_brackets_in_a_name_are_no_glob(tmp_path) -> None:
     write_tree({"xrays [2]/x.png": b"", "xrays 2/y.png": b""}, tmp_path)
     assert keys(find_sources(str(tmp_path / "xrays [2]"))) == ["x.png"]
+
+
+MIXED = {
+    "DICOM/ST1/DX.1.2.826.0.1.3680043.8.45": dicom(np.zeros((40, 40), np.uint16)),
+    "DICOM/ST1/IM000001": dicom(np.ones((40, 40), np.uint16)),
+    "DICOM/ST1/IM000002": dicom(np.zeros((40, 40), np.uint16))[132:],  # without preamble
+    "DICOM/IM3.IMA": dicom(np.zeros((40, 40), np.uint16)),
+    "phone/IMG_0001.HEIC": b"\0\0\0\x24ftypheic\0\0\0\0mif1heic",
+    "phone/IMG_0002": b"\0\0\0\x24ftypheic\0\0\0\0mif1heic",
+    "phone/p.jfif": b"\xff\xd8\xff\xe0 cut off",
+    "JPCLN001.IMG": bytes(2048),
+}
+REST = {
+    "DICOMDIR": dicom(np.zeros((40, 40), np.uint16)),
+    "viewer/run.exe": b"MZ",
+    "viewer/help.txt": b"help",
+    "viewer/notes.txt": b"notes",
+    "viewer/data.45": b"of a program",
+    "more.7z": b"7z",
+    ".DS_Store": b"",
+}
+
+
+def test_file_is_what_its_bytes_say_and_what_is_passed_over_is_counted(tmp_path) -> None:
+    folder, archive = write_tree(MIXED | REST, tmp_path / "cd"), write_zip(MIXED | REST, tmp_path / "cd.zip")
+    for images in (str(folder), str(archive), f"{folder}/**"):
+        sources = find_sources(images)
+        assert keys(sources) == sorted(MIXED)
+        found = {reason: count for reason, (count, _) in sources.passed_over.items()}
+        assert found.pop("hidden", 1) == 1  # a glob names no hidden file
+        assert found == {
+            "DICOMDIR": 1,
+            ".exe": 1,
+            ".txt": 2,
+            "no image by its first bytes": 1,
+            ".7z to be unpacked": 1,
+        }
+        assert sources.passed_over["no image by its first bytes"] == (1, "viewer/data.45")
+    assert str(find_sources(str(folder)).passed_over).startswith("7 files passed over (1 .7z to be unpacked, 1 .exe, ")
+
+
+def test_heads_are_read_where_the_suffix_is_unknown_only(tmp_path, monkeypatch) -> None:
+    folder = write_tree({f"{number}.png": b"" for number in range(9)} | {"a.txt": b"", "b.x": b"", "c": b""}, tmp_path)
+    read, names = LocalFileSystem.read_block, []
+    monkeypatch.setattr(
+        LocalFileSystem,
+        "read_block",
+        lambda files, path, *args: names.append(Path(path).name) or read(files, path, *args),
+    )
+    assert len(find_sources(str(folder)).index) == 9
+    assert names == ["b.x", "c"]
+
+
+def test_dead_links_and_what_is_no_file_are_counted(tmp_path) -> None:
+    write_tree({"x.png": FILES["b/x.png"]}, tmp_path)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    assert dict(find_sources(str(tmp_path)).passed_over) == {"dead link or no regular file": (2, "gone")}
 
 
 def test_zip_is_as_its_folder(folder, tmp_path) -> None:
@@ -184,7 +246,7 @@ def test_outputs_are_unique_relative_and_plain(tmp_path, outputs: dict[str, str]
 
 
 def test_millions_of_x_rays_take_little_memory(tmp_path, monkeypatch) -> None:
-    for module in (rows, inputs):
+    for module in (index, lists):
         monkeypatch.setattr(module, "INDEX_BLOCK", 500)
     count = 10_000
     (tmp_path / "list.txt").write_text("\n".join(f"xrays/{number:09d}.png" for number in range(count)))
@@ -204,8 +266,8 @@ def test_nothing_to_read_is_said_before_anything_else(tmp_path) -> None:
     (tmp_path / "list.txt").write_text("\n \n")
     write_zip({"a.txt": b""}, tmp_path / "none.zip")
     for images, said in {
-        str(tmp_path): r"\(4 other files\): pass one that holds .*\.dcm",
-        f"{tmp_path}/none.zip": r"none\.zip \(1 other files\)",
+        str(tmp_path): r"4 files passed over \(1 \.pdf, 2 \.txt, 1 \.zip to be unpacked\); pass .*DICOM",
+        f"{tmp_path}/none.zip": r"none\.zip: 1 file passed over \(\.txt\)",
         f"{tmp_path}/*.png": "no image in",
         "/no/where": "nothing at /no/where",
         "xrays/x.png": r"nothing at xrays/x\.png",

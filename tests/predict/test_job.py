@@ -305,6 +305,29 @@ def test_every_bad_file_is_a_row(xrays, models, tmp_path, caplog) -> None:
     assert list(masks(tmp_path / "out")) == ["masks/sound.png"]
 
 
+def test_passed_over_files_are_counted_and_labels_carried_over(xrays, models, tmp_path, caplog) -> None:
+    sound = sorted(xrays.glob("*.png"))[0].read_bytes()
+    files = {"DX.1.2.45": sound, "IMG_1.HEIC": b"\0\0\0\x24ftypheic", "a.txt": b"", "b.txt": b"", "data.7": b"-"}
+    folder = write_tree(files, tmp_path / "xrays")
+    with caplog.at_level("INFO", "hub_models"):
+        out = read_all(str(folder), tmp_path / "out", **models)
+    said = "2 images, 1 unreadable, "
+    others = "3 files passed over (2 .txt, 1 no image by its first bytes)"
+    assert said in caplog.text.splitlines()[-1] and others in caplog.text.splitlines()[-1]
+    rows = {row["source"]: row for row in table(out)}
+    assert rows["DX.1.2.45"]["error"] is None and "save it as JPEG" in rows["IMG_1.HEIC"]["error"]
+    counts = "reason,files,first\r\n.txt,2,a.txt\r\nno image by its first bytes,1,data.7\r\n"
+    assert (out / "passed_over.csv").read_bytes().decode() == counts
+    caplog.clear()
+    with caplog.at_level("INFO", "hub_models"):
+        read_all(str(folder), tmp_path / "out", **models)  # finished
+    assert others in caplog.text
+    (folder / "list.csv").write_text("case;image;label;site\np17;DX.1.2.45;TB;Kampala\n")
+    (row,) = table(read_all(str(folder / "list.csv"), tmp_path / "listed", **models, id_column="case"))
+    assert [row[name] for name in ("source", "label", "site", "split")] == ["p17", "TB", "Kampala", None]
+    assert row["mask"] == "masks/p17.png" and row["probability"] == rows["DX.1.2.45"]["probability"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="others have no such files")
 def test_fifo_is_a_row_and_names_are_no_formulas(xrays, models, tmp_path) -> None:
     sound = sorted(xrays.glob("*.png"))[0]
@@ -393,4 +416,6 @@ def test_rows_of_the_dataset_are_read_by_id(phantoms, models, whole, tmp_path) -
     by_name = {row["name"]: row for row in table(whole)}
     for row in rows:
         there = by_name[f"{row['source']}.png"]
-        assert row | dict.fromkeys(("source", "name", "mask")) == there | dict.fromkeys(("source", "name", "mask"))
+        assert row["split"] == "test" and row["label"] in ("normal", "tuberculosis")
+        others = dict.fromkeys(("source", "name", "mask", "label", "site", "split"))
+        assert row | others == there | others

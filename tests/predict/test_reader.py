@@ -13,6 +13,7 @@ from tiny import dicom
 
 from hub_models.evaluation.measure import measure
 from hub_models.imaging.flags import Flag
+from hub_models.imaging.gray import synthetic_mark
 from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_gray
 from hub_models.metrics import count_overlap
@@ -131,11 +132,15 @@ def test_order_and_names_stay_beyond_one_batch(lungs_folder, tmp_path) -> None:
 
 def test_spacing_of_a_montgomery_x_ray_is_known_by_its_name(lungs_folder, tmp_path) -> None:
     image = Image.effect_noise((100, 200), 60)
+    (tmp_path / "synthetic").mkdir()
     image.save(tmp_path / "MCUCXR_0001_0.png")  # an original of 4020 rows and 4892 columns, 0.0875 mm
     (one,) = ChestXrayReader(lungs_folder).read(tmp_path / "MCUCXR_0001_0.png")
     assert one.spacing_mm == pytest.approx((4020 * 0.0875 / 200, 4892 * 0.0875 / 100))
     area = one.mask.sum() * one.spacing_mm[0] * one.spacing_mm[1]
     assert one.lungs.right_mm2 + one.lungs.left_mm2 == pytest.approx(area)
+    image.save(tmp_path / "synthetic" / "MCUCXR_0001_0.png", pnginfo=synthetic_mark())
+    (phantom,) = ChestXrayReader(lungs_folder).read(tmp_path / "synthetic" / "MCUCXR_0001_0.png")
+    assert phantom.spacing_mm is None and phantom.lungs.right_mm2 is None  # of no real size
     (unknown,) = ChestXrayReader(lungs_folder).read(image)
     assert unknown.spacing_mm is None and unknown.lungs.right_mm2 is None
 

@@ -126,10 +126,11 @@ function ofDicom(bytes, limits) {
   const Values = { 8: [Uint8Array, Int8Array], 16: [Uint16Array, Int16Array] }[allocated][isSigned ? 1 : 0];
   const start = bytes.byteOffset + element.dataOffset; // perhaps odd, so of a copy
   const values = new Values(bytes.buffer.slice(start, start + (width * height * allocated) / 8));
-  return { gray: { width, height, data: shown(set, values, word, limits) }, flags: flagsOf(word, limits) };
+  const { data, flags } = shown(set, values, word, limits);
+  return { gray: { width, height, data }, flags: [...flagsOf(word, limits), ...flags] };
 }
 
-/** Returns the gray in [0, 255] of stored values, as `displayed` of the Python package. */
+/** Returns {data, flags}: the gray in [0, 255] of stored values, as `displayed` of the Python package. */
 function shown(set, values, word, { bit_depths: depths }) {
   const numbers = (tag) => (set.string(tag) ?? "").split("\\").map(Number.parseFloat);
   const [slope, intercept] = [numbers("x00281053")[0] || 1, numbers("x00281052")[0] || 0];
@@ -137,27 +138,44 @@ function shown(set, values, word, { bit_depths: depths }) {
   const shape = word("x00281056") || "LINEAR";
   const least = { LINEAR: 1, LINEAR_EXACT: 1e-6, SIGMOID: 1e-6 }[shape] ?? Infinity;
   const hasWindow = Number.isFinite(centre) && width >= least;
-  const isPresent = new Uint8Array(2 ** 16); // by the 16 bits of a value: far fewer than pixels
-  for (let i = 0; i < values.length; i++) isPresent[values[i] & 0xffff] = 1;
+  const counts = new Uint32Array(2 ** 16); // by the 16 bits of a value: far fewer than pixels
+  for (let i = 0; i < values.length; i++) counts[values[i] & 0xffff]++;
   const isSigned = set.uint16("x00280103") === 1;
   const codes = Int32Array.from({ length: 2 ** 16 }, (_, code) => (isSigned ? (code << 16) >> 16 : code));
-  const levels = codes.filter((level) => isPresent[level & 0xffff]);
+  const levels = codes.filter((level) => counts[level & 0xffff]);
   const padding = paddingOf(set, values);
   const some = levels.every(padding) ? levels : levels.filter((level) => !padding(level));
   const raise = isSigned ? 2 ** (set.uint16("x00280101") - 1) : 0;
   const top = fullScale(highest(some) + raise, depths);
   const fraction = (level) => (slope > 0 ? (level + raise) / top : 1 - (level + raise) / top);
-  const isInverse = word("x00280004") === "MONOCHROME1" || word("x20500020") === "INVERSE";
-  const gray = (level) => {
-    const value = hasWindow ? windowed(level * slope + intercept, centre, width, shape) : 255 * fraction(level);
-    return Math.min(255, Math.max(0, isInverse ? 255 - value : value));
-  };
-  const grays = Float32Array.from(some, gray);
+  const isInverse = word("x00280004") === "MONOCHROME1";
+  const full = Float64Array.from(some, (level) => 255 * fraction(level));
+  const seen = Float64Array.from(some, (level) => windowed(level * slope + intercept, centre, width, shape));
+  const flags = hasWindow ? clipping(some, Float64Array.from(some, (level) => counts[level & 0xffff]), seen, full) : [];
+  const inRange = (value) => Math.min(255, Math.max(0, isInverse ? 255 - value : value));
+  const grays = Float32Array.from(hasWindow && !flags.length ? seen : full, inRange);
   const table = new Float32Array(2 ** 16).fill(-highest(grays.map((one) => -one))); // padding as the darkest
   some.forEach((level, i) => (table[level & 0xffff] = grays[i]));
   const data = new Float32Array(values.length);
   for (let i = 0; i < data.length; i++) data[i] = table[values[i] & 0xffff];
-  return data;
+  return { data, flags };
+}
+
+/** Returns [[code, values]] of a window that leaves no picture, as `_clipping` of the Python package. */
+function clipping(levels, counts, seen, full) {
+  const ends = [-highest(levels.map((one) => -one)), highest(levels)];
+  const inner = counts.map((count, i) => (ends.includes(levels[i]) ? 0 : count));
+  const sum = (weights, value) => weights.reduce((total, weight, i) => total + weight * value(i), 0);
+  const spread = (grays) => {
+    const mean = sum(counts, (i) => grays[i]) / sum(counts, () => 1);
+    return Math.sqrt(sum(counts, (i) => (grays[i] - mean) ** 2) / sum(counts, () => 1));
+  };
+  if (!sum(inner, () => 1)) return [];
+  const clipped = sum(inner, (i) => (seen[i] < 0.5 || seen[i] > 254.5 ? 1 : 0)) / sum(inner, () => 1);
+  const contrast = spread(seen.map((gray) => Math.min(255, Math.max(0, gray)))) / Math.max(spread(full), 1e-6);
+  const percent = (fraction) => `${Math.round(100 * fraction)}%`;
+  if (clipped > 0.6) return [["clipping_window", { effect: `clips ${percent(clipped)} of the X-ray` }]];
+  return contrast < 0.125 ? [["clipping_window", { effect: `leaves ${percent(contrast)} of the contrast` }]] : [];
 }
 
 /** Returns what says whether a stored value is padding; a padding of signed pixels may be written as unsigned. */
@@ -186,6 +204,7 @@ function flagsOf(word, { chest, lateral }) {
     mirrored: orientation === "RF",
     raw_detector_data: word("x00080068") === "FOR PROCESSING",
     burned_in_text: word("x00280301") === "YES",
+    unclear_polarity: word("x00280004") === "MONOCHROME2" && word("x20500020") === "INVERSE",
   };
   return Object.keys(holds).filter((code) => holds[code]).map((code) => [code]);
 }
