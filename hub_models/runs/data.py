@@ -60,15 +60,20 @@ def load_run_rows(
         FileNotFoundError: nothing of the set under `config.data_dir`, or no segmenter where `config` names it.
         ValueError: a split is empty, or cannot be trained on or tested with, or no segmenter finds the lungs.
     """
-    if config.region == "lungs" and config.segmenter is None:
-        raise ValueError("region lungs needs a lung model that finds them: pass --segmenter <lung run folder>")
-    if config.segmenter is not None:
-        lung_model(config.segmenter)  # a wrong one is refused before X-rays are read
+    _check_segmenter(config)
     with accelerator.main_process_first():
         usable = load_rows(config, splits)
     for split, rows in usable.items():
         TASKS[config.task].check(f"{split} (protocol {config.protocol})", rows)
     return usable
+
+
+def _check_segmenter(config: TrainConfig) -> None:
+    """Refuse a wrong lung model, or none where one is needed, before X-rays are read."""
+    if config.region == "lungs" and config.segmenter is None:
+        raise ValueError("region lungs needs a lung model that finds them: pass --segmenter <lung run folder>")
+    if config.segmenter is not None:
+        lung_model(config.segmenter)
 
 
 def prepare_splits(
@@ -172,6 +177,45 @@ def trained_ids(run_folder: Path, splits: tuple[str, ...] = ("train", "validatio
     """Return the ids of the X-rays in `splits` of a run, and of those that its earlier models were trained on."""
     data = read_data(run_folder)
     return {id for split in (*splits, "earlier") for id in data[split]}  # type: ignore[literal-required]
+
+
+def digest_of_patient(patient_id: str) -> str:
+    """Return what stands for a patient in a model that may be shared: local ids may name people."""
+    return hashlib.sha256(patient_id.encode()).hexdigest()[:16]
+
+
+def calibrated_ids(run_folder: Path, rows: datasets.Dataset) -> list[str]:
+    """Return the ids of the rows whose patients chose the operating point of a model by `cxm calibrate`."""
+    known = set(read_data(run_folder).get("calibrated", ()))
+    pairs = zip(rows["id"], rows["patient_id"], strict=True)
+    return sorted(id for id, patient in pairs if digest_of_patient(patient) in known)
+
+
+def refuse_calibrated(source: Path, test: datasets.Dataset) -> None:
+    """Raise ValueError where `calibrated_ids` finds any X-ray to test on."""
+    if chosen := calibrated_ids(source, test):
+        said = (
+            f"the threshold of {source} was chosen on patients of {len(chosen)} of the {len(test)} X-rays to test on"
+        )
+        raise ValueError(f"{said} ({chosen[0]}, ...): pass others, or read the report of that calibration")
+
+
+def load_test_rows(config: TrainConfig, accelerator: Accelerator, split: str | None) -> datasets.Dataset:
+    """Return the original rows of a split of a run's data; of None, every X-ray with a label, whatever its split.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_run_rows`.
+    """
+    if split is not None:
+        return load_run_rows(config, accelerator, (split,))[split]
+    _check_segmenter(config)
+    with accelerator.main_process_first():
+        splits = load_splits(config.data_dir, config.config_name)
+    rows = datasets.concatenate_datasets([splits[name] for name in sorted(splits)])
+    rows = rows.select([index for index, label in enumerate(rows["label"]) if label is not None])
+    rows = TASKS[config.task].usable(rows)
+    TASKS[config.task].check(str(config.data_dir), rows)
+    return rows
 
 
 def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, protocol: str) -> None:
