@@ -11,6 +11,7 @@ from hub_models.evaluation.calibration_warnings import CalibrationWarning, Raise
 from hub_models.evaluation.thresholds import Rule, describe_calls, grid_of, needed, repeats_for
 from hub_models.metrics import TEMPERATURES, fit_temperature, screening_metrics
 from hub_models.metrics.intervals import with_intervals
+from hub_models.metrics.weighted import Columns
 
 MOST_FOLDS, LEAST_PATIENTS = 10, 2  # of a cross-fitting, and of each class
 LEAST_OF_GROUP = 30  # positives and negatives, below which the threshold of a group says little
@@ -194,13 +195,15 @@ def _described(
 ) -> dict[str, Any]:
     """Return metrics with intervals of scores, and of the calls where there are any."""
     names = OVERALL if scores.are_probabilities else OVERALL[:1]
-    columns = {"label": scores.labels, "probability": values}
-    found = with_intervals(
-        lambda columns, weights: {name: screening_metrics(columns, weights, 0.5)[name] for name in names},
-        columns,
-        scores.patients,
-        repeats_for(len(scores.labels)),
-    )
+    columns = {"label": scores.labels, "probability": values, "score": scores.values}
+
+    def metrics(columns: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
+        ranked = {"label": columns["label"], "probability": columns["score"]}  # folds of other temperatures mix ranks
+        auroc = screening_metrics(ranked, weights, 0.5)["auroc"]
+        found = screening_metrics({**ranked, "probability": columns["probability"]}, weights, 0.5) | {"auroc": auroc}
+        return {name: found[name] for name in names}
+
+    found = with_intervals(metrics, columns, scores.patients, repeats_for(len(scores.labels)))
     calls = [] if called is None else describe_calls(scores.labels, called[:, None], scores.patients, prevalence)
     return {**found, **(calls[0] if calls else {})}
 

@@ -17,7 +17,7 @@ SCORE_BINS = 30
 
 def draw_thresholds(values: Mapping[str, Any], path: Path) -> None:
     """Save a PNG of sensitivity, specificity and the fraction referred against the threshold, with their intervals."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
     axis, table = figure.subplots(), values["table"]
     thresholds = [row["threshold"] for row in table]
     for name, color in COLORS.items():
@@ -40,8 +40,8 @@ def _axis_name(values: Mapping[str, Any]) -> str:
 
 def draw_reliabilities(scores: Scores, crossed: CrossFitted, path: Path) -> None:
     """Save a PNG of the fraction of positives against the mean probability, before and after; counts below."""
-    figure = Figure(figsize=(5.4, 6.2), layout="constrained")
-    axis, below = figure.subplots(2, height_ratios=(4, 1), sharex=True)
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
+    axis, below = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     axis.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, label="calibrated")
     edges = (np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS
     drawn = (("before", scores.values, SITE_COLORS[2], -0.022), ("after", crossed.values, SITE_COLORS[0], 0.022))
@@ -56,7 +56,7 @@ def draw_reliabilities(scores: Scores, crossed: CrossFitted, path: Path) -> None
 
 def draw_scores(scores: Scores, values: Mapping[str, Any], path: Path) -> None:
     """Save a PNG of how the scores as they came are spread in each class, with the thresholds in use and chosen."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
     axis = figure.subplots()
     span = (0, 1) if scores.are_probabilities else (float(scores.values.min()), float(scores.values.max()))
     for label, name, color in ((0, "without TB", SITE_COLORS[0]), (1, "with TB", SITE_COLORS[1])):

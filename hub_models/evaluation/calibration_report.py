@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from hub_models.evaluation.calibration import CrossFitted, Scores
 from hub_models.evaluation.calibration_pictures import draw_reliabilities, draw_scores, draw_thresholds
-from hub_models.evaluation.thresholds import FIELDS
+from hub_models.evaluation.thresholds import RATES
 from hub_models.files import data_url, write_bytes, write_json
 
 # the template escapes what a file's name or an id says
@@ -27,8 +27,8 @@ COUNTS = ("true_positives", "false_negatives", "false_positives", "true_negative
 HEADINGS = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
-    "referred": "Referred, of these X-rays",
-    "referred_at_prevalence": "Referred",
+    "referred": "Referred, of these",
+    "referred_at_prevalence": "Referred, at the prevalence",
     "ppv": "PPV",
     "npv": "NPV",
     "tests_per_case": "Tests for a case found",
@@ -59,10 +59,10 @@ def table_csv(table: list[dict[str, Any]]) -> str:
     """Return the table over thresholds as CSV: a value and its interval in three columns, empty where undefined."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    ends = [f"{name}{end}" for name in FIELDS for end in ("", "_low", "_high")]
+    ends = [f"{name}{end}" for name in RATES for end in ("", "_low", "_high")]
     writer.writerow(["threshold", "threshold_before_temperature", *COUNTS, *ends])
     for row in table:
-        metrics = [row[name][key] for name in FIELDS for key in ("value", "low", "high")]
+        metrics = [row[name][key] for name in RATES for key in ("value", "low", "high")]
         writer.writerow(
             [row["threshold"], row["threshold_before_temperature"], *(row[name] for name in COUNTS), *metrics]
         )
@@ -84,7 +84,7 @@ def calibration_html(folder: Path, values: Mapping[str, Any]) -> str:
         "values": values,
         "pictures": pictures,
         "table": [_cells(row) for row in table[::step]],
-        "columns": [HEADINGS[name] for name in FIELDS],
+        "columns": [HEADINGS[name] for name in RATES],
         "metrics": [
             (HEADINGS[name], shown_interval(before.get(name), name), shown_interval(after[name], name))
             for name in names
@@ -106,15 +106,15 @@ RULE_TEXTS = {
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     thresholds = [shown_number(row[name]) for name in ("threshold", "threshold_before_temperature")]
-    return [*thresholds, *(shown_interval(row[name], name) for name in FIELDS)]
+    return [*thresholds, *(shown_interval(row[name], name) for name in RATES)]
 
 
 def _group_cells(group: Mapping[str, Any]) -> list[str]:
     own = group.get("own", {})
     threshold = "" if group["threshold"] is None else shown_number(group["threshold"])
-    metrics = [shown_interval(group["common"][name], name) for name in FIELDS[:2]]
+    metrics = [shown_interval(group["common"][name], name) for name in RATES[:2]]
     return [str(group["positives"]), str(group["negatives"]), *metrics, threshold] + [
-        shown_interval(own.get(name), name) for name in FIELDS[:2]
+        shown_interval(own.get(name), name) for name in RATES[:2]
     ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-NAMED = 3  # ids in a message
+IDS_NAMED = 3  # ids in a message
 
 
 class CalibrationWarning(StrEnum):
@@ -21,7 +21,7 @@ class CalibrationWarning(StrEnum):
 
     def raised(self, ids: Sequence[str] = (), **values: object) -> "RaisedWarning":
         """Return the warning with the values, the count of `ids` and the first of them in its message."""
-        named = ", ".join(ids[:NAMED]) + (", ..." if len(ids) > NAMED else "")
+        named = ", ".join(ids[:IDS_NAMED]) + (", ..." if len(ids) > IDS_NAMED else "")
         return RaisedWarning(self, self.message.format(count=len(ids), named=named, **values), tuple(ids))
 
     NO_PATIENT_ID = "no_patient_id", "no patient_id: each X-ray counts as a patient, and intervals may be too narrow"

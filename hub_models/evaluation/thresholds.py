@@ -13,8 +13,8 @@ from hub_models.metrics.weighted import Columns, ratio
 
 ROUNDING = 1e-12  # of fractions of whole counts
 HALF_WIDTH, Z = 0.05, 1.96  # of the interval that `needed` is for, and of 95 %
-DRAWN = 20_000_000  # weights of a bootstrap in memory, at the most
-FIELDS = (
+MOST_DRAWS = 20_000_000  # weights of a bootstrap in memory, at the most
+RATES = (
     *("sensitivity", "specificity", "referred", "referred_at_prevalence"),
     *("ppv", "npv", "tests_per_case", "missed_per_1000"),
 )
@@ -74,7 +74,7 @@ def counts_by_threshold(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndar
 def rates(
     true: np.ndarray, false: np.ndarray, positives: np.ndarray, negatives: np.ndarray, prevalence: float
 ) -> dict[str, np.ndarray]:
-    """Return each of FIELDS, as arrays that the counts broadcast to; nan where undefined.
+    """Return each of RATES, as arrays that the counts broadcast to; nan where undefined.
 
     sensitivity, specificity: fraction of the positives called positive, of the negatives called negative.
     referred: fraction of these X-rays that is called positive.
@@ -86,14 +86,14 @@ def rates(
     """
     sensitivity, fall_out = ratio(true, np.asarray(positives)), ratio(false, np.asarray(negatives))
     found = prevalence * sensitivity
-    referred = found + (1 - prevalence) * fall_out
+    referred, cleared = found + (1 - prevalence) * fall_out, (1 - prevalence) * (1 - fall_out)
     return {
         "sensitivity": sensitivity,
         "specificity": 1 - fall_out,
         "referred": ratio(true + false, np.asarray(positives + negatives)),
         "referred_at_prevalence": referred,
         "ppv": ratio(found, referred),
-        "npv": ratio((1 - prevalence) * (1 - fall_out), 1 - referred),
+        "npv": ratio(cleared, cleared + prevalence - found),
         "tests_per_case": ratio(referred, found),
         "missed_per_1000": 1000 * (prevalence - found),
     }
@@ -102,7 +102,7 @@ def rates(
 def describe_calls(
     labels: np.ndarray, called: np.ndarray, patients: Sequence[str], prevalence: float | None = None
 ) -> list[dict[str, Any]]:
-    """Return counts, and each of FIELDS with its 95 % interval over patients, of each column of `called` (n, T)."""
+    """Return counts, and each of RATES with its 95 % interval over patients, of each column of `called` (n, T)."""
     labels, calls = np.asarray(labels, float), np.asarray(called, float)
     with_tb = float(labels.mean()) if prevalence is None else prevalence  # the same one in each resample
 
@@ -110,18 +110,18 @@ def describe_calls(
         classes = [weights * (columns["label"] == label) for label in (1, 0)]  # (R, n) each
         counts = [one @ calls for one in classes] + [one.sum(axis=1, keepdims=True) for one in classes]
         found = rates(counts[0], counts[1], counts[2], counts[3], with_tb)  # (R, T) each
-        return {f"{index} {name}": found[name][:, index] for name in FIELDS for index in range(called.shape[1])}
+        return {f"{index} {name}": found[name][:, index] for name in RATES for index in range(called.shape[1])}
 
     found = with_intervals(metrics, {"label": labels}, patients, repeats_for(len(labels)))
     return [
-        counts_of(labels, called[:, index]) | {name: found[f"{index} {name}"] for name in FIELDS}
+        counts_of(labels, called[:, index]) | {name: found[f"{index} {name}"] for name in RATES}
         for index in range(called.shape[1])
     ]
 
 
 def repeats_for(count: int) -> int:
     """Return how often a bootstrap is drawn: 1000 times, less often for more X-rays than memory has place for."""
-    return max(200, min(1000, DRAWN // max(count, 1)))
+    return max(200, min(1000, MOST_DRAWS // max(count, 1)))
 
 
 def counts_of(labels: np.ndarray, called: np.ndarray) -> dict[str, int]:

@@ -227,5 +227,6 @@ def refuse_leaks(source: str | Path, seen: set[str], test: datasets.Dataset, pro
     if leaked:
         raise ValueError(
             f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
-            f"({leaked[0]}, ...): pass a model whose training left them out, as one of the same protocol does"
+            f"({leaked[0]}, ...): pass other X-rays or another split, or a model whose training left them out, as one "
+            "of the same protocol does"
         )

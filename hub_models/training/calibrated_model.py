@@ -29,7 +29,7 @@ OF_THRESHOLD = (
     *("sensitivity", "specificity", "sensitivity_at_half", "specificity_at_half"),
     *("brier", "ece"),
 )
-DRAWN = {"roc.png": draw_roc, "reliability.png": draw_reliability, "probabilities.png": draw_probabilities}
+REDRAWN = {"roc.png": draw_roc, "reliability.png": draw_reliability, "probabilities.png": draw_probabilities}
 NOBODY = float(np.nextafter(1, 2))  # threshold at which no probability is positive
 UNKNOWN = {"value": None, "low": None, "high": None}
 
@@ -39,7 +39,7 @@ def write_calibrated(
 ) -> None:
     """Write the model of `run` with the operating point in `values` to a new `folder`, whole or not at all.
 
-    The metrics of its test X-rays are made anew from the rows of `run`. An X-ray of a patient who took part in the
+    Metrics of its test X-rays are computed again from the rows of `run`. An X-ray of a patient who took part in the
     calibration counts as its fold called it there. Without the rows, as in a model of the Hub, the metrics that need a
     threshold are undefined. `run` is not touched.
     """
@@ -97,7 +97,7 @@ def _write_results(
     write_per_image(rows, folder)
     task = TASKS[settings.task]
     write_json(run.results | metrics_of(rows, task), folder / RESULTS_NAME)
-    for name, draw in DRAWN.items():
+    for name, draw in REDRAWN.items():
         draw(rows, folder / name)
 
 
