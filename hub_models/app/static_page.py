@@ -191,7 +191,7 @@ def _limits_of(models: Mapping[str, ExportedModel]) -> list[str]:
     """Return sentences without Markdown."""
     kinds = [TASKS[model.settings["task"]].kind for model in models.values()]
     limits = [one for kind in kinds for one in plain_sentences(Limits(SCOPE[kind], KNOWN_LIMITS[kind]))]
-    sources = [model.settings["threshold_source"] for model in models.values() if "threshold_source" in model.settings]
+    sources = [said for model in models.values() if (said := model.settings.get("threshold_source"))]
     return [*sources, *limits, NO_OTHER_CHECKS]
 
 

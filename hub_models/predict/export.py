@@ -119,7 +119,7 @@ def preprocessing(
         "image_mean": list(processor["image_mean"]),
         "image_std": list(processor["image_std"]),
         "labels": list(trained.task.labels),
-        **({"threshold_source": source} if (source := threshold_source(run)) else {}),
+        "threshold_source": threshold_source(run) or None,
     }
 
 

@@ -95,7 +95,7 @@ def _measured(config: CalibrationConfig, accelerator: "Accelerator") -> "tuple[R
     from hub_models.hub_client.downloads import local_run
     from hub_models.models.tasks import TASKS
     from hub_models.runs.data import calibrated_ids, count_synthetic
-    from hub_models.runs.run_folder import RunFolder
+    from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
     with accelerator.local_main_process_first():  # downloads what is not in the cache
         folder = local_run(str(config.model), config.revision)
@@ -103,6 +103,8 @@ def _measured(config: CalibrationConfig, accelerator: "Accelerator") -> "tuple[R
     run = RunFolder.read(folder)
     if TASKS[run.config.task].learns_masks:
         raise ValueError(f"{config.model} finds lungs, and has no threshold to calibrate: pass a TB model")
+    if config.write is not None:
+        run.require(RESULTS_NAME)
     request = EvaluationRequest(str(config.data), config.split, None, None, lungs, {}, unseen=True)
     (planned,) = plan(folder, request, accelerator)
     silent = replace(
