@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all, by one launch at a time, and never over files of others."""
 
+import base64
 import errno
 import json
 import os
@@ -86,6 +87,11 @@ def write_bytes(data: bytes, path: Path) -> None:
     """Write `data` to `path`, replacing it in one step."""
     with new_file(path) as aside:
         aside.write_bytes(data)
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """Return an address that holds the data itself, of a kind such as "image/png": a page needs no other file."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @contextmanager

@@ -103,7 +103,10 @@ class Page:
         classifier = reader.classifier
         if isinstance(classifier, TrainedModel) and classifier.model.config.model_type in METHODS:
             heat = saliency_of_gray(classifier, xray.gray, None if mask is None else keep_two_lungs(mask))
-        models = (f"{role}: {model.name}, digest {model.digest}." for role, model in self.models.items())
+        models = (
+            f"{role}: {model.name}, digest {model.digest}. {model.threshold}".rstrip()
+            for role, model in self.models.items()
+        )
         return view.Report(xray.gray, found, heat, tuple(models))
 
     def take(self, path: Path) -> Upload | None:

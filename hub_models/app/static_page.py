@@ -191,7 +191,8 @@ def _limits_of(models: Mapping[str, ExportedModel]) -> list[str]:
     """Return sentences without Markdown."""
     kinds = [TASKS[model.settings["task"]].kind for model in models.values()]
     limits = [one for kind in kinds for one in plain_sentences(Limits(SCOPE[kind], KNOWN_LIMITS[kind]))]
-    return [*limits, NO_OTHER_CHECKS]
+    sources = [said for model in models.values() if (said := model.settings.get("threshold_source"))]
+    return [*sources, *limits, NO_OTHER_CHECKS]
 
 
 def _write_worker(page: Path) -> None:

@@ -1,6 +1,5 @@
 """Render what was found on one X-ray as HTML, for the page and as a report to print; downloads; models' limits."""
 
-import base64
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from hub_models.hub.limits import limits_of, plain_sentences
+from hub_models.files import data_url
+from hub_models.hub.limits import limits_of, plain_sentences, threshold_source
 from hub_models.imaging.masks import mask_png
 from hub_models.imaging.overlays import heat, outline, scaled_gray
 from hub_models.models.answers import PREDICTION_VERSION
@@ -65,12 +65,14 @@ class ShownModel:
         digest: of its weights and configs.
         is_synthetic: whether it was trained on phantoms.
         limits: sentences as its card holds them, without their Markdown.
+        threshold: where its threshold comes from; empty where it has none.
     """
 
     name: str
     digest: str
     is_synthetic: bool
     limits: tuple[str, ...]
+    threshold: str = ""
 
     @classmethod
     def of(cls, source: str | Path, folder: Path) -> "ShownModel":
@@ -78,12 +80,14 @@ class ShownModel:
         name = folder.resolve().name if Path(source).is_dir() else str(source)
         run = RunFolder.read(folder)
         limits = plain_sentences(limits_of(TASKS[run.config.task].kind, run.data))
-        return cls(name, run.digest[:16], bool(run.data.get("synthetic")), limits)
+        return cls(name, run.digest[:16], bool(run.data.get("synthetic")), limits, threshold_source(run))
 
 
 def limits_html(models: Mapping[str, ShownModel]) -> str:
     """Return HTML of the limits of models by their role, those of both first."""
-    limits = {f"{role}: {model.name}": list(model.limits) for role, model in models.items()}
+    limits = {
+        f"{role}: {model.name}": [*filter(None, [model.threshold]), *model.limits] for role, model in models.items()
+    }
     first, *others = limits.values()
     if shared := [one for one in first if others and all(one in other for other in others)]:
         own = {name: [one for one in said if one not in shared] for name, said in limits.items()}
@@ -184,8 +188,3 @@ def jpeg(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90, subsampling=0)
     return data_url(buffer.getvalue(), "image/jpeg")
-
-
-def data_url(data: bytes, kind: str) -> str:
-    """Return an address that holds the data itself, so that no file has to lie on the server."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -6,6 +6,7 @@ from typing import get_args, get_type_hints
 
 from hub_models.cli import plans
 from hub_models.cli.options import Call, Command, Option, options_of, plain
+from hub_models.evaluation.calibration_config import CalibrationConfig
 from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import COLUMNS_HELP, DATA_HELP, POSITIVE_HELP, REVISION_HELP, TABLE_HELP, TrainConfig
 
@@ -29,6 +30,13 @@ TRAIN_GROUPS = {
 EXPORT_GROUPS = {
     "set": ("data_dir", "output", "max_shard_size", "num_shards"),
     "Hub": ("repo_id", "version", "public", "i_accept_the_terms", "dry_run"),
+}
+CALIBRATE_GROUPS = {
+    "a TB model and local X-rays": ("model", "data", "split", "table", "data_revision", "segmenter", "revision"),
+    "or scores and truth, without a model": ("predictions", "truth"),
+    "columns of either": ("columns", "positive"),
+    "operating point": ("sensitivity", "specificity", "tests_per_case", "prevalence", "groups"),
+    "output": ("output", "name", "write"),
 }
 DATA = Option("data", DATA_HELP, "DATA", required=True, dest="data_dir", old="data_dir")
 UNDERSTOOD = (
@@ -143,6 +151,16 @@ COMMANDS = {
             "": [Option("output", "folder to write to (default: evaluation/PROTOCOL-SPLIT of the run)", "FOLDER")],
         },
         Call("hub_models.evaluation.evaluate", "evaluate_run", arguments=plans.joined_columns),
+    ),
+    "calibrate": Command(
+        "Choose temperature and threshold of a TB model, or of any scores, on local X-rays, and report what they do.",
+        (
+            "cxm calibrate --model runs/tb --data LOCAL --sensitivity 0.9 --output calibration --write runs/tb-local",
+            "cxm calibrate --predictions predictions.csv --truth truth.csv --prevalence 0.02 --output calibration",
+        ),
+        options_of(CalibrationConfig, CALIBRATE_GROUPS),
+        plans.plan_calibrate,
+        epilog="Without a rule, the threshold has the largest sum of sensitivity and specificity (Youden).",
     ),
     "predict": Command(
         "Read any number of X-rays: lung masks, and a table with areas, probability, decision and flags.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub_models.cli.config_file import made
 from hub_models.cli.options import Call, Options, Work
+from hub_models.evaluation.calibration_config import CalibrationConfig
 from hub_models.files import new_folder
 from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import TrainConfig
@@ -61,6 +62,12 @@ def plan_train(options: Options) -> Work:
             print(pushed)
 
     return work
+
+
+def plan_calibrate(options: Options) -> Work:
+    """Return the work of `cxm calibrate`; raise ValueError for options that do not go together."""
+    config = made(CalibrationConfig, vars(options))
+    return Call("hub_models.training.calibrate", "calibrate", arguments=lambda _: {"config": config})(options)
 
 
 def reader_arguments(options: Options) -> Mapping[str, Any]:

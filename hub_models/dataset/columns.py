@@ -22,7 +22,7 @@ GUESSED = {
 }
 XRAY_FIELDS = tuple(GUESSED)
 POSITIVE = frozenset({"1", "true", "yes", "y", "positive", "pos", "tb", "tbc", "tuberculosis"})
-NEGATIVE = frozenset({"0", "false", "no", "n", "negative", "neg", "normal", "healthy", "no tb", "non tb"})
+NEGATIVE = frozenset({"0", "false", "no", "n", "negative", "neg", "normal", "healthy", "no tb", "not tb", "non tb"})
 WORDS_OF_SPLIT = {"train": "train training", "validation": "val valid validation dev", "test": "test testing"}
 SPLIT_OF_WORD = {word: split for split, words in WORDS_OF_SPLIT.items() for word in words.split()}
 _PAIR = re.compile(r"[,\s]+(?=\w+=)")

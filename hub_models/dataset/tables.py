@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 import chest_xray_masks as cxm
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-SEPARATORS = ",;\t|"
+TABLE_SEPARATORS = ",;\t|"
 TextColumns = dict[str, list[str]]  # by name, all of one length; "" where a row has no value
 
 
@@ -37,7 +37,7 @@ def read_table(data: bytes, name: str) -> TextColumns:
 def _of_csv(text: str) -> TextColumns:
     lines = text.splitlines()
     header = lines[0] if lines else ""
-    separator = max(SEPARATORS, key=header.count)  # of a header without any, the first
+    separator = max(TABLE_SEPARATORS, key=header.count)  # of a header without any, the first
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(map(str.strip, row))]
     if not rows:
         return {}

@@ -65,20 +65,26 @@ def _counts(labels: np.ndarray) -> str:
     return ", ".join([f"n {len(labels)}", *few])
 
 
+def reliability_points(labels: np.ndarray, probabilities: np.ndarray) -> tuple[list[tuple[float, float]], np.ndarray]:
+    """Return (mean probability, fraction of positives) of each of ten bins that holds images, and the bins' counts."""
+    bins = np.maximum(np.ceil(probabilities * RELIABILITY_BINS).astype(int) - 1, 0)  # as those of ece: (a, b]
+    held = [bins == index for index in range(RELIABILITY_BINS) if (bins == index).any()]
+    points = [(float(probabilities[one].mean()), float(labels[one].mean())) for one in held]
+    return points, np.bincount(bins, minlength=RELIABILITY_BINS)
+
+
 def draw_reliability(per_image: Rows, path: Path) -> None:
     """Save a PNG of the fraction of positives against the mean probability, in ten bins; the bins' counts below."""
     figure = Figure(figsize=(5.2, 6.2), layout="constrained")
     axis, below = figure.subplots(2, height_ratios=(4, 1), sharex=True)
     axis.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, label="calibrated")
     labels, probabilities = (np.array([row[name] for row in per_image]) for name in ("label", "probability"))
-    bins = np.maximum(np.ceil(probabilities * RELIABILITY_BINS).astype(int) - 1, 0)  # as those of ece: (a, b]
-    held = [index for index in range(RELIABILITY_BINS) if (bins == index).any()]
-    means = [(probabilities[bins == index].mean(), labels[bins == index].mean()) for index in held]
+    means, counts = reliability_points(labels, probabilities)
     axis.plot(*zip(*means, strict=True), "o-", color=SITE_COLORS[0], label=f"model (n {len(labels)})")
     axis.set(ylabel="fraction labeled tuberculosis", title="Reliability", xlim=(0, 1), ylim=(-0.02, 1.02))
     axis.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)  # beside the curve, which may be anywhere
-    below.bar((np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS, np.bincount(bins, minlength=10), 0.09)
+    below.bar((np.arange(RELIABILITY_BINS) + 0.5) / RELIABILITY_BINS, counts, 0.09)
     below.set(xlabel="probability", ylabel="images")
     below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     save_picture(figure, path)

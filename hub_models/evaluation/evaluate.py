@@ -16,13 +16,13 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from hub_models.dataset.folds import FOLDS
 from hub_models.dataset.sources import DataRequest
-from hub_models.evaluation.charts import WORST, Rows, confidently_wrong
-from hub_models.evaluation.measure import compare, measure, summarize, write_per_image
+from hub_models.evaluation.charts import Rows
+from hub_models.evaluation.measure import compare, measure, metrics_of, write_per_image
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import held, write_json
 from hub_models.hub_client.downloads import local_run
 from hub_models.metrics.intervals import Interval
-from hub_models.models.tasks import SENSITIVITY, TASKS
+from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
 from hub_models.runs.data import (
@@ -30,8 +30,9 @@ from hub_models.runs.data import (
     check_leaks,
     check_pixels,
     count_synthetic,
-    load_run_rows,
+    load_test_rows,
     prepare_splits,
+    refuse_calibrated,
     request_of,
     trained_on,
 )
@@ -40,7 +41,6 @@ from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 logger = logging.getLogger(__name__)
 
 VERSIONED = ("torch", "transformers", "datasets", "accelerate")
-WHO_SPECIFICITY = 0.7  # Source: WHO 2014, target product profile of a TB triage test, at sensitivity 0.9
 
 
 @dataclasses.dataclass
@@ -59,11 +59,12 @@ class EvaluationRequest:
     """X-rays to test on, and the settings of a model that differ for it (`use`)."""
 
     data: DataRequest
-    split: str
+    split: str | None  # None: every X-ray
     protocol: str | None
     fold: int | None
     segmenter: str | None
     use: dict[str, Any]
+    unseen: bool = False  # also refuse the train and validation X-rays of a model on those splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +108,9 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
 
     `metrics` holds each metric with its 95 % interval, per group; `more` is added at the end.
     """
-    config, per_image, task = evaluated.config, evaluated.per_image, TASKS[evaluated.config.task]
-    metrics = summarize(per_image, task)
+    config, per_image = evaluated.config, evaluated.per_image
     results: dict[str, Any] = {"task": config.task, "protocol": config.protocol, "fold": config.fold}
-    results |= {"split": evaluated.split, "images": len(per_image)}
-    results |= {"main_metric": task.main_metric, "metrics": metrics, "worst": _worst(per_image, task.main_metric)}
-    results |= _who_triage_minimum(metrics) | more
+    results |= {"split": evaluated.split, "images": len(per_image)} | metrics_of(per_image, TASKS[config.task]) | more
     request = request_of(config)
     if config.test_data or not request.is_set:
         results |= {"source": dataclasses.replace(request, data=config.test_data or config.data_dir).name}
@@ -151,37 +149,6 @@ def _shown(metric: Interval) -> str:
         return "undefined"
     interval = "" if metric["low"] is None else f" [{metric['low']:.3f}, {metric['high']:.3f}]"
     return f"{metric['value']:.4f}{interval}"
-
-
-def _worst(per_image: Rows, metric: str) -> Rows:
-    """Return the images with the lowest metric; the most confidently wrong where it is no metric of one image."""
-    if metric in per_image[0]:
-        names, ranked = ["id", metric], sorted(per_image, key=lambda row: (row[metric], row["id"]))[:WORST]
-    else:
-        names, ranked = ["id", "label", "probability"], confidently_wrong(per_image)
-    return [{name: row[name] for name in names} for row in ranked]
-
-
-def _who_triage_minimum(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return whether each group reaches the WHO's minimum of a triage test; empty where the task has no such metric.
-
-    `reachable`: at the threshold that gives the sensitivity on these images; `met`: at the stored one.
-    """
-    name = "specificity_at_90_sensitivity"
-    if name not in metrics["all"]:
-        return {}
-
-    def at_least(group: dict[str, Any], name: str, least: float) -> bool:
-        return group[name]["value"] is not None and group[name]["value"] >= least
-
-    groups = {
-        key: {
-            "reachable": at_least(group, name, WHO_SPECIFICITY),
-            "met": at_least(group, "sensitivity", SENSITIVITY) and at_least(group, "specificity", WHO_SPECIFICITY),
-        }
-        for key, group in metrics.items()
-    }
-    return {"who_triage_minimum": {"sensitivity": SENSITIVITY, "specificity": WHO_SPECIFICITY, "groups": groups}}
 
 
 def _commit() -> str | None:
@@ -238,11 +205,11 @@ def evaluate_run(
     use = {name: value for name, value in (("views", views), ("two_lungs", two_lungs)) if value}
     data = DataRequest(str(data_dir), "all", table, columns, positive, data_revision)
     request = EvaluationRequest(data, split, protocol, fold, lungs, use)
-    planned, others = _plan(run, request, accelerator), list[Planned]()
+    planned, others = plan(run, request, accelerator), list[Planned]()
     config = dataclasses.replace(planned[0].config, fold=None) if len(planned) > 1 else planned[0].config
     if other is not None:
         same = dataclasses.replace(request, protocol=config.protocol, fold=config.fold)
-        others = _plan(other, same, accelerator)
+        others = plan(other, same, accelerator)
         if (task := others[0].config.task) != config.task:
             raise ValueError(f"{compared} is a model for {task}, {model} for {config.task}")
     name = f"{config.protocol}-{split}" if config.fold is None else f"{config.protocol}-fold-{config.fold}-{split}"
@@ -263,7 +230,7 @@ def evaluate_run(
         return write_report(folder, evaluated, accelerator, more)
 
 
-def _plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> list[Planned]:
+def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> list[Planned]:
     """Return the model of a run folder, or those of all folds, each with the requested X-rays, all checked."""
     if (folder / f"fold-{request.fold}").is_dir():
         folder = folder / f"fold-{request.fold}"
@@ -272,22 +239,23 @@ def _plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) ->
             way = "pass one of its folders fold-K"
             raise ValueError(f"{folder} holds all folds, got protocol {request.protocol}: {way}")
         members = [dataclasses.replace(request, fold=fold) for fold in range(FOLDS)]
-        return [one for member in members for one in _plan(folder / f"fold-{member.fold}", member, accelerator)]
+        return [one for member in members for one in plan(folder / f"fold-{member.fold}", member, accelerator)]
     trained = TrainedModel.from_run(folder)
     if "two_lungs" in request.use and not trained.task.learns_masks:
         raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
     trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **request.use))
     config = _test_config(RunFolder.read(folder), request, trained.settings.image_size)
-    rows = load_run_rows(config, accelerator, (request.split,))[request.split]
-    seen = {}
-    for source in (folder, config.segmenter) if request.split != "train" else ():
+    rows, seen = load_test_rows(config, accelerator, request.split), dict[str, Seen]()
+    for source in (folder, config.segmenter) if request.split != "train" or request.unseen else ():
         if source:
-            chosen_on = request.split == "validation" and source == folder
+            chosen_on = request.split == "validation" and source == folder and not request.unseen
             known = trained_on(Path(source), ("train",) if chosen_on else ("train", "validation"))
             check_leaks(source, known, rows, config.protocol)
             seen[str(source)] = known
+    if not request.unseen:
+        refuse_calibrated(folder, rows)
     synthetic = RunFolder.read(folder).data.get("synthetic", 0)
-    return [Planned(config, request.split, rows, trained, seen, synthetic)]
+    return [Planned(config, request.split or "all", rows, trained, seen, synthetic)]
 
 
 def _test_config(run: RunFolder, request: EvaluationRequest, image_size: int) -> TrainConfig:

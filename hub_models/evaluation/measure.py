@@ -14,17 +14,18 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from chest_xray_masks import parse_findings
 from hub_models.dataset.batches import Arrays
-from hub_models.evaluation.charts import Rows
+from hub_models.evaluation.age_bands import age_band
+from hub_models.evaluation.charts import WORST, Rows, confidently_wrong
 from hub_models.files import new_file
 from hub_models.metrics.intervals import Interval, paired_difference, with_intervals
 from hub_models.models.saliency import measure_saliency
-from hub_models.models.tasks import Task
+from hub_models.models.tasks import SENSITIVITY, Task
 from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.runs.data import Split
 from hub_models.runs.run_folder import PER_IMAGE_NAME
 
 EVALUATION_BATCH = 16  # images in a forward pass without gradients
-AGE_BANDS = ((0, 15), (15, 35), (35, 55), (55, np.inf))  # years, the upper end left out
+WHO_SPECIFICITY = 0.7  # Source: WHO 2014, target product profile of a TB triage test, at sensitivity 0.9
 IMAGE_COLUMNS = ("id", "patient_id", "site", "label", "sex", "age_years")  # of the data, in every per-image row
 NOT_NUMBERS = ("sex", "findings", "activity")  # columns of words, any of which may be None
 GROUP_ORDER = ("all", "site", "sex", "age", "finding", "activity")
@@ -127,19 +128,12 @@ def groups_of(per_image: Rows) -> dict[str, list[int]]:
     """
     groups: dict[str, list[int]] = {"all": list(range(len(per_image)))}
     for index, row in enumerate(per_image):
-        names = [f"site: {row['site']}", f"sex: {row['sex'] or 'unknown'}", f"age: {_band(row['age_years'])}"]
+        names = [f"site: {row['site']}", f"sex: {row['sex'] or 'unknown'}", f"age: {age_band(row['age_years'])}"]
         names += [f"finding: {name.replace('_', ' ')}" for name in row.get("findings") or ()]  # older rows lack them
         names += [f"activity: {row['activity']}"] if row.get("activity") else []
         for name in names:
             groups.setdefault(name, []).append(index)
     return dict(sorted(groups.items(), key=lambda group: (GROUP_ORDER.index(group[0].split(":")[0]), group[0])))
-
-
-def _band(age_years: float | None) -> str:
-    if age_years is None:
-        return "unknown"
-    low, high = next(band for band in AGE_BANDS if band[0] <= age_years < band[1])
-    return f"{low:02d}-{high - 1}" if high < np.inf else f"{low} and over"
 
 
 def _with_normal(name: str, indices: list[int], per_image: Rows, task: Task) -> list[int]:
@@ -165,6 +159,44 @@ def summarize(per_image: Rows, task: Task, repeats: int = 1000) -> dict[str, dic
             counts["cases"] = len(cases)
         summary[name] = counts | with_intervals(task.metrics, columns_of(rows), patients, repeats)
     return summary
+
+
+def metrics_of(per_image: Rows, task: Task) -> dict[str, Any]:
+    """Return what `results.json` says of per-image rows: metrics of each group, the worst, the WHO's minimum."""
+    metrics = summarize(per_image, task)
+    found = {"main_metric": task.main_metric, "metrics": metrics, "worst": _worst(per_image, task.main_metric)}
+    return found | who_triage_minimum(metrics)
+
+
+def _worst(per_image: Rows, metric: str) -> Rows:
+    """Return the images with the lowest metric; the most confidently wrong where it is no metric of one image."""
+    if metric in per_image[0]:
+        names, ranked = ["id", metric], sorted(per_image, key=lambda row: (row[metric], row["id"]))[:WORST]
+    else:
+        names, ranked = ["id", "label", "probability"], confidently_wrong(per_image)
+    return [{name: row[name] for name in names} for row in ranked]
+
+
+def who_triage_minimum(metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return whether each group reaches the WHO's minimum of a triage test; empty where the task has no such metric.
+
+    `reachable`: at the threshold that gives the sensitivity on these images; `met`: at the stored one.
+    """
+    name = "specificity_at_90_sensitivity"
+    if name not in metrics["all"]:
+        return {}
+
+    def at_least(group: dict[str, Any], name: str, least: float) -> bool:
+        return group[name]["value"] is not None and group[name]["value"] >= least
+
+    groups = {
+        key: {
+            "reachable": at_least(group, name, WHO_SPECIFICITY),
+            "met": at_least(group, "sensitivity", SENSITIVITY) and at_least(group, "specificity", WHO_SPECIFICITY),
+        }
+        for key, group in metrics.items()
+    }
+    return {"who_triage_minimum": {"sensitivity": SENSITIVITY, "specificity": WHO_SPECIFICITY, "groups": groups}}
 
 
 def compare(per_image: Rows, other: Rows, task: Task, repeats: int = 1000) -> dict[str, dict[str, Interval]]:

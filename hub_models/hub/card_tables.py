@@ -92,6 +92,7 @@ def tables(run: RunFolder, also: Sequence[Path]) -> dict[str, str]:
         "subgroups": _groups(metrics, [key for key in metrics if key[:5] in ("sex: ", "age: ")], columns["subgroups"]),
         "findings": _of_findings(run),
         "operating": _operating(run),
+        "history": _history(run),
         "worst": markdown_table(
             [names[name] for row in worst[:1] for name in row],
             [[f"{value:.3f}" if isinstance(value, float) else value for value in row.values()] for row in worst],
@@ -141,6 +142,19 @@ def _operating(run: RunFolder) -> str:
     ]
     headings = ["group", "X-rays", *(column.heading for column in columns)]
     return markdown_table([*headings, "WHO minimum at the stored threshold", "at the best one"], rows)
+
+
+def _history(run: RunFolder) -> str:
+    """Return the calibrations on local X-rays, the newest last."""
+    columns = [Column(name, name) for name in ("sensitivity", "specificity")]
+    rows = [
+        [one["date"], one["data"], one["images"], one["positives"], one["synthetic"], one["rule"]]
+        + [f"{one[name]:.3f}" for name in ("temperature_before", "threshold_before", "temperature", "threshold")]
+        + [column.cell({**one}) for column in columns]
+        for one in run.history
+    ]
+    headings = ["date", "X-rays", "n", "positive", "synthetic", "rule", "temperature before", "threshold before"]
+    return markdown_table([*headings, "temperature", "threshold", "sensitivity", "specificity"], rows)
 
 
 def _data(run: RunFolder) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from chest_xray_masks import SPLITS
+from hub_models.models.tasks import TASKS
+from hub_models.runs.run_folder import RunFolder
 
 SCOPE = {
     "segmentation": (
@@ -44,6 +46,21 @@ def limits_of(kind: str, data: Mapping[str, Any]) -> Limits:
         "together can flatter."
     )
     return Limits((device, *SCOPE[kind]), (sites, *KNOWN_LIMITS[kind]))
+
+
+def threshold_source(run: RunFolder) -> str:
+    """Return where the threshold of a run's model comes from, as a sentence; empty for a model without one."""
+    if TASKS[run.config.task].learns_masks:
+        return ""
+    if not run.history:
+        count = len(run.data["validation"])
+        return (
+            f"Threshold in use: {run.settings.threshold:.3f}, from the validation split of its training (n {count})."
+        )
+    last = run.history[-1]
+    drawn = f", {last['synthetic']} of them synthetic" if last["synthetic"] else ""
+    local = f"{last['data']} (n {last['images']}, {last['positives']} positive{drawn}; {last['date']})"
+    return f"Threshold in use: {last['threshold']:.3f}, from local calibration on {local}, by the rule {last['rule']}."
 
 
 def only_synthetic(data: Mapping[str, Any]) -> bool:

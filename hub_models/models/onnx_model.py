@@ -50,6 +50,7 @@ class Preprocessing(TypedDict):
     image_std: list[float]
     labels: list[str]
     measured: NotRequired[dict[str, Any]]  # against the run
+    threshold_source: NotRequired[str | None]  # where the threshold comes from, as a sentence
 
 
 def is_exported(folder: Path) -> bool:

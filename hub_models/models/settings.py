@@ -9,12 +9,45 @@ from hub_models.hub_client.downloads import SETTINGS_KEY
 from hub_models.hub_client.model_files import LARGEST_SIDE, TaskName, check_types, damaged
 from hub_models.imaging.lung_crop import Region
 from hub_models.imaging.resizing import Fit
+from hub_models.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VIEWS = ((0, 1), (-5, 1), (5, 1), (0, 0.9), (0, 1.1))  # degrees and scale; no mirror image: the heart has a side
 MODEL_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")  # what a prediction depends on
+
+
+HISTORY_KEY = "chest_xray_masks_calibrations"  # in config.json: a list of OperatingPoint, the newest last
+
+
+class OperatingPoint(TypedDict):
+    """What a calibration on local X-rays chose, kept in the history of a model; its metrics are cross-fitted."""
+
+    date: str
+    data: str  # name of the X-rays, never a path
+    images: int
+    patients: int
+    positives: int
+    synthetic: int
+    rule: str
+    prevalence: float
+    temperature: float
+    threshold: float
+    sensitivity: Interval
+    specificity: Interval
+    temperature_before: float
+    threshold_before: float
+
+
+def history_of(values: dict[str, Any], name: str | Path) -> list[OperatingPoint]:
+    """Return the calibrations in the values of a config.json, the newest last; raise ValueError for damaged ones."""
+    history = values.get(HISTORY_KEY, [])
+    if not (isinstance(history, list) and all(isinstance(one, dict) for one in history)):
+        raise damaged(name, f"{HISTORY_KEY} is {str(history)[:40]!r}")
+    for one in history:
+        check_types(one, OperatingPoint, name)
+    return history
 
 
 def digest_of_model(folder: Path) -> str:

@@ -18,6 +18,7 @@ from chest_xray_masks import __version__
 from hub_models.console import counted
 from hub_models.dataset.phantoms import write_phantoms
 from hub_models.files import check_output, new_folder, write_json
+from hub_models.hub.limits import threshold_source
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.gray import to_gray
 from hub_models.metrics import count_overlap, dice
@@ -118,6 +119,7 @@ def preprocessing(
         "image_mean": list(processor["image_mean"]),
         "image_std": list(processor["image_std"]),
         "labels": list(trained.task.labels),
+        "threshold_source": threshold_source(run) or None,
     }
 
 

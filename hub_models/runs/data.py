@@ -62,15 +62,20 @@ def load_run_rows(
         FileNotFoundError: no X-ray at `config.data_dir`, or no segmenter where `config` names it.
         ValueError: a split is empty, or cannot be trained on or tested with, or no segmenter finds the lungs.
     """
-    if config.region == "lungs" and config.segmenter is None:
-        raise ValueError("region lungs needs a lung model that finds them: pass --segmenter <lung run folder>")
-    if config.segmenter is not None:
-        lung_model(config.segmenter)  # a wrong one is refused before X-rays are read
+    _check_segmenter(config)
     with accelerator.main_process_first():
         usable = load_rows(config, splits)
     for split, rows in usable.items():
         TASKS[config.task].check(f"{split} (protocol {config.protocol})", rows)
     return usable
+
+
+def _check_segmenter(config: TrainConfig) -> None:
+    """Refuse a wrong lung model, or none where one is needed, before X-rays are read."""
+    if config.region == "lungs" and config.segmenter is None:
+        raise ValueError("region lungs needs a lung model that finds them: pass --segmenter <lung run folder>")
+    if config.segmenter is not None:
+        lung_model(config.segmenter)
 
 
 def prepare_splits(
@@ -241,6 +246,32 @@ def seen_in(data: RunData, splits: tuple[str, ...]) -> Seen:
     return Seen(frozenset(ids), told, drawn, of_program)
 
 
+def calibrated_ids(run_folder: Path, rows: datasets.Dataset) -> list[str]:
+    """Return the ids of the rows whose patients chose the operating point of a model by `cxm calibrate`."""
+    known = set(read_data(run_folder).get("calibrated", ()))
+    pairs = zip(rows["id"], rows["patient_id"], strict=True)
+    return sorted(id for id, patient in pairs if short_digest(patient) in known)
+
+
+def refuse_calibrated(source: Path, test: datasets.Dataset) -> None:
+    """Raise ValueError where `calibrated_ids` finds any X-ray to test on."""
+    if chosen := calibrated_ids(source, test):
+        said = (
+            f"the threshold of {source} was chosen on patients of {len(chosen)} of the {len(test)} X-rays to test on"
+        )
+        raise ValueError(f"{said} ({chosen[0]}, ...): pass others, or read the report of that calibration")
+
+
+def load_test_rows(config: TrainConfig, accelerator: Accelerator, split: str | None) -> datasets.Dataset:
+    """Return the original rows of a split of a run's data; of None, every X-ray with a label, whatever its split.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_run_rows`.
+    """
+    name = split or "all"
+    return load_run_rows(config, accelerator, (name,))[name]
+
+
 def check_leaks(source: str | Path, seen: Seen, test: datasets.Dataset, protocol: str = "default") -> None:
     """Raise ValueError where a patient of `test` has an X-ray among those that a model has `seen`.
 
@@ -259,8 +290,8 @@ def check_leaks(source: str | Path, seen: Seen, test: datasets.Dataset, protocol
     if leaked:
         raise ValueError(
             f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
-            f"({min(leaked)}, ...): pass a model whose training left them out, as one of the same protocol does, or "
-            "give other people other ids"
+            f"({min(leaked)}, ...): pass other X-rays or another split, or a model whose training left them out, as "
+            "one of the same protocol does; or give other people other ids"
         )
 
 

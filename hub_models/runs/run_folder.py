@@ -11,7 +11,7 @@ from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
 from hub_models.hub_client.model_files import check_types, damaged, read_json, refuse_foreign
 from hub_models.metrics.intervals import Interval
 from hub_models.models.architectures import ARCHITECTURES, read_model_config
-from hub_models.models.settings import Settings, digest_of_model
+from hub_models.models.settings import OperatingPoint, Settings, digest_of_model, history_of
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.notes import read_notes
@@ -32,6 +32,7 @@ class RunData(TypedDict):
     model: NotRequired[str]  # digest of the run that training started from; older runs lack it
     segmenter: NotRequired[str]  # digest of the run that found the lungs
     synthetic: NotRequired[int]  # number of synthetic X-rays, above 0
+    calibrated: NotRequired[list[str]]  # digests of the patients of local X-rays that chose the operating point
     synthetic_learned: NotRequired[int]  # of those in train and validation
     pixels: NotRequired[dict[str, list[str]]]  # digests of gray pixels of train, validation and earlier
     # where the X-rays are not those of the set alone:
@@ -107,6 +108,11 @@ class RunFolder:
     def settings(self) -> Settings:
         """Settings in the model's `config.json`."""
         return Settings.parse(self.model.get(SETTINGS_KEY), self.path)
+
+    @cached_property
+    def history(self) -> list[OperatingPoint]:
+        """Calibrations on local X-rays, the newest last; empty where the operating point is that of the training."""
+        return history_of(self.model, self.path / "config.json")
 
     @cached_property
     def per_image(self) -> list[dict[str, Any]]:

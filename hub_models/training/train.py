@@ -304,8 +304,8 @@ def _tested(run: Run, folder: Path, training: dict[str, Any]) -> tuple[dict[str,
     return results, evaluated
 
 
-def write_card(folder: Path) -> None:
-    """Write README.md, the card of a finished run under the name of its folder; only a push names a licence."""
+def write_card(folder: Path, name: str | None = None) -> None:
+    """Write README.md, the card of a finished run under a name (default: its folder's); a push names a licence."""
     run = RunFolder.read(folder)
-    card = finished(str(model_card(run, folder.resolve().name, None)), run.notes)
+    card = finished(str(model_card(run, name or folder.resolve().name, None)), run.notes)
     write_bytes(card.encode(), folder / CARD_NAME)

@@ -33,6 +33,7 @@ KEYS = {
         "region",
         "temperature",
         "threshold",
+        "threshold_source",
         "views",
         "two_lungs",
         "resample",
@@ -100,6 +101,7 @@ def test_graph_and_preprocessing_are_what_other_programs_rely_on(exported, lungs
     )
     assert lungs["labels"] == ["background", "lung"] and tb["labels"] == ["normal", "tuberculosis"]
     assert lungs["threshold"] is None and tb["threshold"] == 0.5 and tb["segmenter"] == "of another run"
+    assert lungs["threshold_source"] is None and "validation split of its training" in tb["threshold_source"]
 
 
 def test_measured_is_equal_in_fp32_and_said_in_other_precisions(exported, lungs_folder, tb_folder, tmp_path) -> None:
