@@ -695,9 +695,9 @@ def _tabled(id: str, cells: dict[str, str]) -> Tabled:
     if id.startswith("CHN"):
         right_sex = _TABLED_MALE.get(key, sex) if sex == "male" and not said.sex else sex
         right_age = _TABLED_YEARS.get((key, age or 0.0), age)
-    doubts = [f"sex {sex}: {right_sex}"] if right_sex != sex else []
-    doubts += [f"age {age:g}: {right_age:.3g}"] if age and right_age and right_age != age else []
-    return Tabled(Reading(right_sex, right_age, said.findings), ", ".join(doubts))
+    wrong = [f"sex {sex}: {right_sex}"] if right_sex != sex else []
+    wrong += [f"age {age:g}: {right_age:.3g}"] if age and right_age and right_age != age else []
+    return Tabled(Reading(right_sex, right_age, said.findings), ", ".join(wrong))
 
 
 def nothing_in(tree: Tree, site: str | None = None) -> str:
@@ -766,7 +766,7 @@ class Reader(ExitStack):
         """Start with nothing open."""
         super().__init__()
         self.archives: dict[str, zipfile.ZipFile] = {}
-        self.doubts: dict[str, str] = {}  # of masks, by id
+        self.odd_masks: dict[str, str] = {}  # of masks, by id
         self.lock = threading.Lock()
 
     def __call__(self, file: SetFile) -> bytes:
@@ -1297,7 +1297,7 @@ if hasattr(os, "register_at_fork"):
 def read_row(row: Row, read: Reader) -> dict[str, Any]:
     """Return the example of a row (see `FEATURES`), its files read and checked; raises as the functions it calls.
 
-    A mask that can hardly be of lungs is noted in `read.doubts`.
+    A mask that can hardly be of lungs is noted in `read.odd_masks`.
     """
     image = read.checked(row.image, row.copies)
     if row.image.rank == DICOM_RANK:
@@ -1310,7 +1310,7 @@ def read_row(row: Row, read: Reader) -> dict[str, Any]:
         lungs = union_of(((file.name, read.checked(file, row.copies)) for file in row.masks), size)
         mask = _gray_png(lungs * np.uint8(255))
         if doubt := doubt_of(lungs):
-            read.doubts[row.id] = doubt
+            read.odd_masks[row.id] = doubt
     said = parse_reading(row.reading)
     sex, age_years, findings = (own if own is not None else other for own, other in zip(said, row.tabled, strict=True))
     return {
@@ -1393,7 +1393,7 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, shards: list[list[Row]], ahead: int) -> Iterator[tuple[str, dict[str, Any]]]:
         with Reader() as reader, ThreadPoolExecutor(max(1, ahead // 2)) as pool:
-            reader.callback(_say_doubts, reader.doubts)
+            reader.callback(_say_odd, reader.odd_masks)
             waiting: deque[tuple[str, Future[dict[str, Any]]]] = deque()
             for row in chain.from_iterable(shards):
                 waiting.append((row.id, pool.submit(read_row, row, reader)))
@@ -1404,8 +1404,8 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
                 yield id, example.result()
 
 
-def _say_doubts(doubts: dict[str, str]) -> None:
-    said = [f"the mask of {id} {doubt}" for id, doubt in sorted(doubts.items())]
+def _say_odd(odd_masks: dict[str, str]) -> None:
+    said = [f"the mask of {id} {doubt}" for id, doubt in sorted(odd_masks.items())]
     rest = f"; and {len(said) - 20} more" if len(said) > 20 else ""
     _say(f"{'; '.join(said[:20])}{rest}: view them, and leave out what is wrong" if said else "")
 
