@@ -545,8 +545,7 @@ def rows_of(tree: Tree, site: str | None = None, say: bool = True) -> list[Row]:
         raise FileNotFoundError(f"no {site or 'Montgomery or Shenzhen'} chest X-rays in {nothing_in(tree, site)}")
     if say:
         _say(_unused_said(tree, site))
-    if all(role in ("image", "test_copy") for role, _ in chosen) and not (tree.others or tree.tables):
-        _say(f"{tree.root} has X-rays but no mask and no reading: if they are beside it, pass the folder above")
+    _say_kind(tree, chosen)
     copies: dict[SetFile, list[SetFile]] = {}  # of each file in use, itself among them
     for file in tree.files:
         used = chosen.get((file.role, file.id))
@@ -558,8 +557,6 @@ def rows_of(tree: Tree, site: str | None = None, say: bool = True) -> list[Row]:
         tabled = read_tables(tree, reader)
     if wrong := [id for id in ids if id in tabled and tabled[id].doubt and id not in readings]:
         _say(f"sex or age of {', '.join(wrong)} are known to be wrong in *metadata.csv: corrected, or None")
-    if lossy := sum(chosen["image", id].kind in ("jpg", "jpeg") for id in ids):
-        _say(f"{lossy} X-rays of {tree.root} are .jpg copies, which lose detail: get the original .png or .dcm files")
     findings = {id: one.facts.findings or "" for id, one in tabled.items()}
     patients = patients_of(findings | readings)
     rows = []
@@ -575,6 +572,14 @@ def rows_of(tree: Tree, site: str | None = None, say: bool = True) -> list[Row]:
         facts = tabled[id].facts if id in tabled else Reading()
         rows.append(Row(id, patient_of(id, patients), image, tuple(masks), readings.get(id), same, facts))
     return rows
+
+
+def _say_kind(tree: Tree, chosen: dict[tuple[str, str], SetFile]) -> None:
+    """Warn of X-rays alone, and of copies in JPEG."""
+    if all(role in ("image", "test_copy") for role, _ in chosen) and not (tree.others or tree.tables):
+        _say(f"{tree.root} has X-rays but no mask and no reading: if they are beside it, pass the folder above")
+    if lossy := sum(file.role == "image" and file.kind in ("jpg", "jpeg") for file in chosen.values()):
+        _say(f"{lossy} X-rays of {tree.root} are .jpg copies, which lose detail: get the original .png or .dcm files")
 
 
 def _say(message: str) -> None:
