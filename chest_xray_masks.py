@@ -863,8 +863,7 @@ def rows_of(tree: Tree, site: str | None = None, say: bool = True) -> list[Row]:
         raise FileNotFoundError(f"no {site or 'Montgomery or Shenzhen'} chest X-rays in {nothing_in(tree, site)}")
     if say:
         _say(_unused_said(tree, site))
-    if all(role in ("image", "test_copy") for role, _ in chosen) and not (tree.others or tree.tables):
-        _say(f"{tree.root} has X-rays but no mask and no reading: if they are beside it, pass the folder above")
+    _say_kind(tree, chosen)
     copies: dict[SetFile, list[SetFile]] = {}  # of each file in use, itself among them
     for file in tree.files:
         used = chosen.get((file.role, file.id))
@@ -876,8 +875,6 @@ def rows_of(tree: Tree, site: str | None = None, say: bool = True) -> list[Row]:
         tabled = read_tables(tree, reader)
     if wrong := [id for id in ids if id in tabled and tabled[id].doubt and id not in readings]:
         _say(f"sex or age of {', '.join(wrong)} are known to be wrong in *metadata.csv: corrected, or None")
-    if lossy := sum(chosen["image", id].kind in ("jpg", "jpeg") for id in ids):
-        _say(f"{lossy} X-rays of {tree.root} are .jpg copies, which lose detail: get the original .png or .dcm files")
     findings = {id: one.facts.findings or "" for id, one in tabled.items()}
     patients = patients_of(findings | readings)
     rows = []
@@ -893,6 +890,14 @@ def rows_of(tree: Tree, site: str | None = None, say: bool = True) -> list[Row]:
         facts = tabled[id].facts if id in tabled else Reading()
         rows.append(Row(id, patient_of(id, patients), image, tuple(masks), readings.get(id), same, facts))
     return rows
+
+
+def _say_kind(tree: Tree, chosen: dict[tuple[str, str], SetFile]) -> None:
+    """Warn of X-rays alone, and of copies in JPEG."""
+    if all(role in ("image", "test_copy") for role, _ in chosen) and not (tree.others or tree.tables):
+        _say(f"{tree.root} has X-rays but no mask and no reading: if they are beside it, pass the folder above")
+    if lossy := sum(file.role == "image" and file.kind in ("jpg", "jpeg") for file in chosen.values()):
+        _say(f"{lossy} X-rays of {tree.root} are .jpg copies, which lose detail: get the original .png or .dcm files")
 
 
 def _say(message: str) -> None:
@@ -1013,9 +1018,9 @@ def _tabled(id: str, cells: dict[str, str]) -> Tabled:
     if id.startswith("CHN"):
         right_sex = _TABLED_MALE.get(key, sex) if sex == "male" and not said.sex else sex
         right_age = _TABLED_YEARS.get((key, age or 0.0), age)
-    doubts = [f"sex {sex}: {right_sex}"] if right_sex != sex else []
-    doubts += [f"age {age:g}: {right_age:.3g}"] if age and right_age and right_age != age else []
-    return Tabled(Reading(right_sex, right_age, said.findings), ", ".join(doubts))
+    wrong = [f"sex {sex}: {right_sex}"] if right_sex != sex else []
+    wrong += [f"age {age:g}: {right_age:.3g}"] if age and right_age and right_age != age else []
+    return Tabled(Reading(right_sex, right_age, said.findings), ", ".join(wrong))
 
 
 def nothing_in(tree: Tree, site: str | None = None) -> str:
@@ -1084,7 +1089,7 @@ class Reader(ExitStack):
         """Start with nothing open."""
         super().__init__()
         self.archives: dict[str, zipfile.ZipFile] = {}
-        self.doubts: dict[str, str] = {}  # of masks, by id
+        self.odd_masks: dict[str, str] = {}  # of masks, by id
         self.lock = threading.Lock()
 
     def __call__(self, file: SetFile) -> bytes:
@@ -1823,7 +1828,7 @@ def lesion_rows(id: str, lesions: list[Lesion], size: tuple[int, int], read: Rea
 def read_row(row: Row, read: Reader) -> dict[str, Any]:
     """Return the example of a row (see `FEATURES`), its files read and checked; raises as the functions it calls.
 
-    A mask that can hardly be of lungs is noted in `read.doubts`.
+    A mask that can hardly be of lungs is noted in `read.odd_masks`.
     """
     image = read.checked(row.image, row.copies)
     if row.image.rank == DICOM_RANK:
@@ -1836,7 +1841,7 @@ def read_row(row: Row, read: Reader) -> dict[str, Any]:
         lungs = union_of(((file.name, read.checked(file, row.copies)) for file in row.masks), size)
         mask = _gray_png(lungs * np.uint8(255))
         if doubt := doubt_of(lungs):
-            read.doubts[row.id] = doubt
+            read.odd_masks[row.id] = doubt
     said = parse_reading(row.reading)
     sex, age_years, findings = (own if own is not None else other for own, other in zip(said, row.tabled, strict=True))
     return {
@@ -1948,7 +1953,7 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
         self, shards: list[list[Row]], ahead: int, lesions: dict[str, list[Lesion]] | None = None
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         with Reader() as reader, ThreadPoolExecutor(max(1, ahead // 2)) as pool:
-            reader.callback(_say_doubts, reader.doubts)
+            reader.callback(_say_odd, reader.odd_masks)
             waiting: deque[tuple[str, Future[dict[str, Any]]]] = deque()
             for row in chain.from_iterable(shards):
                 waiting.append((row.id, pool.submit(self._example, row, reader, (lesions or {}).get(row.id))))
@@ -1959,8 +1964,8 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
                 yield id, example.result()
 
 
-def _say_doubts(doubts: dict[str, str]) -> None:
-    said = [f"the mask of {id} {doubt}" for id, doubt in sorted(doubts.items())]
+def _say_odd(odd_masks: dict[str, str]) -> None:
+    said = [f"the mask of {id} {doubt}" for id, doubt in sorted(odd_masks.items())]
     rest = f"; and {len(said) - 20} more" if len(said) > 20 else ""
     _say(f"{'; '.join(said[:20])}{rest}: view them, and leave out what is wrong" if said else "")
 

@@ -386,4 +386,4 @@ def test_real_masks_are_as_they_were(real_data_dir: Path) -> None:
             if row.masks:
                 mask = np.asarray(Image.open(io.BytesIO(reader(row.masks[0]))).convert("L")) > 127
                 assert np.array_equal(pixels(read_row(row, reader)["mask"]) == 255, mask), row.id
-    assert not reader.doubts
+    assert not reader.odd_masks
