@@ -278,7 +278,7 @@ _REWRITTEN = [
         r"\bc/w\b": "consistent with",
         r"\bs/p\b": "after",
         r"\ban?/or\b": "or",
-        r"(?<=\d)\.(?=\d)": "",
+        r"(?<=[0-9])\.(?=[0-9])": "",
         r"\b(?:rt|r)\.?(?=\W)(?!['/])": "right",
         r"\b(?:lt|l)\.?(?=\W)(?!['/])": "left",
         r"(?:pleural|chest|thoracic|body) cavit(?:y|ies)|pericardial (?:effusion|fluid|thickening|calcification)": "",
@@ -361,7 +361,7 @@ _CUE_WORDS = {
     r"|\bnon[- ]?(?=cavit|calcif|nodul|miliar)",
 }
 _CUES = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _CUE_WORDS.items()))
-_SENTENCE_END = re.compile(r"[;\n()/]|[.](?!\d)|\b(?:but|however|although|though|except(?: for)?|apart from)\b")
+_SENTENCE_END = re.compile(r"[;\n()/]|[.](?![0-9])|\b(?:but|however|although|though|except(?: for)?|apart from)\b")
 _FILLER = r"(?:and|or|nor|a|an|the|any|pleural|hilar|focal|acute|definite|obvious|significant|other|evidence|signs|of)"
 _ITEM = re.compile(r"(?P<by>,|\band\b|\bwith\b|)(?P<said>(?:(?!,|\band\b|\bwith\b).)+)")
 _BARE = re.compile(rf"[\s,]*(?:{_FILLER}\b[\s,]*)*")
@@ -648,6 +648,8 @@ def _role_in(folders: tuple[str, ...], tail: str) -> str | None:
 
 def _role_of(folders: tuple[str, ...], name: str) -> tuple[str, str] | None:
     """Return (role, id) of a file in any of the known layouts; ("other", site) for one that is only named alike."""
+    if _is_of_lesions(folders, name):
+        return "lesion", name
     if any(folder.lower() in _LEFT_BEHIND for folder in folders):
         return None
     if _TABLE_NAME.fullmatch(name) and not name.startswith("._"):
@@ -740,9 +742,6 @@ def _scan_entry(tree: Tree, entry: os.DirEntry[str], inside: tuple[str, ...]) ->
             regular_size(entry.path)
             facts = entry.stat()
             _add(tree, SetFile(*found, entry.path, "", facts.st_size, facts.st_mtime_ns))
-        elif _is_of_lesions(inside, entry.name):
-            facts = entry.stat()
-            tree.lesions.append(SetFile("lesion", entry.name, entry.path, "", facts.st_size, facts.st_mtime_ns))
         elif "." not in entry.name:  # a link to nowhere may have been one to a folder
             entry.stat()
     except OSError as error:
@@ -771,12 +770,10 @@ def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
             tree.problems.append((f"{path}/{member.filename}", "is a zip in a zip, which is not read: unpack it"))
         elif found := _role_of((*inside, *folders), name):
             _add(tree, SetFile(*found, path, member.filename, member.file_size, member.CRC))
-        elif _is_of_lesions((*inside, *folders), name):
-            tree.lesions.append(SetFile("lesion", name, path, member.filename, member.file_size, member.CRC))
 
 
 def _add(tree: Tree, file: SetFile) -> None:
-    {"table": tree.tables, "other": tree.others}.get(file.role, tree.files).append(file)
+    {"table": tree.tables, "other": tree.others, "lesion": tree.lesions}.get(file.role, tree.files).append(file)
 
 
 def _scan_url(tree: Tree) -> None:
@@ -1404,11 +1401,10 @@ def dicom_png(data: bytes, name: str) -> bytes:
 def _tiff(data: bytes, name: str) -> bytes:
     """Return the bytes of a TIFF; of one of 16 bits in which 0 is white, which PIL reads as stored, those of a PNG."""
     with open_image_file(io.BytesIO(data), name) as image:
-        if image.mode[0] != "I" or getattr(image, "tag_v2", {}).get(262) != 0:
+        shown = black_as_zero(image)
+        if shown is image or shown.mode == "F":
             return data
-        pixels = np.asarray(image).astype(np.int64)
-    top = 4095 if pixels.max(initial=0) < 4096 else 65535
-    return _gray_png(np.clip(top - pixels, 0, 65535).astype(np.uint16))
+        return _gray_png(np.asarray(shown).astype(np.uint16))
 
 
 class DicomFile(io.BufferedReader):

@@ -67,7 +67,7 @@ def test_training_names_the_option(
     ("option", "message"),
     [
         ((), "no train_config.json,"),
-        (("--split", "all"), "invalid choice: 'all'"),
+        (("--split", "whole"), "invalid choice: 'whole'"),
         (("--protocol", "mine"), "invalid choice: 'mine'"),
     ],
 )

@@ -38,7 +38,11 @@ def test_only_rows_with_a_mask_are_usable() -> None:
     assert LUNGS.usable(rows)["id"] == ["a", "c"]
     assert LUNGS.usable(rows.select([1]))["id"] == []
     assert LUNGS.usable(rows.select([2, 1, 0]))["id"] == ["c", "a"]  # also behind an index
-    assert TB.usable(rows)["id"] == ["a", "b", "c"]
+
+
+def test_only_rows_with_a_label_are_usable_for_tb() -> None:
+    rows = datasets.Dataset.from_dict({"id": list("abc"), "label": [0, None, 1]})
+    assert TB.usable(rows)["id"] == ["a", "c"] and TB.usable(rows.select([0, 2]))["id"] == ["a", "c"]
 
 
 @pytest.mark.parametrize(("label", "absent"), [(0, "tuberculosis"), (1, "normal")])

@@ -200,7 +200,7 @@ def test_part_without_masks_is_named_before_training(config, phantoms, tmp_path)
     for mask in (tmp_path / "set").rglob("masks/*.png"):
         if split_of(mask.name[:11]) == "validation":
             mask.unlink()
-    with pytest.raises(ValueError, match="no validation X-ray in .*set .* is fit for lung_segmentation"):
+    with pytest.raises(ValueError, match="no validation X-ray in .*set .* has a lung mask"):
         train(dataclasses.replace(config, data_dir=str(tmp_path / "set"), output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
