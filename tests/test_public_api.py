@@ -40,8 +40,8 @@ SIGNATURES = {
 PREDICTION = ("name", "height", "width", "spacing_mm", "mask", "probability", "threshold", "distance", "limit")
 CONFIG = (
     "data_dir output_dir task protocol fold config_name test_data table columns positive data_revision model "
-    "from_scratch freeze lora image_size fit region segmenter epochs batch_size accumulation learning_rate layer_decay "
-    "weight_decay warmup_fraction gradient_norm dropout label_smoothing ema balance augment keep patience "
+    "from_scratch freeze lora image_size fit region segmenter epochs batch_size accumulation learning_rate "
+    "layer_decay weight_decay warmup_fraction gradient_norm dropout label_smoothing ema balance augment keep patience "
     "checkpoint_steps checkpoints tracker seed"
 )
 COLUMNS = "id patient_id site image mask label sex age_years findings reading"
