@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import (
     SHOWN_VALUES,
@@ -248,6 +251,8 @@ def examples(xrays: list[FolderXray], digest: Callable[[bytes], str]) -> Iterato
     with cxm.Reader() as reader, ThreadPoolExecutor(4) as pool:
         while chunk := list(islice(waiting, CHUNK)):
             yield from pool.map(lambda xray: _example(xray, reader, digest), chunk)
+        for id, why in sorted(reader.odd_masks.items()):
+            logger.warning("warning: the mask of %s %s", id, why)
 
 
 def _example(xray: FolderXray, read: cxm.Reader, digest: Callable[[bytes], str]) -> dict[str, Any]:
@@ -256,6 +261,8 @@ def _example(xray: FolderXray, read: cxm.Reader, digest: Callable[[bytes], str])
         header, image = header_of(image), cxm.dicom_png(image, xray.image.name)
     size = cxm.check_image(image, xray.image.name)
     mask = cxm.mask_png(((file.name, read(file)) for file in xray.masks), size) if xray.masks else None
+    if mask and (why := cxm.doubt_of(np.asarray(Image.open(io.BytesIO(mask))) > 0)):
+        read.odd_masks[xray.id] = why
     return {
         "id": xray.id,
         "patient_id": xray.patient_id or header.get("patient_id") or "",

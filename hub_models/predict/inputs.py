@@ -16,6 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from chest_xray_masks import HEAD_BYTES, read_member, regular_size, scan
+from hub_models.dataset.folders import is_mask
 from hub_models.predict.dataset_rows import of_dataset, of_parquet
 from hub_models.predict.index import Entry, Sources, index_of, stream_places
 from hub_models.predict.lists import LIST_SUFFIXES, SPREADSHEETS, read_list
@@ -25,6 +26,7 @@ from hub_models.predict.places import may_be_read, open_file
 logger = logging.getLogger(__name__)
 
 OF_THE_SET = "masks and second copies of the set"  # why they are passed over
+SET_FOLDER = "Lung Segmentation/"  # of the Kaggle set: around its X-rays, too
 
 
 def find_sources(
@@ -211,7 +213,7 @@ def _folder(
                 no_files += size is None
                 yield key, path, None, size
 
-    index = index_of(chosen(), by_key=True)
+    index = index_of(_without_masks(chosen(), passed_over), by_key=True)
     _say_zips(images, zips)
     if tables and len(index) == no_files:
         if no_files:
@@ -226,6 +228,21 @@ def _folder(
         open_place = partial(open_file, files)
         return Sources(index, partial(stream_places, open_place), passed_over=passed_over)
     raise _no_image(images, passed_over)
+
+
+def _without_masks(entries: Iterator[Entry], passed_over: PassedOver) -> Iterator[Entry]:
+    """Yield the entries that are no masks by their place or name; masks alone are what somebody wants to read."""
+    masks: list[Entry] = []
+    has_xray = False
+    for entry in entries:
+        if is_mask(entry[0].removeprefix(SET_FOLDER)):
+            masks.append(entry)
+        else:
+            has_xray = True
+            yield entry
+        while has_xray and masks:
+            passed_over.add("mask, by its place or name", masks.pop(0)[0])
+    yield from masks
 
 
 def _say_zips(images: str, count: int) -> None:
@@ -265,7 +282,7 @@ def _zip(files: fsspec.AbstractFileSystem, path: str) -> Sources:
             else:
                 yield name, name, None, size
 
-    index = index_of(chosen(), by_key=True)
+    index = index_of(_without_masks(chosen(), passed_over), by_key=True)
     if not len(index):
         raise _no_image(path, passed_over)
     return Sources(index, partial(stream_places, read), (files.unstrip_protocol(path),), passed_over)

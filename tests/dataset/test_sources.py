@@ -290,6 +290,16 @@ def test_cells_with_paths_alone_are_not_opened(own: Path, tmp_path: Path) -> Non
         load_splits(tmp_path / "t.parquet")
 
 
+def test_masks_that_can_hardly_be_of_lungs_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"images/a.png": 1, "images/b.png": 2})
+    (folder / "masks").mkdir()
+    for name, value in (("a", 255), ("b", 0)):
+        Image.fromarray(np.full((24, 20), value, np.uint8)).save(folder / "masks" / f"{name}.png")
+    with caplog.at_level(logging.WARNING):
+        load_splits(folder)
+    assert "the mask of a" in caplog.text and "the mask of b" in caplog.text
+
+
 def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = small(tmp_path / "in", {"a.png": 1, "b.png": 2, "masks/c.png": 3})
     (folder / "t.csv").write_text("file,sex\na.png,robot\ngone.png,M\n")

@@ -9,6 +9,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
 from tiny import IDS, SHENZHEN_IDS, dicom, image_png, kaggle, nlm_montgomery, png, write_tree, write_zip
 
 from hub_models.imaging.source import open_image
@@ -304,3 +305,13 @@ def test_damaged_member_is_an_error_of_its_own(tmp_path) -> None:
 def test_file_system_of_another_package_is_named() -> None:
     with pytest.raises(ImportError, match="s3fs"):
         find_sources("s3://bucket/xrays")
+
+
+def test_masks_of_any_folder_are_passed_over_and_counted(tmp_path: Path) -> None:
+    for name in ("xrays/a.png", "xrays/b_mask.png", "seg/a.png", "masks/left/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    found = find_sources(str(tmp_path))
+    assert found.index["source"][:] == ["xrays/a.png"]
+    assert found.passed_over == {"mask, by its place or name": (3, "masks/left/a.png")}
+    assert find_sources(str(tmp_path / "seg")).index["source"][:] == ["a.png"]
