@@ -24,6 +24,7 @@ from hub_models.dataset.columns import (
 )
 from hub_models.dataset.folders import Listing, class_folder, list_folder, pair_masks, split_of_path
 from hub_models.dataset.tables import TextColumns, read_table
+from hub_models.imaging.file_kinds import is_dicom
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +258,7 @@ def examples(xrays: list[FolderXray], digest: Callable[[bytes], str]) -> Iterato
 
 def _example(xray: FolderXray, read: cxm.Reader, digest: Callable[[bytes], str]) -> dict[str, Any]:
     image, header = read(xray.image), {}
-    if is_dicom(image, xray.image.name):
+    if is_dicom(image[: cxm.HEAD_BYTES], xray.image.name):
         header, image = header_of(image), cxm.dicom_png(image, xray.image.name)
     size = cxm.check_image(image, xray.image.name)
     mask = cxm.mask_png(((file.name, read(file)) for file in xray.masks), size) if xray.masks else None
@@ -277,11 +278,6 @@ def _example(xray: FolderXray, read: cxm.Reader, digest: Callable[[bytes], str])
         "split": xray.split,
         "digest": digest(image),
     }
-
-
-def is_dicom(data: bytes, name: str) -> bool:
-    """Return whether bytes are DICOM, by their mark or the name of their file."""
-    return data[128:132] == b"DICM" or PurePosixPath(name).suffix.lower() in (".dcm", ".dicom")
 
 
 def header_of(data: bytes) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import SPLIT_OF_WORD, plain
 from hub_models.dataset.tables import TABLE_SUFFIXES
+from hub_models.imaging.file_kinds import is_image
 
 XRAY_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom")
 NEITHER = (".txt", ".json", ".md", ".zip", ".xlsx", ".pdf")  # what no look at the bytes is needed for
@@ -62,7 +63,7 @@ def list_folder(root: Path) -> Listing:
             continue
         if suffix in TABLE_SUFFIXES:
             found.tables[name] = file
-        elif suffix in XRAY_SUFFIXES or (suffix not in NEITHER and _is_dicom(file)):
+        elif suffix in XRAY_SUFFIXES or (suffix not in NEITHER and _is_image(file)):
             images[name] = file
         else:
             found.others[suffix or "no suffix"] += 1
@@ -103,15 +104,15 @@ def _of_zip(path: Path) -> Iterator[tuple[str, cxm.SetFile]]:
         yield one.filename.replace("\\", "/"), cxm.SetFile("", "", str(path), one.filename, one.file_size, one.CRC)
 
 
-def _is_dicom(file: cxm.SetFile) -> bool:
-    """Return whether a file is DICOM by its first bytes."""
+def _is_image(file: cxm.SetFile) -> bool:
+    """Return whether a file of an unknown suffix is an image by its first bytes, one that is not read, too."""
     try:
         if file.member:
             with zipfile.ZipFile(file.path) as archive:
-                return cxm.read_member(archive, file.member, file.name, count=132)[128:] == b"DICM"
+                return is_image(cxm.read_member(archive, file.member, file.name, count=cxm.HEAD_BYTES))
         cxm.regular_size(file.path)
         with Path(file.path).open("rb") as opened:
-            return opened.read(132)[128:] == b"DICM"
+            return is_image(opened.read(cxm.HEAD_BYTES))
     except (OSError, ValueError):
         return False
 

@@ -15,7 +15,7 @@ from scipy.ndimage import label
 
 import chest_xray_masks as cxm
 from hub_models.dataset.audit_report import Finding
-from hub_models.dataset.folder_rows import is_dicom
+from hub_models.imaging.file_kinds import is_dicom
 from hub_models.imaging.gray import is_synthetic, to_gray
 from hub_models.imaging.resizing import BOX
 from hub_models.imaging.source import open_image
@@ -173,7 +173,7 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Decoded:
         text = cxm.decode_text(data)
         return _Decoded(file.name, " ".join(text.split()), text)
     is_mask = file.role.endswith("mask")
-    from_dicom = not is_mask and is_dicom(data, file.name)  # no layout has DICOM masks
+    from_dicom = not is_mask and is_dicom(data[: cxm.HEAD_BYTES], file.name)  # no layout has DICOM masks
     png = cxm.dicom_png(data, file.name) if from_dicom else data
     size, image = cxm.check_image(png, file.name), open_image(png)
     mode = f"{image.mode} {png[24]}-bit" if image.format == "PNG" else f"{image.format} {image.mode}"
