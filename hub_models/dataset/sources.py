@@ -64,6 +64,14 @@ class DataRequest:
         tree = cxm.scan(self.data)
         return any(file.role == "image" for file in tree.files) or not tree.files and bool(tree.problems)
 
+    def check(self) -> None:
+        """Raise FileNotFoundError where there is no such path, and it cannot be the id of a dataset."""
+        path = Path(self.data).expanduser()
+        is_path = path.is_absolute() or path.suffix or self.data.count("/") > 1
+        if is_path and "://" not in self.data and not path.exists():
+            ways = "pass the set, a folder of X-rays, Parquet, or a Hub id"
+            raise FileNotFoundError(f"{self.data} does not exist: {ways}")
+
     @property
     def name(self) -> str:
         """Name of the source: that of its folder, file or dataset."""
@@ -126,9 +134,7 @@ def folder_of(request: DataRequest) -> tuple[Path, str | None] | None:
         return path.parent, str(path)
     if path.exists() and path.suffix.lower() != ".parquet" and not _is_table_of_images(path):
         return path, request.table
-    if not path.exists() and (path.is_absolute() or path.suffix or request.data.count("/") > 1):
-        ways = "pass the set, a folder of X-rays, Parquet, or a Hub id"
-        raise FileNotFoundError(f"{request.data} does not exist: {ways}")
+    request.check()
     return None
 
 

@@ -25,17 +25,8 @@ from hub_models.metrics.intervals import Interval
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
-from hub_models.runs.data import (
-    Seen,
-    check_leaks,
-    check_pixels,
-    count_synthetic,
-    load_test_rows,
-    prepare_splits,
-    refuse_calibrated,
-    request_of,
-    trained_on,
-)
+from hub_models.runs.data import count_synthetic, load_test_rows, prepare_splits, request_of
+from hub_models.runs.leaks import Seen, check_leaks, check_pixels, refuse_calibrated, trained_on
 from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -193,6 +184,8 @@ def evaluate_run(
         ValueError: the model was trained on patients it would be tested on, or cannot be tested on these X-rays;
             `output` is a run folder, or not given for a model of the Hub.
     """
+    data = DataRequest(str(data_dir), "all", table, columns, positive, data_revision)
+    data.check()
     accelerator = make_accelerator()
     with accelerator.local_main_process_first():  # downloads what is not in the cache
         run = local_run(model, revision)
@@ -203,7 +196,6 @@ def evaluate_run(
     if output is not None and (Path(output) / CONFIG_NAME).exists():
         raise ValueError(f"output {output} is a run folder, whose own results would be lost: pass another")
     use = {name: value for name, value in (("views", views), ("two_lungs", two_lungs)) if value}
-    data = DataRequest(str(data_dir), "all", table, columns, positive, data_revision)
     request = EvaluationRequest(data, split, protocol, fold, lungs, use)
     planned, others = plan(run, request, accelerator), list[Planned]()
     config = dataclasses.replace(planned[0].config, fold=None) if len(planned) > 1 else planned[0].config

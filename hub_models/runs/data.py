@@ -16,14 +16,15 @@ from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.batches import Arrays
 from hub_models.dataset.preprocessing import prepare
 from hub_models.dataset.sources import DataRequest, cache_disk, fingerprint_of, load_splits
-from hub_models.dataset.splits import PATIENT_SHARING, divide, leaks
+from hub_models.dataset.splits import divide
 from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.resizing import BILINEAR
 from hub_models.models.answers import PREDICTION_VERSION, or_whole
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
-from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_data, short_digest
+from hub_models.runs.leaks import Seen, check_leaks, seen_in, trained_on
+from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, short_digest
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
     return data
 
 
-def check_earlier(config: TrainConfig, test: datasets.Dataset) -> dict[Literal["model", "segmenter"], "Seen"]:
+def check_earlier(config: TrainConfig, test: datasets.Dataset) -> dict[Literal["model", "segmenter"], Seen]:
     """Return the X-rays that each earlier model of a run was trained on, by the name of its field.
 
     These are the run folders that `config.model`, unless from scratch, and `config.segmenter` name. Raise ValueError
@@ -212,56 +213,6 @@ def count_synthetic(rows: datasets.Dataset) -> int:
     return sum(is_synthetic(row["image"]["bytes"]) for row in images)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """X-rays that a model was trained on, and those of its earlier models.
-
-    Attributes:
-        ids: of the X-rays, or their `short_digest` in a model that was pushed.
-        patients: digests of the patients' ids, where the ids do not tell them.
-        pixels: digests of the gray pixels; empty of older runs.
-        synthetic: whether all were drawn by a program; None where some were, or it is not known.
-    """
-
-    ids: frozenset[str]
-    patients: frozenset[str]
-    pixels: frozenset[str]
-    synthetic: bool | None
-
-
-def trained_on(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> Seen:
-    """Return the X-rays in `splits` of a run, and those that its earlier models were trained on."""
-    return seen_in(read_data(run_folder), splits)
-
-
-def seen_in(data: RunData, splits: tuple[str, ...]) -> Seen:
-    """Return the X-rays in `splits` of a run's `data.json`, and those of its earlier models."""
-    names = (*splits, "earlier")
-    ids = {id for split in names for id in data[split]}  # type: ignore[literal-required]
-    patients, pixels = data.get("patients", {}), data.get("pixels", {})
-    synthetic, count = data.get("synthetic_learned", 0), len(data["train"]) + len(data["validation"])
-    is_told = "pixels" in data and synthetic in (0, count)  # runs of version 0.2 lack the number
-    of_program = synthetic == count if is_told else None
-    told, drawn = (frozenset(one for split in names for one in found.get(split, ())) for found in (patients, pixels))
-    return Seen(frozenset(ids), told, drawn, of_program)
-
-
-def calibrated_ids(run_folder: Path, rows: datasets.Dataset) -> list[str]:
-    """Return the ids of the rows whose patients chose the operating point of a model by `cxm calibrate`."""
-    known = set(read_data(run_folder).get("calibrated", ()))
-    pairs = zip(rows["id"], rows["patient_id"], strict=True)
-    return sorted(id for id, patient in pairs if short_digest(patient) in known)
-
-
-def refuse_calibrated(source: Path, test: datasets.Dataset) -> None:
-    """Raise ValueError where `calibrated_ids` finds any X-ray to test on."""
-    if chosen := calibrated_ids(source, test):
-        said = (
-            f"the threshold of {source} was chosen on patients of {len(chosen)} of the {len(test)} X-rays to test on"
-        )
-        raise ValueError(f"{said} ({chosen[0]}, ...): pass others, or read the report of that calibration")
-
-
 def load_test_rows(config: TrainConfig, accelerator: Accelerator, split: str | None) -> datasets.Dataset:
     """Return the original rows of a split of a run's data; of None, every X-ray with a label, whatever its split.
 
@@ -270,40 +221,6 @@ def load_test_rows(config: TrainConfig, accelerator: Accelerator, split: str | N
     """
     name = split or "all"
     return load_run_rows(config, accelerator, (name,))[name]
-
-
-def check_leaks(source: str | Path, seen: Seen, test: datasets.Dataset, protocol: str = "default") -> None:
-    """Raise ValueError where a patient of `test` has an X-ray among those that a model has `seen`.
-
-    Under a protocol that itself divides the X-rays of a patient, and warns of it, only the X-rays themselves count. A
-    phantom is not of the patient whose id it carries.
-    """
-    ids, patients = list(test["id"]), list(test["patient_id"])
-    leaked = {id for id in ids if id in seen.ids or short_digest(id) in seen.ids}
-    if protocol not in PATIENT_SHARING:
-        leaked |= set(leaks(seen.ids, test))
-        leaked |= {id for id, one in zip(ids, patients, strict=True) if short_digest(one) in seen.patients}
-    if seen.synthetic is not None and leaked:
-        images = test.select_columns(["id", "image"]).cast_column("image", datasets.Image(decode=False))
-        chosen = images.select([index for index, id in enumerate(ids) if id in leaked])
-        leaked = {row["id"] for row in chosen if is_synthetic(row["image"]["bytes"]) == seen.synthetic}
-    if leaked:
-        raise ValueError(
-            f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
-            f"({min(leaked)}, ...): pass other X-rays or another split, or a model whose training left them out, as "
-            "one of the same protocol does; or give other people other ids"
-        )
-
-
-def check_pixels(source: str | Path, seen: frozenset[str], test: Split) -> None:
-    """Raise ValueError where a prepared X-ray to test on has the pixels of one among those `seen` in training."""
-    prepared = test.arrays.prepared.select_columns(["id", "digest"])[:]
-    same = sorted(id for id, digest in zip(prepared["id"], prepared["digest"], strict=True) if digest in seen)
-    if same:
-        raise ValueError(
-            f"{source} was trained on the pixels of {len(same)} of the {len(test.rows)} X-rays to test on, whatever "
-            f"their names ({same[0]}, ...): take them away, or put both copies in one split"
-        )
 
 
 def counts_of(rows: datasets.Dataset) -> dict[str, int]:

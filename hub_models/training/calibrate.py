@@ -95,7 +95,8 @@ def _measured(config: CalibrationConfig, accelerator: "Accelerator") -> "tuple[R
     from hub_models.evaluation.evaluate import EvaluationRequest, plan
     from hub_models.hub_client.downloads import local_run
     from hub_models.models.tasks import TASKS
-    from hub_models.runs.data import calibrated_ids, count_synthetic
+    from hub_models.runs.data import count_synthetic
+    from hub_models.runs.leaks import calibrated_ids
     from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
     with accelerator.local_main_process_first():  # downloads what is not in the cache

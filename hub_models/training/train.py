@@ -28,16 +28,8 @@ from hub_models.models.settings import Settings
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
-from hub_models.runs.data import (
-    Split,
-    check_earlier,
-    check_pixels,
-    describe,
-    load_run_rows,
-    prepare_splits,
-    resolve,
-    seen_in,
-)
+from hub_models.runs.data import Split, check_earlier, describe, load_run_rows, prepare_splits, request_of, resolve
+from hub_models.runs.leaks import check_pixels, seen_in
 from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder, read_data
 from hub_models.training.adaptation import check_adaptation
@@ -72,6 +64,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         KeyboardInterrupt: somebody stopped the run; a checkpoint was kept.
     """
     config = resolve(config)
+    request_of(config).check()  # before a model is asked for
     if config.protocol == "folds" and config.fold is None:
         return _train_folds(config)
     return _train_run(config)[0]

@@ -18,16 +18,8 @@ from hub_models.imaging.gray import to_gray
 from hub_models.imaging.resizing import resize_gray
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
-from hub_models.runs.data import (
-    Seen,
-    check_leaks,
-    check_pixels,
-    describe,
-    load_rows,
-    load_run_splits,
-    resolve,
-    trained_on,
-)
+from hub_models.runs.data import describe, load_rows, load_run_splits, resolve
+from hub_models.runs.leaks import Seen, check_leaks, check_pixels, trained_on
 from hub_models.runs.run_folder import RunFolder, short_digest
 
 TB = {"task": "tb_classification"}
