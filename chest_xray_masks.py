@@ -279,12 +279,14 @@ _REWRITTEN = [
         r"\bs/p\b": "after",
         r"\ban?/or\b": "or",
         r"(?<=[0-9])\.(?=[0-9])": "",
+        r"\b([lr])\.\s?([uml])\.\s?([lz])\b\.?": r"\1\2\3",
         r"\b(?:rt|r)\.?(?=\W)(?!['/])": "right",
         r"\b(?:lt|l)\.?(?=\W)(?!['/])": "left",
         r"(?:pleural|chest|thoracic|body) cavit(?:y|ies)|pericardial (?:effusion|fluid|thickening|calcification)": "",
         r"air[- ]fluid levels?": "",
         r"(?:hydro|pyo|ha?emo)pneumothora\w+": "pneumothorax and effusion",
-        r"(?:scolio|shift|deviat|rotat)\w*\s+(?:is |slightly )?to(?:wards?)? (?:the )?(?:left|right)": "",
+        r"(?:scolio|shift|deviat|rotat)\w*\s+(?:of (?:the )?\w+ )?(?:is |slightly )?to(?:wards?)?"
+        r" (?:the )?(?:left|right)": "",
         r"\bpcp (?:treatment|therapy|rx)|contact (?:with|to|of) (?:an? |the )?active": "",
     }.items()
 ]
@@ -355,7 +357,7 @@ _CUE_WORDS = {
     r"(?!.{0,99}\b(?:improv|unchang|stable|persist|again|decreas|increas|less|larger|smaller|wors)))\b",
     "gone": r"\b(?:(?:has|have|had|is|are|was|were|been|be|now|also|completely|fully|totally) ){0,4}(?:no longer"
     rf"|absent|not (?:seen|visible|present|identified|evident|noted|found|detected|apparent)|{_GONE}|ruled out"
-    rf"|excluded|(?:negative|unremarkable|none|nil|normal|clear|healed){_ITEM_END})\b|[:=-] ?no\b(?=\W*(?:$|,))",
+    rf"|excluded|(?:negative|unremarkable|none|nil|normal|clear){_ITEM_END})\b|[:=-] ?no\b(?=\W*(?:$|,))",
     "no": r"\b(?:no(?: known)?(?: history of| previous| prior)?|not|without|nor|neither|never|denies|absence of"
     r"|lack of|free (?:of|from)|clear of|negative for|(?:complete \w+|resolution|disappearance|closure) of)\b"
     r"|\bnon[- ]?(?=cavit|calcif|nodul|miliar)",

@@ -20,12 +20,13 @@ GUESSED = {
     "findings": "findings finding report",
     "id": "id",
 }
+NO_COLUMN = "-"  # in place of a column's name: the field is not read
 XRAY_FIELDS = tuple(GUESSED)
 POSITIVE = frozenset({"1", "true", "yes", "y", "positive", "pos", "tb", "tbc", "tuberculosis"})
 NEGATIVE = frozenset({"0", "false", "no", "n", "negative", "neg", "normal", "healthy", "no tb", "not tb", "non tb"})
 WORDS_OF_SPLIT = {"train": "train training", "validation": "val valid validation dev", "test": "test testing"}
 SPLIT_OF_WORD = {word: split for split, words in WORDS_OF_SPLIT.items() for word in words.split()}
-_PAIR = re.compile(r"[,\s]+(?=\w+=)")
+PAIR = re.compile(r"[,\s]+(?=\w+=)")
 SHOWN_VALUES = 8  # values that an error lists
 
 
@@ -35,9 +36,13 @@ class Labels(NamedTuple):
     positive: frozenset[str] = POSITIVE
     negative: frozenset[str] | None = NEGATIVE
 
+    def knows(self, value: str) -> bool:
+        """Return whether a value is a named or known one of either class."""
+        return plain(value) in self.positive | (self.negative or NEGATIVE)
+
     def of(self, value: str) -> int | None:
         """Return 1 for tuberculosis, 0 for normal, None for no value and one that is neither."""
-        value = plain(value)
+        value = re.sub(r"^([0-9]+)[.]0+$", r"\1", plain(value))  # as pandas writes whole numbers beside an empty cell
         if value in self.positive:
             return 1
         return 0 if value and (self.negative is None or value in self.negative) else None
@@ -55,7 +60,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
         ValueError: a part that is no FIELD=COLUMN, or an unknown field.
     """
     found: dict[str, str] = {}
-    for pair in _PAIR.split((text or "").strip()):
+    for pair in PAIR.split((text or "").strip()):
         field, equals, column = (part.strip() for part in pair.partition("="))
         if pair and not (equals and column):
             raise ValueError(f"columns holds {pair!r}: write FIELD=COLUMN, such as label=diagnosis")
@@ -78,7 +83,7 @@ def guess_columns(names: Iterable[str], given: Mapping[str, str], place: str) ->
         ValueError: a given column is not there.
     """
     names = list(names)
-    if missing := [f"{field}={column}" for field, column in given.items() if column not in names]:
+    if missing := [f"{field}={column}" for field, column in given.items() if column not in (*names, NO_COLUMN)]:
         raise ValueError(f"{place} has no column for {', '.join(missing)}: it has {', '.join(names)}")
     known = {re.sub(r"[^a-z0-9]", "", name.casefold()): name for name in reversed(names)}
     found = dict(given)
@@ -86,7 +91,7 @@ def guess_columns(names: Iterable[str], given: Mapping[str, str], place: str) ->
         column = next((known[word] for word in words.split() if word in known), None)
         if column and field not in found and column not in found.values():
             found[field] = column
-    return found
+    return {field: column for field, column in found.items() if column != NO_COLUMN}
 
 
 def labels_of(values: Iterable[str], labels: Labels, place: str) -> list[int | None]:
@@ -101,7 +106,7 @@ def labels_of(values: Iterable[str], labels: Labels, place: str) -> list[int | N
     unknown = [value for value in held if labels.of(value) is None]
     if unknown or (held and labels.negative is None and 1 not in found):
         shown = ", ".join(f"{value!r} ({count})" for value, count in held.most_common(SHOWN_VALUES))
-        example = ",".join((unknown or list(held))[:2])
+        example = (unknown or list(held))[0]
         raise ValueError(f'{place} holds {shown}: name those of tuberculosis, as in --positive "{example}"')
     return found
 

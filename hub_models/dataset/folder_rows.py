@@ -6,14 +6,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from os.path import normpath
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image
 
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import (
+    NO_COLUMN,
     SHOWN_VALUES,
     Labels,
     age_of,
@@ -22,8 +25,8 @@ from hub_models.dataset.columns import (
     sex_of,
     splits_of,
 )
-from hub_models.dataset.folders import Listing, class_folder, list_folder, pair_masks, split_of_path
-from hub_models.dataset.tables import TextColumns, read_table
+from hub_models.dataset.folders import Listing, labels_of_folders, list_folder, pair_masks, split_of_path
+from hub_models.dataset.tables import EmptyTableError, TextColumns, read_table
 from hub_models.imaging.file_kinds import is_dicom
 
 logger = logging.getLogger(__name__)
@@ -73,10 +76,7 @@ def find_xrays(
             raise ValueError(f"{root} has no table, which --columns {next(iter(given))}=... is of: pass --table FILE")
     else:
         place, columns, keys = known
-        if "mask" in columns:  # files of that column are no X-rays
-            own = [value for value in _resolved(listing, place, columns["mask"]) if value]
-            listing.masks |= {mask: listing.xrays.pop(mask) for mask in own if mask in listing.xrays}
-        _say_unused(listing, keys, place, said)
+        _say_unused(listing, {*keys, *_named_masks(listing, place, columns, keys)}, place, said)
     masks = _masks_of(listing, keys, columns, place, said)
     ids = _ids_of(keys, columns)
     values = _values_of(keys, columns, place, labels, said)
@@ -94,24 +94,19 @@ def _table_of(
     listing: Listing, wanted: str | None, given: dict[str, str], said: list[str]
 ) -> tuple[str, TextColumns, list[str]] | None:
     """Return the place of the table, its columns by field, and the X-ray of each row; None without a table."""
-    tables = dict(listing.tables)
-    if wanted:
-        path = Path(wanted)
-        if not path.is_file():
-            raise FileNotFoundError(f"no table {wanted}: pass a CSV, JSONL or Parquet file")
-        tables = {wanted: cxm.SetFile("", "", str(path), "", path.stat().st_size, 0)}
     usable: dict[str, tuple[dict[str, str], TextColumns]] = {}
-    for name, file in tables.items():
-        with cxm.Reader() as read:
-            columns = read_table(read(file), name)
-        fields = guess_columns(columns, given if wanted or len(tables) == 1 else {}, name)
+    tables = _tables_of(listing, wanted)
+    complete = {name for name, columns in tables.items() if {*given.values()} - {NO_COLUMN} <= columns.keys()}
+    for name, columns in tables.items():
+        if given and complete and name not in complete:
+            continue
+        fields = guess_columns(columns, given, name)
         if image := _image_column(listing, name, columns, fields, "image" in given):
             usable[name] = fields | {"image": image}, columns
         elif wanted or given:
             shown = ", ".join(f"{column} ({values[0]})" for column, values in columns.items())
-            raise ValueError(
-                f"no column of {name} names X-rays of {listing.root}: it has {shown}; pass --columns image=..."
-            )
+            way = "pass --columns image=..."
+            raise ValueError(f"no column of {name} names X-rays of {listing.root}: it has {shown}; {way}")
     if len(usable) > 1:
         named = [name for stem in TABLE_NAMES for name in usable if PurePosixPath(name).stem.casefold() == stem]
         if not named:
@@ -134,52 +129,95 @@ def _table_of(
     return place, {field: [values[index] for index in kept] for field, values in columns.items()}, found
 
 
+def _tables_of(listing: Listing, wanted: str | None) -> dict[str, TextColumns]:
+    """Return the tables of a folder by their paths in it, or the `wanted` one; empty ones are said."""
+    if wanted:
+        path, root = Path(wanted).resolve(), listing.root.resolve()
+        if not path.is_file():
+            raise FileNotFoundError(f"no table {wanted}: pass a CSV, JSONL or Parquet file")
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else wanted
+        return {name: read_table(cxm.read_file(path), wanted)}
+    found = {}
+    with cxm.Reader() as read:
+        for name, file in listing.tables.items():
+            try:
+                found[name] = read_table(read(file), name)
+            except EmptyTableError as error:
+                logger.warning("warning: %s", error)
+    return found
+
+
 def _image_column(listing: Listing, place: str, columns: TextColumns, fields: dict[str, str], is_given: bool) -> str:
-    """Return the column that names the X-rays: the one of the fields if its values do, else that whose values do."""
+    """Return the column that names the X-rays: the one of the fields if its values do, else that whose values do.
+
+    Raises:
+        ValueError: two columns name as many, and not the same.
+    """
     order = [fields["image"]] if "image" in fields else []
     order += [] if is_given else [name for name in columns if name not in order and name != fields.get("mask")]
-    counts = {name: sum(map(bool, _resolved(listing, place, columns[name]))) for name in order}
-    if order and counts[order[0]]:
-        return order[0]
-    best = max(counts, key=lambda name: counts[name], default="")
-    return best if best and counts[best] else ""
+    named = {name: _resolved(listing, place, columns[name]) for name in order}
+    counts = {name: sum(map(bool, keys)) for name, keys in named.items()}
+    most = max(counts.values(), default=0)
+    best = [name for name in order if counts[name] == most]
+    if most and any(named[name] != named[best[0]] for name in best[1:]):
+        raise ValueError(f"{place} names X-rays in its columns {', '.join(best)}: pass --columns image=...")
+    return best[0] if most else ""
 
 
-def _resolved(listing: Listing, place: str, values: list[str]) -> list[str]:
+def _resolved(listing: Listing, place: str, values: list[str], of_mask: bool = False) -> list[str]:
     """Return the path in the listing that each value names; "" for none.
 
-    A value is a path from the table or the root, or the name of a file, with its suffix or without, of which there is
-    one.
+    A value is a path from the table or the root, one that ends in the same folder and name, or, without a folder, the
+    name of a file, with its suffix or without, of which there is one.
     """
-    files = listing.all()
-    names, stems = defaultdict(list), defaultdict(list)
+    files = (listing.masks | listing.xrays) if of_mask else listing.xrays
+    paths = {normalize("NFC", path): path for path in files}
+    tails: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for path in files:
-        names[PurePosixPath(path).name].append(path)
-        stems[PurePosixPath(path).stem].append(path)
+        parts = PurePosixPath(normalize("NFC", path)).parts
+        for name in {parts[-1], PurePosixPath(parts[-1]).stem}:
+            for tail in {(name,), (*parts[-2:-1], name)}:
+                tails[tail].append(path)
     folder = PurePosixPath(place).parent
-    xrays = listing.xrays
 
     def find(value: str) -> str:
-        path = value.replace("\\", "/").removeprefix("./")
-        if not path:
+        text = normalize("NFC", value.replace("\\", "/"))
+        if not text:
             return ""
-        for candidate in (str(folder / path), path):
-            if candidate in files:
-                return candidate
-        name = PurePosixPath(path).name
-        for found in (names[name], stems[name]):
-            own = [one for one in found if one in xrays] or found
-            if len(own) == 1:
-                return own[0]
-        return ""
+        for candidate in (normpath(folder / text), normpath(text)):
+            if candidate in paths:
+                return paths[candidate]
+        parts = PurePosixPath(text).parts
+        near = tails.get(parts[-2:], [])
+        if len(parts) > 1 and not near:  # a file at the root of what the path led to
+            near = [path for path in tails.get(parts[-1:], []) if "/" not in path]
+        own = [path for path in near if path in listing.masks] if of_mask else near
+        own = own or near
+        return own[0] if len(own) == 1 else ""
 
     return list(map(find, values))
 
 
-def _say_unused(listing: Listing, keys: list[str], place: str, said: list[str]) -> None:
-    if others := sorted(listing.xrays.keys() - set(keys)):
+def _say_unused(listing: Listing, used: set[str], place: str, said: list[str]) -> None:
+    if others := sorted(listing.xrays.keys() - used):
         logger.warning("warning: %d X-rays are in no row of %s and left out (%s, ...)", len(others), place, others[0])
         said.append(f"{len(others)} X-rays that {place} does not name are left out")
+
+
+def _named_masks(listing: Listing, place: str, columns: TextColumns, keys: list[str]) -> list[str]:
+    """Return the mask that each row names, "" for none.
+
+    Raises:
+        FileNotFoundError: a mask is not there.
+        ValueError: it is an X-ray.
+    """
+    found = _resolved(listing, place, columns.get("mask", []), of_mask=True)
+    for value, mask in zip(columns.get("mask", []), found, strict=True):
+        if value and not mask:
+            raise FileNotFoundError(f"{place} names a mask {value} that is not there: add it, or empty the cell")
+        if mask in keys:
+            raise ValueError(f"{place} names {mask} as an X-ray and as the mask {value}: name another file")
+    return found
 
 
 def _masks_of(
@@ -187,15 +225,12 @@ def _masks_of(
 ) -> dict[str, tuple[cxm.SetFile, ...]]:
     files = listing.all()
     if "mask" in columns:
-        found = _resolved(listing, place, columns["mask"])
-        for value, mask in zip(columns["mask"], found, strict=True):
-            if value and not mask:
-                raise FileNotFoundError(f"{place} names a mask {value} that is not there: add it, or empty the cell")
-        return {key: (files[mask],) for key, mask in zip(keys, found, strict=True) if mask}
+        named = _named_masks(listing, place, columns, keys)
+        return {key: (files[mask],) for key, mask in zip(keys, named, strict=True) if mask}
     pairs, alone = pair_masks(listing)
     if alone:
-        logger.warning("warning: %d masks belong to no X-ray and are left out (%s, ...)", len(alone), alone[0])
-        said.append(f"{len(alone)} masks belong to no X-ray")
+        logger.warning("warning: %d masks are of no X-ray, or of one lung alone (%s, ...)", len(alone), alone[0])
+        said.append(f"{len(alone)} masks are left out")
     return {key: tuple(files[mask] for mask in masks) for key, masks in pairs.items()}
 
 
@@ -220,10 +255,7 @@ def _values_of(keys: list[str], columns: TextColumns, place: str, labels: Labels
     if "label" in columns:
         label = labels_of(columns["label"], labels, f"the label column of {place}")
     else:
-        classes = [class_folder(key) for key in keys]
-        label = [labels.of(one) for one in classes]
-        if 1 not in label:
-            label = [None] * len(keys)
+        label = labels_of_folders(keys, labels, place)
     if "split" in columns:
         split = splits_of(columns["split"], f"the split column of {place}")
     else:

@@ -1,5 +1,6 @@
 """Find the X-rays of any folder or zip, the masks that belong to them, and the tables beside them."""
 
+import logging
 import os
 import re
 import zipfile
@@ -9,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import chest_xray_masks as cxm
-from hub_models.dataset.columns import SPLIT_OF_WORD, plain
+from hub_models.dataset.columns import SPLIT_OF_WORD, Labels, plain
 from hub_models.dataset.tables import TABLE_SUFFIXES
 from hub_models.imaging.file_kinds import is_image
+
+logger = logging.getLogger(__name__)
 
 XRAY_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom")
 NEITHER = (".txt", ".json", ".md", ".zip", ".xlsx", ".pdf")  # what no look at the bytes is needed for
@@ -144,7 +147,7 @@ def side_of(name: str) -> str:
 
 
 def pair_masks(listing: Listing) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return the masks of each X-ray, one or a left and a right one, and the masks of none; all by their paths.
+    """Return the masks of each X-ray, one or a left and a right one, and those left out; all by their paths.
 
     Raises:
         ValueError: two masks of one X-ray that are not its left and right lung.
@@ -154,13 +157,20 @@ def pair_masks(listing: Listing) -> tuple[dict[str, tuple[str, ...]], list[str]]
         key = key_of(name, False)
         by_key[key].append(name)
         by_stem[key[1]].append(name)
-    found, alone = defaultdict(list), []
+    found: dict[str, list[str]] = defaultdict(list)
+    alone = []
     for name in listing.masks:
-        key = key_of(name, True)
-        xrays = by_key[key] if len(by_key[key]) == 1 else by_stem[key[1]]
-        found[xrays[0]].append(name) if len(xrays) == 1 else alone.append(name)
-    for xray, masks in found.items():
-        if len(masks) > 1 and sorted(map(side_of, masks)) != ["left", "right"]:
+        folders, stem = key = key_of(name, True)
+        near = by_key[key] or [one for one in by_stem[stem] if not folders or not key_of(one, False)[0]]
+        if len(near) == 1:
+            found[near[0]].append(name)
+        else:
+            alone.append(name)
+    for xray, masks in list(found.items()):
+        sides = sorted(map(side_of, masks))
+        if len(masks) == 1 and sides != [""]:  # a lung of two
+            alone += found.pop(xray)
+        elif len(masks) > 1 and sides != ["left", "right"]:
             raise ValueError(f"{listing.root} holds two masks of {xray}, {masks[0]} and {masks[1]}: keep one")
     return {xray: tuple(masks) for xray, masks in found.items()}, alone
 
@@ -171,7 +181,33 @@ def split_of_path(name: str) -> str | None:
     return next((SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD), None)
 
 
-def class_folder(name: str) -> str:
-    """Return the folder next to an X-ray that is neither a split's nor one of images; "" without one."""
+def class_folders(name: str) -> list[str]:
+    """Return the folders of a path that may name a class: neither splits nor those of images and masks."""
     folders = [part for part in PurePosixPath(name).parts[:-1] if plain(part) not in SPLIT_OF_WORD]
-    return next((part for part in reversed(folders) if not _IMAGE_FOLDER.fullmatch(_squeezed(part))), "")
+    return [one for one in folders if not _IMAGE_FOLDER.fullmatch(_squeezed(one))]
+
+
+def labels_of_folders(names: list[str], labels: Labels, place: str) -> list[int | None]:
+    """Return the label that a folder of each path names, None where none does.
+
+    With named positives, any other class is normal: the uppermost of its folders that may be one.
+
+    Raises:
+        ValueError: no folder has a named positive, or a path is of both classes.
+    """
+    found: list[int | None] = []
+    unknown: dict[str, int] = defaultdict(int)
+    for name in names:
+        folders = class_folders(name)
+        kinds = {1 if plain(one) in labels.positive else 0 for one in folders if labels.knows(one)}
+        if len(kinds) == 2:
+            raise ValueError(f"{place} holds {name}, in folders of both classes: leave one")
+        if not kinds and folders:
+            unknown[folders[0]] += 1
+        found.append(kinds.pop() if kinds else 0 if labels.negative is None and folders else None)
+    if labels.negative is None and 1 not in found:
+        raise ValueError(f"no folder of {place} is one of --positive: it holds {', '.join(unknown) or 'none'}")
+    if unknown and labels.negative is not None and any(label is not None for label in found):
+        shown = ", ".join(f"{folder} ({count})" for folder, count in unknown.items())
+        logger.warning("warning: folders of no known class, whose X-rays have no label: %s", shown)
+    return found

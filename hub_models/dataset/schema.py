@@ -40,7 +40,8 @@ def of_dataset(
     """
     path, given, labels = Path(data).expanduser(), parse_columns(columns), parse_positive(positive)
     try:
-        if path.is_dir() and any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+        is_saved = path.is_dir() and any((path / one).is_file() for one in ("dataset_dict.json", "dataset_info.json"))
+        if is_saved:
             loaded = datasets.load_from_disk(str(path))
         elif path.is_file():
             loaded = datasets.load_dataset("parquet", data_files=str(path))
@@ -53,12 +54,27 @@ def of_dataset(
     found = []
     for name, rows in splits.items():
         own = SPLIT_OF_WORD.get(plain(name)) if len(splits) > 1 or plain(name) != "train" else None
-        found.append(_in_schema(rows, own, data, given, labels))
+        # whose paths `datasets` listed itself; what a saved dataset says of its builder is a stranger's word
+        listed = not is_saved and rows.builder_name == "imagefolder"
+        found.append(_in_schema(rows, own, data, given, labels, listed))
     sites = sorted({site for rows in found for site in rows.features["site"].names})
     if len({tuple(rows.features["site"].names) for rows in found}) > 1:
         features = datasets.Features(found[0].features | features_of(sites))
         found = [_renumbered(rows, features) for rows in found]
     return datasets.concatenate_datasets(found)
+
+
+def holds_images(path: str) -> bool:
+    """Return whether a Parquet file has a column of images, as `datasets` writes them."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        schema = pyarrow.parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError):
+        return False
+    structs = [one.type for one in schema if pyarrow.types.is_struct(one.type)]
+    return any("bytes" in {part.name for part in kind} for kind in structs)
 
 
 def _renumbered(rows: datasets.Dataset, features: datasets.Features) -> datasets.Dataset:
@@ -71,7 +87,7 @@ def _renumbered(rows: datasets.Dataset, features: datasets.Features) -> datasets
 
 
 def _in_schema(
-    rows: datasets.Dataset, split: str | None, data: str, given: Mapping[str, str], labels: Labels
+    rows: datasets.Dataset, split: str | None, data: str, given: Mapping[str, str], labels: Labels, listed: bool
 ) -> datasets.Dataset:
     """Return the rows of one split of a dataset in the builder's schema, with the column `split`."""
     if not given and all(rows.features.get(name) == kind for name, kind in cxm.FEATURES.items()):
@@ -87,6 +103,8 @@ def _in_schema(
         fields.pop("mask", None)
     texts, name = _texts(rows, fields), Path(data).stem if Path(data).exists() else data
     values = _values(texts, labels, place, len(rows), name)
+    if "id" not in texts and split:
+        values["id"] = [f"{split}-{id}" for id in values["id"]]
     values["split"] = values["split"] if "split" in fields else [split] * len(rows)
     cells = rows.select_columns([fields["image"], *filter(None, [fields.get("mask")])])
     for name in cells.column_names:
@@ -101,7 +119,7 @@ def _in_schema(
             "mask": fields.get("mask"),
             "values": values,
             "name": place,
-            "listed": rows.builder_name == "imagefolder",  # whose paths `datasets` listed itself
+            "listed": listed,
         },
         remove_columns=cells.column_names,
         features=features,

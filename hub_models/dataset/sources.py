@@ -7,6 +7,7 @@ knows, or a dataset of the Hub.
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -20,9 +21,9 @@ from PIL import Image
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import parse_columns, parse_positive
 from hub_models.dataset.folder_rows import examples, find_xrays
-from hub_models.dataset.folders import list_folder
+from hub_models.dataset.folders import XRAY_SUFFIXES, list_folder
 from hub_models.dataset.folds import tenth_of
-from hub_models.dataset.schema import features_of, of_dataset
+from hub_models.dataset.schema import features_of, holds_images, of_dataset
 from hub_models.dataset.tables import TABLE_SUFFIXES
 from hub_models.files import named_disk
 from hub_models.imaging.gray import to_gray
@@ -30,6 +31,7 @@ from hub_models.lifetime import tied_workers
 
 logger = logging.getLogger(__name__)
 
+FILE_SUFFIXES = (*TABLE_SUFFIXES, *XRAY_SUFFIXES, ".zip")  # of a path, where no Hub id has one
 FOLDER_VERSION = 1  # raise when a row of a folder comes to hold something else; part of the cache's key
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 
@@ -62,12 +64,16 @@ class DataRequest:
         if Path(self.data).is_file() and not self.data.lower().endswith(".zip"):
             return False
         tree = cxm.scan(self.data)
+        if (self.columns or self.positive) and Path(self.data).is_dir():
+            count = sum(file.role == "image" for file in tree.files)
+            return count > 0 and count >= len(list_folder(Path(self.data)).xrays)  # else options are of a table
         return any(file.role == "image" for file in tree.files) or not tree.files and bool(tree.problems)
 
     def check(self) -> None:
         """Raise FileNotFoundError where there is no such path, and it cannot be the id of a dataset."""
         path = Path(self.data).expanduser()
-        is_path = path.is_absolute() or path.suffix or self.data.count("/") > 1
+        is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.data) and path.suffix.lower() not in FILE_SUFFIXES
+        is_path = not is_id and not self.data.startswith("hf://")
         if is_path and "://" not in self.data and not path.exists():
             ways = "pass the set, a folder of X-rays, Parquet, or a Hub id"
             raise FileNotFoundError(f"{self.data} does not exist: {ways}")
@@ -112,14 +118,18 @@ def load_splits(request: DataRequest | str | Path) -> datasets.DatasetDict:
 
 
 def fingerprint_of(request: DataRequest, splits: Mapping[str, datasets.Dataset]) -> str:
-    """Return a digest of the X-rays of a source: of the files of the set, else of all values and the image sizes."""
+    """Return a digest of the X-rays of a source: of the files of the set, else of all values and the bytes' counts."""
     if request.is_set:
         return cxm.scan(request.data).fingerprint(cxm.SITES.get(request.config_name))
     digest = hashlib.sha256()
     for name, rows in sorted(splits.items()):
-        values = rows.remove_columns(["image", "mask"]).with_format(None)
-        sizes = [rows.with_format("arrow")[:][column].combine_chunks().nbytes for column in ("image", "mask")]
-        digest.update(repr((name, sizes, list(values))).encode())
+        cells = rows
+        for column in ("image", "mask"):
+            cells = cells.cast_column(column, datasets.Image(decode=False))
+        digest.update(name.encode())
+        for row in cells:  # one at a time: together they may not fit in memory
+            sizes = [row[column] and len(row[column]["bytes"]) for column in ("image", "mask")]
+            digest.update(repr((sizes, [row[column] for column in row if column not in ("image", "mask")])).encode())
     return digest.hexdigest()[:16]
 
 
@@ -152,7 +162,8 @@ def _is_table_of_images(path: Path) -> bool:
     if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
         return True
     listing = list_folder(path)
-    return not listing.xrays and any(name.endswith(".parquet") for name in listing.tables)
+    tables = [file.path for name, file in listing.tables.items() if name.endswith(".parquet")]
+    return bool(tables) and any(map(holds_images, tables))
 
 
 def _of_folder(path: Path, table: str | None, request: DataRequest) -> datasets.Dataset:
@@ -196,7 +207,8 @@ def _divided(rows: datasets.Dataset, request: DataRequest) -> datasets.DatasetDi
         logger.warning(said, request.data, len(unknown), len(ids), unknown[0])
     patients = [patient or id for id, patient in zip(ids, patients, strict=True)]
     if not any(own):
-        own, patients = _split_by_patient(rows, patients)
+        patients = _joined_by_pixels(rows, patients)
+        own = [cxm.split_of(patient) for patient in patients]
     elif "validation" not in own:
         is_held = [one == "train" and not tenth_of(patient) for one, patient in zip(own, patients, strict=True)]
         own = ["validation" if held else one for held, one in zip(is_held, own, strict=True)]
@@ -208,8 +220,8 @@ def _divided(rows: datasets.Dataset, request: DataRequest) -> datasets.DatasetDi
     return datasets.DatasetDict({split: rows.select(indices) for split, indices in chosen.items()})
 
 
-def _split_by_patient(rows: datasets.Dataset, patients: list[str]) -> tuple[list[str | None], list[str]]:
-    """Return the split of each row by its patient, and the patients; those with the same pixels count as one."""
+def _joined_by_pixels(rows: datasets.Dataset, patients: list[str]) -> list[str]:
+    """Return the patient of each row; those who share an X-ray's pixels count as one."""
     if "digest" in rows.column_names:
         digests = list(rows["digest"])
     else:
@@ -233,5 +245,4 @@ def _split_by_patient(rows: datasets.Dataset, patients: list[str]) -> tuple[list
         one, other = sorted((known_as(f"patient {patient}"), known_as(f"pixels {digest}")))
         first[other] = first[one] = one
     names = {known_as(f"patient {patient}"): patient for patient in sorted(patients, reverse=True)}
-    patients = [names[known_as(f"patient {patient}")] for patient in patients]
-    return [cxm.split_of(patient) for patient in patients], patients
+    return [names[known_as(f"patient {patient}")] for patient in patients]

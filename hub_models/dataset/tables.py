@@ -3,13 +3,19 @@
 import csv
 import io
 import json
+import re
 from pathlib import PurePosixPath
 
 import chest_xray_masks as cxm
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 TABLE_SEPARATORS = ",;\t|"
+NO_VALUES = ("", "na", "n/a", "nan", "none", "null", "-")
 TextColumns = dict[str, list[str]]  # by name, all of one length; "" where a row has no value
+
+
+class EmptyTableError(ValueError):
+    """A table has no rows."""
 
 
 def read_table(data: bytes, name: str) -> TextColumns:
@@ -30,14 +36,16 @@ def read_table(data: bytes, name: str) -> TextColumns:
         why = " ".join(str(error).split())
         raise ValueError(f"{name} cannot be read as a table ({why}): save it again") from error
     if not columns or not next(iter(columns.values())):
-        raise ValueError(f"{name} is a table without rows: pass one with a row for each X-ray")
+        raise EmptyTableError(f"{name} is a table without rows: pass one with a row for each X-ray")
     return columns
 
 
 def _of_csv(text: str) -> TextColumns:
-    lines = text.splitlines()
-    header = lines[0] if lines else ""
-    separator = max(TABLE_SEPARATORS, key=header.count)  # of a header without any, the first
+    text = text.lstrip("\r\n")
+    said = re.match(r"sep=(.)[ \t]*\r?\n", text, re.I)  # of Excel
+    text = text[said.end() :] if said else text
+    header = text.partition("\n")[0]
+    separator = said[1] if said else max(TABLE_SEPARATORS, key=header.count)  # of a header without any, the first
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(map(str.strip, row))]
     if not rows:
         return {}
@@ -48,7 +56,7 @@ def _of_csv(text: str) -> TextColumns:
         if any(map(str.strip, row[len(names) :])):
             raise ValueError(f"row {number} has {len(row)} values, its header {len(names)} names")
     return {
-        name: [row[index].strip() if index < len(row) else "" for row in rows[1:]]
+        name: [known(row[index]) if index < len(row) else "" for row in rows[1:]]
         for index, name in enumerate(names)
         if name
     }
@@ -74,8 +82,13 @@ def _of_parquet(data: bytes) -> TextColumns:
     return {name: list(map(text_of, table[name].to_pylist())) for name in table.column_names}
 
 
+def known(text: str) -> str:
+    """Return a text; "" of one that stands for no value, as programs write them."""
+    return "" if text.strip().lower() in NO_VALUES else text.strip()
+
+
 def text_of(value: object) -> str:
     """Return a value as a table shows it; "" for none, and a whole number without its fraction of 0."""
     if value is None or value != value:  # nan, of a number that is missing
         return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else known(str(value))

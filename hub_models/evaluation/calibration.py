@@ -17,6 +17,7 @@ MOST_FOLDS, LEAST_PATIENTS = 10, 2  # of a cross-fitting, and of each class
 LEAST_OF_GROUP = 30  # positives and negatives, below which the threshold of a group says little
 SMALLEST, TINY = 1e-7, 1e-15  # distance of a probability from 0 and 1 that log odds keep, and a threshold
 OVERALL = ("auroc", "brier", "ece")  # metrics that need no threshold
+LARGEST_ODDS = 6.0  # log odds of a threshold at most; .9975 as a probability
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,18 @@ def folds_of(patients: Sequence[str], labels: np.ndarray) -> np.ndarray:
 
 
 def fit(scores: Scores, rule: Rule, prevalence: float | None) -> tuple[float, float | None]:
-    """Return temperature and threshold of X-rays; temperature 1 of plain scores, threshold as `Rule.choose`."""
+    """Return temperature and threshold of X-rays; temperature 1 of plain scores, threshold as `Rule.choose`.
+
+    The temperature is no lower than one at which the threshold is `LARGEST_ODDS` from 1/2: beyond, float32 cannot tell
+    probabilities apart. Which X-rays are called does not depend on it.
+    """
     temperature = fit_temperature(scores.log_odds, scores.labels) if scores.are_probabilities else 1.0
-    return temperature, rule.choose(scores.labels, calibrated(scores, temperature), prevalence)
+    threshold = rule.choose(scores.labels, calibrated(scores, temperature), prevalence)
+    if scores.are_probabilities and threshold is not None:
+        is_called = calibrated(scores, temperature) >= threshold
+        temperature = max(temperature, float(np.abs(scores.log_odds[is_called].min())) / LARGEST_ODDS)
+        threshold = float(calibrated(scores, temperature)[is_called].min())
+    return temperature, threshold
 
 
 def calibrated(scores: Scores, temperature: float | np.ndarray) -> np.ndarray:
@@ -172,7 +182,7 @@ def calibrate_scores(
         for name, kind in (("sensitivity", "positive"), ("specificity", "negative"))
     }
     values["groups"] = groups
-    warnings = [*scores.warnings, *_warnings(scores, values), *warnings]
+    warnings = [*scores.warnings, *_warnings(scores, values, crossed), *warnings]
     values["warnings"] = [{"code": one.code.value, "message": one.message, "ids": one.ids} for one in warnings]
     return values, crossed
 
@@ -261,14 +271,20 @@ def _groups(
     return found, warnings
 
 
-def _warnings(scores: Scores, values: Mapping[str, Any]) -> list[RaisedWarning]:
+def _warnings(scores: Scores, values: Mapping[str, Any], crossed: CrossFitted) -> list[RaisedWarning]:
     """Return what the numbers themselves call for."""
     found, temperature = list[RaisedWarning](), values["temperature"]
     if not scores.are_probabilities:
         low, high = scores.values.min(), scores.values.max()
         found.append(CalibrationWarning.NO_PROBABILITIES.raised(low=low, high=high))
-    elif not 1.01 * TEMPERATURES[0] < temperature < 0.99 * TEMPERATURES[1]:
+    elif temperature >= 0.99 * TEMPERATURES[1]:
         found.append(CalibrationWarning.FLAT.raised(temperature=temperature))
+    if scores.values[scores.labels == 1].min() > scores.values[scores.labels == 0].max():
+        found.append(CalibrationWarning.SEPARATED.raised())
+    if (high := values["after"]["auroc"]["high"]) is not None and high < 0.5:
+        found.append(CalibrationWarning.REVERSED.raised())
+    if missed := len(set(crossed.fold[np.isinf(crossed.thresholds)].tolist())):
+        found.append(CalibrationWarning.UNREACHED.raised(folds=missed, all=values["folds"]))
     for rate, kind in (("sensitivity", "positives"), ("specificity", "negatives")):
         held, wanted = values["needed"][rate]["held"], values["needed"][rate]["needed"]
         if held < wanted:

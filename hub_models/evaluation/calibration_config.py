@@ -74,7 +74,8 @@ class CalibrationConfig:
         for name, least, most in (("sensitivity", 0, 1), ("specificity", 0, 1), ("prevalence", 0, 1)):
             value = getattr(self, name)
             if value is not None and not (least < value < most or (value == 1 and name != "prevalence")):
-                raise ValueError(f"{name} must be a fraction above 0 and at most 1, got {value}")
+                most_said = "below" if name == "prevalence" else "at most"
+                raise ValueError(f"{name} must be above 0 and {most_said} 1, got {value}")
         if self.tests_per_case is not None and not self.tests_per_case >= 1:
             raise ValueError(f"tests_per_case must be at least 1, got {self.tests_per_case}")
         if unknown := [name for name in self.group_names if name not in GROUP_NAMES]:

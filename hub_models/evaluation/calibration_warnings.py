@@ -41,6 +41,13 @@ class CalibrationWarning(StrEnum):
         "scores lie outside 0 to 1 ({low:g} to {high:g}): a threshold is chosen, and no temperature is fitted",
     )
     FLAT = "flat", "the temperature is {temperature:.3g}, a limit of what is tried: the scores tell next to nothing"
+    SEPARATED = "separated", "no positive has a score below that of a negative: of few X-rays, by chance"
+    REVERSED = "reversed", "higher scores go with the negatives: are scores or labels reversed?"
+    UNREACHED = (
+        "unreached",
+        "in {folds} of {all} folds no threshold reaches the rule and nobody is positive: sensitivity is too low",
+    )
+    NO_PATIENT = "no_patient", "{count} X-rays have an empty patient_id, and count as patients of their own: {named}"
     FEW = "few", "{held} {kind} for {rate}: an interval of +-5 points needs about {wanted}"
     SMALL_GROUP = (
         "small_group",

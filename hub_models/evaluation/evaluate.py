@@ -227,6 +227,10 @@ def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> 
     if (folder / f"fold-{request.fold}").is_dir():
         folder = folder / f"fold-{request.fold}"
     elif (folder / "fold-0").is_dir():
+        if request.split in (None, "all"):
+            raise ValueError(
+                f"{folder} holds all folds, each tested on its own X-rays: pass one of its folders fold-K"
+            )
         if request.protocol not in (None, "folds"):
             way = "pass one of its folders fold-K"
             raise ValueError(f"{folder} holds all folds, got protocol {request.protocol}: {way}")
@@ -253,7 +257,8 @@ def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> 
 def _test_config(run: RunFolder, request: EvaluationRequest, image_size: int) -> TrainConfig:
     """Return the config of a run with the X-rays of a request in place of its own."""
     own, data, protocol = run.config, request.data, request.protocol or run.config.protocol
-    if data == DataRequest(own.data_dir):  # the same X-rays mean the same
+    same = Path(own.data_dir).resolve() == Path(data.data).resolve()
+    if same and data == DataRequest(data.data):  # the same X-rays mean the same
         data = dataclasses.replace(request_of(own), config_name="all")
     config = dataclasses.replace(
         own,

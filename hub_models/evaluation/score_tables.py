@@ -1,6 +1,7 @@
 """Read scores and confirmed status from two tables, matched by id: nothing is left out without a word."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hub_models.dataset.columns import NEGATIVE, POSITIVE
+from hub_models.dataset.columns import NEGATIVE, PAIR, POSITIVE, age_of, sex_of
 from hub_models.evaluation.age_bands import age_band
 from hub_models.evaluation.calibration import Scores
 from hub_models.evaluation.calibration_warnings import CalibrationWarning, RaisedWarning
@@ -46,7 +47,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".d
 def columns_from(text: str | None) -> dict[str, str]:
     """Return the columns named by an option such as "id=study,score=cad"; raise ValueError for another form."""
     found = {}
-    for part in (text or "").split(","):
+    for part in PAIR.split(text or ""):
         role, equals, name = (one.strip() for one in part.partition("="))
         if not part.strip():
             continue
@@ -68,12 +69,19 @@ def column_of(
     held = list(rows[0])
     if named.get(role) in held:
         return named[role]
-    plain = {name.lower().replace(" ", "_"): name for name in reversed(held)}
-    found = next((plain[name] for name in COLUMN_NAMES[role] if name in plain), None)
+    if role in named and role != "id" and not needed:
+        return None  # it is of the other table, and no guess goes before a name
+    plain = {squeezed(name): name for name in reversed(held)}
+    found = next((plain[squeezed(name)] for name in COLUMN_NAMES[role] if squeezed(name) in plain), None)
     if found is None and needed:
         wanted = f"column {named[role]!r}" if role in named else f"column for the {role}"
         raise ValueError(f"{path} has no {wanted}, but {', '.join(held)}: pass --columns {role}=NAME")
     return found
+
+
+def squeezed(name: str) -> str:
+    """Return the letters and digits of a name, in small letters."""
+    return re.sub(r"[\W_]", "", name.lower())
 
 
 def text_of(value: Any) -> str:
@@ -81,6 +89,12 @@ def text_of(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return "" if value is None else str(value).strip()
+
+
+def known_text(value: Any) -> str:
+    """Return the text of a cell; "" where it stands for no value."""
+    text = text_of(value)
+    return "" if text.lower() in EMPTY else text
 
 
 def _by_id(
@@ -142,11 +156,13 @@ def read_scores(
         raise ValueError(f"no X-ray of {predictions} and {truth} has both a score and a label: fill them in")
     others = _others([(known, truth), (scored, predictions)], ids, named)
     groups, unreadable = _groups(others, ids)
-    patients = others["patient_id"]
+    patients = None if (cells := others["patient_id"]) is None else list(map(known_text, cells))
+    unnamed = [id for id, one in zip(ids, patients or ids, strict=True) if not one]
+    warnings += _counted(CalibrationWarning.NO_PATIENT, unnamed)
     warnings += [*unreadable, *([CalibrationWarning.NO_PATIENT_ID.raised()] if patients is None else [])]
     return Scores(
         ids,
-        ids if patients is None else [text_of(one) or f"X-ray {id}" for id, one in zip(ids, patients, strict=True)],
+        ids if patients is None else [one or f"X-ray {id}" for id, one in zip(ids, patients, strict=True)],
         np.array([labels[id] for id in ids]),
         np.array([values[id] for id in ids], float),
         _stored(others["threshold"]),
@@ -220,7 +236,7 @@ def _labels(
     Raises:
         ValueError: a value that is neither positive nor negative by itself, or none is `positive`.
     """
-    texts = {id: text_of(value).lower() for id, value in cells.items()}
+    texts = {id: re.sub(r"^([0-9])[.]0+$", r"\1", text_of(value).lower()) for id, value in cells.items()}
     if positive is not None:
         wanted = {one.strip().lower() for one in positive.split(",")}
         held = sorted(set(texts.values()) - set(EMPTY))
@@ -250,16 +266,15 @@ def _groups(
     others: Mapping[str, list[Any] | None], ids: list[str]
 ) -> tuple[dict[str, list[str]], list[RaisedWarning]]:
     """Return the value of each X-ray by sex, age and site, where there is a column, and a warning of ages."""
-    found = {role: [text_of(cell) or "unknown" for cell in cells] for role in GROUP_COLUMNS if (cells := others[role])}
+    found = {role: list(map(known_text, cells)) for role in GROUP_COLUMNS if (cells := others[role])}
+    if "sex" in found:
+        found["sex"] = [sex_of(text) or text for text in found["sex"]]
+    found = {role: [text or "unknown" for text in texts] for role, texts in found.items()}
     bands, unreadable = list[str](), list[str]()
     for id, text in zip(ids, found.get("age", ()), strict=False):
-        try:
-            age = float(text)
-        except ValueError:
-            age = math.nan
-        is_age = 0 <= age < math.inf
-        bands.append(age_band(age if is_age else None))
-        unreadable += [] if is_age or text.lower() in ("unknown", *EMPTY) else [id]
+        age = age_of(text)
+        bands.append(age_band(age))
+        unreadable += [id] if age is None and text != "unknown" else []
     if bands:
         found["age"] = bands
     return found, [CalibrationWarning.UNREADABLE_AGE.raised(unreadable)] if unreadable else []

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,11 @@ def _csv_rows(data: bytes, path: Path) -> TableRows:
         text = data.decode("cp1252", errors="replace")
     if "\0" in text:
         raise ValueError(f"{path} is no table: pass CSV or Parquet; save a spreadsheet as CSV")
+    text = text.lstrip("\r\n")
+    said = re.match(r"sep=(.)[ \t]*\r?\n", text, re.I)  # of Excel
+    text = text[said.end() :] if said else text
     head = text.partition("\n")[0]
-    separator = max(ROW_SEPARATORS, key=head.count)  # the first of those that are as frequent
+    separator = said[1] if said else max(ROW_SEPARATORS, key=head.count)  # the first of those that are as frequent
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         names, *cells = (line for line in lines if any(cell.strip() for cell in line))

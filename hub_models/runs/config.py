@@ -136,6 +136,7 @@ class TrainConfig:
                 raise ValueError(f"{one.name} must be {values}, got {value}")
         lungs, frozen = self.task not in LABEL_TASKS, self.freeze != "none"
         exclusive = (
+            ("test_data", self.test_data is not None and self.protocol != "default", "protocol default"),
             ("fold", self.fold is not None and self.protocol != "folds", "protocol folds"),
             ("region", self.region != "image" and lungs, "task tb_classification"),
             ("balance", self.balance != "none" and lungs, "task tb_classification"),

@@ -175,17 +175,19 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
     drawn = {split: count_synthetic(one) for split, one in rows.items()}
     if any(drawn.values()):
         data["synthetic"], data["synthetic_learned"] = sum(drawn.values()), drawn["train"] + drawn["validation"]
+    learned = sorted(set[str]().union(*(one.patients for one in earlier.values())))
     if config.test_data or not request.is_set:
         data["source"] = request.name
         data["counts"] = {split: counts_of(one) for split, one in rows.items()}
-        data["patients"] = {
-            split: sorted({short_digest(id) for id in one["patient_id"]}) for split, one in rows.items()
-        }
-        data["patients"]["earlier"] = sorted(set[str]().union(*(one.patients for one in earlier.values())))
-        if config.test_data:
-            check_leaks(config.data_dir, seen_in(data, ("train", "validation")), rows["test"])
-            data["test_source"] = replace(request, data=config.test_data).name
-            data["fingerprint"] += fingerprint_of(replace(request, data=config.test_data), {"test": rows["test"]})
+        data["patients"] = {split: sorted(set(map(short_digest, one["patient_id"]))) for split, one in rows.items()}
+        data["patients"]["earlier"] = learned
+        check_leaks(config.data_dir, seen_in(data, ("train", "validation")), rows["test"])
+    elif learned:
+        data["patients"] = {"earlier": learned}
+    if config.test_data:
+        other = replace(request, data=config.test_data)
+        data["test_source"] = other.name
+        data["fingerprint"] += fingerprint_of(other, {"test": rows["test"]})
     for name in earlier:
         data[name] = RunFolder.read(getattr(config, name)).digest
     return data

@@ -42,7 +42,7 @@ def seen_in(data: RunData, splits: tuple[str, ...]) -> Seen:
     ids = {id for split in names for id in data[split]}  # type: ignore[literal-required]
     patients, pixels = data.get("patients", {}), data.get("pixels", {})
     synthetic, count = data.get("synthetic_learned", 0), len(data["train"]) + len(data["validation"])
-    is_told = "pixels" in data and synthetic in (0, count)  # runs of version 0.2 lack the number
+    is_told = "pixels" in data and synthetic in (0, count) and not data["earlier"]  # runs of 0.2 lack the number
     of_program = synthetic == count if is_told else None
     told, drawn = (frozenset(one for split in names for one in found.get(split, ())) for found in (patients, pixels))
     return Seen(frozenset(ids), told, drawn, of_program)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,8 +182,8 @@ class RunFolder:
         return named
 
     def public_id(self, id: str) -> str:
-        """Return the id of an X-ray as it may be told: its digest, where it is of a source of the trainer's own."""
-        return short_digest(id) if "source" in self.data and not site_of(id) else id
+        """Return the id of an X-ray as it may be told: its digest, where it is not of the set."""
+        return id if site_of(id) or re.fullmatch("[0-9a-f]{16}", id) else short_digest(id)
 
     @cached_property
     def public(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -42,6 +42,12 @@ def calibrate(config: CalibrationConfig) -> dict[str, Any]:
     check_output(config.output, "calibration", lambda name: is_hidden(name) or name in CALIBRATION_FILES)
     if config.write is not None and config.write.exists():
         raise FileExistsError(f"{config.write} is there already: pass another --write, a folder to make")
+    if config.write is not None:
+        write, output = config.write.resolve(), config.output.resolve()
+        if write == output or write in output.parents or output in write.parents:
+            raise ValueError(
+                f"--write {config.write} and --output {config.output} must lie side by side: pass another"
+            )
     if config.model is None:
         scores = read_scores(str(config.predictions), str(config.truth), config.columns, config.positive)
         values, crossed = _calibrated(config, scores, {})

@@ -23,7 +23,7 @@ from hub_models.training.optimization import divide_logits
 from hub_models.training.train import write_card
 
 KEPT_FILES = (CONFIG_NAME, "preprocessor_config.json", NOTES_NAME, EMISSIONS_NAME)
-ROUNDED = 1 - 1e-5  # so that the X-ray that set the threshold stays above it after rounding to float32
+LOG_ODDS_MARGIN = 1e-4  # log odds: the X-ray that set the threshold stays above it after rounding to float32
 OF_THRESHOLD = (
     *("sensitivity", "specificity", "sensitivity_at_half", "specificity_at_half"),
     *("brier", "ece"),
@@ -31,6 +31,11 @@ OF_THRESHOLD = (
 REDRAWN = {"roc.png": draw_roc, "reliability.png": draw_reliability, "probabilities.png": draw_probabilities}
 NOBODY = float(np.nextafter(1, 2))  # threshold at which no probability is positive
 UNKNOWN = {"value": None, "low": None, "high": None}
+
+
+def lowered(threshold: float) -> float:
+    """Return a threshold of probabilities in (0, 1) lowered by `LOG_ODDS_MARGIN`."""
+    return float(1 / (1 + np.exp(LOG_ODDS_MARGIN - np.log(threshold / (1 - threshold)))))
 
 
 def write_calibrated(
@@ -44,7 +49,7 @@ def write_calibrated(
     """
     run.require(*RUN_FILES, RESULTS_NAME)
     settings, trained = run.settings, TrainedModel.from_run(run.path)
-    temperature, threshold = values["temperature"], values["threshold"] * ROUNDED
+    temperature, threshold = values["temperature"], lowered(values["threshold"])
     calibrated = replace(settings, temperature=settings.temperature * temperature, threshold=threshold)
     point = OperatingPoint(
         date=values["date"],

@@ -329,3 +329,100 @@ def test_columns_are_written_in_any_way() -> None:
     for text in ("image=Image Index,label=dx, age=Age (years)", "image=Image Index label=dx age=Age (years)"):
         assert parse_columns(text) == expected
     assert parse_columns(None) == parse_columns("") == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "table", "labels"),
+    [
+        (["TB/001.png", "normal/002.png"], "path,label\nTB/003.png,1\nnormal/002.png,0\n", {"002": 0}),
+        (["normal/001.png", "normal/002.png"], "path,label\nTB/001.png,1\nnormal/002.png,0\n", {"002": 0}),
+        (["a.png", "b.png"], "path,label\n/home/me/images/a.png,1\nC:\\x\\b.png,0\n", {"a": 1, "b": 0}),
+        (["a/x.png", "b/x.png"], "path,label\nb/x,1\na/x,0\n", {"b/x": 1, "a/x": 0}),
+        (["e\u0301.png"], "path,label\n\u00e9.png,1\n", {"e\u0301": 1}),
+        (["a.png"], "path,label,patient\na.png,1.0,NA\n", {"a": 1}),
+        (["a.png"], "sep=;\npath;label\na.png;1\n", {"a": 1}),
+    ],
+)
+def test_rows_are_of_the_file_that_they_name(
+    files: list[str], table: str, labels: dict[str, int], tmp_path: Path
+) -> None:
+    folder = small(tmp_path / "in", {name: number for number, name in enumerate(files)})
+    (folder / "t.csv").write_text(table)
+    assert {id: row["label"] for id, row in all_rows(folder).items()} == labels
+
+
+def test_columns_that_name_other_xrays_are_asked_about(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {f"{number}.png": number for number in range(3)})
+    (folder / "t.csv").write_text("bed,number,label\n2,0,1\n1,1,0\n0,2,0\n")
+    with pytest.raises(ValueError, match="bed, number"):
+        load_splits(folder)
+    assert all_rows(DataRequest(str(folder), columns="image=number"))["0"]["label"] == 1
+
+
+def test_table_in_a_folder_names_files_beside_it(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"1.png": 1, "a/1.png": 2})
+    (folder / "a" / "t.csv").write_text("file,label\n1.png,1\n")
+    for request in (DataRequest(str(folder)), DataRequest(str(folder), table=str(folder / "a" / "t.csv"))):
+        (row,) = all_rows(request).values()
+        assert np.asarray(row["image"])[0, 0] == np.random.default_rng(2).integers(0, 255, (24, 20), np.uint8)[0, 0]
+
+
+def test_named_columns_choose_the_table(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1})
+    (folder / "a.csv").write_text("file,tb,culture\na.png,0,1\n")
+    (folder / "b.csv").write_text("file,site\na.png,X\n")
+    (folder / "notes.csv").write_text("")
+    assert all_rows(DataRequest(str(folder), columns="label=culture"))["a"]["label"] == 1
+    assert all_rows(DataRequest(str(folder), table=str(folder / "a.csv"), columns="label=-"))["a"]["label"] is None
+
+
+def test_xray_is_no_mask(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"images/1.png": 1, "images/2.png": 2})
+    (folder / "t.csv").write_text("image,mask\nimages/1.png,masks/1.png\nimages/2.png,images/1.png\n")
+    with pytest.raises((ValueError, FileNotFoundError), match="1.png"):
+        load_splits(folder)
+    small(folder, {"masks/1.png": 3})
+    (folder / "t.csv").write_text("image,mask\nimages/1.png,1.png\nimages/2.png,\n")
+    found = all_rows(folder)
+    assert found["1"]["mask"] is not None and found["2"]["mask"] is None
+
+
+def test_masks_of_one_lung_or_of_another_folder_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"B/images/1.png": 1, "A/masks/1.png": 2, "B/images/2.png": 3})
+    small(folder, {"B/masks/left/2.png": 4})
+    with caplog.at_level(logging.WARNING):
+        assert [row["mask"] for row in all_rows(folder).values()] == [None, None]
+    assert "2 masks are of no X-ray, or of one lung alone" in caplog.text
+
+
+def test_nested_folders_of_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"TB/1.png": 1, "TB/old/2.png": 2, "normal/p/3.png": 3, "flu/4.png": 4})
+    with caplog.at_level(logging.WARNING):
+        found = {id: row["label"] for id, row in all_rows(folder).items()}
+    assert found == {"1": 1, "2": 1, "3": 0, "4": None} and "flu (1)" in caplog.text
+    found = {id: row["label"] for id, row in all_rows(DataRequest(str(folder), positive="TB")).items()}
+    assert found == {"1": 1, "2": 1, "3": 0, "4": 0}
+    with pytest.raises(ValueError, match="--positive"):
+        load_splits(DataRequest(str(folder), positive="tuberculoma"))
+    small(folder, {"TB/normal/5.png": 5})
+    with pytest.raises(ValueError, match="both classes"):
+        load_splits(folder)
+
+
+def test_saved_dataset_opens_no_path(tmp_path: Path) -> None:
+    secret = small(tmp_path / "secret", {"private.png": 1}) / "private.png"
+    plain = {"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
+    cell = {"path": str(secret), "bytes": None}
+    datasets.Dataset.from_dict({"image": [cell]}, features=datasets.Features(plain)).save_to_disk(tmp_path / "saved")
+    info = json.loads((tmp_path / "saved" / "dataset_info.json").read_text()) | {"builder_name": "imagefolder"}
+    info["features"]["image"] = {"_type": "Image"}
+    (tmp_path / "saved" / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ValueError, match="row 0"):
+        load_splits(tmp_path / "saved")
+
+
+def test_parquet_with_a_picture_beside_it_is_read(own: Path, tmp_path: Path) -> None:
+    rows = datasets.concatenate_datasets(list(load_splits(DataRequest(str(own), **MEANING)).values()))
+    rows.to_parquet(tmp_path / "set" / "train-00000-of-00001.parquet")
+    small(tmp_path / "set", {"overview.png": 1})
+    assert len(all_rows(tmp_path / "set")) == 60

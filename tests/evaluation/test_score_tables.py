@@ -43,7 +43,7 @@ def test_encodings_and_separators_of_spreadsheets(encoding: str, separator: str,
     )
     scores = read_scores(*paths, columns="label=Befund,age=Alter")
     assert (scores.ids, scores.patients, scores.labels.tolist()) == (["é1", "é2"], ["p", "q"], [1, 0])
-    assert scores.groups == {"sex": ["F", "M"], "age": ["15-34", "unknown"]} and codes(scores) == {}
+    assert scores.groups == {"sex": ["female", "male"], "age": ["15-34", "unknown"]} and codes(scores) == {}
 
 
 def test_parquet_of_predictions_and_one_file_for_both(tmp_path) -> None:

@@ -166,7 +166,10 @@ def test_what_a_model_was_trained_on(tmp_path) -> None:
     data |= {"pixels": {"train": ["1"], "validation": ["2"], "earlier": ["3"]}, "patients": {"train": ["p"]}}
     (tmp_path / "data.json").write_text(json.dumps(data))
     known = trained_on(tmp_path, ("train",))
-    assert (known.pixels, known.patients, known.synthetic) == ({"1", "3"}, {"p"}, False)
+    assert (known.pixels, known.patients, known.synthetic) == ({"1", "3"}, {"p"}, None)  # of the earlier none knows
+    data["earlier"] = []
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    assert trained_on(tmp_path).synthetic is False
     (tmp_path / "data.json").write_text(json.dumps(data | {"synthetic_learned": 3}))
     assert trained_on(tmp_path).synthetic is True
 
