@@ -294,7 +294,7 @@ def _example(xray: FolderXray, read: cxm.Reader, digest: Callable[[bytes], str])
         header, image = header_of(image), cxm.dicom_png(image, xray.image.name)
     size = cxm.check_image(image, xray.image.name)
     mask = cxm.mask_png(((file.name, read(file)) for file in xray.masks), size) if xray.masks else None
-    if mask and (why := cxm.doubt_of(np.asarray(Image.open(io.BytesIO(mask))) > 0)):
+    if mask and (why := cxm.doubt_of(np.asarray(Image.open(io.BytesIO(mask), formats=("PNG",))) > 0)):
         read.odd_masks[xray.id] = why
     return {
         "id": xray.id,

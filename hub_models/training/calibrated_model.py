@@ -23,7 +23,7 @@ from hub_models.training.optimization import divide_logits
 from hub_models.training.train import write_card
 
 KEPT_FILES = (CONFIG_NAME, "preprocessor_config.json", NOTES_NAME, EMISSIONS_NAME)
-LOG_ODDS_MARGIN = 1e-4  # log odds: the X-ray that set the threshold stays above it after rounding to float32
+LOG_ODDS_MARGIN = 1e-5  # log odds: the X-ray that set the threshold stays above it after rounding to float32
 OF_THRESHOLD = (
     *("sensitivity", "specificity", "sensitivity_at_half", "specificity_at_half"),
     *("brier", "ece"),
