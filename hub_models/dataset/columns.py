@@ -107,7 +107,8 @@ def labels_of(values: Iterable[str], labels: Labels, place: str) -> list[int | N
     if unknown or (held and labels.negative is None and 1 not in found):
         shown = ", ".join(f"{value!r} ({count})" for value, count in held.most_common(SHOWN_VALUES))
         example = (unknown or list(held))[0]
-        raise ValueError(f'{place} holds {shown}: name those of tuberculosis, as in --positive "{example}"')
+        ways = f'name those of tuberculosis, as in --positive "{example}", or leave it out with --columns label=-'
+        raise ValueError(f"{place} holds {shown}: {ways}")
     return found
 
 
