@@ -64,9 +64,11 @@ class DataRequest:
         if Path(self.data).is_file() and not self.data.lower().endswith(".zip"):
             return False
         tree = cxm.scan(self.data)
-        if (self.columns or self.positive) and Path(self.data).is_dir():
-            count = sum(file.role == "image" for file in tree.files)
-            return count > 0 and count >= len(list_folder(Path(self.data)).xrays)  # else options are of a table
+        if (self.columns or self.positive) and Path(self.data).is_dir():  # of a table, unless all X-rays are the set's
+            own = {file.path for file in (*tree.files, *tree.others)}
+            others = [file for file in list_folder(Path(self.data).resolve()).xrays.values() if file.path not in own]
+            if others:
+                return False
         return any(file.role == "image" for file in tree.files) or not tree.files and bool(tree.problems)
 
     def check(self) -> None:

@@ -50,8 +50,9 @@ def as_plain_folder(data: Path, folder: Path) -> Path:
             mask = f"outlines/{name}" if row["mask"] is not None else ""
             line = [f"pictures/{name}", mask, row["id"], row["patient_id"], sites.int2str(row["site"]), split]
             lines.append([*line, row["label"], "" if row["sex"] is None else "FMO"[row["sex"]], row["age_years"]])
+            lines[-1].append(row["findings"])
     with (folder / "list.csv").open("w", newline="") as file:
-        header = ["picture", "outline", "id", "patient", "hospital", "set", "tb", "gender", "age"]
+        header = ["picture", "outline", "id", "patient", "hospital", "set", "tb", "gender", "age", "report"]
         csv.writer(file).writerows([header, *lines])
     return folder
 
