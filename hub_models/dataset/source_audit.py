@@ -1,6 +1,5 @@
 """Report what is odd in X-rays that are not the set: a folder with a table or without, Parquet, a dataset."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,9 @@ import datasets
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import LABELS, image_findings, mask_findings
 from hub_models.dataset.audit_report import KINDS, Audit, Finding
-from hub_models.dataset.columns import parse_columns, parse_positive
-from hub_models.dataset.folder_rows import find_xrays
 from hub_models.dataset.inspection import ImageFacts, Inspected, Job, MaskFacts, inspect_jobs
-from hub_models.dataset.sources import DataRequest, folder_of, load_splits
+from hub_models.dataset.sources import DataRequest, folder_xrays, load_splits
 from hub_models.imaging.source import open_image
-
-logger = logging.getLogger(__name__)
 
 
 def audit_source(request: DataRequest, progress: bool = True) -> Audit:
@@ -25,18 +20,13 @@ def audit_source(request: DataRequest, progress: bool = True) -> Audit:
     Raises:
         FileNotFoundError, ValueError: as `sources.load_splits`, but for damaged files of a folder, which are findings.
     """
-    folder = folder_of(request)
-    if folder is None:
+    xrays = folder_xrays(request)
+    if xrays is None:
         rows = datasets.concatenate_datasets(list(load_splits(request).values()))
         sites = rows.features["site"].int2str(list(rows["site"]))
         known = {id: facts for id, *facts in zip(rows["id"], sites, rows["label"], rows["patient_id"], strict=True)}
         inspected = _inspect_rows(rows, progress)
     else:
-        path, table = folder
-        meaning = parse_columns(request.columns), parse_positive(request.positive)
-        xrays, said = find_xrays(path, request.name, table, *meaning)
-        for line in said:
-            logger.info("%s", line)
         known = {xray.id: [xray.site, xray.label, xray.patient_id or xray.id] for xray in xrays}
         jobs: list[Job] = []
         for xray in xrays:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -20,7 +21,7 @@ from PIL import Image
 
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import parse_columns, parse_positive
-from hub_models.dataset.folder_rows import examples, find_xrays
+from hub_models.dataset.folder_rows import FolderXray, examples, find_xrays
 from hub_models.dataset.folders import XRAY_SUFFIXES, list_folder
 from hub_models.dataset.folds import tenth_of
 from hub_models.dataset.schema import features_of, holds_images, of_dataset
@@ -56,7 +57,7 @@ class DataRequest:
     positive: str | None = None
     revision: str | None = None
 
-    @property
+    @cached_property
     def is_set(self) -> bool:
         """Whether these are Montgomery and Shenzhen X-rays in a layout of the builder."""
         if self.table or not (Path(self.data).exists() or "://" in self.data):
@@ -135,44 +136,37 @@ def fingerprint_of(request: DataRequest, splits: Mapping[str, datasets.Dataset])
     return digest.hexdigest()[:16]
 
 
-def folder_of(request: DataRequest) -> tuple[Path, str | None] | None:
-    """Return the folder or zip of X-rays of a request, and its table if one is named; None for rows of a dataset.
+def folder_xrays(request: DataRequest) -> list[FolderXray] | None:
+    """Return the X-rays of a folder or zip, and log how it was understood; None where the rows are of a dataset.
 
     Raises:
-        FileNotFoundError: the path does not exist.
+        FileNotFoundError: the path does not exist, or holds no X-ray.
+        ValueError: as `find_xrays`.
     """
-    path = Path(request.data).expanduser()
-    if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and path.suffix.lower() != ".parquet":
-        return path.parent, str(path)
-    if path.exists() and path.suffix.lower() != ".parquet" and not _is_table_of_images(path):
-        return path, request.table
-    request.check()
-    return None
+    path, table = Path(request.data).expanduser(), request.table
+    suffix = path.suffix.lower()
+    if suffix in TABLE_SUFFIXES and suffix != ".parquet" and path.is_file():
+        path, table = path.parent, str(path)
+    is_saved = any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+    if suffix == ".parquet" or is_saved or not path.exists():
+        request.check()
+        return None
+    listing = list_folder(path)
+    tables = [file.path for name, file in listing.tables.items() if name.endswith(".parquet")]
+    if path.is_dir() and any(map(holds_images, tables)):
+        return None
+    meaning = parse_columns(request.columns), parse_positive(request.positive)
+    xrays, said = find_xrays(listing, request.name, table, *meaning)
+    for line in said:
+        logger.info("%s", line)
+    return xrays
 
 
 def _rows(request: DataRequest) -> datasets.Dataset:
     """Return all rows of a source that is not the set, with the column `split`, and `digest` where there is one."""
-    if folder := folder_of(request):
-        return _of_folder(*folder, request)
-    return of_dataset(request.data, request.config_name, request.columns, request.positive, request.revision)
-
-
-def _is_table_of_images(path: Path) -> bool:
-    """Return whether a folder holds no image file, but Parquet or what `datasets` saved."""
-    if not path.is_dir():
-        return False
-    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
-        return True
-    listing = list_folder(path)
-    tables = [file.path for name, file in listing.tables.items() if name.endswith(".parquet")]
-    return bool(tables) and any(map(holds_images, tables))
-
-
-def _of_folder(path: Path, table: str | None, request: DataRequest) -> datasets.Dataset:
-    labels = parse_positive(request.positive)
-    xrays, said = find_xrays(path, request.name, table, parse_columns(request.columns), labels)
-    for line in said:
-        logger.info("%s", line)
+    xrays = folder_xrays(request)
+    if xrays is None:
+        return of_dataset(request.data, request.config_name, request.columns, request.positive, request.revision)
     features = features_of(sorted({xray.site for xray in xrays}))
     more = {"split": datasets.Value("string"), "digest": datasets.Value("string")}
     key = hashlib.sha256(repr((FOLDER_VERSION, xrays)).encode()).hexdigest()[:16]
