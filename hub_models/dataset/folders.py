@@ -12,13 +12,10 @@ from pathlib import Path, PurePosixPath
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import SPLIT_OF_WORD, Labels, plain
 from hub_models.dataset.tables import TABLE_SUFFIXES
-from hub_models.imaging.file_kinds import is_image
+from hub_models.imaging.file_kinds import ARCHIVES, DIRECTORY, HIDDEN, IMAGE_SUFFIXES, OTHERS, is_image
 
 logger = logging.getLogger(__name__)
 
-XRAY_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".dcm", ".dicom")
-NEITHER = (".txt", ".json", ".md", ".zip", ".xlsx", ".pdf")  # what no look at the bytes is needed for
-_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$)|DICOMDIR$)")
 _MASKS = r"(lungs?)?(left|right)?(manual)?(masks?|segs?|segmentations?)(left|right)?(png)?"
 _MASK_FOLDER = re.compile(rf"{_MASKS}|(left|right)(lungs?)?")
 _MASK_NAME = re.compile(r"^(mask|seg)[\s_.-]+|[\s_.-]+(lungs?[\s_.-]*)?(mask|seg|segmentation)s?$", re.I)
@@ -62,11 +59,11 @@ def list_folder(root: Path) -> Listing:
     files = _of_folder(root) if root.is_dir() else _of_zip(root)
     for name, file in sorted(files, key=lambda one: one[0]):
         suffix = PurePosixPath(name).suffix.lower()
-        if _HIDDEN.search(name):
+        if HIDDEN.search(name) or DIRECTORY.search(name):
             continue
         if suffix in TABLE_SUFFIXES:
             found.tables[name] = file
-        elif suffix in XRAY_SUFFIXES or (suffix not in NEITHER and _is_image(file)):
+        elif suffix in IMAGE_SUFFIXES or (suffix not in OTHERS | ARCHIVES and _is_image(file)):
             images[name] = file
         else:
             found.others[suffix or "no suffix"] += 1

@@ -22,17 +22,18 @@ from PIL import Image
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import parse_columns, parse_positive
 from hub_models.dataset.folder_rows import FolderXray, examples, find_xrays
-from hub_models.dataset.folders import XRAY_SUFFIXES, list_folder
+from hub_models.dataset.folders import list_folder
 from hub_models.dataset.folds import tenth_of
 from hub_models.dataset.schema import features_of, holds_images, of_dataset
 from hub_models.dataset.tables import TABLE_SUFFIXES
 from hub_models.files import named_disk
+from hub_models.imaging.file_kinds import IMAGE_SUFFIXES
 from hub_models.imaging.gray import to_gray
 from hub_models.lifetime import tied_workers
 
 logger = logging.getLogger(__name__)
 
-FILE_SUFFIXES = (*TABLE_SUFFIXES, *XRAY_SUFFIXES, ".zip")  # of a path, where no Hub id has one
+FILE_SUFFIXES = (*TABLE_SUFFIXES, *IMAGE_SUFFIXES, ".zip")  # of a path, where no Hub id has one
 FOLDER_VERSION = 1  # raise when a row of a folder comes to hold something else; part of the cache's key
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 

@@ -40,13 +40,26 @@ def read_table(data: bytes, name: str) -> TextColumns:
     return columns
 
 
-def _of_csv(text: str) -> TextColumns:
+def csv_rows(text: str, strict: bool = False) -> list[list[str]]:
+    """Return the rows of a CSV that are not blank, its header first, whatever its separator.
+
+    Raises:
+        csv.Error: it is no CSV; `strict` refuses quotes within a value, too.
+    """
     text = text.lstrip("\r\n")
     said = re.match(r"sep=(.)[ \t]*\r?\n", text, re.I)  # of Excel
     text = text[said.end() :] if said else text
     header = text.partition("\n")[0]
     separator = said[1] if said else max(TABLE_SEPARATORS, key=header.count)  # of a header without any, the first
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if any(map(str.strip, row))]
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=strict)
+    try:
+        return [row for row in lines if any(map(str.strip, row))]
+    except csv.Error as error:
+        raise csv.Error(f"line {lines.line_num}: {error}") from error
+
+
+def _of_csv(text: str) -> TextColumns:
+    rows = csv_rows(text)
     if not rows:
         return {}
     names = [name.strip() for name in rows[0]]

@@ -14,6 +14,7 @@ from hub_models.evaluation.age_bands import age_band
 from hub_models.evaluation.calibration import Scores
 from hub_models.evaluation.calibration_warnings import CalibrationWarning, RaisedWarning
 from hub_models.evaluation.table_rows import TableRows, read_rows
+from hub_models.imaging.file_kinds import IMAGE_SUFFIXES
 
 # Names of columns that are taken without being told, the first that a table has; without case, spaces and underscores
 COLUMN_NAMES = {
@@ -41,7 +42,6 @@ COLUMN_NAMES = {
 GROUP_COLUMNS = ("sex", "age", "site")
 EMPTY = ("", "nan", "none", "null", "na", "n/a")
 RowsById = dict[str, dict[str, Any]]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
 
 
 def columns_from(text: str | None) -> dict[str, str]:

@@ -1,13 +1,12 @@
 """Rows of a table that people bring, CSV or Parquet, in the encodings and with the separators of spreadsheets."""
 
 import csv
-import io
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROW_SEPARATORS = ",;\t|"
+from hub_models.dataset.tables import csv_rows
+
 FORMULAS = ("'=", "'+", "'-", "'@", "'\t", "'\r")  # how `cxm predict` writes a text that a spreadsheet would run
 TableRows = list[dict[str, Any]]
 
@@ -46,16 +45,10 @@ def _csv_rows(data: bytes, path: Path) -> TableRows:
         text = data.decode("cp1252", errors="replace")
     if "\0" in text:
         raise ValueError(f"{path} is no table: pass CSV or Parquet; save a spreadsheet as CSV")
-    text = text.lstrip("\r\n")
-    said = re.match(r"sep=(.)[ \t]*\r?\n", text, re.I)  # of Excel
-    text = text[said.end() :] if said else text
-    head = text.partition("\n")[0]
-    separator = said[1] if said else max(ROW_SEPARATORS, key=head.count)  # the first of those that are as frequent
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        names, *cells = (line for line in lines if any(cell.strip() for cell in line))
+        names, *cells = csv_rows(text, strict=True)
     except csv.Error as error:
-        raise ValueError(f"{path}, line {lines.line_num}, is no CSV ({error}): save the table again") from error
+        raise ValueError(f"{path}, {error}, is no CSV: save the table again") from error
     except ValueError:
         return []
     names = [name.strip() for name in names]

@@ -4,6 +4,16 @@ import re
 from pathlib import Path
 
 DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm"} | DICOM_SUFFIXES
+ARCHIVES = {".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".iso"}
+OTHERS = {  # no images; the first bytes of all but these and ROWS are looked at
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".md", ".rst", ".pdf", ".rtf", ".doc"),
+    *(".docx", ".odt", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".log", ".yaml", ".yml", ".ini", ".inf", ".cfg"),
+    *(".py", ".ipynb", ".sh", ".bat", ".exe", ".dll", ".js", ".css", ".db", ".sqlite", ".parquet", ".arrow", ".npy"),
+    *(".npz", ".mat", ".pkl", ".pt", ".pth", ".safetensors", ".onnx", ".h5", ".hdf5", ".mp4", ".avi", ".mov", ".svg"),
+}
+HIDDEN = re.compile(r"(^|/)(\.[^/]*|__MACOSX)(/|$)")  # or a Mac's own
+DIRECTORY = re.compile(r"(^|/)DICOMDIR$", re.I)
 PICTURE = re.compile(  # PNG, JPEG, TIFF, GIF, WebP, JPEG 2000, BMP, PPM
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|II[*+]\0|MM\0[*+]|GIF8[79]a|RIFF....WEBP|\0{3}\x0cjP  |\xff\x4f\xff\x51"
     rb"|BM.{4}\0{4}|P[1-6]\s+[#0-9]",

@@ -17,10 +17,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from chest_xray_masks import HEAD_BYTES, read_member, regular_size, scan
 from hub_models.dataset.folders import is_mask
+from hub_models.imaging.file_kinds import HIDDEN, OTHERS
 from hub_models.predict.dataset_rows import of_dataset, of_parquet
 from hub_models.predict.index import Entry, Sources, index_of, stream_places
 from hub_models.predict.lists import LIST_SUFFIXES, SPREADSHEETS, read_list
-from hub_models.predict.passed_over import HIDDEN, NO_FILE, OTHERS, ROWS, PassedOver, why_passed_over
+from hub_models.predict.passed_over import NO_FILE, ROWS, PassedOver, why_passed_over
 from hub_models.predict.places import may_be_read, open_file
 
 logger = logging.getLogger(__name__)

@@ -2,26 +2,25 @@
 
 import csv
 import io
-import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from hub_models.files import write_bytes
-from hub_models.imaging.file_kinds import DICOM_SUFFIXES, RAW_SUFFIXES, UNREAD_BY_NAME, is_image
+from hub_models.imaging.file_kinds import (
+    ARCHIVES,
+    DIRECTORY,
+    HIDDEN,
+    IMAGE_SUFFIXES,
+    OTHERS,
+    RAW_SUFFIXES,
+    UNREAD_BY_NAME,
+    is_image,
+)
 from hub_models.predict.places import printable
 
 PASSED_OVER_NAME = "passed_over.csv"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".ppm"} | DICOM_SUFFIXES
-ROWS = SUFFIXES | RAW_SUFFIXES | UNREAD_BY_NAME.keys()  # rows whatever they hold; those that are not read say why
-ARCHIVES = {".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".iso"}
-OTHERS = {  # no images; the first bytes of all but these and ROWS are looked at
-    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".md", ".rst", ".pdf", ".rtf", ".doc"),
-    *(".docx", ".odt", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".log", ".yaml", ".yml", ".ini", ".inf", ".cfg"),
-    *(".py", ".ipynb", ".sh", ".bat", ".exe", ".dll", ".js", ".css", ".db", ".sqlite", ".parquet", ".arrow", ".npy"),
-    *(".npz", ".mat", ".pkl", ".pt", ".pth", ".safetensors", ".onnx", ".h5", ".hdf5", ".mp4", ".avi", ".mov", ".svg"),
-}
-HIDDEN = re.compile(r"(^|/)(\.[^/]*|__MACOSX)(/|$)")  # or a Mac's own
-DIRECTORY = re.compile(r"(^|/)DICOMDIR$", re.I)
+# rows whatever they hold; those that are not read say why
+ROWS = IMAGE_SUFFIXES | RAW_SUFFIXES | UNREAD_BY_NAME.keys()
 NO_FILE = -1  # bytes of what is no regular file, and is not named as an image
 
 
