@@ -112,9 +112,8 @@ def data_request(options: Options) -> "DataRequest":
     """Return the X-rays that the options of a command name."""
     from hub_models.dataset.sources import DataRequest
 
-    given = {name: getattr(options, name) for name in ("table", "positive")}
-    columns = " ".join(options.columns) if options.columns else None
-    return DataRequest(str(options.data_dir), columns=columns, revision=options.data_revision, **given)
+    given = {name: joined_columns(options)[name] for name in ("table", "columns", "positive")}
+    return DataRequest(str(options.data_dir), revision=options.data_revision, **given)
 
 
 def joined_columns(options: Options) -> Mapping[str, Any]:

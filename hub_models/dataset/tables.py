@@ -100,8 +100,13 @@ def known(text: str) -> str:
     return "" if text.strip().lower() in NO_VALUES else text.strip()
 
 
-def text_of(value: object) -> str:
+def shown(value: object) -> str:
     """Return a value as a table shows it; "" for none, and a whole number without its fraction of 0."""
     if value is None or value != value:  # nan, of a number that is missing
         return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else known(str(value))
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def text_of(value: object) -> str:
+    """Return a value as `shown`; "" of one that stands for no value."""
+    return known(shown(value))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hub_models.dataset.columns import NEGATIVE, PAIR, POSITIVE, age_of, sex_of
+from hub_models.dataset.tables import shown
 from hub_models.evaluation.age_bands import age_band
 from hub_models.evaluation.calibration import Scores
 from hub_models.evaluation.calibration_warnings import CalibrationWarning, RaisedWarning
@@ -84,16 +85,9 @@ def squeezed(name: str) -> str:
     return re.sub(r"[\W_]", "", name.lower())
 
 
-def text_of(value: Any) -> str:
-    """Return the text of a cell; a whole number is one with or without a point."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value).strip()
-
-
 def known_text(value: Any) -> str:
     """Return the text of a cell; "" where it stands for no value."""
-    text = text_of(value)
+    text = shown(value)
     return "" if text.lower() in EMPTY else text
 
 
@@ -109,14 +103,14 @@ def _by_id(
     found: RowsById = {}
     repeated: dict[str, None] = {}
     for row in rows:
-        id = text_of(row[id_column])
+        id = shown(row[id_column])
         if not id:
             raise ValueError(f"{table} has a row with an empty {id_column}: give each X-ray its id")
         first = found.setdefault(id, row)
         if first is not row:
             repeated[id] = None
-        if text_of(first[column]) != text_of(row[column]):
-            values = f"{text_of(first[column])!r} and {text_of(row[column])!r}"
+        if shown(first[column]) != shown(row[column]):
+            values = f"{shown(first[column])!r} and {shown(row[column])!r}"
             raise ValueError(f"{table} has {id} twice, with {column} {values}: leave one row of it")
     name = Path(table).name
     return found, column, [CalibrationWarning.REPEATED.raised(list(repeated), table=name)] if repeated else []
@@ -216,7 +210,7 @@ def _stem(id: str) -> str:
 
 def _score(value: Any, id: str, path: str | Path) -> float | None:
     """Return a score; None for an empty one. Raise ValueError for what is no finite number."""
-    text = text_of(value)
+    text = shown(value)
     if text.lower() in EMPTY:
         return None
     try:
@@ -236,7 +230,7 @@ def _labels(
     Raises:
         ValueError: a value that is neither positive nor negative by itself, or none is `positive`.
     """
-    texts = {id: re.sub(r"^([0-9])[.]0+$", r"\1", text_of(value).lower()) for id, value in cells.items()}
+    texts = {id: re.sub(r"^([0-9])[.]0+$", r"\1", shown(value).lower()) for id, value in cells.items()}
     if positive is not None:
         wanted = {one.strip().lower() for one in positive.split(",")}
         held = sorted(set(texts.values()) - set(EMPTY))
@@ -255,7 +249,7 @@ def _labels(
 
 def _stored(cells: Iterable[Any] | None) -> float | None:
     """Return the threshold that all predictions name; None where there is no single one."""
-    texts = {text_of(cell) for cell in cells or ()}
+    texts = {shown(cell) for cell in cells or ()}
     try:
         return float(texts.pop()) if len(texts) == 1 else None
     except ValueError:
