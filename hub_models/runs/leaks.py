@@ -82,8 +82,8 @@ def check_leaks(source: str | Path, seen: Seen, test: datasets.Dataset, protocol
     if leaked:
         raise ValueError(
             f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
-            f"({min(leaked)}, ...): pass other X-rays or another split, or a model whose training left them out, as "
-            "one of the same protocol does; or give other people other ids"
+            f"({min(leaked)}, ...): pass a model whose training left them out, as one of the same protocol does, or "
+            "other X-rays or another split; give other people other ids"
         )
 
 
