@@ -25,8 +25,8 @@ from hub_models.metrics.intervals import Interval
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
-from hub_models.runs.data import count_synthetic, load_test_rows, prepare_splits, request_of
-from hub_models.runs.leaks import Seen, check_leaks, check_pixels, refuse_calibrated, trained_on
+from hub_models.runs.data import count_synthetic, load_run_rows, prepare_splits, request_of
+from hub_models.runs.leaks import Seen, check_leaks, check_pixels, refuse_calibrated, seen_in, trained_on
 from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class EvaluationRequest:
     """X-rays to test on, and the settings of a model that differ for it (`use`)."""
 
     data: DataRequest
-    split: str | None  # None: every X-ray
+    split: str  # all: every X-ray
     protocol: str | None
     fold: int | None
     segmenter: str | None
@@ -227,7 +227,7 @@ def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> 
     if (folder / f"fold-{request.fold}").is_dir():
         folder = folder / f"fold-{request.fold}"
     elif (folder / "fold-0").is_dir():
-        if request.split in (None, "all"):
+        if request.split == "all":
             raise ValueError(
                 f"{folder} holds all folds, each tested on its own X-rays: pass one of its folders fold-K"
             )
@@ -240,18 +240,19 @@ def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> 
     if "two_lungs" in request.use and not trained.task.learns_masks:
         raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
     trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **request.use))
-    config = _test_config(RunFolder.read(folder), request, trained.settings.image_size)
-    rows, seen = load_test_rows(config, accelerator, request.split), dict[str, Seen]()
-    for source in (folder, config.segmenter) if request.split != "train" or request.unseen else ():
-        if source:
-            chosen_on = request.split == "validation" and source == folder and not request.unseen
-            known = trained_on(Path(source), ("train",) if chosen_on else ("train", "validation"))
-            check_leaks(source, known, rows, config.protocol)
-            seen[str(source)] = known
+    run = RunFolder.read(folder)
+    config = _test_config(run, request, trained.settings.image_size)
+    rows, seen = load_run_rows(config, accelerator, (request.split,))[request.split], dict[str, Seen]()
+    if request.split != "train" or request.unseen:
+        chosen_on = request.split == "validation" and not request.unseen
+        seen[str(folder)] = seen_in(run.data, ("train",) if chosen_on else ("train", "validation"))
+        if config.segmenter:
+            seen[config.segmenter] = trained_on(Path(config.segmenter))
+    for source, known in seen.items():
+        check_leaks(source, known, rows, config.protocol)
     if not request.unseen:
-        refuse_calibrated(folder, rows)
-    synthetic = RunFolder.read(folder).data.get("synthetic", 0)
-    return [Planned(config, request.split or "all", rows, trained, seen, synthetic)]
+        refuse_calibrated(run, rows)
+    return [Planned(config, request.split, rows, trained, seen, run.data.get("synthetic", 0))]
 
 
 def _test_config(run: RunFolder, request: EvaluationRequest, image_size: int) -> TrainConfig:

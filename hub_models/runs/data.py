@@ -215,16 +215,6 @@ def count_synthetic(rows: datasets.Dataset) -> int:
     return sum(is_synthetic(row["image"]["bytes"]) for row in images)
 
 
-def load_test_rows(config: TrainConfig, accelerator: Accelerator, split: str | None) -> datasets.Dataset:
-    """Return the original rows of a split of a run's data; of None, every X-ray with a label, whatever its split.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_run_rows`.
-    """
-    name = split or "all"
-    return load_run_rows(config, accelerator, (name,))[name]
-
-
 def counts_of(rows: datasets.Dataset) -> dict[str, int]:
     """Return the number of X-rays of each site and of each label."""
     sites = Counter(rows.features["site"].int2str(list(rows["site"])))

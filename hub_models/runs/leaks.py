@@ -8,7 +8,7 @@ import datasets
 
 from hub_models.dataset.splits import PATIENT_SHARING, leaks
 from hub_models.imaging.gray import is_synthetic
-from hub_models.runs.run_folder import RunData, read_data, short_digest
+from hub_models.runs.run_folder import RunData, RunFolder, read_data, short_digest
 
 if TYPE_CHECKING:
     from hub_models.runs.data import Split
@@ -48,18 +48,18 @@ def seen_in(data: RunData, splits: tuple[str, ...]) -> Seen:
     return Seen(frozenset(ids), told, drawn, of_program)
 
 
-def calibrated_ids(run_folder: Path, rows: datasets.Dataset) -> list[str]:
+def calibrated_ids(run: RunFolder, rows: datasets.Dataset) -> list[str]:
     """Return the ids of the rows whose patients chose the operating point of a model by `cxm calibrate`."""
-    known = set(read_data(run_folder).get("calibrated", ()))
+    known = set(run.data.get("calibrated", ()))
     pairs = zip(rows["id"], rows["patient_id"], strict=True)
     return sorted(id for id, patient in pairs if short_digest(patient) in known)
 
 
-def refuse_calibrated(source: Path, test: datasets.Dataset) -> None:
+def refuse_calibrated(run: RunFolder, test: datasets.Dataset) -> None:
     """Raise ValueError where `calibrated_ids` finds any X-ray to test on."""
-    if chosen := calibrated_ids(source, test):
+    if chosen := calibrated_ids(run, test):
         said = (
-            f"the threshold of {source} was chosen on patients of {len(chosen)} of the {len(test)} X-rays to test on"
+            f"the threshold of {run.path} was chosen on patients of {len(chosen)} of the {len(test)} X-rays to test on"
         )
         raise ValueError(f"{said} ({chosen[0]}, ...): pass others, or read the report of that calibration")
 

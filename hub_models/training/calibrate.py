@@ -114,7 +114,7 @@ def _measured(config: CalibrationConfig, accelerator: "Accelerator") -> "tuple[R
     if config.write is not None:
         run.require(RESULTS_NAME)
     data = DataRequest(str(config.data), "all", config.table, config.columns, config.positive, config.data_revision)
-    request = EvaluationRequest(data, config.split, None, None, lungs, {}, unseen=True)
+    request = EvaluationRequest(data, config.split or "all", None, None, lungs, {}, unseen=True)
     (planned,) = plan(folder, request, accelerator)
     silent = replace(
         planned.trained, task=replace(planned.trained.task, explained=False)
@@ -125,7 +125,7 @@ def _measured(config: CalibrationConfig, accelerator: "Accelerator") -> "tuple[R
         warnings.append(CalibrationWarning.SYNTHETIC.raised(synthetic=synthetic, all=len(per_image)))
     if run.data.get("synthetic"):
         warnings.append(CalibrationWarning.SYNTHETIC_MODEL.raised())
-    if before := calibrated_ids(folder, planned.rows):
+    if before := calibrated_ids(run, planned.rows):
         warnings.append(CalibrationWarning.CALIBRATED_BEFORE.raised(before))
     scores = Scores(
         [row["id"] for row in per_image],
