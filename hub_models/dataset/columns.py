@@ -57,7 +57,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
     """Return the column of each field in "image=file, label=Diagnosis".
 
     Raises:
-        ValueError: a part that is no FIELD=COLUMN, or an unknown field.
+        ValueError: a part is not FIELD=COLUMN, or names an unknown field.
     """
     found: dict[str, str] = {}
     for pair in PAIR.split((text or "").strip()):

@@ -55,7 +55,7 @@ def find_xrays(
     `name` is the site of X-rays that have no other. `given` columns come before guessed ones.
 
     Raises:
-        FileNotFoundError: there is no X-ray, or no such table.
+        FileNotFoundError: the folder holds no X-ray, or the table does not exist.
         ValueError: the table, a value in it, or a mask has no one meaning.
     """
     root = listing.root

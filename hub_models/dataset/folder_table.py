@@ -118,8 +118,8 @@ def _image_column(
 def _resolved(listing: Listing, place: str, values: list[str], of_mask: bool = False) -> list[str]:
     """Return the path in the listing that each value names; "" for none.
 
-    A value is a path from the table or the root, one that ends in the same folder and name, or, without a folder, the
-    name of a file, with its suffix or without, of which there is one.
+    A value is a path from the table or from the root. Of any other path, the last folder and the name count. A name
+    without a folder may lack its suffix. It must name one file only.
     """
     files = (listing.masks | listing.xrays) if of_mask else listing.xrays
     paths = {normalize("NFC", path): path for path in files}

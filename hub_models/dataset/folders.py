@@ -30,8 +30,8 @@ class Listing:
 
     Attributes:
         root: the folder or zip.
-        xrays: image files that are no masks.
-        masks: image files that are, by the path and by its folder or name.
+        xrays: image files, without masks.
+        masks: image files that are masks by their folder or name.
         tables: files that may be tables.
         others: count of other files by suffix.
     """
@@ -53,7 +53,7 @@ def list_folder(root: Path) -> Listing:
     Raises:
         FileNotFoundError: `root` does not exist.
         PermissionError: a folder may not be read.
-        ValueError: `root` is no folder and no whole zip.
+        ValueError: `root` is neither a folder nor a whole zip.
     """
     found, images = Listing(root), dict[str, cxm.SetFile]()
     files = _of_folder(root) if root.is_dir() else _of_zip(root)
