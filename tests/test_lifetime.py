@@ -70,7 +70,7 @@ def test_sentence_stands_last_under_a_launcher(processes: int, tmp_path) -> None
     line = ["scripts/train.py", "--data", tmp_path / "nowhere", "--output", tmp_path / "run", "--from_scratch"]
     done = accelerate(*line, "--model", "segformer-light", processes=processes, check=False)
     last = done.stderr.rstrip().splitlines()[-1]
-    assert done.returncode == 1 and last.startswith(f"error: data_dir {tmp_path / 'nowhere'} ")
+    assert done.returncode == 1 and last.startswith(f"error: {tmp_path / 'nowhere'} ")
     assert "Connection closed by peer" not in done.stderr
 
 
