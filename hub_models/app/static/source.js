@@ -7,6 +7,7 @@ import dicomParser from "./vendor/dicom-parser.js";
 import { fullScale, grayOfColours, grayOfDeep, highest, resized } from "./pixels.js";
 
 const CHROMA_SIDE = 64; // pixels to which colours are averaged before their spread is measured
+const [EXIF_CHUNK, ORIENTATION_TAG] = [0x65584966, 0x0112]; // "eXIf" of a PNG, and the tag in it
 const LITTLE_ENDIAN = ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"]; // implicit and explicit VR, uncompressed
 
 /**
@@ -43,6 +44,58 @@ function ofPng(bytes, limits) {
   } catch {
     throw new Error("The PNG file is damaged: get a sound copy.");
   }
+  const read = ofSamples(png, limits);
+  return { ...read, gray: turned(read.gray, orientationOf(bytes)) };
+}
+
+/** Returns the EXIF orientation of a sound PNG, 1 (upright) to 8; 1 where it says none. */
+function orientationOf(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let at = 8;
+  while (view.getUint32(at + 4) !== EXIF_CHUNK) {
+    at += 12 + view.getUint32(at);
+    if (at + 12 > bytes.length) return 1;
+  }
+  const exif = new DataView(view.buffer, view.byteOffset + at + 8, view.getUint32(at));
+  try {
+    const isLittle = exif.getUint16(0) === 0x4949;
+    const directory = exif.getUint32(4, isLittle);
+    for (let i = 0; i < exif.getUint16(directory, isLittle); i++) {
+      const entry = directory + 2 + 12 * i;
+      if (exif.getUint16(entry, isLittle) === ORIENTATION_TAG) return exif.getUint16(entry + 8, isLittle);
+    }
+  } catch {
+    return 1; // damaged, as in the Python package
+  }
+  return 1;
+}
+
+/** Returns an image (Gray) upright, by its EXIF orientation; as it is for a value that EXIF does not know. */
+function turned(gray, orientation) {
+  const [right, bottom] = [gray.width - 1, gray.height - 1];
+  const place = {
+    2: (x, y) => [right - x, y],
+    3: (x, y) => [right - x, bottom - y],
+    4: (x, y) => [x, bottom - y],
+    5: (x, y) => [y, x],
+    6: (x, y) => [y, bottom - x],
+    7: (x, y) => [right - y, bottom - x],
+    8: (x, y) => [right - y, x],
+  }[orientation];
+  if (!place) return gray;
+  const [width, height] = orientation > 4 ? [gray.height, gray.width] : [gray.width, gray.height];
+  const data = new gray.data.constructor(gray.data.length);
+  for (let y = 0, i = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, i++) {
+      const [column, row] = place(x, y);
+      data[i] = gray.data[row * gray.width + column];
+    }
+  }
+  return { width, height, data };
+}
+
+/** Returns {gray, chroma} of the samples of a PNG. */
+function ofSamples(png, limits) {
   const { width, height, channels, depth, palette } = png;
   if (channels === 1 && depth === 16) return { gray: grayOfDeep(png.data, width, height, limits.bit_depths) };
   const data = depth < 8 ? unpacked(png) : depth === 16 ? png.data.map((one) => one >> 8) : png.data; // as Pillow
@@ -134,10 +187,11 @@ function ofDicom(bytes, limits) {
 function shown(set, values, word, { bit_depths: depths }) {
   const numbers = (tag) => (set.string(tag) ?? "").split("\\").map(Number.parseFloat);
   const [slope, intercept] = [numbers("x00281053")[0] || 1, numbers("x00281052")[0] || 0];
-  const [centre, width] = [numbers("x00281050")[0], numbers("x00281051")[0]];
   const shape = word("x00281056") || "LINEAR";
   const least = { LINEAR: 1, LINEAR_EXACT: 1e-6, SIGMOID: 1e-6 }[shape] ?? Infinity;
-  const hasWindow = Number.isFinite(centre) && width >= least;
+  const [centres, widths] = [numbers("x00281050"), numbers("x00281051")];
+  const areFinite = [...centres, ...widths].every(Number.isFinite);
+  const windows = centres.map((centre, i) => [centre, widths[i]]).filter(([, width]) => areFinite && width >= least);
   const counts = new Uint32Array(2 ** 16); // by the 16 bits of a value: far fewer than pixels
   for (let i = 0; i < values.length; i++) counts[values[i] & 0xffff]++;
   const isSigned = set.uint16("x00280103") === 1;
@@ -150,10 +204,17 @@ function shown(set, values, word, { bit_depths: depths }) {
   const fraction = (level) => (slope > 0 ? (level + raise) / top : 1 - (level + raise) / top);
   const isInverse = word("x00280004") === "MONOCHROME1";
   const full = Float64Array.from(some, (level) => 255 * fraction(level));
-  const seen = Float64Array.from(some, (level) => windowed(level * slope + intercept, centre, width, shape));
-  const flags = hasWindow ? clipping(some, Float64Array.from(some, (level) => counts[level & 0xffff]), seen, full) : [];
-  const inRange = (value) => Math.min(255, Math.max(0, isInverse ? 255 - value : value));
-  const grays = Float32Array.from(hasWindow && !flags.length ? seen : full, inRange);
+  const held = Float64Array.from(some, (level) => counts[level & 0xffff]);
+  let [best, flags] = [full, []];
+  for (const [centre, width] of windows) { // the first that leaves a picture
+    const seen = Float64Array.from(some, (level) => windowed(level * slope + intercept, centre, width, shape));
+    flags = clipping(some, held, seen, full);
+    if (!flags.length) {
+      best = seen;
+      break;
+    }
+  }
+  const grays = Float32Array.from(best, (value) => Math.min(255, Math.max(0, isInverse ? 255 - value : value)));
   const table = new Float32Array(2 ** 16).fill(-highest(grays.map((one) => -one))); // padding as the darkest
   some.forEach((level, i) => (table[level & 0xffff] = grays[i]));
   const data = new Float32Array(values.length);
