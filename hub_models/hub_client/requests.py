@@ -28,6 +28,7 @@ WAITS = (1, 2, 4, 8, 8)  # seconds between tries, as in the client's own retries
 LONGEST_WAIT = 301  # seconds that the Hub may ask for: one more than its window of counting requests
 PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 # raised by an answer that is not the Hub's: HTML, JSON of another kind
+NO_CONNECTION = r"^\[Errno (-[0-9]+|1[01][0-9])\] "  # no such host, nobody answers, the network is down
 GARBLED = (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError)
 CLIENT_ERRORS = (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError, *GARBLED)
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
@@ -107,6 +108,7 @@ def reason_of(error: BaseException, token: str | bool | None = None) -> str:
         said = answer.server_message or answer.response.reason_phrase
         return scrub(f"{answer.response.status_code}: {said}", token)
     said = str(chain[-1] if isinstance(error, RuntimeError) else error) or type(error).__name__
+    said = re.sub(NO_CONNECTION, "no connection: ", said)
     return scrub(re.sub(r", domain: \S+| for url \(\S+\)", "", said), token)
 
 

@@ -53,10 +53,14 @@ def is_dicom_source(source: Source, name: str | None = None) -> TypeGuard[str | 
 
     Raises:
         FileNotFoundError: the file does not exist.
+        TypeError: the source is none of `Source`.
         ValueError: the source is no regular file, empty, or of more than `MAX_BYTES`.
     """
     from chest_xray_masks import HEAD_BYTES, MAX_BYTES, regular_size  # late: the builder imports `datasets`
 
+    if not isinstance(source, Source):
+        way = "pass a path, the bytes of a file, a PIL image or a numpy array"
+        raise TypeError(f"{name or 'the X-ray'} is of type {type(source).__name__}: {way}")
     if isinstance(source, Image.Image | np.ndarray):
         return False
     if isinstance(source, bytes):

@@ -169,9 +169,10 @@ class ChestXrayReader:
 
         Raises:
             FileNotFoundError: no such file.
+            TypeError: an X-ray is none of these.
             ValueError: an X-ray cannot be decoded, or has a side below LEAST_SIDE pixels.
         """
-        if isinstance(images, Source):
+        if isinstance(images, Source) or not isinstance(images, Iterable):
             images = [images]
         named, found = ((source, f"image {number}") for number, source in enumerate(images, 1)), []
         while xrays := [self.decode(*one) for one in islice(named, FORWARD_BATCH)]:  # no more of them are in memory

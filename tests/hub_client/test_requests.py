@@ -165,6 +165,12 @@ def test_full_disks_are_known() -> None:
         raise caused(RuntimeError("x"), OSError(errno.ENOSPC, "No space left on device"))
 
 
+def test_a_host_that_is_not_there_is_said_in_words() -> None:
+    assert reason_of(httpx2.ConnectError("[Errno -2] Name or service not known")).startswith("no connection: Name")
+    assert reason_of(httpx2.ConnectError("[Errno 111] Connection refused")) == "no connection: Connection refused"
+    assert reason_of(OSError("[Errno 28] No space left")) == "[Errno 28] No space left"
+
+
 def test_nothing_secret_is_said(
     monkeypatch: pytest.MonkeyPatch, naps: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:

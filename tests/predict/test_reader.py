@@ -225,6 +225,14 @@ def test_bad_x_rays_are_named(lungs_folder, tmp_path) -> None:
         reader.read(tmp_path / "absent.png")
 
 
+@pytest.mark.parametrize("source", [torch.zeros(64, 64), None, 3, ["x.png", 4], {}.keys])
+def test_x_ray_of_another_type_is_refused(source: object, lungs_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save("x.png")
+    with pytest.raises(TypeError, match=r"image [12] is of type \w+: pass a path"):
+        ChestXrayReader(lungs_folder).read(source)
+
+
 def test_dicom_brings_its_spacing_and_its_flags(lungs_folder, tmp_path) -> None:
     values = np.asarray(Image.effect_noise((64, 80), 60)).astype(np.uint16)
     file = dicom(values, PixelSpacing=[0.5, 0.2], ViewPosition="LL")
