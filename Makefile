@@ -14,9 +14,9 @@ export HF_UPDATE_DOWNLOAD_COUNTS := 0
 ifeq ($(strip $(DATA)),)
 SOURCE := demo/phantoms
 RUNS := demo/runs-phantoms
-SMALL := --image_size 64 --epochs 20
-FULL := --image_size 128 --epochs 5
-TB := --image_size 64 --epochs 15
+SMALL := --image_size 64 --epochs 10
+FULL := --image_size 128 --epochs 4
+TB := --image_size 64 --epochs 30 --batch_size 8
 LICENSE := apache-2.0
 else
 SOURCE := $(DATA)

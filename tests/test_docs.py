@@ -221,7 +221,7 @@ def test_page_runs(page: Path, first_steps: Path, online: dict[str, str], tmp_pa
 
 
 @pytest.mark.slow
-def test_demo_ends_above_090_with_its_pictures(online: dict[str, str], tmp_path: Path) -> None:
+def test_demo_learns_and_leaves_its_pictures(online: dict[str, str], tmp_path: Path) -> None:
     """`make demo` in a copy of the project's files, with this environment as its `.venv`."""
     root = tmp_path / "project"
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
@@ -238,9 +238,9 @@ def test_demo_ends_above_090_with_its_pictures(online: dict[str, str], tmp_path:
     run("make demo", root, online, root)
     lungs, tb = (root / "demo" / "runs-phantoms" / name for name in ("lungs", "tb"))
     results = json.loads((lungs / "results.json").read_text())
-    assert results["metrics"]["all"]["dice"]["value"] > 0.90
+    assert results["metrics"]["all"]["dice"]["value"] >= 0.96
     for picture in (lungs / "overlays.png", lungs / "dice.png", tb / "roc.png", tb / "reliability.png"):
         assert Image.open(picture).size[0] > 500
     screening = json.loads((tb / "results.json").read_text())["metrics"]["all"]
-    assert screening["n"] == 21 and 0 <= screening["auroc"]["low"] <= screening["auroc"]["high"] <= 1
-    assert json.loads((root / "demo" / "audit.json").read_text())["counts"]["MC"]["images"] == 40
+    assert screening["n"] == 65 and screening["auroc"]["value"] >= 0.90
+    assert json.loads((root / "demo" / "audit.json").read_text())["counts"]["MC"]["images"] == 100

@@ -61,8 +61,8 @@ COMMANDS = {
         {
             "": [Option("output", "folder to make", "FOLDER", Path, required=True, dest="root")],
             "X-rays": [
-                Option("montgomery", "count of Montgomery-like X-rays", "N", int, 40),
-                Option("shenzhen", "count of Shenzhen-like X-rays", "N", int, 80),
+                Option("montgomery", "count of Montgomery-like X-rays", "N", int, 100),
+                Option("shenzhen", "count of Shenzhen-like X-rays", "N", int, 200),
                 Option("image_size", "larger side in pixels, about", "N", int, 256),
                 Option("seed", "another seed draws other patients", "N", int, 0),
             ],

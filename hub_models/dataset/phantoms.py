@@ -21,7 +21,7 @@ from hub_models.imaging.gray import synthetic_mark
 
 Array = np.ndarray
 Site = Literal["Montgomery", "Shenzhen"]
-VERSION = 3  # of the drawing: raise it when the same arguments give other files
+VERSION = 4  # of the drawing: raise it when the same arguments give other files
 # id, TB fraction, first TB id
 PHANTOM_SITES = {"Montgomery": ("MCUCXR", 58 / 138, 101), "Shenzhen": ("CHNCXR", 336 / 662, 327)}
 SIGN_OF_SIDE = {"right": -1, "left": 1}  # the patient's side to the sign of x
@@ -193,7 +193,7 @@ def _lesion(rng: np.random.Generator, kind: str, side: int, zone: tuple[float, f
     if kind == "cavity":
         beyond = np.hypot(chest.x - centre[0], chest.y - centre[1]) - rng.uniform(0.055, 0.1)
         density = density * expit(beyond / 0.01) + 0.15 * np.exp(-((beyond / 0.018) ** 2))
-    return 0.3 * np.tanh(density / 0.3)
+    return 0.45 * np.tanh(density / 0.3)
 
 
 def _expose(rng: np.random.Generator, density: Array, lowest: int, montgomery: bool, unit_px: float) -> Array:
@@ -278,7 +278,9 @@ def _write_phantom(folder: Path, site: Site, count: int, index: int, image_size:
         mask.save(folder / "masks" / f"{phantom.id}{'' if montgomery else '_mask'}.png")
 
 
-def write_phantoms(root: Path, montgomery: int = 40, shenzhen: int = 80, image_size: int = 256, seed: int = 0) -> Path:
+def write_phantoms(
+    root: Path, montgomery: int = 100, shenzhen: int = 200, image_size: int = 256, seed: int = 0
+) -> Path:
     """Write a seeded set in the Kaggle layout, whole or not at all, and return its data_dir, `root`.
 
     image_size is the longest side in px. The same arguments give the same files; a set that is there already is kept.

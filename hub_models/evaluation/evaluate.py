@@ -119,7 +119,21 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
         write_json(results, folder / RESULTS_NAME)
     accelerator.wait_for_everyone()
     logger.info("%s %s", evaluated.split, shown(results))
+    _warn_of_chance(results)
     return results
+
+
+def _warn_of_chance(results: dict[str, Any]) -> None:
+    """Warn where the main metric, or its interval, is not above that of a model that has learned nothing."""
+    name, chance = results["main_metric"], TASKS[results["task"]].chance
+    found = results["metrics"]["all"][name]
+    if chance is None or found["value"] is None:
+        return
+    if found["value"] <= chance:
+        logger.warning("warning: %s %.3f is no better than chance (%g): do not use", name, found["value"], chance)
+    elif found["low"] is not None and found["low"] <= chance:
+        said = "warning: %s %.3f [%.3f, %.3f] may be chance (%g): test on more X-rays, or train for longer"
+        logger.warning(said, name, found["value"], found["low"], found["high"], chance)
 
 
 def launch_of(accelerator: Accelerator) -> dict[str, int | str]:

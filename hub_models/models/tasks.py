@@ -49,6 +49,7 @@ class Task:
     # (settings, validation columns) to settings with temperature and threshold
     decide: Callable[[Settings, dict[str, np.ndarray]], Settings]
     main_metric: str  # name of the metric that chooses epochs and heads reports; higher is better
+    chance: float | None = None  # main_metric of a model that has learned nothing, where that is known
 
 
 def _rows_with_mask(rows: "datasets.Dataset") -> "datasets.Dataset":
@@ -166,5 +167,6 @@ TASKS = {
         metrics=_screening_and_saliency,
         decide=_decide_tb,
         main_metric="auroc",
+        chance=0.5,
     ),
 }

@@ -286,6 +286,17 @@ def test_who_verdict_by_hand(tmp_path, no_pictures) -> None:
         assert verdict == {"reachable": False, "met": False}  # undefined is not met
 
 
+@pytest.mark.parametrize(
+    "probabilities, warned",
+    [([0.1, 0.9] * 4, True), ([0.6, 0.4] * 4 + [0.4, 0.6] * 3, True), ([0.9, 0.1] * 4, False)],  # AUROC 0, 28/49, 1
+)
+def test_chance_is_said(probabilities: list[float], warned: bool, tmp_path, no_pictures, caplog) -> None:
+    per_image = [of_tb(number, 1 - number % 2, one, "A") for number, one in enumerate(probabilities)]
+    with caplog.at_level("WARNING"):
+        write(tmp_path, TrainConfig("data", "out", "tb_classification"), per_image)
+    assert ("chance" in caplog.text) == warned
+
+
 def test_old_results_do_not_stand_for_new_rows(tmp_path, monkeypatch, no_pictures) -> None:
     config = TrainConfig("data", "out")
     write(tmp_path, config, [of_lungs("a", 0.5)])
