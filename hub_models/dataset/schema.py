@@ -82,6 +82,20 @@ def _is_schema(features: datasets.Features) -> bool:
     )
 
 
+def _check_bytes(rows: datasets.Dataset, data: str) -> None:
+    """Raise ValueError for a row whose image or mask is a path, which may lead anywhere, and not its bytes."""
+    import pyarrow.compute
+
+    for name in ("image", "mask"):
+        column = rows.data[name]
+        is_lost = pyarrow.compute.is_null(pyarrow.compute.struct_field(column, "bytes"))
+        if name == "mask":
+            is_lost = pyarrow.compute.and_(is_lost, pyarrow.compute.is_valid(column))
+        if (first := pyarrow.compute.index(is_lost, True).as_py()) >= 0:
+            ways = "pass a table with the bytes of one in each row"
+            raise ValueError(f"row {first} of {data} has no bytes of its {name}: {ways}")
+
+
 def holds_images(path: str) -> bool:
     """Return whether a Parquet file has a column of images, as `datasets` writes them."""
     import pyarrow
@@ -115,6 +129,7 @@ def _in_schema(
 ) -> datasets.Dataset:
     """Return the rows of one split of a dataset in the builder's schema, with the column `split`."""
     if not given and _is_schema(rows.features):
+        _check_bytes(rows, data)
         return rows.select_columns(list(cxm.FEATURES)).add_column("split", [split] * len(rows))
     place = f"{data} ({split})" if split else data
     images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
