@@ -131,17 +131,22 @@ def build(
         logger.info("%s is there already, made from the same files", output)
         return known["terms"]
     with new_folder(output) as new:
-        if xrays is None:
-            infos = write_parquet(Path(request.data), new, max_shard_size, num_shards)
-            terms = write_card(new, infos, audit(Path(request.data)), output.name, repo_id)
-        else:
-            terms = write_own(xrays, new, output.name, repo_id, max_shard_size, num_shards)
+        how = output.name, repo_id, max_shard_size, num_shards
+        terms = write_own(xrays, new, *how) if xrays else _write_set(Path(request.data), new, *how)
         record |= {"files": _sizes(new), "card": (new / CARD_NAME).read_text(), "terms": terms}
         write_json(record, new / RECORD_NAME)
         if (output / NOTES_NAME).is_file():
             shutil.copy2(output / NOTES_NAME, new)
         _write_readme(new, record["card"])
     return terms
+
+
+def _write_set(
+    data_dir: Path, folder: Path, name: str, repo_id: str | None, max_shard_size: str, num_shards: int
+) -> str:
+    """Write the set and its card to `folder`, which is to become `name`; return the terms."""
+    infos = write_parquet(data_dir, folder, max_shard_size, num_shards)
+    return write_card(folder, infos, audit(data_dir), name, repo_id)
 
 
 def _fingerprint(data: str, xrays: OwnXrays | None) -> str:
