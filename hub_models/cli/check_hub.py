@@ -80,7 +80,7 @@ def _check_model(repository: Repository, run: Path, cache: Path) -> None:
 
 
 def _check_data(repository: Repository, source: Path, cache: Path) -> None:
-    export(ExportConfig(source, repo_id=repository.id))
+    export(ExportConfig(str(source), repo_id=repository.id))
     for name in ("MC", "all"):
         splits = datasets.load_dataset("chest_xray_masks", name, data_dir=str(source), cache_dir=str(cache))
         for split, rows in splits.items():

@@ -28,8 +28,9 @@ TRAIN_GROUPS = {
     "run folder": ("output_dir", "checkpoint_steps", "checkpoints", "tracker"),
 }
 EXPORT_GROUPS = {
-    "set": ("data_dir", "output", "max_shard_size", "num_shards"),
-    "Hub": ("repo_id", "version", "public", "i_accept_the_terms", "dry_run"),
+    "X-rays": ("data_dir", "table", "columns", "positive", "data_revision"),
+    "folder": ("output", "max_shard_size", "num_shards"),
+    "Hub": ("repo_id", "license", "version", "public", "i_accept_the_terms", "dry_run"),
 }
 CALIBRATE_GROUPS = {
     "a TB model and local X-rays": ("model", "data", "split", "table", "data_revision", "segmenter", "revision"),
@@ -268,11 +269,11 @@ COMMANDS = {
         plans.plan_pull,
     ),
     "export": Command(
-        "Build the set as Parquet with its card and push it to the Hub; or with --model, write a model as ONNX.",
+        "Write X-rays as Parquet with a card, and push them to the Hub; or with --model, write a model as ONNX.",
         ("cxm export --data DATA --output chest-xrays", "cxm export --model runs/lungs --format onnx --output lungs"),
         {
             **options_of(ExportConfig, EXPORT_GROUPS),
-            "model, in place of the set": [
+            "model, in place of X-rays": [
                 Option("model", "run folder or Hub id; --data then names X-rays to measure its export on", "RUN"),
                 Option("format", "of the model: model.onnx and preprocessing.json (default: onnx)", choices=("onnx",)),
                 Option("precision", "of its weights (default: fp32)", choices=("fp32", "fp16", "int8")),

@@ -165,7 +165,7 @@ def plan_launch_config(options: Options) -> Work:
 
 
 def plan_export(options: Options) -> Work:
-    """Return the work of `cxm export`, of the set or of a model; raise ValueError for options of both."""
+    """Return the work of `cxm export`, of X-rays or of a model; raise ValueError for options of both."""
     given = vars(options)
     of_model = {name: given.pop(name) for name in ("model", "format", "precision", "revision")}
     named = [f"--{name}" for name, value in of_model.items() if value is not None]
@@ -176,7 +176,7 @@ def plan_export(options: Options) -> Work:
             options
         )
     if others := [f"--{name}" for name in given if name not in ("data_dir", "output")]:
-        raise ValueError(f"{others[0]} is of the set's export: leave it out, or leave --model out")
+        raise ValueError(f"{others[0]} is of the export of X-rays: leave it out, or leave --model out")
     arguments = {"model": of_model["model"], "revision": of_model["revision"], "images": given.get("data_dir")}
     arguments |= {"output": given.get("output"), "precision": of_model["precision"] or "fp32"}
     return Call("hub_models.predict.export", "export_model", print, lambda _: arguments)(options)

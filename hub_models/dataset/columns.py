@@ -94,6 +94,26 @@ def guess_columns(names: Iterable[str], given: Mapping[str, str], place: str) ->
     return {field: column for field, column in found.items() if column != NO_COLUMN}
 
 
+def columns_here(given: Mapping[str, str], names: Iterable[str], place: str) -> dict[str, str]:
+    """Return the columns named for another source as they hold here: all where all are there, none where none is.
+
+    Fields that are left out stay so. Raise ValueError where only some of the columns are among the `names`.
+    """
+    names, columns = list(names), {field: column for field, column in given.items() if column != NO_COLUMN}
+    missing = [f"{field}={column}" for field, column in columns.items() if column not in names]
+    if 0 < len(missing) < len(columns):
+        ways = "rename its columns to have all that --columns names, or none: then they are guessed"
+        raise ValueError(f"{place} has no column for {', '.join(missing)}: it has {', '.join(names)}; {ways}")
+    return {field: column for field, column in given.items() if field not in columns or not missing}
+
+
+def described(place: str, fields: Mapping[str, str], names: Iterable[str]) -> str:
+    """Return a line that says which column each field of a table is, and which columns are not used."""
+    mapping = ", ".join(f"{field}={column}" for field, column in fields.items())
+    unused = [name for name in names if name not in fields.values()]
+    return f"{place}: columns {mapping}" + (f"; not used: {', '.join(unused)}" if unused else "")
+
+
 def labels_of(values: Iterable[str], labels: Labels, place: str) -> list[int | None]:
     """Return the label of each value, None for a row without one.
 

@@ -48,11 +48,12 @@ class FolderXray(NamedTuple):
 
 
 def find_xrays(
-    listing: Listing, name: str, wanted: str | None, given: dict[str, str], labels: Labels
+    listing: Listing, name: str, wanted: str | None, given: dict[str, str], labels: Labels, is_other: bool = False
 ) -> tuple[list[FolderXray], list[str]]:
     """Return the X-rays of a folder or zip, sorted by id, and lines that say how it was understood.
 
-    `name` is the site of X-rays that have no other. `given` columns come before guessed ones.
+    `name` is the site of X-rays that have no other. `given` columns come before guessed ones; with `is_other` they
+    were named for another source.
 
     Raises:
         FileNotFoundError: the folder holds no X-ray, or the table does not exist.
@@ -64,8 +65,8 @@ def find_xrays(
         ways = f"pass a folder or zip of X-rays, or the set in one of its layouts: {cxm.LAYOUTS}"
         raise FileNotFoundError(f"no chest X-rays in {root} (files: {held or 'none'}): {ways}")
     said: list[str] = []
-    table = read_folder_table(listing, wanted, given, said)
-    if table is None and given:
+    table = read_folder_table(listing, wanted, given, said, is_other)
+    if table is None and given and not is_other:
         raise ValueError(f"{root} has no table, which --columns {next(iter(given))}=... is of: pass --table FILE")
     place, columns, keys, _ = table or FolderTable(f"{root}", {}, list(listing.xrays), [])
     masks = _masks_of(listing, table, said)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 import chest_xray_masks as cxm
-from hub_models.dataset.columns import NO_COLUMN, guess_columns
+from hub_models.dataset.columns import NO_COLUMN, columns_here, described, guess_columns
 from hub_models.dataset.folders import Listing
 from hub_models.dataset.tables import EmptyTableError, TextColumns, read_table
 
@@ -34,9 +34,11 @@ class FolderTable(NamedTuple):
 
 
 def read_folder_table(
-    listing: Listing, wanted: str | None, given: dict[str, str], said: list[str]
+    listing: Listing, wanted: str | None, given: dict[str, str], said: list[str], is_other: bool = False
 ) -> FolderTable | None:
     """Return the table of a folder, or the `wanted` one; None without any. `said` gets how it was understood.
+
+    Columns `given` for another source (`is_other`) hold as `columns.columns_here` says.
 
     Raises:
         FileNotFoundError: no such table, or no such mask.
@@ -44,6 +46,9 @@ def read_folder_table(
     """
     usable: dict[str, tuple[dict[str, str], TextColumns, list[str]]] = {}
     tables = _tables_of(listing, wanted)
+    if is_other:
+        names = dict.fromkeys(name for columns in tables.values() for name in columns)
+        given = columns_here(given, names, str(listing.root))
     complete = {name for name, columns in tables.items() if {*given.values()} - {NO_COLUMN} <= columns.keys()}
     for name, columns in tables.items():
         if given and complete and name not in complete:
@@ -65,11 +70,10 @@ def read_folder_table(
         return None
     ((place, (fields, table, keys)),) = usable.items()
     columns = {field: table[column] for field, column in fields.items()}
-    unused = [column for column in table if column not in fields.values()]
-    mapping = ", ".join(f"{field}={column}" for field, column in fields.items())
-    said.append(f"{place}: columns {mapping}" + (f"; not used: {', '.join(unused)}" if unused else ""))
+    said.append(described(place, fields, table))
     if missing := [value for value, key in zip(columns["image"], keys, strict=True) if not key]:
         logger.warning("warning: %d rows of %s name no X-ray that is there (%s, ...)", len(missing), place, missing[0])
+        said.append(f"{len(missing)} rows of {place} that name no X-ray are left out")
     kept = [index for index, key in enumerate(keys) if key]
     found = [keys[index] for index in kept]
     if repeated := [key for key, count in Counter(found).items() if count > 1]:

@@ -11,6 +11,8 @@ from hub_models.dataset.columns import (
     SPLIT_OF_WORD,
     Labels,
     age_of,
+    columns_here,
+    described,
     guess_columns,
     labels_of,
     parse_columns,
@@ -28,11 +30,18 @@ def features_of(sites: list[str]) -> datasets.Features:
 
 
 def of_dataset(
-    data: str, config_name: str, columns: str | None, positive: str | None, revision: str | None
+    data: str,
+    config_name: str,
+    columns: str | None,
+    positive: str | None,
+    revision: str | None,
+    said: list[str],
+    is_other: bool = False,
 ) -> datasets.Dataset:
     """Return all rows of a dataset in the builder's schema, with the column `split`.
 
     `data` is Parquet, a folder that `datasets` knows or saved, or the id of a dataset; see `sources.DataRequest`.
+    `said` gets how its columns were understood. With `is_other`, `columns` were named for another source.
 
     Raises:
         FileNotFoundError: there is no such dataset.
@@ -56,12 +65,35 @@ def of_dataset(
         own = SPLIT_OF_WORD.get(plain(name)) if len(splits) > 1 or plain(name) != "train" else None
         # whose paths `datasets` listed itself; what a saved dataset says of its builder is a stranger's word
         listed = not is_saved and rows.builder_name == "imagefolder"
-        found.append(_in_schema(rows, own, data, given, labels, listed))
+        here = columns_here(given, rows.column_names, data) if is_other else given
+        found.append(_in_schema(rows, own, data, here, labels, listed, said))
     sites = sorted({site for rows in found for site in rows.features["site"].names})
     if len({tuple(rows.features["site"].names) for rows in found}) > 1:
         features = datasets.Features(found[0].features | features_of(sites))
         found = [_renumbered(rows, features) for rows in found]
     return datasets.concatenate_datasets(found)
+
+
+def _is_schema(features: datasets.Features) -> bool:
+    """Return whether features are the builder's, of any sites."""
+    own = features.get("site")
+    return isinstance(own, datasets.ClassLabel) and all(
+        features.get(name) == kind for name, kind in features_of(own.names).items()
+    )
+
+
+def _check_bytes(rows: datasets.Dataset, data: str) -> None:
+    """Raise ValueError for a row whose image or mask is a path, which may lead anywhere, and not its bytes."""
+    import pyarrow.compute
+
+    for name in ("image", "mask"):
+        column = rows.data[name]
+        is_lost = pyarrow.compute.is_null(pyarrow.compute.struct_field(column, "bytes"))
+        if name == "mask":
+            is_lost = pyarrow.compute.and_(is_lost, pyarrow.compute.is_valid(column))
+        if (first := pyarrow.compute.index(is_lost, True).as_py()) >= 0:
+            ways = "pass a table with the bytes of one in each row"
+            raise ValueError(f"row {first} of {data} has no bytes of its {name}: {ways}")
 
 
 def holds_images(path: str) -> bool:
@@ -87,10 +119,17 @@ def _renumbered(rows: datasets.Dataset, features: datasets.Features) -> datasets
 
 
 def _in_schema(
-    rows: datasets.Dataset, split: str | None, data: str, given: Mapping[str, str], labels: Labels, listed: bool
+    rows: datasets.Dataset,
+    split: str | None,
+    data: str,
+    given: Mapping[str, str],
+    labels: Labels,
+    listed: bool,
+    said: list[str],
 ) -> datasets.Dataset:
     """Return the rows of one split of a dataset in the builder's schema, with the column `split`."""
-    if not given and all(rows.features.get(name) == kind for name, kind in cxm.FEATURES.items()):
+    if not given and _is_schema(rows.features):
+        _check_bytes(rows, data)
         return rows.select_columns(list(cxm.FEATURES)).add_column("split", [split] * len(rows))
     place = f"{data} ({split})" if split else data
     images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
@@ -101,6 +140,7 @@ def _in_schema(
         fields["image"] = images[0]
     if fields.get("mask") not in images:
         fields.pop("mask", None)
+    said.append(described(place, fields, rows.column_names))
     texts, name = _texts(rows, fields), Path(data).stem if Path(data).exists() else data
     values = _values(texts, labels, place, len(rows), name)
     if "id" not in texts and split:

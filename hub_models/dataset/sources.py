@@ -49,6 +49,7 @@ class DataRequest:
         columns: "FIELD=COLUMN, ..." in place of what is guessed; see `columns.XRAY_FIELDS`.
         positive: values of the label that are tuberculosis, "TB,1"; all others are normal.
         revision: branch, tag or commit of a dataset.
+        is_other: whether `columns` were named for another source, and hold where the table has them.
     """
 
     data: str
@@ -57,6 +58,7 @@ class DataRequest:
     columns: str | None = None
     positive: str | None = None
     revision: str | None = None
+    is_other: bool = False
 
     @cached_property
     def is_set(self) -> bool:
@@ -98,11 +100,12 @@ def cache_disk() -> AbstractContextManager[None]:
     return named_disk(Path(datasets.config.HF_DATASETS_CACHE))
 
 
-def load_splits(request: DataRequest | str | Path) -> datasets.DatasetDict:
+def load_splits(request: DataRequest | str | Path, said: list[str] | None = None) -> datasets.DatasetDict:
     """Return the rows of train, validation and test; built once, then read from the cache.
 
     Splits are those of the source. Without any, a patient's is a pure function of the patient's id, or of those that
-    share an X-ray; without validation, it is a tenth of the patients of train. A split may have no row.
+    share an X-ray; without validation, it is a tenth of the patients of train. A split may have no row. `said` gets
+    how a source that is not the set was understood, and what is left out.
 
     Raises:
         FileNotFoundError: nothing is there, or no X-ray.
@@ -117,8 +120,9 @@ def load_splits(request: DataRequest | str | Path) -> datasets.DatasetDict:
                 return datasets.load_dataset(cxm.__name__, request.config_name, data_dir=request.data)
         except datasets.exceptions.DatasetGenerationError as error:
             raise error.__cause__ or error from None  # the cause names the file
+    said = [] if said is None else said
     with cache_disk():
-        return _divided(_rows(request), request)
+        return _divided(_rows(request, said), request, said)
 
 
 def fingerprint_of(request: DataRequest, splits: Mapping[str, datasets.Dataset]) -> str:
@@ -137,8 +141,10 @@ def fingerprint_of(request: DataRequest, splits: Mapping[str, datasets.Dataset])
     return digest.hexdigest()[:16]
 
 
-def folder_xrays(request: DataRequest) -> list[FolderXray] | None:
+def folder_xrays(request: DataRequest, said: list[str] | None = None) -> list[FolderXray] | None:
     """Return the X-rays of a folder or zip, and log how it was understood; None where the rows are of a dataset.
+
+    `said` gets what is logged.
 
     Raises:
         FileNotFoundError: the path does not exist, or holds no X-ray.
@@ -157,17 +163,28 @@ def folder_xrays(request: DataRequest) -> list[FolderXray] | None:
     if path.is_dir() and any(map(holds_images, tables)):
         return None
     meaning = parse_columns(request.columns), parse_positive(request.positive)
-    xrays, said = find_xrays(listing, request.name, table, *meaning)
-    for line in said:
-        logger.info("%s", line)
+    xrays, lines = find_xrays(listing, request.name, table, *meaning, request.is_other)
+    _say(lines, said)
     return xrays
 
 
-def _rows(request: DataRequest) -> datasets.Dataset:
+def _say(lines: list[str], said: list[str] | None) -> None:
+    """Log lines that say how a source was understood, and add them to `said`."""
+    for line in lines:
+        logger.info("%s", line)
+    if said is not None:
+        said += lines
+
+
+def _rows(request: DataRequest, said: list[str]) -> datasets.Dataset:
     """Return all rows of a source that is not the set, with the column `split`, and `digest` where there is one."""
-    xrays = folder_xrays(request)
+    xrays = folder_xrays(request, said)
     if xrays is None:
-        return of_dataset(request.data, request.config_name, request.columns, request.positive, request.revision)
+        lines: list[str] = []
+        what = request.data, request.config_name, request.columns, request.positive, request.revision
+        rows = of_dataset(*what, lines, request.is_other)
+        _say(lines, said)
+        return rows
     features = features_of(sorted({xray.site for xray in xrays}))
     more = {"split": datasets.Value("string"), "digest": datasets.Value("string")}
     key = hashlib.sha256(repr((FOLDER_VERSION, xrays)).encode()).hexdigest()[:16]
@@ -193,20 +210,21 @@ def digest_of_gray(gray: Image.Image) -> str:
     return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:16]
 
 
-def _divided(rows: datasets.Dataset, request: DataRequest) -> datasets.DatasetDict:
+def _divided(rows: datasets.Dataset, request: DataRequest, said: list[str]) -> datasets.DatasetDict:
     """Return the rows by split, the patients known by their ids, else by their X-rays."""
     ids, patients, own = list(rows["id"]), list(rows["patient_id"]), list(rows["split"])
     if len(set(ids)) < len(ids):
         repeated = next(id for id, count in Counter(ids).items() if count > 1)
         raise ValueError(f"{request.data} has several rows of id {repeated}: pass --columns id=... with unique ones")
     if unknown := [id for id, patient in zip(ids, patients, strict=True) if not patient]:
-        said = "warning: %s names no patient of %d X-rays of %d (%s, ...): each counts as a patient of its own"
-        logger.warning(said, request.data, len(unknown), len(ids), unknown[0])
+        warning = "warning: %s names no patient of %d X-rays of %d (%s, ...): each counts as a patient of its own"
+        logger.warning(warning, request.data, len(unknown), len(ids), unknown[0])
+        said.append(f"{len(unknown)} X-rays of {len(ids)} have no patient id: each counts as a patient of its own")
     patients = [patient or id for id, patient in zip(ids, patients, strict=True)]
     if not any(own):
         patients = _joined_by_pixels(rows, patients)
         own = [cxm.split_of(patient) for patient in patients]
-    elif "validation" not in own:
+    if "validation" not in own:
         is_held = [one == "train" and not tenth_of(patient) for one, patient in zip(own, patients, strict=True)]
         own = ["validation" if held else one for held, one in zip(is_held, own, strict=True)]
     rows = rows.remove_columns([name for name in ("split", "digest", "patient_id") if name in rows.column_names])
@@ -214,6 +232,7 @@ def _divided(rows: datasets.Dataset, request: DataRequest) -> datasets.DatasetDi
     chosen = {split: np.flatnonzero([one == split for one in own]) for split in cxm.SPLITS}
     if left := own.count(None):
         logger.warning("warning: %d X-rays of %s are in no split and left out", left, request.data)
+        said.append(f"{left} X-rays that are in no split are left out")
     return datasets.DatasetDict({split: rows.select(indices) for split, indices in chosen.items()})
 
 

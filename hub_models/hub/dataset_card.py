@@ -3,9 +3,11 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from datasets import Features
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -28,8 +30,9 @@ TITLES = {
     True: "Synthetic chest X-rays with lung masks",
 }
 OF_COUNTS = ("X-ray missing", "site absent")  # kinds of finding that stand in the table of counts
+UNLABELLED = "unlabelled"
 NAMED = 5  # ids that stand beside a kind of finding
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 FIELDS = {
     "id": "as in the file name: `MCUCXR` Montgomery, `CHNCXR` Shenzhen, then number and label",
     "patient_id": "what splits are made by",
@@ -100,7 +103,7 @@ def _metadata(facts: list[Facts], infos: DatasetInfosDict, terms: str) -> Datase
     data = DatasetCardData(
         language="en",
         pretty_name=TITLES[is_free],
-        size_categories=[next(name for limit, name in SIZES if len(facts) < limit)],
+        size_categories=[size_of(facts)],
         task_categories=["image-segmentation", "image-classification"],
         tags=tags + ["synthetic"] * any(synthetic),
         license=LICENSE_NAMES[is_free],
@@ -112,6 +115,11 @@ def _metadata(facts: list[Facts], infos: DatasetInfosDict, terms: str) -> Datase
     infos.to_dataset_card_data(data)
     data_files(infos).to_dataset_card_data(data)
     return data
+
+
+def size_of(facts: list[Facts]) -> str:
+    """Return the Hub's name for how many rows there are."""
+    return next((name for limit, name in SIZES if len(facts) < limit), "1M<n<10M")
 
 
 def _gate(facts: list[Facts], terms: str) -> dict[str, object]:
@@ -162,10 +170,19 @@ def _values(facts: list[Facts], infos: DatasetInfosDict, repo_id: str) -> dict[s
 
 def _tables(facts: list[Facts], found: Audit) -> dict[str, str]:
     """Return every table of a card by name, those without rows empty."""
+    return counted(facts, cxm.FEATURES, FIELDS) | {
+        "counts": _published(facts, found),
+        "findings": _findings(found, list(by_site(facts))),
+        "reported": _reported(facts),
+    }
+
+
+def counted(facts: list[Facts], features: Features, described: Mapping[str, str]) -> dict[str, str]:
+    """Return the tables of fields, splits, sex, ages and images, of any sites; `described` tells what fields are."""
     groups = [
-        (site, label, held)
+        (site, label or UNLABELLED, held)
         for site, rows in by_site(facts).items()
-        for label in LABEL_NAMES
+        for label in _labels(facts)
         if (held := [fact for fact in rows if fact.label == label])
     ]
     sex = [
@@ -179,25 +196,27 @@ def _tables(facts: list[Facts], found: Audit) -> dict[str, str]:
     ]
     quarters = ["youngest", "quarter", "median", "three quarters", "oldest"]
     return {
-        "fields": _fields(facts),
+        "fields": _fields(facts, features, described),
         "splits": _splits(facts),
         "sex": markdown_table(["site", "label", *SEX_NAMES, "not said"], sex),
         "ages": markdown_table(["site", "label", "X-rays with an age", *quarters], ages),
         "images": _images(facts),
-        "counts": _published(facts, found),
-        "findings": _findings(found, list(by_site(facts))),
-        "reported": _reported(facts),
     }
 
 
-def _fields(facts: list[Facts]) -> str:
-    optional = {"mask": "lungs", "sex": "sex", "age_years": "age_years", "findings": "findings", "reading": "reading"}
+def _labels(facts: list[Facts]) -> list[str | None]:
+    """Return the labels, and None where a row has none."""
+    return [*LABEL_NAMES, *([None] if any(fact.label is None for fact in facts) else [])]
+
+
+def _fields(facts: list[Facts], features: Features, described: Mapping[str, str]) -> str:
+    optional = {name: name for name in ("label", "sex", "age_years", "findings", "reading")} | {"mask": "lungs"}
     rows = []
-    for name, feature in cxm.FEATURES.items():
+    for name, feature in features.items():
         kind = feature.dtype if type(feature).__name__ == "Value" else type(feature).__name__
         values = f" ({', '.join(feature.names)})" if kind == "ClassLabel" else ""
         missing = sum(getattr(fact, optional[name]) is None for fact in facts) if name in optional else 0
-        rows.append([f"`{name}`", f"{kind}{values}", FIELDS[name], missing])
+        rows.append([f"`{name}`", f"{kind}{values}", described[name], missing])
     return markdown_table(["field", "type", "what it is", "rows without"], rows)
 
 
@@ -206,10 +225,11 @@ def _splits(facts: list[Facts]) -> str:
     for site, members in (sites if len(sites) == 1 else sites | {"all": facts}).items():
         for split in (*cxm.SPLITS, "all"):
             held = [fact for fact in members if split in (fact.split, "all")]
-            labels = [sum(fact.label == label for fact in held) for label in LABEL_NAMES]
+            labels = [sum(fact.label == label for fact in held) for label in _labels(facts)]
             masks = sum(fact.lungs is not None for fact in held)
             rows.append([site, split, len(held), len({fact.patient_id for fact in held}), *labels, masks])
-    return markdown_table(["site", "split", "X-rays", "patients", *LABEL_NAMES, "with a mask"], rows)
+    names = [label or UNLABELLED for label in _labels(facts)]
+    return markdown_table(["site", "split", "X-rays", "patients", *names, "with a mask"], rows)
 
 
 def _images(facts: list[Facts]) -> str:

@@ -1,4 +1,4 @@
-"""Write the set as a folder that `load_dataset` reads (Parquet, card, pictures), and push it to the Hub."""
+"""Write the set, or any X-rays, as a folder that `load_dataset` reads (Parquet, card), and push it to the Hub."""
 
 import hashlib
 import json
@@ -14,19 +14,23 @@ from huggingface_hub import DatasetCard, HfApi
 
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import audit
+from hub_models.dataset.sources import DataRequest, as_request
 from hub_models.files import check_output, new_folder, write_bytes, write_json
 from hub_models.hub.benchmark import EVAL_NAME
 from hub_models.hub.croissant import CROISSANT_NAME
 from hub_models.hub.dataset_card import PROJECT_TAG, SET_PICTURES, TERMS_NAME, write_card
 from hub_models.hub.export_config import SHARD_SIZE, ExportConfig
-from hub_models.hub.parquet import write_parquet
+from hub_models.hub.own_export import OwnXrays, load_own, write_own
+from hub_models.hub.parquet import OWN_FOLDER, write_parquet
 from hub_models.hub_client.repository import HUB_FILE, Head, Repository, differences, digests_of, folder_files
 from hub_models.hub_client.requests import check_metadata, plain_errors, retried, whoami_writer
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME, finished, read_notes, refuse_edited
 
 RECORD_NAME = ".build.json"  # a `BuildRecord`; it stays on this machine
 EXPORT_VERSION = 3  # raise when the folder that is built changes: Parquet, card, pictures
-SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/({'|'.join(cxm.SPLITS)})-[0-9]{{5}}-of-[0-9]{{5}}\.parquet")
+_NUMBERED = rf"({'|'.join(cxm.SPLITS)})-[0-9]{{5}}-of-[0-9]{{5}}\.parquet"
+SHARD = re.compile(rf"({'|'.join(cxm.SITES)})/{_NUMBERED}")  # of the set
+OWN_SHARD = re.compile(rf"{OWN_FOLDER}/{_NUMBERED}")  # of other X-rays
 # files of a set on the Hub beside its shards
 OWN = {HUB_FILE, CARD_NAME, NOTES_NAME, TERMS_NAME, EVAL_NAME, CROISSANT_NAME, *SET_PICTURES}
 logger = logging.getLogger(__name__)
@@ -45,68 +49,90 @@ class BuildRecord(TypedDict, total=False):
 
 
 def export(config: ExportConfig) -> str:
-    """Build the set and, with a repo_id, push it; return its folder or the address of its page.
+    """Build the set, or other X-rays, and, with a repo_id, push it; return its folder or the address of its page.
 
     Raises:
-        As `build` and `push`.
+        ValueError: a push of other X-rays without a licence, or a licence for the set.
+        As `build` and `push`, too.
     """
-    repository = None
+    request = _request_of(config)
+    shard, repository = _shard_of(request), None
     if config.repo_id and not config.dry_run:
         api, (owner, _, name) = HfApi(), config.repo_id.rpartition("/")
         repository = Repository(api, f"{whoami_writer(api, owner or None)}/{name}", "dataset")
-        _check_place(repository, repository.head(), config.public)  # before the long work
+        _check_place(repository, repository.head(), config.public, shard)  # before the long work
     repo_id = repository.id if repository else config.repo_id
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
         output = config.output or Path(scratch, "set")
-        terms = build(config.data_dir, output, repo_id, config.max_shard_size, config.num_shards)
+        terms = build(request, output, repo_id, config.max_shard_size, config.num_shards, config.license)
         if repo_id is None:
             return str(output)
-        files = {path: file for path, file in folder_files(output).items() if path in OWN or SHARD.fullmatch(path)}
+        files = {path: file for path, file in folder_files(output).items() if path in OWN or shard.fullmatch(path)}
         logger.info("The terms of these X-rays:\n%s", terms)
         for path, file in files.items():
             logger.info("%12d bytes  %s", file.stat().st_size, path)
         if repository is None:
             shown = "public" if config.public else "private"
             return f"nothing was sent, the card's metadata were not checked; this would go to {repo_id}, {shown}"
-        return push(repository, files, config.public, config.version or str(cxm.ChestXrayMasksConfig.version))
+        version = config.version or str(cxm.ChestXrayMasksConfig.version)
+        return push(repository, files, config.public, version, shard)
+
+
+def _request_of(config: ExportConfig) -> DataRequest:
+    """Return the X-rays to export; raise ValueError where a licence is missing, or named for the set."""
+    meaning = config.table, config.columns, config.positive, config.data_revision
+    request = DataRequest(str(config.data_dir), "all", *meaning)
+    request.check()
+    if request.is_set and config.license:
+        raise ValueError(f"{request.name} is the set, whose terms its card states: leave --license out")
+    if config.repo_id and not (request.is_set or config.license):
+        known = f"only you know the terms of {request.name}, which is not the Montgomery and Shenzhen set"
+        raise ValueError(f"{known}: pass --license, the Hub's name of a licence, such as cc-by-4.0, or other")
+    return request
+
+
+def _shard_of(request: DataRequest) -> re.Pattern[str]:
+    return SHARD if request.is_set else OWN_SHARD
 
 
 def build(
-    data_dir: Path,
+    data: DataRequest | Path,
     output: Path,
     repo_id: str | None = None,
     max_shard_size: str = SHARD_SIZE,
     num_shards: int = 1,
+    license: str | None = None,
 ) -> str:
-    """Write the set under `data_dir` (folder or zip) to the folder `output`, for `load_dataset(output, "MC")`.
+    """Write the set (folder or zip), for `load_dataset(output, "MC")`, or other X-rays to the folder `output`.
 
     The folder is whole or absent, and stays as it is where files and versions are the same. A NOTES.md there is kept,
-    and stands in the card. `repo_id` is for the card's lines of use; for the sizes see `write_parquet`. Return the
-    terms of the X-rays, in Markdown.
+    and stands in the card. `repo_id` is for the card's lines of use; for the sizes see `write_parquet`; `license`
+    is of other X-rays than the set. Return the terms of the X-rays, in Markdown.
 
     Raises:
-        FileNotFoundError: nothing of the set under `data_dir`.
+        FileNotFoundError: no X-ray there.
         FileExistsError: `output` holds something else.
         ValueError: a damaged or mismatched file, no size, another launch is building the same, or README.md was
             edited.
     """
-    output = output.absolute()
+    request, output = as_request(data), output.absolute()
+    shard = _shard_of(request)
     known: BuildRecord = {}
     if is_built := (output / RECORD_NAME).is_file():
         known = json.loads((output / RECORD_NAME).read_text())
     own = OWN | {RECORD_NAME} if is_built else {NOTES_NAME}
-    check_output(output, "set built here", lambda name: name in own or bool(is_built and SHARD.fullmatch(name)))
+    check_output(output, "set built here", lambda name: name in own or bool(is_built and shard.fullmatch(name)))
     refuse_edited(output)
-    made_from = _fingerprint(data_dir)
-    record: BuildRecord = {"made_from": made_from, "repo_id": repo_id}
+    xrays = None if request.is_set else load_own(request, license)
+    record: BuildRecord = {"made_from": _fingerprint(request.data, xrays), "repo_id": repo_id}
     record |= {"max_shard_size": max_shard_size, "num_shards": num_shards}
     if "terms" in known and known["files"] == _sizes(output) and known | record == known:
         _write_readme(output, known["card"])
         logger.info("%s is there already, made from the same files", output)
         return known["terms"]
     with new_folder(output) as new:
-        infos = write_parquet(data_dir, new, max_shard_size, num_shards)
-        terms = write_card(new, infos, audit(data_dir), output.name, repo_id)
+        how = output.name, repo_id, max_shard_size, num_shards
+        terms = write_own(xrays, new, *how) if xrays else _write_set(Path(request.data), new, *how)
         record |= {"files": _sizes(new), "card": (new / CARD_NAME).read_text(), "terms": terms}
         write_json(record, new / RECORD_NAME)
         if (output / NOTES_NAME).is_file():
@@ -115,11 +141,23 @@ def build(
     return terms
 
 
-def _fingerprint(data_dir: Path) -> str:
-    """Return a digest of the files a set is made from (names, sizes, times), and of the versions of what makes it."""
-    tree = cxm.scan(data_dir)
+def _write_set(
+    data_dir: Path, folder: Path, name: str, repo_id: str | None, max_shard_size: str, num_shards: int
+) -> str:
+    """Write the set and its card to `folder`, which is to become `name`; return the terms."""
+    infos = write_parquet(data_dir, folder, max_shard_size, num_shards)
+    return write_card(folder, infos, audit(data_dir), name, repo_id)
+
+
+def _fingerprint(data: str, xrays: OwnXrays | None) -> str:
+    """Return a digest of what is exported (of the set names, sizes, times), and of the versions of what makes it."""
+    if xrays is None:
+        tree = cxm.scan(data)
+        made_from: tuple[object, ...] = tree.files, tree.tables, tree.problems
+    else:
+        made_from = xrays.made_from
     versions = [cxm.ROWS_VERSION, EXPORT_VERSION, *map(version, ("datasets", "pyarrow", "matplotlib"))]
-    return hashlib.sha256(repr((tree.files, tree.tables, tree.problems, versions)).encode()).hexdigest()
+    return hashlib.sha256(repr((*made_from, versions)).encode()).hexdigest()
 
 
 def _write_readme(folder: Path, card: str) -> None:
@@ -133,7 +171,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.glob("*/*.parquet"))}
 
 
-def push(repository: Repository, files: dict[str, Path], public: bool, version: str) -> str:
+def push(repository: Repository, files: dict[str, Path], public: bool, version: str, shard: re.Pattern[str]) -> str:
     """Let main hold just `files`, by one commit or none, with the tag `version`; return the page's address.
 
     A repository is made private. One with X-rays of patients that is to be public is gated before it holds a file, and
@@ -145,13 +183,14 @@ def push(repository: Repository, files: dict[str, Path], public: bool, version: 
             stands for other files, or somebody else pushed meanwhile.
         ConnectionError: no answer, or an error of the Hub.
     """
-    check_metadata(DatasetCard.load(files[CARD_NAME]), repository.api.token)
+    card = DatasetCard.load(files[CARD_NAME])
+    check_metadata(card, repository.api.token)
     head = repository.create()
-    _check_place(repository, head, public)  # somebody else may have been quicker
+    _check_place(repository, head, public, shard)  # somebody else may have been quicker
     tagged = repository.head(version)
     if tagged and any(differences({path: digests_of(file) for path, file in files.items()}, tagged)):
         raise ValueError(f"{repository.id} has a version {version} of other files: pass another --version")
-    if public and TERMS_NAME in files:
+    if public and card.data.get("extra_gated_heading"):
         repository.gate()
     commit, is_new = repository.commit(files, f"{PROJECT_TAG} {version}", head)
     if not tagged:
@@ -162,13 +201,13 @@ def push(repository: Repository, files: dict[str, Path], public: bool, version: 
     return repository.url
 
 
-def _check_place(repository: Repository, head: Head | None, public: bool) -> None:
+def _check_place(repository: Repository, head: Head | None, public: bool, shard: re.Pattern[str]) -> None:
     """Raise ValueError where the repository is public against the request, or holds something else than a set."""
     if head is None:
         return
     if not (head.private or public):
         raise ValueError(f"{repository.url} is not private: make it so on its settings page, or pass --public")
-    other = [path for path in head.digests if path not in OWN and not SHARD.fullmatch(path)]
+    other = [path for path in head.digests if path not in OWN and not shard.fullmatch(path)]
     if not other and CARD_NAME in head.digests:
         with plain_errors("reading", f"dataset {repository.id}", repository.api.token):
             card = retried(_download_card, repository, head.commit, secret=repository.api.token)

@@ -19,8 +19,9 @@ SAMPLE_SIDE = 400  # pixels
 
 
 def by_site(facts: list[Facts]) -> dict[str, list[Facts]]:
-    """Return the rows of each site that has any, in the order of the sites."""
-    sites = {site: [fact for fact in facts if fact.site == site] for site in cxm.SITES.values()}
+    """Return the rows of each site that has any, in the order of the set's sites; others follow by name."""
+    names = dict.fromkeys((*cxm.SITES.values(), *sorted({fact.site for fact in facts})))
+    sites = {site: [fact for fact in facts if fact.site == site] for site in names}
     return {site: rows for site, rows in sites.items() if rows}
 
 

@@ -1,8 +1,10 @@
-"""Options of an export of the set: a frozen dataclass, checked when made, light enough for the command line."""
+"""Options of an export of X-rays: a frozen dataclass, checked when made, light enough for the command line."""
 
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from hub_models.runs.config import COLUMNS_HELP, DATA_HELP, POSITIVE_HELP, REVISION_HELP, TABLE_HELP
 
 SHARD_SIZE = "500MB"
 
@@ -11,7 +13,11 @@ SHARD_SIZE = "500MB"
 class ExportConfig:
     """What to build, and where to put it."""
 
-    data_dir: Path = field(metadata={"help": "the set: a folder or a zip"})
+    data_dir: str = field(metadata={"help": DATA_HELP})
+    table: str | None = field(default=None, metadata={"help": TABLE_HELP})
+    columns: str | None = field(default=None, metadata={"help": COLUMNS_HELP})
+    positive: str | None = field(default=None, metadata={"help": POSITIVE_HELP})
+    data_revision: str | None = field(default=None, metadata={"help": REVISION_HELP})
     output: Path | None = field(
         default=None, metadata={"help": "folder to make (default: with --repo_id a temporary one)"}
     )
@@ -19,6 +25,10 @@ class ExportConfig:
     max_shard_size: str = field(default=SHARD_SIZE, metadata={"help": "size of a Parquet file, about"})
     num_shards: int = field(
         default=1, metadata={"help": "least number of Parquet files of a split, for as many workers that stream it"}
+    )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "the Hub's name of a licence, such as cc-by-4.0; a push needs one, but for the set"},
     )
     public: bool = field(
         default=False,
@@ -55,6 +65,6 @@ class ExportConfig:
         if self.public and not (self.i_accept_the_terms or self.dry_run):
             raise ValueError(
                 "--public shares the X-rays with all; NLM asks not to share the Montgomery set outside one's group, "
-                "and the Shenzhen masks are CC BY-NC-SA 4.0: read the terms with --dry_run and, if you may, pass "
-                "--i_accept_the_terms too"
+                "the Shenzhen masks are CC BY-NC-SA 4.0, and other X-rays need a right to publish: read the terms "
+                "with --dry_run and, if you may, pass --i_accept_the_terms too"
             )

@@ -1,21 +1,23 @@
-"""The builder's rows as Parquet files that stream, with the original bytes, and what a card says of them."""
+"""Rows in the builder's schema as Parquet files that stream, with the original bytes, and what a card says of them."""
 
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 import pyarrow.parquet
-from datasets import DatasetInfo
+from datasets import Dataset, DatasetDict, DatasetInfo, Features
 from datasets.arrow_writer import ParquetWriter
 from datasets.exceptions import DatasetGenerationError
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from datasets.utils import tqdm
 from datasets.utils.metadata import MetadataConfigs
-from PIL import Image
+from datasets.utils.py_utils import convert_file_size_to_int
 
 import chest_xray_masks as cxm
 from hub_models.files import named_disk
@@ -25,6 +27,7 @@ from hub_models.imaging.masks import to_mask
 from hub_models.imaging.resizing import resize_mask
 
 ROWS_PER_GROUP = 8  # a stream reads so many for its first row, of up to 10 MB each
+OWN_CONFIG, OWN_FOLDER = "default", "data"  # of rows that are not the set's
 MAP_SIDE = 64  # pixels of a lung mask in the facts
 
 
@@ -35,7 +38,7 @@ class Facts(NamedTuple):
     patient_id: str
     site: str
     split: str
-    label: str
+    label: str | None
     sex: str | None
     age_years: float | None
     findings: str | None
@@ -83,6 +86,40 @@ def write_parquet(
     return infos
 
 
+def write_rows(
+    splits: DatasetDict, folder: Path, max_shard_size: str = SHARD_SIZE, num_shards: int = 1
+) -> DatasetInfosDict:
+    """Write rows in the builder's schema, of any sites, to `folder`/data/<split>-<n>-of-<m>.parquet.
+
+    Splits without rows and the sizes are as in `write_parquet`. Return what it does, of the one config `default`.
+
+    Raises:
+        ValueError: no X-ray is in a split, or no size.
+    """
+    limit, infos, size = convert_file_size_to_int(max_shard_size), list[SplitInfo](), 0
+    (folder / OWN_FOLDER).mkdir()
+    with named_disk(folder):
+        for split, rows in ((split, rows) for split, rows in splits.items() if len(rows)):
+            count = min(len(rows), max(num_shards, math.ceil(_image_bytes(rows) / limit)))
+            num_bytes = 0
+            for number in range(count):
+                path = folder / OWN_FOLDER / f"{split}-{number:05d}-of-{count:05d}.parquet"
+                num_bytes += rows.shard(count, number).to_parquet(path, batch_size=ROWS_PER_GROUP)
+                size += path.stat().st_size
+            infos.append(SplitInfo(split, num_bytes, len(rows)))
+    if not infos:
+        raise ValueError("no X-ray is in a split: pass --columns split=-, for splits by patient")
+    return DatasetInfosDict({OWN_CONFIG: _info(infos, size, splits[infos[0].name].features)})
+
+
+def _image_bytes(rows: Dataset) -> int:
+    """Return the bytes of all images and masks."""
+    cells = rows.select_columns(["image", "mask"])
+    for name in cells.column_names:
+        cells = cells.cast_column(name, datasets.Image(decode=False))
+    return sum(len(cell["bytes"]) for row in cells for cell in row.values() if cell)
+
+
 def _take(scratch: Path, folder: Path, split: str, num_shards: int) -> int:
     """Move a split's files to `folder` under the names that the Hub's own tools give; return their bytes."""
     folder.mkdir(exist_ok=True)
@@ -119,14 +156,14 @@ def _groups(paths: list[Path]) -> Iterator[pyarrow.Table]:
             yield from map(file.read_row_group, range(file.num_row_groups))
 
 
-def _info(splits: list[SplitInfo], download_size: int) -> DatasetInfo:
+def _info(splits: list[SplitInfo], download_size: int, features: Features = cxm.FEATURES) -> DatasetInfo:
     """Return what the head of a card says of a config; splits of one name are added up."""
     sums = SplitDict()
     for name in cxm.SPLITS:
         if held := [split for split in splits if split.name == name]:
             sums.add(SplitInfo(name, sum(one.num_bytes for one in held), sum(one.num_examples for one in held)))
     size = sum(split.num_bytes for split in splits)
-    return DatasetInfo(features=cxm.FEATURES, splits=sums, download_size=download_size, dataset_size=size)
+    return DatasetInfo(features=features, splits=sums, download_size=download_size, dataset_size=size)
 
 
 def data_files(infos: DatasetInfosDict) -> MetadataConfigs:
@@ -145,7 +182,7 @@ def data_files(infos: DatasetInfosDict) -> MetadataConfigs:
 
 
 def read_facts(folder: Path) -> list[Facts]:
-    """Return the facts of every row in the files that `write_parquet` made, sorted by id."""
+    """Return the facts of every row in the files that `write_parquet` or `write_rows` made, sorted by id."""
     paths = sorted(folder.glob("*/*.parquet"))
     facts = (fact for path in tqdm(paths, desc="Reading the rows back", unit=" files") for fact in _facts(path))
     return sorted(facts, key=lambda fact: fact.id)
@@ -153,12 +190,13 @@ def read_facts(folder: Path) -> list[Facts]:
 
 def _facts(path: Path) -> Iterator[Facts]:
     """Yield the facts of each row of a file; a group of rows at a time is in memory."""
-    names = {name: cxm.FEATURES[name].names for name in ("site", "label", "sex")}
     with pyarrow.parquet.ParquetFile(path) as file:
+        features = Features.from_arrow_schema(file.schema_arrow)
+        names = {name: features[name].names for name in ("site", "label", "sex")}
         for row in (row for group in range(file.num_row_groups) for row in file.read_row_group(group).to_pylist()):
             png, mask = row.pop("image")["bytes"], row.pop("mask")
             row |= {name: None if row[name] is None else known[row[name]] for name, known in names.items()}
-            with Image.open(io.BytesIO(png), formats=cxm.FORMATS) as image:  # its header only
+            with cxm.open_image_file(io.BytesIO(png), row["id"]) as image:  # its header only
                 width, height = image.size
                 yield Facts(
                     **row,

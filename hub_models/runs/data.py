@@ -107,6 +107,11 @@ def request_of(config: TrainConfig) -> DataRequest:
     return DataRequest(config.data_dir, config.config_name, *meaning)
 
 
+def request_of_test(config: TrainConfig) -> DataRequest:
+    """Return what a config says of the X-rays that `test_data` names; `columns` were named for those of training."""
+    return replace(request_of(config), data=str(config.test_data), table=None, is_other=True)
+
+
 def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str, datasets.Dataset]:
     """Return the original rows of each split that are usable for the task; raise ValueError where a split is empty.
 
@@ -115,7 +120,7 @@ def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str
     request = request_of(config)
     divided = {}
     if config.test_data and "test" in splits:
-        divided["test"] = together(load_splits(replace(request, data=config.test_data, table=None)))
+        divided["test"] = together(load_splits(request_of_test(config)))
     if own := tuple(split for split in splits if split not in (*divided, "all")):
         found = divide(load_splits(request), config.protocol, config.task, config.fold, own)
         divided |= {split: found[split] for split in own}
@@ -185,7 +190,7 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
     elif learned:
         data["patients"] = {"earlier": learned}
     if config.test_data:
-        other = replace(request, data=config.test_data)
+        other = request_of_test(config)
         data["test_source"] = other.name
         data["fingerprint"] += fingerprint_of(other, {"test": rows["test"]})
     for name in earlier:

@@ -376,6 +376,37 @@ def test_named_columns_choose_the_table(tmp_path: Path) -> None:
     assert all_rows(DataRequest(str(folder), table=str(folder / "a.csv"), columns="label=-"))["a"]["label"] is None
 
 
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_columns_of_another_source_hold_where_they_are(kind: str, tmp_path: Path) -> None:
+    """As those of --data do for --test: all where all are there, guessed where none is."""
+
+    def labels(header: str, columns: str) -> list[int | None]:
+        folder = small(tmp_path / "in", {"a.png": 1, "b.png": 2})
+        (folder / "t.csv").write_text(f"file,{header}\na.png,1,P1\nb.png,0,P2\n")
+        source = folder
+        if kind == "parquet":
+            cells = [{"path": None, "bytes": (folder / f"{name}.png").read_bytes()} for name in "ab"]
+            label, patient = header.split(",")
+            rows = datasets.Dataset.from_dict({"file": cells, label: [1, 0], patient: ["P1", "P2"]})
+            source = tmp_path / "in.parquet"
+            rows.cast_column("file", datasets.Image()).to_parquet(source)
+        found = all_rows(DataRequest(str(source), columns=columns, is_other=True))
+        assert {row["patient_id"] for row in found.values()} == {"P1", "P2"}
+        return [found[id]["label"] for id in sorted(found)]
+
+    assert labels("dx,patient", "label=dx, patient_id=patient") == [1, 0]
+    assert labels("label,patient", "label=dx, patient_id=who") == [1, 0]
+    assert labels("label,patient", "label=-, patient_id=who") == [None, None]
+    with pytest.raises(ValueError, match=r"in.* has no column for patient_id=who: it has file, dx, patient; "):
+        labels("dx,patient", "label=dx, patient_id=who")
+
+
+def test_columns_of_another_source_need_no_table(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"TB/a.png": 1, "normal/b.png": 2})
+    found = all_rows(DataRequest(str(folder), columns="label=dx", is_other=True))
+    assert {id: row["label"] for id, row in found.items()} == {"a": 1, "b": 0}
+
+
 def test_xray_is_no_mask(tmp_path: Path) -> None:
     folder = small(tmp_path / "in", {"images/1.png": 1, "images/2.png": 2})
     (folder / "t.csv").write_text("image,mask\nimages/1.png,masks/1.png\nimages/2.png,images/1.png\n")

@@ -12,12 +12,13 @@ import pytest
 from launch import ROOT, command_of
 from loopback_hub import LoopbackHub
 
-from hub_models.dataset.sources import load_splits
+from hub_models.dataset.sources import DataRequest, load_splits
 from hub_models.evaluation.evaluate import evaluate_run
-from hub_models.hub.dataset_export import export
+from hub_models.hub.dataset_export import build, export
 from hub_models.hub.export_config import ExportConfig
 from hub_models.imaging.gray import to_gray
 from hub_models.runs.config import TrainConfig
+from hub_models.runs.run_folder import RunFolder
 from hub_models.training.train import train
 
 pytestmark = pytest.mark.slow
@@ -88,6 +89,21 @@ def test_pushed_set_trains_by_its_hub_id(
         assert done.returncode == 0, done.stderr
         found.append(numbers(json.loads((output / "results.json").read_text())))
     assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_exported_folder_trains_as_its_source(task: str, phantoms: Path, tmp_path: Path) -> None:
+    request = DataRequest(str(as_plain_folder(phantoms, tmp_path / "plain")), columns="mask=outline")
+    build(request, tmp_path / "exported")
+    found = []
+    for name, columns in (("plain", request.columns), ("exported", None)):
+        output = tmp_path / "runs" / name
+        found.append(
+            train(TrainConfig(str(tmp_path / name), str(output), task, model=TASKS[task], columns=columns, **TINY))
+        )
+    assert numbers(found[0]) == numbers(found[1]) and len(numbers(found[0])) > 10
+    rows = [RunFolder.read(tmp_path / "runs" / name).data for name in ("plain", "exported")]
+    assert rows[0]["fingerprint"] == rows[1]["fingerprint"] and rows[0]["test"] == rows[1]["test"]
 
 
 def test_patients_of_the_training_are_no_test(phantoms: Path, tmp_path: Path) -> None:
