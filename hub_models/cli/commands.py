@@ -9,6 +9,7 @@ from hub_models.cli.options import Call, Command, Option, options_of, plain
 from hub_models.evaluation.calibration_config import CalibrationConfig
 from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import COLUMNS_HELP, DATA_HELP, POSITIVE_HELP, REVISION_HELP, TABLE_HELP, TrainConfig
+from hub_models.runs.pretrain_config import PretrainConfig
 
 CHOICES = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items()}
 SPACE_HARDWARE = ("cpu-basic", "zero-a10g")
@@ -26,6 +27,13 @@ TRAIN_GROUPS = {
         *("gradient_norm", "dropout", "label_smoothing", "ema"),
     ),
     "run folder": ("output_dir", "checkpoint_steps", "checkpoints", "tracker"),
+}
+PRETRAIN_GROUPS = {
+    "data": ("whole", "columns", "positive", "data_revision", "config_name", "protocol", "fold"),
+    "model": ("model", "image_size", "fit", "mask_ratio"),
+    "training": ("epochs", "batch_size", "accumulation", "augment", "keep", "patience", "seed"),
+    "optimization": ("learning_rate", "weight_decay", "warmup_fraction", "gradient_norm", "ema"),
+    "run folder": TRAIN_GROUPS["run folder"],
 }
 EXPORT_GROUPS = {
     "set": ("data_dir", "output", "max_shard_size", "num_shards"),
@@ -123,6 +131,19 @@ COMMANDS = {
         },
         plans.plan_train,
         epilog="Device, processes and precision are those of accelerate launch (--mixed_precision bf16).",
+    ),
+    "pretrain": Command(
+        "Pre-train the encoder of a ViT on X-rays without labels, for `cxm train --model` to fine-tune.",
+        (
+            "cxm pretrain --data DATA OTHER --output runs/encoder",
+            "accelerate launch --num_processes 2 -m hub_models pretrain --data DATA --output runs/encoder",
+        ),
+        {
+            "": [replace(DATA, help=f"{DATA_HELP}; several in turn. Test splits are left out", nargs="+")],
+            **options_of(PretrainConfig, PRETRAIN_GROUPS),
+        },
+        plans.plan_pretrain,
+        epilog="Of the set, pass the protocol (and fold) of the training to come: its test X-rays stay unseen.",
     ),
     "evaluate": Command(
         "Test a model with intervals, per site, sex and age: results.json, per_image.parquet and pictures.",

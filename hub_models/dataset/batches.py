@@ -55,6 +55,27 @@ class Arrays(Dataset):
         return torch.frombuffer(bytearray(b"".join(images)), dtype=torch.uint8).view(len(images), side, side)
 
 
+class MaskedArrays(Arrays):
+    """Prepared rows with the random numbers that choose which patches of an X-ray are hidden."""
+
+    def __init__(
+        self, prepared: datasets.Dataset, image_size: int, ranges: Ranges | None, seed: int, patches: int
+    ) -> None:
+        """Wrap `prepared` for a model that sees each X-ray as so many patches."""
+        super().__init__(prepared, image_size, ranges, seed)
+        self.patches = patches
+        self.ids_seeds = [example_seed(id) for id in prepared["id"]]
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """Return what `Arrays` does, and `noise` (B, N) float32, one number in [0, 1) for each patch.
+
+        It is a pure function of X-ray, seed and epoch.
+        """
+        keys = [[self.seed, self.epoch, self.ids_seeds[index], self.patches] for index in indices]
+        noise = np.stack([np.random.default_rng(key).random(self.patches, np.float32) for key in keys])
+        return super().__getitems__(indices) | {"noise": torch.from_numpy(noise)}
+
+
 class EpochOrder(Sampler[int]):
     """Order of the X-rays in an epoch: a pure function of the seed and the epoch, the same on every process."""
 

@@ -20,6 +20,7 @@ from hub_models.dataset.splits import divide
 from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.resizing import BILINEAR
 from hub_models.models.answers import PREDICTION_VERSION, or_whole
+from hub_models.models.settings import digest_of_model
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
@@ -189,7 +190,7 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
         data["test_source"] = other.name
         data["fingerprint"] += fingerprint_of(other, {"test": rows["test"]})
     for name in earlier:
-        data[name] = RunFolder.read(getattr(config, name)).digest
+        data[name] = digest_of_model(Path(getattr(config, name)))
     return data
 
 

@@ -23,7 +23,7 @@ from hub_models.dataset.augmentation import STRENGTHS, augment
 from hub_models.dataset.batches import training_loader
 from hub_models.evaluation.measure import validate
 from hub_models.models.image_processors import normalize
-from hub_models.models.tasks import Task
+from hub_models.models.tasks import Objective
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split
 from hub_models.training.adaptation import adapt, plain_model
@@ -54,7 +54,7 @@ class Run:
     """What stays the same from the first epoch to the last."""
 
     config: TrainConfig
-    task: Task
+    task: Objective
     image_processor: BaseImageProcessor
     accelerator: Accelerator
     splits: dict[str, Split]
@@ -257,6 +257,7 @@ def _inputs(run: Run, batch: dict[str, torch.Tensor]) -> tuple[dict[str, torch.T
     if "drawn" in batch:
         images, masks = augment(images, masks, batch["drawn"], STRENGTHS[run.config.augment])
     inputs = {"pixel_values": normalize(images, run.image_processor)}
+    inputs |= {"noise": batch["noise"]} if "noise" in batch else {}  # that hides patches
     return inputs, references if masks is None else references | {"mask": masks}
 
 
