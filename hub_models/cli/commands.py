@@ -136,14 +136,15 @@ COMMANDS = {
         "Pre-train the encoder of a ViT on X-rays without labels, for `cxm train --model` to fine-tune.",
         (
             "cxm pretrain --data DATA OTHER --output runs/encoder",
-            "accelerate launch --num_processes 2 -m hub_models pretrain --data DATA --output runs/encoder",
+            "cxm pretrain --data DATA --whole UNLABELLED --output runs/encoder --protocol folds --fold 0",
         ),
         {
             "": [replace(DATA, help=f"{DATA_HELP}; several in turn. Test splits are left out", nargs="+")],
             **options_of(PretrainConfig, PRETRAIN_GROUPS),
         },
         plans.plan_pretrain,
-        epilog="Of the set, pass the protocol (and fold) of the training to come: its test X-rays stay unseen.",
+        epilog="Pass the protocol of the training to come, whose test X-rays are then not seen. Several processes: "
+        "accelerate launch -m hub_models pretrain.",
     ),
     "evaluate": Command(
         "Test a model with intervals, per site, sex and age: results.json, per_image.parquet and pictures.",

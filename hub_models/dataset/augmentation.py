@@ -128,7 +128,7 @@ def augment(
     values, side = _columns(drawn.to(images.device)), images.shape[-1]
     if ranges.moves:
         planes = torch.stack([images] if masks is None else [images, masks.to(images.dtype)], 1)  # (B, 1 or 2, S, S)
-        beyond = (values["scale"] - 1) / 2 if ranges.inside else 1  # (B, 1)
+        beyond = (values["scale"] - 1) * (side - 1) / (2 * side) if ranges.inside else 1  # (B, 1), to pixels' centers
         x, y = _affine_grid(values["angle"][:, 0], values["scale"][:, 0], values["shift"] * beyond, side)
         if ranges.elastic_fraction:
             offsets = _smooth(values["elastic"], side) * (2 * side / (side - 1))  # (B, 2, S, S), as in _affine_grid

@@ -13,6 +13,8 @@ from hub_models.runs.run_folder import RunData, RunFolder, read_data, short_dige
 if TYPE_CHECKING:
     from hub_models.runs.data import Split
 
+LEARNED = ("train", "validation")  # splits that a model comes from
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -31,7 +33,7 @@ class Seen:
     synthetic: bool | None
 
 
-def trained_on(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> Seen:
+def trained_on(run_folder: Path, splits: tuple[str, ...] = LEARNED) -> Seen:
     """Return the X-rays in `splits` of a run, and those that its earlier models were trained on."""
     return seen_in(read_data(run_folder), splits)
 

@@ -14,26 +14,25 @@ from hub_models.dataset.sources import load_splits
 from hub_models.dataset.splits import divide
 from hub_models.runs.config import resolved
 from hub_models.runs.data import Split, describe, request_of, together
-from hub_models.runs.leaks import leaked_ids, seen_in
+from hub_models.runs.leaks import LEARNED, leaked_ids, seen_in
 from hub_models.runs.pretrain_config import PretrainConfig
 from hub_models.runs.run_folder import RunData
 
 logger = logging.getLogger(__name__)
 
-LEARNED = ("train", "validation")
 ANY_SOURCE = ("default", "folds")  # protocols that divide X-rays of whatever source; the others name the set's
 KEPT_PREPARED = ["id", "label", "pixels", "mask", "digest"]  # which all sources have in one form
 
 
 @dataclass(frozen=True)
-class Source:
+class PretrainSource:
     """X-rays of one place, and the config as if they were all."""
 
     config: PretrainConfig
     rows: dict[str, datasets.Dataset]  # original ones by split; those of test are neither decoded nor learned from
 
 
-def load_sources(config: PretrainConfig, accelerator: Accelerator) -> list[Source]:
+def load_sources(config: PretrainConfig, accelerator: Accelerator) -> list[PretrainSource]:
     """Return the X-rays of all sources; one process reads them first.
 
     Raises:
@@ -52,22 +51,22 @@ def load_sources(config: PretrainConfig, accelerator: Accelerator) -> list[Sourc
     return found
 
 
-def _divided(config: PretrainConfig) -> Source:
+def _divided(config: PretrainConfig) -> PretrainSource:
     """Return a source by the protocol of `config`, or by its own splits where the protocol does not know it."""
     splits = load_splits(request_of(config))
     if not of_the_set(splits) and config.protocol not in ANY_SOURCE:
         logger.info("%s is not of the set: its own splits, not protocol %s", config.data_dir, config.protocol)
         config = replace(config, protocol="default")
-    return Source(config, divide(splits, config.protocol, config.task, config.fold, needed=()))
+    return PretrainSource(config, divide(splits, config.protocol, config.task, config.fold, needed=()))
 
 
-def _whole(config: PretrainConfig) -> Source:
+def _whole(config: PretrainConfig) -> PretrainSource:
     splits = load_splits(request_of(config))
     if of_the_set(splits):
         raise ValueError(f"{config.data_dir} holds X-rays of the set, whose test split is left out: pass it as --data")
     rows = together(splits)
     none = rows.select([])
-    return Source(config, {"train": rows, "validation": none, "test": none})
+    return PretrainSource(config, {"train": rows, "validation": none, "test": none})
 
 
 def of_the_set(splits: datasets.DatasetDict) -> bool:
@@ -75,7 +74,7 @@ def of_the_set(splits: datasets.DatasetDict) -> bool:
     return bool(set(splits["train"].features["site"].names) & set(SITES.values()))
 
 
-def describe_sources(sources: list[Source]) -> RunData:
+def describe_sources(sources: list[PretrainSource]) -> RunData:
     """Return the values of `data.json` for all sources together; `test` are the X-rays that were left out.
 
     Raises:
@@ -114,7 +113,7 @@ def _joined(parts: list[dict[str, list[str]]]) -> dict[str, list[str]]:
 
 
 def prepare_sources(
-    config: PretrainConfig, sources: list[Source], patches: int, accelerator: Accelerator
+    config: PretrainConfig, sources: list[PretrainSource], patches: int, accelerator: Accelerator
 ) -> dict[str, Split]:
     """Return train and validation of all sources at the model's size, each X-ray of so many patches."""
     size, ranges, found = resolved(config.image_size, "image_size"), {"train": STRENGTHS[config.augment]}, {}

@@ -22,9 +22,10 @@ from hub_models.models.masked_auto_encoder import (
 )
 from hub_models.runs.config import resolved
 from hub_models.runs.data import request_of
+from hub_models.runs.leaks import LEARNED
 from hub_models.runs.notes import CARD_NAME, finished, read_notes
 from hub_models.runs.pretrain_config import PretrainConfig
-from hub_models.runs.pretrain_data import LEARNED, Source, describe_sources, load_sources, prepare_sources
+from hub_models.runs.pretrain_data import PretrainSource, describe_sources, load_sources, prepare_sources
 from hub_models.runs.run_folder import RESULTS_NAME
 from hub_models.training.checkpoints import said_what_stands
 from hub_models.training.folder import FOLD_FOLDERS, check_data, check_folder, write_files
@@ -107,7 +108,7 @@ def _write_encoder(run: Run, model: PreTrainedModel, folder: Path) -> None:
     write_files(folder, [encoder_of(model).save_pretrained, run.image_processor.save_pretrained], run.accelerator)
 
 
-def _results(run: Run, sources: list[Source], training: dict[str, Any]) -> dict[str, Any]:
+def _results(run: Run, sources: list[PretrainSource], training: dict[str, Any]) -> dict[str, Any]:
     config, metric = run.config, run.task.main_metric
     for epoch in training["epochs"]:
         epoch["validation_loss"] = 1 - epoch[f"validation_{metric}"]

@@ -30,7 +30,7 @@ from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import TrainConfig, resolved
 from hub_models.runs.data import Split, check_earlier, describe, load_run_rows, prepare_splits, request_of, resolve
-from hub_models.runs.leaks import check_pixels, seen_in
+from hub_models.runs.leaks import LEARNED, check_pixels, seen_in
 from hub_models.runs.notes import CARD_NAME, finished
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder
 from hub_models.training.adaptation import check_adaptation
@@ -42,7 +42,6 @@ from hub_models.training.optimization import divide_logits
 logger = logging.getLogger(__name__)
 
 TRACKING_EXTRA = "pip install 'chest-xray-masks[tracking]'"
-CHOSEN_ON = ("train", "validation")  # splits that a model comes from
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -102,8 +101,8 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         data = describe(config, rows)  # which refuses a model that has seen test patients
         check_data(config, folder, data)
         splits = prepare_splits(config, rows, accelerator)
-        data["pixels"] |= {name: sorted(set(splits[name].arrays.prepared["digest"])) for name in CHOSEN_ON}
-        check_pixels(config.data_dir, seen_in(data, CHOSEN_ON).pixels, splits["test"])
+        data["pixels"] |= {name: sorted(set(splits[name].arrays.prepared["digest"])) for name in LEARNED}
+        check_pixels(config.data_dir, seen_in(data, LEARNED).pixels, splits["test"])
         run = make_run(config, accelerator, splits)
         training = None if model is None else fit(run, model, folder, data, _write_model)
         if run.task.learns_masks and OutOfDistribution.load(folder) is None:
