@@ -185,7 +185,7 @@ def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None
     (tmp_path / "run" / "data.json").write_text(json.dumps(written | {"model": "0" * 64, "earlier": ["x"]}))
     started = dataclasses.replace(run, model="runs/first")
     with pytest.raises(ValueError, match="^runs/first changed since"):
-        module._check_data(started, tmp_path / "run", written | {"model": "1" * 64})
+        module.check_data(started, tmp_path / "run", written | {"model": "1" * 64})
 
 
 def test_folder_of_something_else_is_left_alone(config, tmp_path) -> None:
