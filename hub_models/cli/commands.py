@@ -24,7 +24,7 @@ TRAIN_GROUPS = {
     "training": ("epochs", "batch_size", "accumulation", "augment", "balance", "keep", "patience", "seed"),
     "optimization": (
         *("learning_rate", "layer_decay", "weight_decay", "warmup_fraction"),
-        *("gradient_norm", "dropout", "label_smoothing", "ema"),
+        *("gradient_norm", "dropout", "label_smoothing", "mixup", "ema"),
     ),
     "run folder": ("output_dir", "checkpoint_steps", "checkpoints", "tracker"),
 }

@@ -108,9 +108,13 @@ def _both_classes(split: str, rows: "datasets.Dataset") -> None:
 
 
 def _classification_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
-    losses = cross_entropy(logits.float(), batch["label"], reduction="none", label_smoothing=label_smoothing)  # (B,)
+    labels, weights = batch["label"], batch["weight"]
+    losses = weights * cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)  # (B,)
+    if (own := batch.get("own")) is not None:  # mixup with the next of the batch. Source: Zhang 2018, arXiv 1710.09412
+        others = cross_entropy(logits.float(), labels.roll(-1), reduction="none", label_smoothing=label_smoothing)
+        losses = own * losses + (1 - own) * weights.roll(-1) * others
     # divided by B, not by the sum of weights: the means of a batch's halves average to its own
-    return (losses * batch["weight"]).mean()
+    return losses.mean()
 
 
 def _validate_tb(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, list[float]]:

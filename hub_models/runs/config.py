@@ -121,6 +121,9 @@ class TrainConfig:
     gradient_norm: float = option(1.0, "largest norm of the gradient; longer ones are clipped", "above 0")
     dropout: float = option(0.0, "of the classifier and of whole layers; above 0, processes draw apart", "in [0, 1)")
     label_smoothing: float = option(0.0, "fraction of a TB label spread over both classes", "in [0, 1)")
+    mixup: float = option(
+        0.0, "A of Beta(A, A), by which TB X-rays and labels are mixed with others of the step; 0: not", "at least 0"
+    )
     ema: float = option(0.0, "decay per update of the running mean of the weights; 0 keeps the weights", "in [0, 1)")
     balance: Literal["none", "weights", "sampling"] = option(
         "none", "make both TB classes count alike: in the loss, or by drawing the rarer more often"
@@ -153,6 +156,8 @@ class TrainConfig:
             ("region", self.region != "image" and lungs, "task tb_classification"),
             ("balance", self.balance != "none" and lungs, "task tb_classification"),
             ("label_smoothing", self.label_smoothing > 0 and lungs, "task tb_classification"),
+            ("mixup", self.mixup > 0 and lungs, "task tb_classification"),
+            ("mixup", self.mixup > 0 and frozen, "freeze none"),
             ("segmenter", self.segmenter is not None and self.region == "image", "region lungs"),
             ("freeze", frozen and self.from_scratch, "a trained encoder, not from_scratch"),
             ("lora", self.lora > 0 and self.from_scratch, "a trained encoder, not from_scratch"),

@@ -98,7 +98,8 @@ def prepare_splits(
                 own = rows.select_columns("mask").rename_column("mask", "reference")
                 rows = datasets.concatenate_datasets([find_lungs(rows, config.segmenter), own], axis=1)
             prepared = prepare(rows, size, config.fit, config.region, resample)
-            found[split] = Split(rows, Arrays(prepared, size, ranges.get(split), config.seed))
+            mixup = config.mixup if split == "train" else 0
+            found[split] = Split(rows, Arrays(prepared, size, ranges.get(split), config.seed, mixup))
     return found
 
 

@@ -9,7 +9,7 @@ from hub_models.runs.config import SIDE_RANGE, TrainConfig, option
 # of a training with labels, or of another start than random weights
 NOT_OF_PRETRAINING = (
     *("task", "test_data", "table", "from_scratch", "freeze", "lora", "region", "segmenter"),
-    *("dropout", "layer_decay", "label_smoothing", "balance"),
+    *("dropout", "layer_decay", "label_smoothing", "mixup", "balance"),
 )
 
 

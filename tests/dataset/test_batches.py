@@ -59,6 +59,20 @@ def test_hidden_patches_are_of_the_x_ray_the_seed_and_the_epoch(prepared) -> Non
     assert not torch.equal(both["noise"][0], both["noise"][1])
 
 
+def test_what_stays_of_a_mixed_x_ray_is_of_the_x_ray_the_seed_and_the_epoch(prepared) -> None:
+    arrays = Arrays(prepared, 32, seed=5, mixup=0.4)
+    indices = list(range(len(arrays)))
+    own = arrays.__getitems__(indices)["own"]
+    assert torch.equal(arrays.__getitems__([3, 1])["own"], own[[3, 1]]) and "own" not in Arrays(
+        prepared, 32
+    ).__getitems__([1])
+    arrays.epoch = 1
+    assert not torch.equal(arrays.__getitems__([1])["own"], own[1:2])
+    drawn = torch.cat([own, *(arrays.__getitems__(indices)["own"] for arrays.epoch in range(1, 40))])
+    assert drawn.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert drawn.var().item() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), rel=0.05)  # of Beta(A, A): 1 / (4 (2 A + 1))
+
+
 def test_balanced_order_takes_each_group_equally_often() -> None:
     groups = [0] * 14 + [1] * 4 + [2] * 2  # of 20, so 6 or 7 each
     order = EpochOrder(20, seed=3, groups=groups)

@@ -113,7 +113,7 @@ def test_every_weight_of_the_encoder_is_fine_tuned_from(config, results, caplog)
 
 
 def test_fine_tuned_run_knows_what_its_encoder_saw(config, results, tmp_path) -> None:
-    done = train(fine_tuning(config, tmp_path / "run"))
+    done = train(fine_tuning(config, tmp_path / "run", mixup=0.4, ema=0.9))
     data, seen = read_data(tmp_path / "run"), read_data(Path(config.output_dir))
     assert done["images"] == len(seen["test"]) and data["earlier"] == sorted(seen["train"] + seen["validation"])
     assert set(data["pixels"]["earlier"]) == {*seen["pixels"]["train"], *seen["pixels"]["validation"]}
