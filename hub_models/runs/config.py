@@ -121,9 +121,6 @@ class TrainConfig:
     gradient_norm: float = option(1.0, "largest norm of the gradient; longer ones are clipped", "above 0")
     dropout: float = option(0.0, "of the classifier and of whole layers; above 0, processes draw apart", "in [0, 1)")
     label_smoothing: float = option(0.0, "fraction of a TB label spread over both classes", "in [0, 1)")
-    mixup: float = option(
-        0.0, "A of Beta(A, A), by which TB X-rays and labels are mixed with others of the step; 0: not", "at least 0"
-    )
     ema: float = option(0.0, "decay per update of the running mean of the weights; 0 keeps the weights", "in [0, 1)")
     balance: Literal["none", "weights", "sampling"] = option(
         "none", "make both TB classes count alike: in the loss, or by drawing the rarer more often"
@@ -139,6 +136,9 @@ class TrainConfig:
         "auto", "TensorBoard if installed (auto), another of Accelerate's (trackio, wandb, ...), all, or none"
     )
     seed: int = option(0, "of the weights, the order of images and their augmentation", "at least 0")
+    mixup: float = option(
+        0.0, "A of Beta(A, A), by which TB X-rays and labels are mixed with others of the step; 0: not", "at least 0"
+    )
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
