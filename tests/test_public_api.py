@@ -42,7 +42,7 @@ CONFIG = (
     "data_dir output_dir task protocol fold config_name test_data table columns positive data_revision model "
     "from_scratch freeze lora image_size fit region segmenter epochs batch_size accumulation learning_rate "
     "layer_decay weight_decay warmup_fraction gradient_norm dropout label_smoothing ema balance augment keep patience "
-    "checkpoint_steps checkpoints tracker seed"
+    "checkpoint_steps checkpoints tracker seed mixup"
 )
 COLUMNS = "id patient_id site image mask label sex age_years findings reading"
 SCRIPTS = "app audit_dataset benchmark build_dataset check_hub evaluate predict push show_dataset train write_phantoms"

@@ -82,7 +82,7 @@ def _measure(ways: dict[str, TrainConfig], steps: int) -> dict[str, float]:
     for name, config in ways.items():
         set_seed(config.seed)
         run = make_run(config, accelerator, learned_from(config, {"train": split}))
-        task, arrays = run.task, run.splits["train"].arrays
+        task, arrays = TASKS[config.task], run.splits["train"].arrays
         model = build(task.kind, str(config.model), False, task.labels, arrays.image_size)
         learner = make_learner(run, model)
         counts = [(one.numel(), one.requires_grad) for one in learner.model.parameters()]

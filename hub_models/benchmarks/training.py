@@ -23,6 +23,7 @@ from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_
 from hub_models.dataset.batches import Arrays, training_loader
 from hub_models.models.architectures import build
 from hub_models.models.image_processors import normalize
+from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split, load_rows, load_run_splits, resolve
 from hub_models.training.checkpoints import Stop
@@ -105,7 +106,7 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
     images = steps * config.batch_size
     run = make_run(config, accelerator, {"train": repeated(split, images)})
     size = run.splits["train"].arrays.image_size
-    model = build(run.task.kind, str(config.model), True, run.task.labels, size)
+    model = build(TASKS[config.task].kind, str(config.model), True, TASKS[config.task].labels, size)
     learner = make_learner(run, copy.deepcopy(model))
     works: Works = {
         "compute": _compute(run, copy.deepcopy(model), steps),

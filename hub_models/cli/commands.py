@@ -9,6 +9,7 @@ from hub_models.cli.options import Call, Command, Option, options_of, plain
 from hub_models.evaluation.calibration_config import CalibrationConfig
 from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import COLUMNS_HELP, DATA_HELP, POSITIVE_HELP, REVISION_HELP, TABLE_HELP, TrainConfig
+from hub_models.runs.pretrain_config import PretrainConfig
 
 CHOICES = {name: get_args(hint) for name, hint in get_type_hints(TrainConfig).items()}
 SPACE_HARDWARE = ("cpu-basic", "zero-a10g")
@@ -23,9 +24,16 @@ TRAIN_GROUPS = {
     "training": ("epochs", "batch_size", "accumulation", "augment", "balance", "keep", "patience", "seed"),
     "optimization": (
         *("learning_rate", "layer_decay", "weight_decay", "warmup_fraction"),
-        *("gradient_norm", "dropout", "label_smoothing", "ema"),
+        *("gradient_norm", "dropout", "label_smoothing", "mixup", "ema"),
     ),
     "run folder": ("output_dir", "checkpoint_steps", "checkpoints", "tracker"),
+}
+PRETRAIN_GROUPS = {
+    "data": ("whole", "columns", "positive", "data_revision", "config_name", "protocol", "fold"),
+    "model": ("model", "image_size", "fit", "mask_ratio"),
+    "training": ("epochs", "batch_size", "accumulation", "augment", "keep", "patience", "seed"),
+    "optimization": ("learning_rate", "weight_decay", "warmup_fraction", "gradient_norm", "ema"),
+    "run folder": TRAIN_GROUPS["run folder"],
 }
 EXPORT_GROUPS = {
     "X-rays": ("data_dir", "table", "columns", "positive", "data_revision"),
@@ -124,6 +132,20 @@ COMMANDS = {
         },
         plans.plan_train,
         epilog="Device, processes and precision are those of accelerate launch (--mixed_precision bf16).",
+    ),
+    "pretrain": Command(
+        "Pre-train the encoder of a ViT on X-rays without labels, for `cxm train --model` to fine-tune.",
+        (
+            "cxm pretrain --data DATA OTHER --output runs/encoder",
+            "cxm pretrain --data DATA --whole UNLABELLED --output runs/encoder --protocol folds --fold 0",
+        ),
+        {
+            "": [replace(DATA, help=f"{DATA_HELP}; several in turn. Test splits are left out", nargs="+")],
+            **options_of(PretrainConfig, PRETRAIN_GROUPS),
+        },
+        plans.plan_pretrain,
+        epilog="Pass the protocol of the training to come, whose test X-rays are then not seen. Several processes: "
+        "accelerate launch -m hub_models pretrain.",
     ),
     "evaluate": Command(
         "Test a model with intervals, per site, sex and age: results.json, per_image.parquet and pictures.",

@@ -39,7 +39,8 @@ def made(kind: type[ConfigT], given: Mapping[str, Any], source: str | None = Non
     """
     values = read_config(Path(source), kind) if source else {}
     values |= _converted(given, kind, "--")
-    needed = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+    without = dataclasses.MISSING
+    needed = [one.name for one in dataclasses.fields(kind) if one.default is one.default_factory is without]
     if missing := [f"--{OPTION_OF_FIELD.get(name, name)}" for name in needed if name not in values]:
         raise ValueError(f"the following arguments are required: {', '.join(missing)}")
     return kind(**values)
@@ -86,6 +87,8 @@ def _converted(values: Mapping[str, Any], kind: type, where: str) -> dict[str, A
 def _as(kind: Any, value: Any, name: str) -> Any:
     is_text = kind in (str, Path) or get_origin(kind) is Literal
     words = {bool: "true or false", int: "a whole number", float: "a number"}
+    if get_origin(kind) is list:
+        return list(value)
     try:
         if kind is bool:
             return SWITCH[str(value).lower()]

@@ -14,6 +14,7 @@ from hub_models.evaluation.calibration_config import CalibrationConfig
 from hub_models.files import new_folder
 from hub_models.hub.export_config import ExportConfig
 from hub_models.runs.config import TrainConfig
+from hub_models.runs.pretrain_config import PretrainConfig
 
 PUSH_OPTIONS = ("push", "license", "private", "push_segmenter")  # of `cxm train`; no values of a run
 
@@ -62,6 +63,15 @@ def plan_train(options: Options) -> Work:
             print(pushed)
 
     return work
+
+
+def plan_pretrain(options: Options) -> Work:
+    """Return the work of `cxm pretrain`; raise ValueError for a value that cannot be."""
+    given = vars(options).copy()
+    if places := given.pop("data_dir", None):
+        given |= {"data_dir": places[0], "more_data": places[1:]}
+    config = made(PretrainConfig, given)
+    return Call("hub_models.training.pretrain", "pretrain", arguments=lambda _: {"config": config})(options)
 
 
 def plan_calibrate(options: Options) -> Work:

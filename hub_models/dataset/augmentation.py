@@ -23,6 +23,7 @@ class Ranges:
     turn_degrees: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     shift_fraction: float = 0.0  # of the side
+    inside: bool = False  # shift_fraction is of what an enlarged picture reaches beyond the frame, which it then fills
     gamma_log: float = 0.0  # 0.35: gamma in exp(+-0.35) = 0.70 to 1.42
     contrast: tuple[float, float] = (1.0, 1.0)
     brightness: float = 0.0  # of the full range
@@ -66,6 +67,8 @@ STRENGTHS = {
         noise_sigma=0.06,
         shading=0.15,
     ),
+    # a square part of the X-ray, 20 to 100 % of its area as in arXiv 2111.06377, but for its aspect
+    "crops": Ranges(scale=(1, 0.2**-0.5), shift_fraction=1, inside=True),
 }
 
 # The columns of `draw`, and how many numbers each has. The order is part of what a seed means: append only.
@@ -125,7 +128,8 @@ def augment(
     values, side = _columns(drawn.to(images.device)), images.shape[-1]
     if ranges.moves:
         planes = torch.stack([images] if masks is None else [images, masks.to(images.dtype)], 1)  # (B, 1 or 2, S, S)
-        x, y = _affine_grid(values["angle"][:, 0], values["scale"][:, 0], values["shift"], side)
+        beyond = (values["scale"] - 1) * (side - 1) / (2 * side) if ranges.inside else 1  # (B, 1), to pixels' centers
+        x, y = _affine_grid(values["angle"][:, 0], values["scale"][:, 0], values["shift"] * beyond, side)
         if ranges.elastic_fraction:
             offsets = _smooth(values["elastic"], side) * (2 * side / (side - 1))  # (B, 2, S, S), as in _affine_grid
             x, y = x.add_(offsets[:, 0]), y.add_(offsets[:, 1])

@@ -23,10 +23,15 @@ class Arrays(Dataset):
     """
 
     def __init__(
-        self, prepared: datasets.Dataset, image_size: int, ranges: Ranges | None = None, seed: int = 0
+        self,
+        prepared: datasets.Dataset,
+        image_size: int,
+        ranges: Ranges | None = None,
+        seed: int = 0,
+        mixup: float = 0,
     ) -> None:
-        """Wrap `prepared` as made by `prepare(rows, image_size)`."""
-        self.prepared, self.image_size = prepared, image_size
+        """Wrap `prepared` as made by `prepare(rows, image_size)`; `mixup` is A of Beta(A, A)."""
+        self.prepared, self.image_size, self.mixup = prepared, image_size, mixup
         self.ranges, self.seed, self.epoch = ranges, seed, 0
 
     def __len__(self) -> int:
@@ -37,8 +42,8 @@ class Arrays(Dataset):
         """Return `pixels` (B, S, S) uint8, `index`, `label` (B,), `mask` (B, S, S) uint8 and `drawn` (B, K) float32.
 
         A label is -1 where there is none. `mask` is left out where an X-ray of the batch has none, `drawn` without
-        ranges. `drawn` (see `augmentation.draw`) is a pure function of X-ray, seed and epoch, whatever else is in the
-        batch.
+        ranges, and `own` without mixup: the fraction (B,) float32 of an X-ray that stays when it is mixed. `drawn`
+        (see `augmentation.draw`) and `own` are pure functions of X-ray, seed and epoch, whatever else is in the batch.
         """
         rows = self.prepared[indices]
         labels = [-1 if label is None else label for label in rows["label"]]
@@ -48,11 +53,36 @@ class Arrays(Dataset):
             batch["mask"] = self._stack(rows["mask"])
         if self.ranges is not None:
             batch["drawn"] = draw([example_seed(id) for id in rows["id"]], self.seed, self.epoch, self.ranges)
+        if self.mixup:
+            keys = [[self.seed, self.epoch, example_seed(id), 1] for id in rows["id"]]
+            drawn = [np.random.default_rng(key).beta(self.mixup, self.mixup) for key in keys]
+            batch["own"] = torch.tensor(drawn, dtype=torch.float32)
         return batch
 
     def _stack(self, images: list[bytes]) -> torch.Tensor:
         side = self.image_size
         return torch.frombuffer(bytearray(b"".join(images)), dtype=torch.uint8).view(len(images), side, side)
+
+
+class MaskedArrays(Arrays):
+    """Prepared rows with the random numbers that choose which patches of an X-ray are hidden."""
+
+    def __init__(
+        self, prepared: datasets.Dataset, image_size: int, ranges: Ranges | None, seed: int, patches: int
+    ) -> None:
+        """Wrap `prepared` for a model that sees each X-ray as so many patches."""
+        super().__init__(prepared, image_size, ranges, seed)
+        self.patches = patches
+        self.ids_seeds = [example_seed(id) for id in prepared["id"]]
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """Return what `Arrays` does, and `noise` (B, N) float32, one number in [0, 1) for each patch.
+
+        It is a pure function of X-ray, seed and epoch.
+        """
+        keys = [[self.seed, self.epoch, self.ids_seeds[index], self.patches] for index in indices]
+        noise = np.stack([np.random.default_rng(key).random(self.patches, np.float32) for key in keys])
+        return super().__getitems__(indices) | {"noise": torch.from_numpy(noise)}
 
 
 class EpochOrder(Sampler[int]):

@@ -107,9 +107,7 @@ def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, m
         results |= {"source": dataclasses.replace(request, data=config.test_data or config.data_dir).name}
     if synthetic := count_synthetic(evaluated.rows):
         results |= {"synthetic": synthetic}
-    today = datetime.now(UTC).date().isoformat()
-    results |= {"config": dataclasses.asdict(config), "commit": _commit(), "date": today}
-    results |= {"launch": launch_of(accelerator), "versions": {name: version(name) for name in VERSIONED}}
+    results |= circumstances(config, accelerator)
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULTS_NAME).unlink(missing_ok=True)  # the old one does not stand for the new rows
@@ -134,6 +132,12 @@ def _warn_of_chance(results: dict[str, Any]) -> None:
     elif found["low"] is not None and found["low"] <= chance:
         said = "warning: %s %.3f [%.3f, %.3f] may be chance (%g): test on more X-rays, or train for longer"
         logger.warning(said, name, found["value"], found["low"], found["high"], chance)
+
+
+def circumstances(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """Return how results came to be: config, commit, date, launch and versions."""
+    found = {"config": dataclasses.asdict(config), "commit": _commit(), "date": datetime.now(UTC).date().isoformat()}
+    return found | {"launch": launch_of(accelerator), "versions": {name: version(name) for name in VERSIONED}}
 
 
 def launch_of(accelerator: Accelerator) -> dict[str, int | str]:

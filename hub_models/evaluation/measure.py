@@ -18,8 +18,9 @@ from hub_models.evaluation.age_bands import age_band
 from hub_models.evaluation.charts import WORST, Rows, confidently_wrong
 from hub_models.files import new_file
 from hub_models.metrics.intervals import Interval, paired_difference, with_intervals
+from hub_models.models.image_processors import normalize
 from hub_models.models.saliency import measure_saliency
-from hub_models.models.tasks import SENSITIVITY, Task
+from hub_models.models.tasks import SENSITIVITY, Objective, Task
 from hub_models.models.trained_model import TrainedModel, forward_views
 from hub_models.runs.data import Split
 from hub_models.runs.run_folder import PER_IMAGE_NAME
@@ -34,16 +35,22 @@ PerImage = TypeVar("PerImage")
 
 
 def validate(
-    model: torch.nn.Module, image_processor: BaseImageProcessor, task: Task, arrays: Arrays, accelerator: Accelerator
+    model: torch.nn.Module,
+    image_processor: BaseImageProcessor,
+    task: Objective,
+    arrays: Arrays,
+    accelerator: Accelerator,
 ) -> dict[str, np.ndarray]:
     """Return per-image columns (n,) of prepared X-rays at the training size; the same on every process.
 
-    Where the arrays hold the `features` of an encoder, `model` takes these.
+    Where the arrays hold the `features` of an encoder, `model` takes these, and the `noise` that hides patches.
     """
 
     def work(images: torch.Tensor, batch: Batch) -> Rows:
         if "features" in batch:
             logits = model(features=batch["features"]).logits
+        elif "noise" in batch:
+            logits = model(pixel_values=normalize(images, image_processor), noise=batch["noise"]).logits
         else:
             logits, _ = forward_views(model, image_processor, images)
         columns = task.validate(logits, batch)

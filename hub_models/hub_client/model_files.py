@@ -13,6 +13,7 @@ LARGEST_WHOLE = 1 << 53  # up to which a float holds every whole number
 LARGEST_SIDE = 2048  # pixels of a model's input; at twice as many the maps of a SegFormer take 40 GB
 TaskName = Literal["lung_segmentation", "tb_classification"]  # keys of TASKS
 DEEPEST = 32  # levels of lists and objects; a config of transformers has 4
+ENCODER_CONFIG_NAME = "pretrain_config.json"  # of a folder that holds a pre-trained encoder alone
 NESTED = "processor_config.json"  # from which transformers takes an image processor, where it is there
 # Keys of a config by which transformers 5 loads modules of a repository, kernels, other packages or other files.
 # Source: configuration_utils.py, modeling_utils.py, quantizers/auto.py, integrations/hub_kernels.py, backbone_utils.py
@@ -138,3 +139,10 @@ def refuse_foreign(folder: Path, patterns: Iterable[str] = FOREIGN_FILES) -> Non
     """Raise ValueError where a folder holds a file by which transformers loads code, or a model unchecked."""
     if found := sorted(path for one in patterns for path in folder.glob(one)):
         raise ValueError(f"{found[0]} holds code, or another model than {folder} is checked for: delete it")
+
+
+def refuse_encoder(folder: Path) -> None:
+    """Raise ValueError where a folder holds an encoder that `cxm pretrain` made, in place of a trained model."""
+    if (folder / ENCODER_CONFIG_NAME).is_file():
+        way = f"fine-tune it with cxm train --task tb_classification --model {folder}, and pass that run"
+        raise ValueError(f"{folder} holds a pre-trained encoder, which reads no X-ray and is not pushed: {way}")

@@ -52,8 +52,9 @@ def _segformer(hidden_sizes: tuple[int, ...], depths: tuple[int, ...], decoder: 
     return "segformer", {"hidden_sizes": [*hidden_sizes], "depths": [*depths], "decoder_hidden_size": decoder}
 
 
-def _vit(family: str, width: int, heads: int) -> tuple[str, dict[str, Any]]:
-    return family, {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+def _vit(family: str, width: int, heads: int, layers: int = 12, patch: int = 16) -> tuple[str, dict[str, Any]]:
+    sizes = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+    return family, sizes | {"num_hidden_layers": layers, "patch_size": patch}
 
 
 def _resnet(width: int, depth: int) -> tuple[str, dict[str, Any]]:
@@ -74,6 +75,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "nvidia/mit-b5": _segformer(_WIDE, (3, 6, 40, 3), 768),
     "segformer-light": _segformer((16, 32, 80, 128), (2, 2, 2, 2), 64),
     "google/vit-base-patch16-224": _vit("vit", 768, 12),
+    "vit-light": _vit("vit", 192, 3, layers=8, patch=8),
     "facebook/deit-tiny-patch16-224": _vit("deit", 192, 3),
     "facebook/deit-small-patch16-224": _vit("deit", 384, 6),
     "microsoft/swin-tiny-patch4-window7-224": ("swin", {}),

@@ -25,11 +25,23 @@ XrayRow = Mapping[str, Any]  # of the dataset, with `reference` where `mask` was
 
 
 @dataclass(frozen=True)
-class Task:
+class Objective:
+    """What the training loop needs to know of what it trains for."""
+
+    learns_masks: bool  # from each X-ray's own mask; else it learns from labels, which can be weighted
+    # (logits, batch, label_smoothing) to a scalar, a plain mean over the batch's images
+    loss: Callable[[torch.Tensor, dict[str, torch.Tensor], float], torch.Tensor]
+    # (logits (B, ...), batch) to per-image columns at the training size, for the loop
+    validate: Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, list[float]]]
+    metrics: SetMetrics  # of per-image columns; a weight is how often an image counts
+    main_metric: str  # name of the metric that chooses epochs and heads reports; higher is better
+
+
+@dataclass(frozen=True)
+class Task(Objective):
     """What the other modules need to know of a task."""
 
     kind: str  # "segmentation" or "classification", the kind of its models
-    learns_masks: bool  # from each X-ray's own mask; else it learns from labels, which can be weighted
     explained: bool  # whether an evaluation measures the model's saliency
     labels: tuple[str, ...]  # names of the classes, in the order of the logits
     model: str  # checkpoint to start from unless another is given
@@ -37,18 +49,12 @@ class Task:
     usable: Callable[["datasets.Dataset"], "datasets.Dataset"]  # rows that can be learned from and tested on
     # (split, rows) raises ValueError where a split cannot be trained on or tested with
     check: Callable[[str, "datasets.Dataset"], None]
-    # (logits, batch, label_smoothing) to a scalar, a plain mean over the batch's images
-    loss: Callable[[torch.Tensor, dict[str, torch.Tensor], float], torch.Tensor]
-    # (logits (B, ...), batch) to per-image columns at the training size, for the loop
-    validate: Callable[[torch.Tensor, dict[str, torch.Tensor]], dict[str, list[float]]]
     # (logits of one image, its original row, settings) to its metrics, on its own pixels
     measure: Callable[[torch.Tensor, XrayRow, Settings], dict[str, float]]
     # (logits of one image, height, width, settings) to what a user gets; needs no torch
     predict: Callable[[np.ndarray, int, int, Settings], Any]
-    metrics: SetMetrics  # of per-image columns; a weight is how often an image counts
     # (settings, validation columns) to settings with temperature and threshold
     decide: Callable[[Settings, dict[str, np.ndarray]], Settings]
-    main_metric: str  # name of the metric that chooses epochs and heads reports; higher is better
     chance: float | None = None  # main_metric of a model that has learned nothing, where that is known
 
 
@@ -103,9 +109,13 @@ def _both_classes(split: str, rows: "datasets.Dataset") -> None:
 
 
 def _classification_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
-    losses = cross_entropy(logits.float(), batch["label"], reduction="none", label_smoothing=label_smoothing)  # (B,)
+    labels, weights = batch["label"], batch["weight"]
+    losses = weights * cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)  # (B,)
+    if (own := batch.get("own")) is not None:  # mixup with the next of the batch. Source: Zhang 2018, arXiv 1710.09412
+        others = cross_entropy(logits.float(), labels.roll(-1), reduction="none", label_smoothing=label_smoothing)
+        losses = own * losses + (1 - own) * weights.roll(-1) * others
     # divided by B, not by the sum of weights: the means of a batch's halves average to its own
-    return (losses * batch["weight"]).mean()
+    return losses.mean()
 
 
 def _validate_tb(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, list[float]]:

@@ -17,7 +17,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hub_models.dataset.augmentation import shift_scale_turn
 from hub_models.files import write_json
 from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
-from hub_models.hub_client.model_files import read_json, refuse_foreign
+from hub_models.hub_client.model_files import read_json, refuse_encoder, refuse_foreign
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.source import Source
 from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES, check_answer, pixels_of
@@ -50,6 +50,7 @@ class TrainedModel:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}: pass one that training made")
+        refuse_encoder(folder)
         if missing := [name for name in RUN_FILES if not (folder / name).is_file()]:
             raise FileNotFoundError(f"no {', '.join(missing)} in {folder}: let its training finish")
         refuse_foreign(folder)

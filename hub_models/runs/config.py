@@ -3,11 +3,18 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from hub_models.dataset.folds import FOLDS
 from hub_models.files import write_json
-from hub_models.hub_client.model_files import LARGEST_SIDE, TaskName, check_types, damaged, read_json
+from hub_models.hub_client.model_files import (
+    LARGEST_SIDE,
+    TaskName,
+    check_types,
+    damaged,
+    read_json,
+    refuse_encoder,
+)
 
 CONFIG_NAME = "train_config.json"
 NAMES_BEFORE = {"warmup_share": "warmup_fraction"}  # up to version 0.1
@@ -18,11 +25,12 @@ MODEL_HELP = (
     "Hub id, run folder or architecture to start from (default: nvidia/mit-b0 for lungs, google/vit-base-patch16-224 "
     "for TB). Architectures for lungs: nvidia/mit-b0 to nvidia/mit-b5, segformer-light; for TB: "
     "google/vit-base-patch16-224, facebook/deit-tiny-patch16-224, facebook/deit-small-patch16-224, "
-    "microsoft/swin-tiny-patch4-window7-224, microsoft/resnet-18, resnet-light; the light ones need --from_scratch. "
+    "microsoft/swin-tiny-patch4-window7-224, microsoft/resnet-18, resnet-light, vit-light; the light ones need "
+    "--from_scratch. "
     "For TB also checkpoints of DINOv2, SigLIP, CLIP, BEiT or ConvNeXt, with a head or without"
 )
 # where a run reads and writes does not change what it computes
-PLACES = ("data_dir", "test_data", "table", "output_dir")
+PLACES = ("data_dir", "more_data", "whole", "test_data", "table", "output_dir")
 DATA_HELP = "X-rays: the set, any folder or zip, a table, Parquet, or a Hub id"
 TABLE_HELP = "CSV, JSONL or Parquet that names the X-rays of a folder (default: the one that lies in it)"
 COLUMNS_HELP = (
@@ -32,7 +40,7 @@ COLUMNS_HELP = (
 POSITIVE_HELP = 'values of the label that are tuberculosis, "TB,1", all others being normal (default: known words)'
 REVISION_HELP = "branch, tag or commit of data that come from the Hub (default: main)"
 OPTION_OF_FIELD = {"data_dir": "data", "test_data": "test", "output_dir": "output"}  # one name in every command
-SEVERAL_WORDS = ("columns",)  # fields whose option takes all words that follow it
+SEVERAL_WORDS = ("columns", "whole")  # fields whose option takes all words that follow it
 LEARNING_RATES = {True: 1e-3, False: 2e-4}  # of new weights (from scratch, a head, LoRA), or of a trained model's
 SIDE_RANGE = f"a multiple of 32 or 14, {LARGEST_SIDE} at most"
 FOLD_RANGE = f"0 to {FOLDS - 1}"
@@ -73,6 +81,8 @@ class TrainConfig:
     Raises:
         ValueError: a value is out of its range, or two of them exclude each other.
     """
+
+    FILE: ClassVar[str] = CONFIG_NAME  # in the run folder
 
     data_dir: str = field(metadata={"help": DATA_HELP})
     output_dir: str = field(metadata={"help": "run folder to make or to resume; all processes must see it"})
@@ -115,7 +125,9 @@ class TrainConfig:
     balance: Literal["none", "weights", "sampling"] = option(
         "none", "make both TB classes count alike: in the loss, or by drawing the rarer more often"
     )
-    augment: Literal["none", "light", "strong"] = option("light", "how much training images are changed")
+    augment: Literal["none", "light", "strong", "crops"] = option(
+        "light", "how much training images are changed; crops: not, but for the part that is taken"
+    )
     keep: Literal["best", "last"] = option("best", "the epoch that is kept: best on validation, or the last")
     patience: int = option(0, "epochs without a better validation metric before a stop; 0 never stops", "at least 0")
     checkpoint_steps: int = option(0, "steps between checkpoints; 0 makes one at an epoch's end only", "at least 0")
@@ -124,6 +136,9 @@ class TrainConfig:
         "auto", "TensorBoard if installed (auto), another of Accelerate's (trackio, wandb, ...), all, or none"
     )
     seed: int = option(0, "of the weights, the order of images and their augmentation", "at least 0")
+    mixup: float = option(
+        0.0, "A of Beta(A, A), by which TB X-rays and labels are mixed with others of the step; 0: not", "at least 0"
+    )
 
     def __post_init__(self) -> None:
         """Check every value that can be checked without the data."""
@@ -141,6 +156,8 @@ class TrainConfig:
             ("region", self.region != "image" and lungs, "task tb_classification"),
             ("balance", self.balance != "none" and lungs, "task tb_classification"),
             ("label_smoothing", self.label_smoothing > 0 and lungs, "task tb_classification"),
+            ("mixup", self.mixup > 0 and lungs, "task tb_classification"),
+            ("mixup", self.mixup > 0 and frozen, "freeze none"),
             ("segmenter", self.segmenter is not None and self.region == "image", "region lungs"),
             ("freeze", frozen and self.from_scratch, "a trained encoder, not from_scratch"),
             ("lora", self.lora > 0 and self.from_scratch, "a trained encoder, not from_scratch"),
@@ -155,20 +172,26 @@ class TrainConfig:
         if frozen and self.augment != "none":
             raise ValueError(f"freeze {self.freeze} takes each X-ray as it is: pass augment none, not {self.augment}")
 
+    @property
+    def purpose(self) -> str:
+        """What is trained for, in a word."""
+        return self.task
+
     def save(self, folder: Path, **recorded: str | float) -> None:
-        """Write `train_config.json`, whole or not at all, with what is `recorded` of the run (see RECORDED)."""
-        write_json(self.to_values() | recorded, folder / CONFIG_NAME)
+        """Write FILE, whole or not at all, with what is `recorded` of the run (see RECORDED)."""
+        write_json(self.to_values() | recorded, folder / self.FILE)
 
     def to_values(self) -> dict[str, Any]:
-        """Return the values of `train_config.json`: every field that is set, and the version of their meaning."""
+        """Return the values of FILE: every field that is set, and the version of their meaning."""
         return {name: value for name, value in asdict(self).items() if value is not None} | {"version": CONFIG_VERSION}
 
     @classmethod
-    def load(cls, folder: Path) -> "TrainConfig":
+    def load(cls, folder: Path) -> Self:
         """Return the config of a run folder; raise FileNotFoundError without one, ValueError for a damaged one."""
-        path = folder / CONFIG_NAME
+        path = folder / cls.FILE
         if not path.is_file():
-            missing = f"no {CONFIG_NAME} in {folder}" if folder.is_dir() else f"no folder {folder}"
+            refuse_encoder(folder)
+            missing = f"no {cls.FILE} in {folder}" if folder.is_dir() else f"no folder {folder}"
             raise FileNotFoundError(f"{missing}: pass a folder that cxm train made")
         values = read_json(path)
         if values.pop("version", 1) == 1 and values.get("region") == "lungs":

@@ -20,6 +20,7 @@ from hub_models.dataset.splits import divide
 from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.resizing import BILINEAR
 from hub_models.models.answers import PREDICTION_VERSION, or_whole
+from hub_models.models.settings import digest_of_model
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
@@ -97,7 +98,8 @@ def prepare_splits(
                 own = rows.select_columns("mask").rename_column("mask", "reference")
                 rows = datasets.concatenate_datasets([find_lungs(rows, config.segmenter), own], axis=1)
             prepared = prepare(rows, size, config.fit, config.region, resample)
-            found[split] = Split(rows, Arrays(prepared, size, ranges.get(split), config.seed))
+            mixup = config.mixup if split == "train" else 0
+            found[split] = Split(rows, Arrays(prepared, size, ranges.get(split), config.seed, mixup))
     return found
 
 
@@ -194,7 +196,7 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
         data["test_source"] = other.name
         data["fingerprint"] += fingerprint_of(other, {"test": rows["test"]})
     for name in earlier:
-        data[name] = RunFolder.read(getattr(config, name)).digest
+        data[name] = digest_of_model(Path(getattr(config, name)))
     return data
 
 

@@ -13,6 +13,8 @@ from hub_models.runs.run_folder import RunData, RunFolder, read_data, short_dige
 if TYPE_CHECKING:
     from hub_models.runs.data import Split
 
+LEARNED = ("train", "validation")  # splits that a model comes from
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -31,7 +33,7 @@ class Seen:
     synthetic: bool | None
 
 
-def trained_on(run_folder: Path, splits: tuple[str, ...] = ("train", "validation")) -> Seen:
+def trained_on(run_folder: Path, splits: tuple[str, ...] = LEARNED) -> Seen:
     """Return the X-rays in `splits` of a run, and those that its earlier models were trained on."""
     return seen_in(read_data(run_folder), splits)
 
@@ -65,7 +67,17 @@ def refuse_calibrated(run: RunFolder, test: datasets.Dataset) -> None:
 
 
 def check_leaks(source: str | Path, seen: Seen, test: datasets.Dataset, protocol: str = "default") -> None:
-    """Raise ValueError where a patient of `test` has an X-ray among those that a model has `seen`.
+    """Raise ValueError where `leaked_ids` finds any among those that a model has `seen`."""
+    if leaked := leaked_ids(seen, test, protocol):
+        raise ValueError(
+            f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
+            f"({min(leaked)}, ...): pass a model whose training left them out, as one of the same protocol does, or "
+            "other X-rays or another split; give other people other ids"
+        )
+
+
+def leaked_ids(seen: Seen, test: datasets.Dataset, protocol: str) -> set[str]:
+    """Return the ids of the rows of `test` whose patient has an X-ray among those `seen`.
 
     Under a protocol that itself divides the X-rays of a patient, and warns of it, only the X-rays themselves count. A
     phantom is not of the patient whose id it carries.
@@ -79,12 +91,7 @@ def check_leaks(source: str | Path, seen: Seen, test: datasets.Dataset, protocol
         images = test.select_columns(["id", "image"]).cast_column("image", datasets.Image(decode=False))
         chosen = images.select([index for index, id in enumerate(ids) if id in leaked])
         leaked = {row["id"] for row in chosen if is_synthetic(row["image"]["bytes"]) == seen.synthetic}
-    if leaked:
-        raise ValueError(
-            f"{source} was trained on patients of {len(leaked)} of the {len(test)} X-rays to test on "
-            f"({min(leaked)}, ...): pass a model whose training left them out, as one of the same protocol does, or "
-            "other X-rays or another split; give other people other ids"
-        )
+    return leaked
 
 
 def check_pixels(source: str | Path, seen: frozenset[str], test: "Split") -> None:

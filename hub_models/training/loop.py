@@ -23,7 +23,7 @@ from hub_models.dataset.augmentation import STRENGTHS, augment
 from hub_models.dataset.batches import training_loader
 from hub_models.evaluation.measure import validate
 from hub_models.models.image_processors import normalize
-from hub_models.models.tasks import Task
+from hub_models.models.tasks import Objective
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.data import Split
 from hub_models.training.adaptation import adapt, plain_model
@@ -54,7 +54,7 @@ class Run:
     """What stays the same from the first epoch to the last."""
 
     config: TrainConfig
-    task: Task
+    task: Objective
     image_processor: BaseImageProcessor
     accelerator: Accelerator
     splits: dict[str, Split]
@@ -99,8 +99,7 @@ def learn(run: Run, model: PreTrainedModel) -> tuple[PreTrainedModel, Progress]:
     # by the encoder of the checkpoint, whatever has become of the model's source
     whole = accelerator.unwrap_model(learner.model)
     write_features(run.splits, run.checkpoints, whole, run.image_processor, accelerator)
-    resumed = bool(progress.epoch or progress.step)
-    if resumed:
+    if resumed := bool(progress.epoch or progress.step):
         logger.info("resuming from epoch %d, step %d", progress.epoch + 1, progress.step)
     _start_trackers(run, resumed)
     with _bar(run, learner) as bar, logging_redirect_tqdm(), Stop().listening() as stop:
@@ -165,8 +164,7 @@ def _bar(run: Run, learner: Learner) -> tqdm:
 
 def _is_stale(patience: int, progress: Progress) -> bool:
     """Return whether validation has not become better for `patience` epochs."""
-    stale = 0 < patience <= progress.epoch - progress.best_epoch
-    if stale:
+    if stale := 0 < patience <= progress.epoch - progress.best_epoch:
         logger.info("stopping early: validation was best in epoch %d", progress.best_epoch)
     return stale
 
@@ -247,16 +245,18 @@ def _step(run: Run, learner: Learner, batch: dict[str, torch.Tensor]) -> tuple[t
 @torch.no_grad()
 def _inputs(run: Run, batch: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return what the model takes of a batch, and what its loss does."""
-    references = batch
-    if run.class_weights is not None:
-        references = references | {"weight": run.class_weights[batch["label"]]}
+    weights = run.class_weights
+    references = batch if weights is None else batch | {"weight": weights[batch["label"]]}
     if "features" in batch:  # of X-rays as they are
         return {"features": batch["features"]}, references
     images = batch["pixels"].float() / 255  # (B, S, S)
     masks = batch["mask"].bool() if run.task.learns_masks else None
     if "drawn" in batch:
         images, masks = augment(images, masks, batch["drawn"], STRENGTHS[run.config.augment])
-    inputs = {"pixel_values": normalize(images, run.image_processor)}
+    if "own" in batch:  # mixed with the next of the batch, on each process
+        images = images.lerp(images.roll(-1, 0), (1 - batch["own"])[:, None, None])
+    inputs = {name: batch[name] for name in batch if name == "noise"}  # that hides patches
+    inputs["pixel_values"] = normalize(images, run.image_processor)
     return inputs, references if masks is None else references | {"mask": masks}
 
 

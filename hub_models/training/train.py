@@ -3,7 +3,8 @@
 import dataclasses
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DataLoaderConfiguration, DistributedType, LoggerType, parse_flag_from_env, set_seed
+from accelerate.utils import DataLoaderConfiguration, LoggerType, parse_flag_from_env, set_seed
 from transformers import PreTrainedModel
 
 from hub_models.console import counted
@@ -19,7 +20,7 @@ from hub_models.dataset.folds import FOLDS
 from hub_models.evaluation.evaluate import Evaluated, device_name, make_accelerator, pool, shown, write_report
 from hub_models.evaluation.measure import measure, measure_features, validate
 from hub_models.evaluation.pictures import PICTURES
-from hub_models.files import ASIDE, check_output, held, is_hidden, write_bytes, write_json
+from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
 from hub_models.hub.model_card import model_card
 from hub_models.models.architectures import build
 from hub_models.models.image_processors import image_processor_for
@@ -27,22 +28,20 @@ from hub_models.models.out_of_distribution import LEAST, OutOfDistribution
 from hub_models.models.settings import Settings
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
-from hub_models.runs.config import CONFIG_NAME, TrainConfig, resolved
+from hub_models.runs.config import TrainConfig, resolved
 from hub_models.runs.data import Split, check_earlier, describe, load_run_rows, prepare_splits, request_of, resolve
-from hub_models.runs.leaks import check_pixels, seen_in
-from hub_models.runs.notes import CARD_NAME, finished, refuse_edited
-from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder, read_data
+from hub_models.runs.leaks import LEARNED, check_pixels, seen_in
+from hub_models.runs.notes import CARD_NAME, finished
+from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder
 from hub_models.training.adaptation import check_adaptation
-from hub_models.training.checkpoints import CHECKPOINTS, checkpoints_in, said_what_stands
+from hub_models.training.checkpoints import said_what_stands
+from hub_models.training.folder import FOLD_FOLDERS, check_data, check_folder, has_begun, write_files
 from hub_models.training.loop import TRACKING, Run, learn
 from hub_models.training.optimization import divide_logits
 
 logger = logging.getLogger(__name__)
 
-FOLD_FOLDERS = tuple(f"fold-{fold}" for fold in range(FOLDS))
 TRACKING_EXTRA = "pip install 'chest-xray-masks[tracking]'"
-CHOSEN_ON = ("train", "validation")  # splits that a model comes from
-SHARDED_TYPES = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def _train_folds(config: TrainConfig) -> dict[str, Any]:
         of_fold = {key: str(Path(one) / name) for key, one in sources.items() if one and (Path(one) / name).is_dir()}
         folds.append(dataclasses.replace(config, fold=fold, output_dir=str(folder / name), **of_fold))
     for one in folds:  # each is refused before the first is trained
-        _check_folder(one, Path(one.output_dir), accelerator)
+        check_folder(one, Path(one.output_dir), accelerator)
         check_earlier(one, load_run_rows(one, accelerator)["test"])
     members = []
     for fold, one in enumerate(folds):
@@ -93,19 +92,19 @@ def _train_folds(config: TrainConfig) -> dict[str, Any]:
 
 def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
     folder, accelerator = Path(config.output_dir), training_accelerator(config)
-    _check_folder(config, folder, accelerator)
+    check_folder(config, folder, accelerator)
     with said_what_stands(folder), held(folder, accelerator.is_main_process):
         set_seed(config.seed)
         finished = (folder / RESULTS_NAME).exists()
         model = None if finished else _built(config)  # refused before X-rays are decoded
         rows = load_run_rows(config, accelerator)
         data = describe(config, rows)  # which refuses a model that has seen test patients
-        _check_data(config, folder, data)
+        check_data(config, folder, data)
         splits = prepare_splits(config, rows, accelerator)
-        data["pixels"] |= {name: sorted(set(splits[name].arrays.prepared["digest"])) for name in CHOSEN_ON}
-        check_pixels(config.data_dir, seen_in(data, CHOSEN_ON).pixels, splits["test"])
+        data["pixels"] |= {name: sorted(set(splits[name].arrays.prepared["digest"])) for name in LEARNED}
+        check_pixels(config.data_dir, seen_in(data, LEARNED).pixels, splits["test"])
         run = make_run(config, accelerator, splits)
-        training = None if model is None else _train(run, model, folder, data)
+        training = None if model is None else fit(run, model, folder, data, _write_model)
         if run.task.learns_masks and OutOfDistribution.load(folder) is None:
             _fit_out_of_distribution(run, folder)
         return _finished(run, folder) if training is None else _tested(run, folder, training)
@@ -121,17 +120,23 @@ def _built(config: TrainConfig) -> PreTrainedModel:
     return model
 
 
-def _train(run: Run, model: PreTrainedModel, folder: Path, data: RunData) -> dict[str, Any]:
-    """Train or resume the model of a run, write it into `folder`, and return the `training` of results.json."""
+def fit(
+    run: Run,
+    model: PreTrainedModel,
+    folder: Path,
+    data: RunData,
+    write: Callable[[Run, PreTrainedModel, Path], None],
+) -> dict[str, Any]:
+    """Train or resume the model of a run, `write` it into `folder`, and return the `training` of results.json."""
     config, accelerator = run.config, run.accelerator
     _announce(run)
     if accelerator.is_main_process:
-        if not _has_begun(folder):  # what is left of a run that failed is not of this one
+        if not has_begun(folder):  # what is left of a run that failed is not of this one
             shutil.rmtree(folder / TRACKING, ignore_errors=True)
         config.save(folder, device=device_name(accelerator))
         write_json(data, folder / DATA_NAME)
     kept, progress = learn(run, model)
-    _write_model(run, kept, folder)
+    write(run, kept, folder)
     kept_epoch = progress.best_epoch if config.keep == "best" else progress.epoch
     device, seconds = device_name(accelerator), round(progress.seconds, 3)
     if accelerator.is_main_process:
@@ -151,7 +156,7 @@ def _announce(run: Run) -> None:
     count = len(run.splits["train"].rows)
     logger.info(
         "%s%s, %d px, %s, batch size %d, %s of %s, learning rate %g",
-        config.model, " from random weights" if config.from_scratch else "", config.image_size, config.task,
+        config.model, " from random weights" if config.from_scratch else "", config.image_size, config.purpose,
         config.batch_size, counted(config.epochs, "epoch"), counted(max(1, count // config.batch_size), "step"),
         config.learning_rate,
     )  # fmt: skip
@@ -199,62 +204,15 @@ def training_accelerator(config: TrainConfig, **options: Any) -> Accelerator:
     )
 
 
-def _check_folder(config: TrainConfig, folder: Path, accelerator: Accelerator) -> None:
-    """Raise an error unless `folder` is new or holds a run of this config, and all processes can train it."""
-    if not (folder / CONFIG_NAME).exists():
-        check_output(folder, "run", is_hidden)
-    elif _has_begun(folder) and (differences := config.differences(resolve(TrainConfig.load(folder)))):
-        way = f"; to train its model for longer, pass --model {folder} too" if "epochs" in differences[0] else ""
-        changed = f"holds a run of another config ({'; '.join(differences)})"
-        raise ValueError(f"output folder {folder} {changed}: delete it, or pass another{way}")
-    elif not (folder / RESULTS_NAME).exists():
-        refuse_edited(folder)  # the card is written at the end
-    if accelerator.distributed_type in SHARDED_TYPES:
-        for name, value, neutral in (("ema", config.ema, 0), ("freeze", config.freeze, "none")):
-            if value != neutral:
-                raise ValueError(f"{name} {value} needs whole weights on each process: leave it out with sharded ones")
-    if config.batch_size % accelerator.num_processes:
-        processes = accelerator.num_processes
-        raise ValueError(f"batch_size must be a multiple of the {processes} processes, got {config.batch_size}")
-
-
-def _has_begun(folder: Path) -> bool:
-    """Return whether a run in `folder` came to its first checkpoint; without one there is nothing to resume."""
-    weights = [*folder.glob("model*.safetensors"), *checkpoints_in(folder / CHECKPOINTS)]
-    return bool(weights) or (folder / RESULTS_NAME).exists()
-
-
-def _check_data(config: TrainConfig, folder: Path, data: RunData) -> None:
-    """Raise ValueError where the run in `folder` began with other X-rays, or from another model."""
-    path = folder / DATA_NAME
-    known: Mapping[str, Any] = read_data(folder) if path.exists() and _has_begun(folder) else {}
-    others = {name for name, value in known.items() if name != "pixels" and data.get(name) != value}
-    if others:
-        name = next((one for one in ("fingerprint", "model", "segmenter") if one in others), "fingerprint")
-        place = config.data_dir if name == "fingerprint" else getattr(config, name)
-        raise ValueError(f"{place} changed since the run in {folder} began: pass another output folder")
-
-
 def _write_model(run: Run, model: PreTrainedModel, folder: Path) -> None:
     """Write the weights, with their decision, and the image processor, each file whole or absent."""
     accelerator = run.accelerator
     columns = validate(model, run.image_processor, run.task, run.splits["validation"].arrays, accelerator)
-    settings = run.task.decide(Settings.of(model), columns)
+    settings = TASKS[run.config.task].decide(Settings.of(model), columns)
     if settings.temperature != 1:
         divide_logits(model, settings.temperature)
     settings.store(model)
-    if accelerator.is_main_process:
-        aside = folder / f".model{ASIDE}"
-        shutil.rmtree(aside, ignore_errors=True)  # of a killed launch
-        aside.mkdir()
-        try:
-            save_model(model, aside)
-            run.image_processor.save_pretrained(aside)
-            for path in sorted(aside.iterdir()):  # as bytes: safetensors' own file would shut out colleagues
-                write_bytes(path.read_bytes(), folder / path.name)
-        finally:
-            shutil.rmtree(aside)
-    accelerator.wait_for_everyone()
+    write_files(folder, [partial(save_model, model), run.image_processor.save_pretrained], accelerator)
 
 
 def _fit_out_of_distribution(run: Run, folder: Path) -> None:

@@ -317,3 +317,17 @@ def test_shading_is_a_smooth_field_of_brightness(picture) -> None:
     torch.testing.assert_close(change[:, 0], torch.full((32,), -0.1), rtol=0, atol=1e-4)
     torch.testing.assert_close(change[:, -1], torch.full((32,), 0.1), rtol=0, atol=1e-4)
     assert (change.diff(dim=1) > -1e-3).all() and change.diff(dim=1).max() < 0.02
+
+
+def test_crops_are_parts_of_the_picture_and_reach_its_edges() -> None:
+    ranges, side = STRENGTHS["crops"], 33
+    drawn = draw(list(range(400)), 0, 0, ranges)
+    place = torch.linspace(0, 1, side)
+    ramps = (place.expand(400, side, side), place[:, None].expand(400, side, side))
+    for ramp, axis in zip(ramps, (2, 1), strict=True):
+        found, _ = augment(ramp, None, drawn, ranges)
+        low, high = found.amin((1, 2)), found.amax((1, 2))
+        fractions = high - low
+        assert float(fractions.min()) == pytest.approx(0.2**0.5, abs=0.01) and float(fractions.max()) > 0.98
+        assert float(low.min()) < 0.01 and float(high.max()) > 0.99
+        assert torch.allclose(found.diff(dim=axis).mean((1, 2)), fractions / (side - 1), atol=1e-5)  # nothing outside

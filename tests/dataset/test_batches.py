@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hub_models.dataset.augmentation import STRENGTHS, draw
-from hub_models.dataset.batches import Arrays, EpochOrder, example_seed, training_loader
+from hub_models.dataset.batches import Arrays, EpochOrder, MaskedArrays, example_seed, training_loader
 from hub_models.dataset.preprocessing import prepare
 from hub_models.dataset.sources import load_splits
 
@@ -47,6 +47,30 @@ def test_draws_are_of_the_x_ray_the_seed_and_the_epoch(prepared) -> None:
     assert torch.equal(alone, draw([seeds[1]], 5, 2, ranges))
     assert torch.equal(arrays.__getitems__([3, 1])["drawn"][1:], alone)  # whatever else is in the batch
     assert not torch.equal(Arrays(prepared, 32, ranges, seed=6).__getitems__([1])["drawn"], alone)
+
+
+def test_hidden_patches_are_of_the_x_ray_the_seed_and_the_epoch(prepared) -> None:
+    arrays = MaskedArrays(prepared, 32, STRENGTHS["crops"], seed=5, patches=16)
+    both = arrays.__getitems__([3, 1])
+    assert both["noise"].shape == (2, 16) and both["noise"].dtype == torch.float32 and "drawn" in both
+    assert torch.equal(arrays.__getitems__([1])["noise"], both["noise"][1:])  # whatever else is in the batch
+    arrays.epoch = 1
+    assert not torch.equal(arrays.__getitems__([1])["noise"], both["noise"][1:])
+    assert not torch.equal(both["noise"][0], both["noise"][1])
+
+
+def test_what_stays_of_a_mixed_x_ray_is_of_the_x_ray_the_seed_and_the_epoch(prepared) -> None:
+    arrays = Arrays(prepared, 32, seed=5, mixup=0.4)
+    indices = list(range(len(arrays)))
+    own = arrays.__getitems__(indices)["own"]
+    assert torch.equal(arrays.__getitems__([3, 1])["own"], own[[3, 1]]) and "own" not in Arrays(
+        prepared, 32
+    ).__getitems__([1])
+    arrays.epoch = 1
+    assert not torch.equal(arrays.__getitems__([1])["own"], own[1:2])
+    drawn = torch.cat([own, *(arrays.__getitems__(indices)["own"] for arrays.epoch in range(1, 40))])
+    assert drawn.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert drawn.var().item() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), rel=0.05)  # of Beta(A, A): 1 / (4 (2 A + 1))
 
 
 def test_balanced_order_takes_each_group_equally_often() -> None:

@@ -42,6 +42,8 @@ def millions(model: torch.nn.Module) -> float:
         ("segmentation", "segformer-light", 3.3 / 4 + 0.03),
         # a quarter of ResNet-18's widths and one layer of two in each stage
         ("classification", "resnet-light", 11.2 / 16 / 2),
+        # 12 * 192 * 192 in each of 8 layers, and 192 for each of 785 positions and 3 * 8 * 8 pixels
+        ("classification", "vit-light", 3.54 + 0.19),
         # Touvron et al. 2021, table 1, 5.7 and 22.1 with 1000 classes, of 192 and 384 features
         ("classification", "facebook/deit-tiny-patch16-224", 5.7 - 0.2),
         ("classification", "facebook/deit-small-patch16-224", 22.1 - 0.4),

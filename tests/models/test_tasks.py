@@ -85,6 +85,9 @@ def test_tb_loss_by_hand() -> None:
     # a fifth of the label over both classes: 0.9 of it stays, the other gets 0.1, whose probabilities are 1/2 and 3/4
     smooth = 2 * np.log(2) + 0.5 * (0.9 * np.log(4) + 0.1 * np.log(4 / 3))
     assert TB.loss(logits, batch, 0.2).item() == pytest.approx(smooth / 2)
+    # three quarters of the first stay, half of the second; the rest is of the other label, with the other's weight
+    mixed = [0.75 * 2 * np.log(2) + 0.25 * 0.5 * np.log(2), 0.5 * 0.5 * np.log(4) + 0.5 * 2 * np.log(4 / 3)]
+    assert TB.loss(logits, batch | {"own": torch.tensor([0.75, 0.5])}, 0.0).item() == pytest.approx(sum(mixed) / 2)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

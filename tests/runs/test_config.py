@@ -67,6 +67,8 @@ def test_unknown_choices_are_refused(field: str) -> None:
         ({"region": "lungs"}, "region is of task tb_classification: leave out region 'lungs'"),
         ({"balance": "weights"}, "balance is of task tb_classification"),
         ({"label_smoothing": 0.1}, "label_smoothing is of task tb_classification"),
+        ({"mixup": 0.2}, "mixup is of task tb_classification"),
+        ({"mixup": 0.2, **TB, "freeze": "encoder", "augment": "none"}, "mixup is of freeze none"),
         ({"segmenter": "runs/lungs"}, "segmenter is of region lungs"),
         (TB | {"segmenter": "runs/lungs"}, "segmenter is of region lungs"),
         (FROZEN | {"from_scratch": True}, "freeze is of a trained encoder, not from_scratch: leave out freeze 'enc"),

@@ -26,6 +26,7 @@ from chest_xray_masks import split_of
 from hub_models.dataset.sources import load_splits
 from hub_models.files import DiskFullError, held
 from hub_models.imaging.flags import Flag
+from hub_models.models.image_processors import normalize
 from hub_models.models.out_of_distribution import OUT_OF_DISTRIBUTION_NAME, OutOfDistribution
 from hub_models.models.tasks import TASKS
 from hub_models.predict.reader import ChestXrayReader
@@ -185,7 +186,7 @@ def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None
     (tmp_path / "run" / "data.json").write_text(json.dumps(written | {"model": "0" * 64, "earlier": ["x"]}))
     started = dataclasses.replace(run, model="runs/first")
     with pytest.raises(ValueError, match="^runs/first changed since"):
-        module._check_data(started, tmp_path / "run", written | {"model": "1" * 64})
+        module.check_data(started, tmp_path / "run", written | {"model": "1" * 64})
 
 
 def test_folder_of_something_else_is_left_alone(config, tmp_path) -> None:
@@ -226,6 +227,18 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_and_x_rays(config,
     assert train(sound)["training"]["kept_epoch"] == 1 and TrainConfig.load(tmp_path / "run") == sound
     with pytest.raises(ValueError, match="holds a run of another config"):
         train(broken)
+
+
+def test_mixed_x_rays_are_of_two_of_the_step(tb_config) -> None:
+    config = dataclasses.replace(tb_config, mixup=0.4, augment="none", tracker="none")
+    accelerator = module.training_accelerator(config)
+    run = module.make_run(config, accelerator, data.load_run_splits(config, accelerator))
+    batch = run.splits["train"].arrays.__getitems__([0, 1, 2])
+    inputs, references = loop._inputs(run, batch)
+    images, own = batch["pixels"].float() / 255, batch["own"][:, None, None]
+    mixed = own * images + (1 - own) * images[[1, 2, 0]]
+    torch.testing.assert_close(inputs["pixel_values"], normalize(mixed, run.image_processor))
+    assert "own" in references and "own" not in run.splits["validation"].arrays.__getitems__([0])
 
 
 def test_named_tracker_must_be_installed(config, tmp_path, monkeypatch, caplog) -> None:
