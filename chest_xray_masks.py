@@ -753,12 +753,15 @@ def _scan_entry(tree: Tree, entry: os.DirEntry[str], inside: tuple[str, ...]) ->
     return False
 
 
+ZIP_ERRORS = (zipfile.BadZipFile, ValueError, NotImplementedError)  # of opening and listing a damaged zip
+
+
 def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
     """Add a zip's members to `tree`; a broken zip or an unsafe member name becomes a problem."""
     try:
         with _open_zip(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            members = [member for member in zip_members(archive) if not member.is_dir()]
+    except (OSError, *ZIP_ERRORS) as error:
         if "://" in path and not isinstance(error, zipfile.BadZipFile):
             raise
         tree.problems.append((path, f"is no whole zip ({error}): download it again, or pass the unzipped folder"))
@@ -798,6 +801,14 @@ def _open_zip(path: str) -> zipfile.ZipFile:
         return zipfile.ZipFile(xopen(path, "rb"))
     regular_size(path)
     return zipfile.ZipFile(path)
+
+
+def zip_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the files and folders of a zip; raise BadZipFile for one without a name, as a damaged zip may list."""
+    members = archive.infolist()
+    if not all(member.filename for member in members):
+        raise zipfile.BadZipFile("one of its files has no name")
+    return members
 
 
 def regular_size(path: str | Path) -> int:

@@ -97,8 +97,8 @@ def _of_zip(path: Path) -> Iterator[tuple[str, cxm.SetFile]]:
     cxm.regular_size(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [one for one in archive.infolist() if not one.is_dir()]
-    except zipfile.BadZipFile as error:
+            members = [one for one in cxm.zip_members(archive) if not one.is_dir()]
+    except cxm.ZIP_ERRORS as error:
         raise ValueError(f"{path} is neither a folder nor a whole zip ({error}): pass one of X-rays") from error
     for one in members:
         yield one.filename.replace("\\", "/"), cxm.SetFile("", "", str(path), one.filename, one.file_size, one.CRC)

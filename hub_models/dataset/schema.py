@@ -45,8 +45,10 @@ def of_dataset(
 
     Raises:
         FileNotFoundError: there is no such dataset.
-        ValueError: no column holds images, or a value cannot be understood.
+        ValueError: damaged data, no column of images, or a value that cannot be understood.
     """
+    import pyarrow
+
     path, given, labels = Path(data).expanduser(), parse_columns(columns), parse_positive(positive)
     try:
         is_saved = path.is_dir() and any((path / one).is_file() for one in ("dataset_dict.json", "dataset_info.json"))
@@ -59,6 +61,12 @@ def of_dataset(
             loaded = datasets.load_dataset(data, config, revision=revision)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"no dataset {data} ({error}): pass a folder, Parquet or a Hub id") from error
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException, OSError) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno is not None:  # of the system, not of the file
+            raise
+        why = " ".join(cxm.reason(cause).split())
+        raise ValueError(f"{data} cannot be read as a dataset ({why}): get a sound copy") from error
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}
     found = []
     for name, rows in splits.items():

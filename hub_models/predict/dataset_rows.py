@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby, repeat
 from pathlib import Path
@@ -52,12 +53,8 @@ def of_parquet(
     carried: dict[str, list[Any]] = {name: [] for name in CARRIED}
     features = datasets.Features()
     for name, path in tables.items():
-        with files.open(path) as file:
-            try:
-                table = pyarrow.parquet.ParquetFile(file)
-            except (pyarrow.ArrowException, OSError) as error:  # OSError: of a damaged footer; its text has two lines
-                why = " ".join(str(error).split())
-                raise ValueError(f"{name} is no whole Parquet ({why}): get it again") from error
+        with files.open(path) as file, _whole(name):
+            table = pyarrow.parquet.ParquetFile(file)
             schema, count, size = table.schema_arrow, table.metadata.num_rows, files.size(path)
             if count > size:
                 raise ValueError(f"{name} claims {count} rows in {size} bytes: get it again")
@@ -76,6 +73,18 @@ def of_parquet(
     index = index_of(keyed, carried=carried_of(features, carried))
     open_path = open_url if allow_paths else refuse
     return Sources(index, partial(_stream_parquet, files, named, open_path), (named, *PATHS[:allow_paths]))
+
+
+@contextmanager
+def _whole(name: str) -> Iterator[None]:
+    """Turn what pyarrow raises in a block, over damaged headers of Parquet, into a ValueError of one line.
+
+    Errors of plain ValueError pass. Of a damaged footer or page pyarrow raises an OSError of two lines.
+    """
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{name} is no whole Parquet ({' '.join(str(error).split())}): get it again") from error
 
 
 def _holds_images(field: pyarrow.Field, wanted: str | None) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from chest_xray_masks import HEAD_BYTES, read_member, regular_size, scan
+from chest_xray_masks import HEAD_BYTES, ZIP_ERRORS, read_member, regular_size, scan, zip_members
 from hub_models.dataset.folders import is_mask
 from hub_models.imaging.file_kinds import HIDDEN, OTHERS
 from hub_models.predict.dataset_rows import of_dataset, of_parquet
@@ -259,14 +259,15 @@ def _no_image(images: str, passed_over: PassedOver) -> FileNotFoundError:
 def _zip(files: fsspec.AbstractFileSystem, path: str) -> Sources:
     try:
         archive = zipfile.ZipFile(files.open(path))
-    except zipfile.BadZipFile as error:
+        listed = zip_members(archive)
+    except ZIP_ERRORS as error:
         raise ValueError(f"{path} is no whole zip ({error}): get it again") from error
 
     def read(member: str, count: int = -1) -> bytes:
         return read_member(archive, member, f"{PurePosixPath(path).name}/{member}", count=count)
 
-    members = {one.filename: one for one in archive.infolist()}
-    for one in archive.infolist():
+    members = {one.filename: one for one in listed}
+    for one in listed:
         if one.CRC != members[one.filename].CRC:
             raise ValueError(f"{path} holds two files {one.filename} that differ: get the zip again")
     _say_zips(path, sum(name.lower().endswith(".zip") for name in members))

@@ -37,6 +37,19 @@ def test_parquet_of_datasets_is_read_by_its_ids(tmp_path) -> None:
     assert find_sources(str(tmp_path)).digest == sources.digest  # the folder holds no image, but the table
 
 
+def test_damaged_page_of_ids_is_told_in_one_line(tmp_path) -> None:
+    path = write(tmp_path / "xrays.parquet", image=PNGS, id=["a", "b", "c"])
+    chunk = pyarrow.parquet.read_metadata(path).row_group(0).column(1)
+    data = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    data[start : start + 8] = b"\xff" * 8  # its header
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"\Axrays\.parquet is no whole Parquet \([^\n]*\): get it again\Z"):
+        find_sources(str(path))
+    with pytest.raises(ValueError, match=r"\A[^\n]*xrays\.parquet cannot be read as a dataset \([^\n]*\Z"):
+        load_splits(path)
+
+
 def test_parquet_of_bytes_is_read_by_file_and_row_where_ids_repeat(tmp_path) -> None:
     write(tmp_path / "b.parquet", png=PNGS[:2], id=[7, 7])
     write(tmp_path / "a.parquet", png=PNGS[2:], id=[8])

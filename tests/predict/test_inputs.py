@@ -1,8 +1,10 @@
 import os
 import re
+import struct
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -12,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from tiny import IDS, SHENZHEN_IDS, dicom, image_png, kaggle, nlm_montgomery, png, write_tree, write_zip
 
+from hub_models.dataset.folders import list_folder
 from hub_models.imaging.source import open_image
 from hub_models.predict import index, lists
 from hub_models.predict.index import Sources
@@ -286,6 +289,18 @@ def test_what_cannot_be_looked_into_is_told(tmp_path) -> None:
     (tmp_path / "list.csv").write_text("id,label\n1,0\n")
     with pytest.raises(ValueError, match=r"list\.csv has the columns \['id', 'label'\]: give it one of source, path"):
         find_sources(str(tmp_path / "list.csv"))
+
+
+@pytest.mark.parametrize("look", [find_sources, list_folder], ids=["predict", "train"])
+def test_zip_that_lists_a_file_without_a_name_is_damaged(look: Callable[..., object], tmp_path) -> None:
+    path = write_zip(FILES, tmp_path / "xrays.zip")
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\1\2")  # of the directory; 28 bytes on: lengths of name, extra field and comment
+    length = int.from_bytes(data[entry + 28 : entry + 30], "little")
+    data[entry + 28 : entry + 34] = struct.pack("<HHH", 0, 0, length)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"xrays\.zip is .* whole zip \(.*no name"):
+        look(path if look is list_folder else str(path))
 
 
 def test_damaged_member_is_an_error_of_its_own(tmp_path) -> None:
