@@ -1137,7 +1137,7 @@ class TooManyPixelsError(ValueError):
     """An image holds more than `MAX_PIXELS`, and is not decoded."""
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return the message of an error, without the address in memory that PIL puts into its own."""
     return re.sub(r" <_io\.[^>]*>", "", str(error)) or type(error).__name__
 
