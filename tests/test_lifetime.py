@@ -96,7 +96,7 @@ RANK_1_FAILS = """
 import os
 from hub_models.console import plain_terminal
 with plain_terminal():
-    from hub_models.evaluation.evaluate import make_accelerator
+    from hub_models.runs.launch import make_accelerator
     accelerator = make_accelerator()
     if not accelerator.is_main_process:
         raise ValueError("rank 1 has no disk")

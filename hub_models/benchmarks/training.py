@@ -106,7 +106,8 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
     images = steps * config.batch_size
     run = make_run(config, accelerator, {"train": repeated(split, images)})
     size = run.splits["train"].arrays.image_size
-    model = build(TASKS[config.task].kind, str(config.model), True, TASKS[config.task].labels, size)
+    task = TASKS[config.task]
+    model = build(task.kind, str(config.model), True, task.labels, size)
     learner = make_learner(run, copy.deepcopy(model))
     works: Works = {
         "compute": _compute(run, copy.deepcopy(model), steps),

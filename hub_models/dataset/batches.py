@@ -54,10 +54,13 @@ class Arrays(Dataset):
         if self.ranges is not None:
             batch["drawn"] = draw([example_seed(id) for id in rows["id"]], self.seed, self.epoch, self.ranges)
         if self.mixup:
-            keys = [[self.seed, self.epoch, example_seed(id), 1] for id in rows["id"]]
-            drawn = [np.random.default_rng(key).beta(self.mixup, self.mixup) for key in keys]
+            drawn = [one.beta(self.mixup, self.mixup) for one in self._generators(rows["id"], 1)]
             batch["own"] = torch.tensor(drawn, dtype=torch.float32)
         return batch
+
+    def _generators(self, ids: list[str], use: int) -> list[np.random.Generator]:
+        """Return a generator for each X-ray: a function of it, the seed, the epoch and what it is used for."""
+        return [np.random.default_rng([self.seed, self.epoch, example_seed(id), use]) for id in ids]
 
     def _stack(self, images: list[bytes]) -> torch.Tensor:
         side = self.image_size
@@ -72,16 +75,15 @@ class MaskedArrays(Arrays):
     ) -> None:
         """Wrap `prepared` for a model that sees each X-ray as so many patches."""
         super().__init__(prepared, image_size, ranges, seed)
-        self.patches = patches
-        self.ids_seeds = [example_seed(id) for id in prepared["id"]]
+        self.patches, self.ids = patches, list(prepared["id"])
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """Return what `Arrays` does, and `noise` (B, N) float32, one number in [0, 1) for each patch.
 
         It is a pure function of X-ray, seed and epoch.
         """
-        keys = [[self.seed, self.epoch, self.ids_seeds[index], self.patches] for index in indices]
-        noise = np.stack([np.random.default_rng(key).random(self.patches, np.float32) for key in keys])
+        generators = self._generators([self.ids[index] for index in indices], self.patches)
+        noise = np.stack([one.random(self.patches, np.float32) for one in generators])
         return super().__getitems__(indices) | {"noise": torch.from_numpy(noise)}
 
 

@@ -2,17 +2,12 @@
 
 import dataclasses
 import logging
-import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 
 from hub_models.dataset.folds import FOLDS
 from hub_models.dataset.sources import DataRequest
@@ -26,12 +21,11 @@ from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
 from hub_models.runs.data import count_synthetic, load_run_rows, prepare_splits, request_of
-from hub_models.runs.leaks import Seen, check_leaks, check_pixels, refuse_calibrated, seen_in, trained_on
+from hub_models.runs.launch import circumstances, make_accelerator
+from hub_models.runs.leaks import LEARNED, Seen, check_leaks, check_pixels, refuse_calibrated, seen_in, trained_on
 from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
-
-VERSIONED = ("torch", "transformers", "datasets", "accelerate")
 
 
 @dataclasses.dataclass
@@ -78,22 +72,6 @@ class Planned:
         return Evaluated(self.config, self.split, measure(trained, split, accelerator), split.rows, lambda id: trained)
 
 
-def make_accelerator(**options: Any) -> Accelerator:
-    """Return an Accelerator on the GPUs, else on the CPU; from then on only its main process logs."""
-    # a launcher of several processes takes them to have GPUs unless told
-    waiting = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # the others wait while one decodes the set
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[waiting], **options)
-    if not accelerator.is_main_process:
-        logging.getLogger("hub_models").setLevel(logging.ERROR)
-    return accelerator
-
-
-def device_name(accelerator: Accelerator) -> str:
-    """Return what a process computes on: "cpu", or the kind of accelerator with its model's name."""
-    device = accelerator.device
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
 def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, more: dict[str, Any]) -> dict[str, Any]:
     """Return `results.json` as written into `folder`, after the per-image rows and the pictures.
 
@@ -134,17 +112,6 @@ def _warn_of_chance(results: dict[str, Any]) -> None:
         logger.warning(said, name, found["value"], found["low"], found["high"], chance)
 
 
-def circumstances(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
-    """Return how results came to be: config, commit, date, launch and versions."""
-    found = {"config": dataclasses.asdict(config), "commit": _commit(), "date": datetime.now(UTC).date().isoformat()}
-    return found | {"launch": launch_of(accelerator), "versions": {name: version(name) for name in VERSIONED}}
-
-
-def launch_of(accelerator: Accelerator) -> dict[str, int | str]:
-    """Return how the processes were launched, as far as it changes metrics."""
-    return {"processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
-
-
 def shown(results: dict[str, Any]) -> str:
     """Return one line: the main metric with its interval, for each site and all."""
     name = results["main_metric"]
@@ -158,16 +125,6 @@ def _shown(metric: Interval) -> str:
         return "undefined"
     interval = "" if metric["low"] is None else f" [{metric['low']:.3f}, {metric['high']:.3f}]"
     return f"{metric['value']:.4f}{interval}"
-
-
-def _commit() -> str | None:
-    """Return the commit of this code, with a + where files were changed since; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def evaluate_run(
@@ -263,7 +220,7 @@ def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> 
     rows, seen = load_run_rows(config, accelerator, (request.split,))[request.split], dict[str, Seen]()
     if request.split != "train" or request.unseen:
         chosen_on = request.split == "validation" and not request.unseen
-        seen[str(folder)] = seen_in(run.data, ("train",) if chosen_on else ("train", "validation"))
+        seen[str(folder)] = seen_in(run.data, ("train",) if chosen_on else LEARNED)
         if config.segmenter:
             seen[config.segmenter] = trained_on(Path(config.segmenter))
     for source, known in seen.items():

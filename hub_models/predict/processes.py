@@ -31,5 +31,5 @@ def processes_for(*sources: str | Path | None, backend: str | None = None) -> "A
     if is_alone and all(backend == "onnx" or is_exported(Path(source)) for source in sources if source is not None):
         return OneProcess()
     with import_for(next(filter(None, sources), None)):
-        from hub_models.evaluation.evaluate import make_accelerator  # late: it needs torch
+        from hub_models.runs.launch import make_accelerator  # late: it needs torch
     return make_accelerator()

@@ -24,7 +24,7 @@ from hub_models.models.settings import digest_of_model
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
-from hub_models.runs.leaks import Seen, check_leaks, seen_in, trained_on
+from hub_models.runs.leaks import LEARNED, Seen, check_leaks, seen_in, trained_on
 from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, short_digest
 
 
@@ -188,7 +188,7 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
         data["counts"] = {split: counts_of(one) for split, one in rows.items()}
         data["patients"] = {split: sorted(set(map(short_digest, one["patient_id"]))) for split, one in rows.items()}
         data["patients"]["earlier"] = learned
-        check_leaks(config.data_dir, seen_in(data, ("train", "validation")), rows["test"])
+        check_leaks(config.data_dir, seen_in(data, LEARNED), rows["test"])
     elif learned:
         data["patients"] = {"earlier": learned}
     if config.test_data:

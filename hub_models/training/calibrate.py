@@ -54,7 +54,7 @@ def calibrate(config: CalibrationConfig) -> dict[str, Any]:
         with held(config.output):
             write_calibration(config.output, values, scores, crossed)
         return _told(config, values)
-    from hub_models.evaluation.evaluate import make_accelerator  # late, as all that needs torch
+    from hub_models.runs.launch import make_accelerator  # late, as all that needs torch
 
     accelerator = make_accelerator()
     run, scores, about = _measured(config, accelerator)

@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 
-from hub_models.evaluation.evaluate import launch_of
 from hub_models.files import ASIDE, NEW_NAME, DiskFullError, new_file, new_folder, sync, write_json
 from hub_models.hub_client.model_files import read_json
+from hub_models.runs.launch import launch_of
 
 logger = logging.getLogger(__name__)
 

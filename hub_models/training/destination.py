@@ -7,12 +7,12 @@ from pathlib import Path
 
 from accelerate.utils import broadcast_object_list
 
-from hub_models.evaluation.evaluate import make_accelerator
 from hub_models.hub.push import Push, check_push, kind_of, push_model
 from hub_models.models.architectures import outline_at
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig, resolved
 from hub_models.runs.data import resolve
+from hub_models.runs.launch import make_accelerator
 from hub_models.runs.run_folder import RunFolder
 from hub_models.training.train import train
 

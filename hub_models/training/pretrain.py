@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from hub_models.console import counted
 from hub_models.dataset.sources import DataRequest
-from hub_models.evaluation.evaluate import circumstances
 from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
 from hub_models.hub_client.model_files import read_json
 from hub_models.models.masked_auto_encoder import (
@@ -22,6 +21,7 @@ from hub_models.models.masked_auto_encoder import (
 )
 from hub_models.runs.config import resolved
 from hub_models.runs.data import request_of
+from hub_models.runs.launch import circumstances
 from hub_models.runs.leaks import LEARNED
 from hub_models.runs.notes import CARD_NAME, finished, read_notes
 from hub_models.runs.pretrain_config import PretrainConfig

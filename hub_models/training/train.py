@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from hub_models.console import counted
 from hub_models.dataset.folds import FOLDS
-from hub_models.evaluation.evaluate import Evaluated, device_name, make_accelerator, pool, shown, write_report
+from hub_models.evaluation.evaluate import Evaluated, pool, shown, write_report
 from hub_models.evaluation.measure import measure, measure_features, validate
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import check_output, held, is_hidden, write_bytes, write_json
@@ -30,6 +30,7 @@ from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import TrainConfig, resolved
 from hub_models.runs.data import Split, check_earlier, describe, load_run_rows, prepare_splits, request_of, resolve
+from hub_models.runs.launch import device_name, make_accelerator
 from hub_models.runs.leaks import LEARNED, check_pixels, seen_in
 from hub_models.runs.notes import CARD_NAME, finished
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder

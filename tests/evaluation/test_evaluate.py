@@ -11,7 +11,7 @@ from PIL import Image
 
 from hub_models.dataset.sources import load_splits
 from hub_models.evaluation import evaluate as report
-from hub_models.evaluation.evaluate import Evaluated, evaluate_run, launch_of, make_accelerator, shown, write_report
+from hub_models.evaluation.evaluate import Evaluated, evaluate_run, shown, write_report
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import held
 from hub_models.hub.push import push_model
@@ -317,9 +317,3 @@ def test_one_line_shows_sites_and_all() -> None:
     metrics = {"all": figure(0.91234, 0.8, 0.95678), "site: A": figure(0.5), "site: B": figure(None)}
     results = {"main_metric": "auroc", "metrics": metrics | {"sex: F": figure(0.1)}}
     assert shown(results) == "auroc: all 0.9123 [0.800, 0.957] (n 3), A 0.5000 (n 3), B undefined (n 3)"
-
-
-def test_accelerator_is_on_what_there_is() -> None:
-    accelerator = make_accelerator(gradient_accumulation_steps=2)
-    assert accelerator.device.type == "cpu" and accelerator.gradient_accumulation_steps == 2
-    assert launch_of(accelerator) == {"processes": 1, "mixed_precision": "no"}
