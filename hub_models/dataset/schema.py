@@ -63,7 +63,8 @@ def of_dataset(
         raise FileNotFoundError(f"no dataset {data} ({error}): pass a folder, Parquet or a Hub id") from error
     except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowException, OSError) as error:
         cause = error.__cause__ or error
-        if isinstance(cause, OSError) and cause.errno is not None:  # of the system, not of the file
+        # an OSError of pyarrow, over damage, has no number and no kind; others are of the system or the network
+        if isinstance(cause, OSError) and (cause.errno is not None or type(cause) is not OSError):
             raise
         why = " ".join(cxm.reason(cause).split())
         raise ValueError(f"{data} cannot be read as a dataset ({why}): get a sound copy") from error
