@@ -2,7 +2,6 @@
 
 import csv
 import re
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -219,8 +218,6 @@ def test_any_text_gives_words_of_the_vocabulary(text: str) -> None:
     assert all(getattr(found, name) in (None, *cxm.PRESENCES) for name in FINDING_NAMES)
 
 
-@pytest.mark.parametrize("text", ["no cavity and ", "cleared ", "pleural ", "the ", "not ", "a", "? ", "has been "])
-def test_a_long_text_takes_bounded_time(text: str) -> None:
-    started = time.perf_counter()
-    parse_findings((text * 70_000)[: 2**16])
-    assert time.perf_counter() - started < 10
+@pytest.mark.parametrize("text", ["no cavity and ", "cleared ", "pleural ", "the ", "not ", "a ", "? ", "has been "])
+def test_a_text_of_64_kb_is_read_as_a_short_one(text: str) -> None:
+    assert parse_findings(text * (2**16 // len(text))) == parse_findings(text * 3)

