@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
     from playwright.sync_api import Browser
 
-LONGEST = ("test_app.py", "test_docs.py", "test_train.py")
+LONGEST = ["test_docs.py", "test_demo.py", "test_space.py", "test_page.py", "test_backends.py", "test_train.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first, so that in the end no worker is left alone with one of them."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: [*LONGEST, item.path.name].index(item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -243,3 +243,12 @@ def browser() -> "Iterator[Browser]":
         running = start_browser(playwright)
         yield running
         running.close()
+
+
+@pytest.fixture(scope="module")
+def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of somebody who is logged in as `you` to a Hub, that of the tests."""
+    from loopback_hub import LoopbackHub
+
+    with LoopbackHub() as hub:
+        yield hub.environment(hub.add_user("you"), tmp_path_factory.mktemp("home"))

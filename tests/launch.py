@@ -65,6 +65,18 @@ def _signal_when(
         return process.wait(), log
 
 
+def shell(command: str, folder: Path, environment: dict[str, str], root: Path = ROOT) -> str:
+    """Output of a shell command with the environment's programs first on the path."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = environment | {"PATH": path, "PYTHONPATH": str(root), "MAKEFLAGS": ""}
+    done = subprocess.run(
+        ["bash", "-e", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=1200
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
 def config_line(data: Path, output: Path, **options: object) -> list[object]:
     """Line of scripts/train.py: 32 px from random weights, without a tracker."""
     given = {"data": data, "output": output, "image_size": 32, "tracker": "none", **options}

@@ -6,23 +6,18 @@ first line names.
 """
 
 import dataclasses
-import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tiny
-from launch import ROOT
-from loopback_hub import LoopbackHub
+from launch import ROOT, shell
 from packaging.requirements import Requirement
 from PIL import Image
 from test_packages import ORDER
@@ -153,24 +148,6 @@ def test_design_page_names_each_package_module_and_answer() -> None:
         assert re.search(rf"^ *(def |class )?{name}\b", (ROOT / file).read_text(), re.M), f"{name} of {file}"
 
 
-@pytest.fixture(scope="module")
-def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of somebody who is logged in as `you` to a Hub, that of the tests."""
-    with LoopbackHub() as hub:
-        yield hub.environment(hub.add_user("you"), tmp_path_factory.mktemp("home"))
-
-
-def run(command: str, folder: Path, online: dict[str, str], root: Path = ROOT) -> str:
-    """Output of a shell command with the environment's programs first on the path."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = online | {"PATH": path, "PYTHONPATH": str(root), "MAKEFLAGS": ""}
-    shell = ["bash", "-e", "-c", command]
-    done = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
-    if done.returncode:
-        raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done.stdout
-
-
 def run_page(page: Path, folder: Path, online: dict[str, str]) -> None:
     """Run the blocks of a page in order in one folder, and hold what they print against their comments."""
     for block in blocks(page):
@@ -182,7 +159,7 @@ def run_page(page: Path, folder: Path, online: dict[str, str]) -> None:
             (folder / name).write_text(block.text)
             command = "python block.py" if block.language == "python" else "true"
         try:
-            printed = run(command, folder, online).splitlines()
+            printed = shell(command, folder, online).splitlines()
         except RuntimeError as error:
             raise RuntimeError(f"{block.place}: {error}") from error
         said = re.findall(r"^ *print\(.*\)  # (?!such as)(.+)$", block.text, re.M)
@@ -218,29 +195,3 @@ def test_page_runs(page: Path, first_steps: Path, online: dict[str, str], tmp_pa
     spacing = {"PixelSpacing": [1.4, 1.4], "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.1"}
     (folder / "xray.dcm").write_bytes(tiny.dicom(stored, **spacing))
     run_page(page, folder, online)
-
-
-@pytest.mark.slow
-def test_demo_learns_and_leaves_its_pictures(online: dict[str, str], tmp_path: Path) -> None:
-    """`make demo` in a copy of the project's files, with this environment as its `.venv`."""
-    root = tmp_path / "project"
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    environment = root / ".venv"
-    environment.symlink_to(sys.prefix)
-    if not (environment / ".installed").exists():
-        pytest.skip("not in the environment that `make install` makes")
-    os.utime(root / "constraints.txt", (0, 0))
-    os.utime(root / "pyproject.toml", (0, 0))  # older than .installed: nothing to install
-    run("make demo THREADS=1", root, online, root)  # beside other tests, two threads wait for each other
-    lungs, tb = (root / "demo" / "runs-phantoms" / name for name in ("lungs", "tb"))
-    results = json.loads((lungs / "results.json").read_text())
-    assert results["metrics"]["all"]["dice"]["value"] >= 0.96
-    for picture in (lungs / "overlays.png", lungs / "dice.png", tb / "roc.png", tb / "reliability.png"):
-        assert Image.open(picture).size[0] > 500
-    screening = json.loads((tb / "results.json").read_text())["metrics"]["all"]
-    assert screening["n"] == 65 and screening["auroc"]["value"] >= 0.88  # .92 here; its digits are the processor's
-    assert json.loads((root / "demo" / "audit.json").read_text())["counts"]["MC"]["images"] == 100
