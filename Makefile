@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no \
 	--num_cpu_threads_per_process $(THREADS) --mixed_precision $(PRECISION)
 export HF_UPDATE_DOWNLOAD_COUNTS := 0
+export DATA NIH QUICK BIN PRECISION
 
 ifeq ($(strip $(DATA)),)
 SOURCE := demo/phantoms
@@ -71,32 +72,10 @@ hub:
 	$(BIN)/cxm predict --data $(OWNER)/chest_xray_masks --split test --output $(RUNS)/predictions \
 		--segmenter $(OWNER)/chest-xray-lungs --classifier $(OWNER)/chest-xray-tb --overlays
 
-# Every number of docs/results.md but the ratios, with DATA=<folder>: about two hours of one CPU core
-F := demo/figures
+# Every number of docs/results.md, with DATA=<the set> NIH=<folder>: up to four hours of two cores; figures.mk says how
 figures: install
-	$(if $(strip $(DATA)),,$(error pass DATA=<folder or zip of the set>))
-	mkdir -p $(F)
-	$(TRAIN) --output $(F)/lungs-small $(FIRST) --image_size 128 --epochs 40
-	$(TRAIN) --output $(F)/lungs --model $(F)/lungs-small $(THEN) --image_size 256 --epochs 20
-	$(TRAIN) --protocol mc_to_shenzhen --output $(F)/mc-lungs $(FIRST) --image_size 128 --epochs 100
-	$(TRAIN) --protocol shenzhen_to_mc --output $(F)/sz-lungs-small $(FIRST) --image_size 128 --epochs 40
-	$(TRAIN) --protocol shenzhen_to_mc --output $(F)/sz-lungs --model $(F)/sz-lungs-small $(THEN) \
-		--image_size 256 --epochs 12
-	$(TRAIN) --output $(F)/tb $(SCREEN) $(TB) --region lungs --segmenter $(F)/lungs
-	$(TRAIN) --output $(F)/tb-image $(SCREEN) $(TB) --region image
-	$(TRAIN) --protocol mc_to_shenzhen --output $(F)/mc-tb $(SCREEN) --image_size 96 --epochs 100 \
-		--region lungs --segmenter $(F)/mc-lungs
-	$(TRAIN) --protocol shenzhen_to_mc --output $(F)/sz-tb $(SCREEN) $(TB) --region lungs \
-		--segmenter $(F)/sz-lungs
-	$(TRAIN) --protocol mc_to_shenzhen --output $(F)/mc-tb-image $(SCREEN) --image_size 96 --epochs 100
-	$(TRAIN) --protocol shenzhen_to_mc --output $(F)/sz-tb-image $(SCREEN) $(TB)
-	$(TRAIN) --protocol folds --output $(F)/lungs-folds $(FIRST) --image_size 128 --epochs 5
-	$(TRAIN) --protocol folds --output $(F)/tb-folds $(SCREEN) $(TB) --region lungs \
-		--segmenter $(F)/lungs-folds
-	$(TRAIN) --protocol folds --output $(F)/tb-folds-image $(SCREEN) $(TB)
-	for run in lungs mc-lungs sz-lungs; do for way in "--views 5" --two_lungs; do \
-		$(BIN)/cxm evaluate --model $(F)/$$run --data "$(SOURCE)" $$way || exit 1; done; done
-	$(BIN)/cxm evaluate --model $(F)/tb-folds --data "$(SOURCE)" --compare $(F)/tb-folds-image
+	$(if $(strip $(DATA)$(QUICK)),,$(error pass DATA=<folder or zip of the set>, or QUICK=1 for phantoms))
+	$(MAKE) --no-print-directory --jobs 2 --file figures.mk
 
 # The pages of docs/ to build/docs; --strict ends at a broken link, and nothing is fetched
 docs: install

@@ -1,6 +1,7 @@
 """Serve a page that reads X-rays: drop one, see its lungs, the probability of tuberculosis, flags and limits.
 
-On this machine, with the models of `make demo` (run folders) or of the Hub:
+On this machine, with the bundled models, those of `make demo` (run folders) or of the Hub:
+    python scripts/app.py
     python scripts/app.py --segmenter demo/runs-phantoms/lungs --classifier demo/runs-phantoms/tb
     python scripts/app.py --segmenter OWNER/chest-xray-lungs --classifier OWNER/chest-xray-tb
 For others on the network, whose browsers then send X-rays to it without encryption:

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from hub_models.app import view
 from hub_models.app.backlog import LARGEST, MOST_FILES, Backlog
 from hub_models.app.examples import EXAMPLE_PHANTOMS, EXAMPLE_SIZE, example_png
+from hub_models.hub_client.bundled import DEFAULT_MODELS
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.masks import keep_two_lungs
 from hub_models.models.saliency import METHODS, saliency_of_gray
@@ -79,11 +80,13 @@ class Page:
 
     @classmethod
     def of(cls, segmenter: str | Path | None, classifier: str | Path | None, revision: str | None = None) -> "Page":
-        """Return the page of run folders or Hub ids, one of which may be absent.
+        """Return the page of run folders or Hub ids, one of which may be absent; without both, the bundled models.
 
         Raises:
             FileNotFoundError, ValueError: as `local_run` and `ChestXrayReader`.
         """
+        if segmenter is None and classifier is None:
+            segmenter, classifier = DEFAULT_MODELS
         named = {"Lung model": segmenter, "Tuberculosis model": classifier}
         sources = {role: source for role, source in named.items() if source is not None}
         folders = {role: local_run(source, revision) for role, source in sources.items()}

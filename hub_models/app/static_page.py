@@ -21,6 +21,7 @@ from hub_models.dataset.inspection import BLANK_SPREAD
 from hub_models.files import check_output, new_folder, write_json
 from hub_models.hub.limits import KNOWN_LIMITS, SCOPE, Limits, plain_sentences
 from hub_models.hub.space import STATIC_MARK, pack_static, send_space
+from hub_models.hub_client.bundled import DEFAULT_MODELS
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.dicom import CHEST, LATERAL, MODALITIES
 from hub_models.imaging.flags import Flag
@@ -88,17 +89,19 @@ def build_static(
     Args:
         output: folder to make.
         segmenter: lung model, the folder of an export or a run, or a Hub id.
-        classifier: TB model, likewise.
+        classifier: TB model, likewise. Without both, the page has the bundled models.
         revision: branch, tag or commit of models from the Hub.
 
     Raises:
         FileExistsError: `output` holds files.
         FileNotFoundError: no such model.
         ConnectionError: npm cannot be reached, and its packages are not in the cache.
-        ValueError: no model, or one that the page cannot read with.
+        ValueError: a model that the page cannot read with.
     """
     output = Path(output)
     check_output(output, "static page")
+    if segmenter is None and classifier is None:
+        segmenter, classifier = DEFAULT_MODELS
     tasks = {"lungs": ("lung_segmentation", segmenter), "tuberculosis": ("tb_classification", classifier)}
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
         models = {
@@ -106,8 +109,6 @@ def build_static(
             for role, (task, source) in tasks.items()
             if source is not None
         }
-        if not models:
-            raise ValueError("nothing to read with: pass segmenter=<model>, classifier=<model>, or both")
         if "lungs" not in models and models["tuberculosis"].settings["region"] == "lungs":
             raise ValueError(f"{classifier} sees lungs only: pass a segmenter that finds them, too")
         with new_folder(output) as page:
@@ -211,7 +212,7 @@ def push_static(
     segmenter: str | None = None,
     classifier: str | None = None,
     *,
-    license: str = "apache-2.0",
+    license: str,
     private: bool = True,
     dry_run: bool = False,
 ) -> str:

@@ -12,7 +12,7 @@ from hub_models.console import plain_terminal
 CXM_SUMMARY = "Load, check, train on and read the Montgomery County and Shenzhen tuberculosis chest X-rays."
 CXM_EXAMPLES = (
     "cxm train --data DATA --output runs/lungs --model segformer-light --from_scratch",
-    "cxm predict --data XRAYS --output OUT --segmenter runs/lungs --classifier runs/tb",
+    "cxm predict --data XRAYS --output OUT",
 )
 # One library of each kind that [models] brings; commands themselves name those that only some use, such as gradio
 MODEL_LIBRARIES = ("torch", "transformers", "accelerate", "monai", "sklearn", "scipy", "matplotlib", "rich")

@@ -57,8 +57,8 @@ UNDERSTOOD = (
 XRAYS = Option(
     "data", "file, folder, zip, glob, list, Parquet, URL, or a dataset", "XRAYS", dest="images", old="images"
 )
-SEGMENTER = Option("segmenter", "lung model: a run folder or a Hub id", "RUN")
-CLASSIFIER = Option("classifier", "TB model: a run folder or a Hub id", "RUN")
+SEGMENTER = Option("segmenter", "lung model: a run folder, a Hub id, or bundled:lungs", "RUN")
+CLASSIFIER = Option("classifier", "TB model: a run folder, a Hub id, or bundled:tb", "RUN")
 PUBLIC = Option("public", "let everyone see it (default: private)", kind=bool, default=True, dest="private")
 REVISION = Option("revision", "branch, tag or commit of models that come from the Hub (default: main)", "REV")
 
@@ -188,7 +188,7 @@ COMMANDS = {
     "predict": Command(
         "Read any number of X-rays: lung masks, and a table with areas, probability, decision and flags.",
         (
-            "cxm predict --data XRAYS --output OUT --segmenter runs/lungs --classifier runs/tb",
+            "cxm predict --data XRAYS --output OUT",
             "cxm predict --data chest_xray_masks --data_dir DATA --split test --output OUT --classifier runs/tb",
         ),
         {
@@ -203,7 +203,7 @@ COMMANDS = {
                     "allow_paths", "open paths and URLs in rows of Parquet, datasets and lists at a URL", kind=bool
                 ),
             ],
-            "models, one or both": [
+            "models (default: both that are bundled)": [
                 SEGMENTER,
                 CLASSIFIER,
                 REVISION,
@@ -222,13 +222,13 @@ COMMANDS = {
                 Option("dicom_sr", "results of DICOM X-rays as DICOM SR, with the lungs as DICOM-SEG", kind=bool),
             ],
         },
-        Call("hub_models.predict.job", "read_all", arguments=plans.reader_arguments),
+        Call("hub_models.predict.job", "read_all"),
         extra="read",
     ),
     "app": Command(
         "Serve a page that reads X-rays: drop one, see its lungs, the probability of tuberculosis, flags and limits.",
         (
-            "cxm app --segmenter runs/lungs --classifier runs/tb",
+            "cxm app",
             "cxm app --static page --segmenter OWNER/chest-xray-lungs --classifier OWNER/chest-xray-tb",
         ),
         plain(

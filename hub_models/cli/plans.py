@@ -13,6 +13,7 @@ from hub_models.cli.options import Call, Options, Work
 from hub_models.evaluation.calibration_config import CalibrationConfig
 from hub_models.files import new_folder
 from hub_models.hub.export_config import ExportConfig
+from hub_models.hub_client.bundled import LICENSE
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.pretrain_config import PretrainConfig
 
@@ -80,20 +81,13 @@ def plan_calibrate(options: Options) -> Work:
     return Call("hub_models.training.calibrate", "calibrate", arguments=lambda _: {"config": config})(options)
 
 
-def reader_arguments(options: Options) -> Mapping[str, Any]:
-    """Return the options as they are; raise ValueError where no model is named."""
-    if not (options.segmenter or options.classifier):
-        raise ValueError("no model to read with: pass --segmenter, --classifier, or both")
-    return vars(options)
-
-
 def plan_app(options: Options) -> Work:
     """Return the work of `cxm app`: serve the page, or with --static build one that reads in the browser.
 
     Raises:
-        ValueError: no model, or options of the other of the two.
+        ValueError: options of the other of the two.
     """
-    given = dict(reader_arguments(options))
+    given = vars(options).copy()
     output = given.pop("static")
     if output is None:
         return Call("hub_models.app.page", "serve", arguments=lambda _: given)(options)
@@ -112,9 +106,9 @@ def plan_push(options: Options) -> Work:
         raise ValueError("--static is of the page: pass --space too")
     if other := [name for name, value in given.items() if value and name not in taken]:
         raise ValueError(f"--{other[0]} is of a model's push: leave it out with --static")
-    arguments = reader_arguments(options)
-    values = {name: arguments[name] for name in taken}
-    values |= {"license": options.license or "apache-2.0"}
+    values = {name: given[name] for name in taken}
+    license_of_models = "apache-2.0" if options.segmenter or options.classifier else LICENSE
+    values |= {"license": options.license or license_of_models}
     return Call("hub_models.app.static_page", "push_static", print, lambda _: values)(options)
 
 

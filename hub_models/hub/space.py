@@ -116,7 +116,7 @@ def pack_space(
         validate_repo_id(one)
     check_output(folder, "packed Space")
     with new_folder(folder) as made:
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "weights")
         shutil.copytree(ROOT / "hub_models", made / "hub_models", ignore=ignored)
         for name in ("chest_xray_masks.py", "LICENSE"):
             shutil.copy(ROOT / name, made)

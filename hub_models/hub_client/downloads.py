@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
+from hub_models.hub_client.bundled import BUNDLED_PREFIX, bundled_run
 from hub_models.hub_client.model_files import CODE_FILES, NESTED, read_json
 from hub_models.hub_client.repository import digests_of, folder_files
 from hub_models.hub_client.requests import plain_errors, retried
@@ -142,14 +143,16 @@ def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
 
 
 def local_run(source: str | Path, revision: str | None = None) -> Path:
-    """Return the run folder of a model: an existing folder, or the download of a Hub id.
+    """Return the run folder of a model: an existing folder, a bundled model, or the download of a Hub id.
 
     Raises:
-        FileNotFoundError, ConnectionError: `source` is neither, or cannot be downloaded.
-        PermissionError, OSError, ValueError: as `pull_model`.
+        FileNotFoundError, ConnectionError: `source` is none of these, or cannot be downloaded.
+        PermissionError, OSError, ValueError: as `pull_model` and `bundled_run`.
     """
     if Path(source).is_dir():
         return Path(source)
+    if str(source).startswith(BUNDLED_PREFIX):
+        return bundled_run(str(source))
     if not HUB_ID.fullmatch(str(source)):
         raise FileNotFoundError(f"no folder {source}, and no Hub id: pass a run folder, or <owner>/<name> on the Hub")
     logger.info("no folder %s here: looking for it on the Hub", source)

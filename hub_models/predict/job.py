@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 
 from hub_models.console import counted
 from hub_models.files import check_output, held, is_hidden, write_json
+from hub_models.hub_client.bundled import DEFAULT_MODELS
 from hub_models.hub_client.model_files import read_json
 from hub_models.models.answers import PREDICTION_VERSION
 from hub_models.predict.dicom_output import DicomOutput, algorithm
 from hub_models.predict.index import Sources
 from hub_models.predict.inputs import find_sources
-from hub_models.predict.loading import Backend, find_model
+from hub_models.predict.loading import Backend, find_models
 from hub_models.predict.passed_over import PassedOver
 from hub_models.predict.processes import OneProcess, processes_for
 from hub_models.predict.reader import ChestXrayReader
@@ -77,7 +78,7 @@ def read_all(
         images: as `find_sources` takes them.
         output: folder to write to.
         segmenter: run folder, exported folder or Hub id of a lung model.
-        classifier: run folder, exported folder or Hub id of a TB model.
+        classifier: run folder, exported folder or Hub id of a TB model. Without both, the bundled models read.
         revision: of those from the Hub.
         overlays: whether to write pictures of the X-rays with a rim around the lungs, to `overlays/`.
         saliency: whether to write pictures of what speaks for tuberculosis to the classifier, to `saliency/`.
@@ -99,6 +100,8 @@ def read_all(
         ValueError: `output` holds other predictions, or another launch writes to it; a model cannot be used.
     """
     folder = Path(output)
+    if segmenter is None and classifier is None:
+        segmenter, classifier = DEFAULT_MODELS
     for name, wanted, model in (
         ("overlays", overlays and segmenter is None, "segmenter"),
         ("dicom_seg", dicom_seg and segmenter is None, "segmenter"),
@@ -115,7 +118,7 @@ def read_all(
     accelerator = processes_for(segmenter, classifier, backend=backend)
     with accelerator.local_main_process_first():  # downloads and builds what is not in the cache
         sources = find_sources(images, config, split, data_dir, column, allow_paths, id_column)
-        lungs, tb = (None if one is None else find_model(one, revision, backend) for one in (segmenter, classifier))
+        lungs, tb = find_models(segmenter, classifier, revision, backend)
     if saliency and tb and tb.precision:
         raise ValueError("no saliency of an exported model: leave saliency out, or pass the run folder as classifier")
     settings: JobSettings = {"X-rays": sources.digest, "segmenter": lungs and lungs.identity}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from hub_models.hub_client.bundled import DEFAULT_MODELS
 from hub_models.hub_client.downloads import RUN_FILES, local_run
 from hub_models.models.onnx_model import OnnxModel, is_exported, read_preprocessing
 from hub_models.models.out_of_distribution import OutOfDistribution
@@ -94,6 +95,20 @@ def find_model(
             raise ValueError(f"{inside} was exported from other weights: cxm export --model {source} --format onnx")
         return found
     return _run(path)
+
+
+def find_models(
+    segmenter: str | Path | ModelFolder | None,
+    classifier: str | Path | ModelFolder | None,
+    revision: str | None = None,
+    backend: Backend | None = None,
+) -> tuple[ModelFolder | None, ModelFolder | None]:
+    """Return where a lung and a TB model lie, as `find_model`; the bundled two where neither is named."""
+    if segmenter is None and classifier is None:
+        segmenter, classifier = DEFAULT_MODELS
+    named = (segmenter, classifier)
+    lungs, tb = (None if source is None else find_model(source, revision, backend) for source in named)
+    return lungs, tb
 
 
 def _exported(path: Path) -> ModelFolder:

@@ -19,7 +19,7 @@ from hub_models.imaging.masks import keep_two_lungs
 from hub_models.imaging.source import Source
 from hub_models.models.out_of_distribution import distance_flags
 from hub_models.predict.checks import Lungs, flags_of, image_flags, lungs_of
-from hub_models.predict.loading import Backend, ModelFolder, XrayModel, find_model, load_model
+from hub_models.predict.loading import Backend, ModelFolder, XrayModel, find_models, load_model
 
 logger = logging.getLogger(__name__)
 
@@ -138,19 +138,19 @@ class ChestXrayReader:
     ) -> None:
         """Load models from run folders, exported folders or Hub ids, a run's onto the accelerator where there is one.
 
+        Without a segmenter and a classifier, both are those that come with the package, `bundled:lungs` and
+        `bundled:tb`; with one of the two, the reader has no other.
+
         `revision` is the branch, tag or commit of those that come from the Hub. `backend` is "torch" or "onnx", by
         default as `find_model` chooses it; exported folders need no torch.
 
         Raises:
             FileNotFoundError: nothing there, or a run that has not ended.
             ImportError: torch or onnxruntime is not installed, and a model needs it.
-            ValueError: neither model given, a model of another task, damaged weights, or a classifier that sees only
-                the lungs, without a segmenter to find them.
+            ValueError: a model of another task, damaged weights, or a classifier that sees only the lungs, without a
+                segmenter to find them.
         """
-        if segmenter is None and classifier is None:
-            raise ValueError("nothing to read with: pass segmenter=<run folder or Hub id>, classifier=<...>, or both")
-        named = (segmenter, classifier)
-        lungs, tb = (None if source is None else find_model(source, revision, backend) for source in named)
+        lungs, tb = find_models(segmenter, classifier, revision, backend)
         self.segmenter = None if lungs is None else load_model(lungs, "lung_segmentation")
         self.classifier = None if tb is None else load_model(tb, "tb_classification")
         self.sees_lungs = self.classifier is not None and self.classifier.settings.region != "image"

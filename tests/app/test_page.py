@@ -417,7 +417,6 @@ def test_script_serves_until_told_and_leaves_nothing(by: int, folders: tuple[str
 
 def test_models_that_cannot_be_had_are_named(folders: tuple[str, str]) -> None:
     for sources, said in (
-        ((None, None), "nothing to read with: pass segmenter="),
         (("nowhere", None), "no folder nowhere"),
         ((None, folders[1]), "sees lungs only: pass a segmenter="),
     ):

@@ -196,8 +196,6 @@ def test_image_that_cannot_be_an_x_ray_is_flagged_without_a_lung_model(tb_folder
 
 
 def test_what_cannot_be_read_with_is_refused(lungs_folder, tb_folder, found_folder, tmp_path) -> None:
-    with pytest.raises(ValueError, match="nothing to read with: pass segmenter="):
-        ChestXrayReader()
     with pytest.raises(ValueError, match="sees lungs only: pass a segmenter="):
         ChestXrayReader(classifier=found_folder)
     with pytest.raises(ValueError, match="holds a model for tb_classification, not for lung_segmentation"):

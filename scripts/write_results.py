@@ -1,0 +1,210 @@
+"""Write the tables of docs/results.md from the runs that `make figures` made, between the comments that name them.
+
+    python scripts/write_results.py --figures demo/figures --page docs/results.md
+
+A page that is not there is made of the tables alone. A table of runs that are not there is left as it is.
+"""
+
+import argparse
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from hub_models.evaluation.calibration import Scores, calibrated, fit
+from hub_models.evaluation.thresholds import Rule, RuleName
+from hub_models.files import write_bytes
+from hub_models.hub_client.model_files import read_json
+from hub_models.metrics import screening_metrics
+
+Results = Mapping[str, Any]  # of results.json
+PROTOCOLS = ("default", "mc_to_shenzhen", "shenzhen_to_mc")
+SITES = ("Montgomery", "Shenzhen")
+LOCAL_COUNTS, DRAWS = (50, 100), 200  # local X-rays to calibrate with, and how often they are drawn anew
+TB_MODELS = {
+    "tb": "`vit-light`, pre-trained",
+    "tb-scratch": "the same without pre-training",
+    "tb-resnet": "`resnet-light`",
+}
+
+
+def number(value: float | None) -> str:
+    """Return a fraction with three digits, as .970; a dash where it is undefined."""
+    return "–" if value is None else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def interval(metric: Mapping[str, float | None], show: Callable[[float | None], str] = number) -> str:
+    """Return a value with its interval."""
+    return f"{show(metric['value'])} [{show(metric['low'])}, {show(metric['high'])}]"
+
+
+def one_digit(value: float | None) -> str:
+    """Return a distance with one digit."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def sites_of(results: Results, with_all: bool = True) -> Iterable[tuple[str, Results]]:
+    """Yield the name and the metrics of all X-rays, where there are several sites, and of each site."""
+    groups = [name for name in results["metrics"] if name.startswith("site: ")]
+    if with_all and len(groups) > 1:
+        yield "all", results["metrics"]["all"]
+    for name in groups:
+        yield name.removeprefix("site: "), results["metrics"][name]
+
+
+def commit_of(results: Results) -> str:
+    """Return the first characters of a run's commit, marked where files were changed since."""
+    commit = results["commit"] or "–"
+    return commit[:7] + ("+" if commit.endswith("+") else "")
+
+
+def lungs(figures: Path) -> list[list[str]]:
+    """Return the table of the lung models."""
+    rows = [["protocol", "X-rays of training and validation", "tested on", "n", "Dice", "median", "HD95", "commit"]]
+    for protocol in PROTOCOLS:
+        results = read_json(figures / "lungs" / protocol / "results.json")
+        learned = "{train} and {validation}".format(**results["splits"])
+        for site, found in sites_of(results, with_all=False):
+            in_mm = found["hd95_mm"]["value"] is not None
+            distance = interval(found["hd95_mm" if in_mm else "hd95_percent"], one_digit)
+            distance += " mm" if in_mm else " % of the diagonal"
+            shown = [interval(found["dice"]), number(found["dice_median"]["value"]), distance]
+            rows.append([f"`{protocol}`", learned, site, str(found["n"]), *shown, commit_of(results)])
+    return rows
+
+
+def tuberculosis(figures: Path) -> list[list[str]]:
+    """Return the table of the pre-trained TB models, by protocol and site."""
+    head = ["protocol", "tested on", "n", "AUROC", "specificity at 90 % sensitivity"]
+    rows = [[*head, "sensitivity", "specificity", "ECE", "commit"]]
+    for protocol in (*PROTOCOLS, "folds"):
+        results = read_json(figures / "tb" / protocol / "results.json")
+        for site, found in sites_of(results):
+            names = ("auroc", "specificity_at_90_sensitivity", "sensitivity", "specificity")
+            shown = [interval(found[name]) for name in names] + [number(found["ece"]["value"])]
+            rows.append([f"`{protocol}`", site, str(found["n"]), *shown, commit_of(results)])
+    return rows
+
+
+def models(figures: Path) -> list[list[str]]:
+    """Return the table of TB models that differ in architecture or start, all out of fold."""
+    rows = [["model", *(f"AUROC, {site}" for site in ("all", *SITES)), "commit"]]
+    for name, text in TB_MODELS.items():
+        results = read_json(figures / name / "folds" / "results.json")
+        shown = [interval(found["auroc"]) for _, found in sites_of(results)]
+        rows.append([text, *shown, commit_of(results)])
+    return rows
+
+
+def groups(figures: Path) -> list[list[str]]:
+    """Return the table of AUROC by sex, age and finding, out of fold."""
+    results = read_json(figures / "tb" / "folds" / "results.json")
+    rows = [["group", "n", "AUROC", "sensitivity", "specificity"]]
+    for name, found in results["metrics"].items():
+        if not name.startswith("site: ") and name != "all":
+            shown = [interval(found[metric]) for metric in ("auroc", "sensitivity", "specificity")]
+            rows.append([name, str(found["n"]), *shown])
+    return rows
+
+
+def nih(figures: Path) -> list[list[str]]:
+    """Return the table of NIH X-rays that are called tuberculosis at the stored threshold."""
+    results = read_json(figures / "tb" / "nih" / "results.json")
+    rows = [["X-rays", "n", "patients", "called tuberculosis", "commit"]]
+    for site, found in sites_of(results):
+        rate = {"value": "value", "low": "high", "high": "low"}
+        called = {name: 1 - found["specificity"][other] for name, other in rate.items()}
+        rows.append([site, str(found["n"]), str(found["patients"]), interval(called), commit_of(results)])
+    return rows
+
+
+def calibration(figures: Path) -> list[list[str]]:
+    """Return the table of thresholds from another site, before and after a calibration on some X-rays of this one.
+
+    Each draw calibrates on other X-rays, and is measured on those left; brackets hold 95 % of the draws.
+    """
+    head = ["trained on, tested on", "threshold", "sensitivity", "specificity", "ECE"]
+    rows = [head]
+    for protocol in PROTOCOLS[1:]:
+        scores = scores_of(figures / "tb" / protocol / "per_image.parquet")
+        all_of_them = np.arange(len(scores.labels))
+        found = measured(scores, all_of_them, scores.stored or 0.5, 1.0)
+        rows.append([f"`{protocol}`", "stored, from the training site", *map(number, found)])
+        for count in LOCAL_COUNTS:
+            draws = []
+            for draw in range(DRAWS):
+                local = drawn(scores, count, draw)
+                temperature, threshold = fit(scores.chosen(local), Rule(RuleName.SENSITIVITY, 0.9), None)
+                rest = np.setdiff1d(all_of_them, local)
+                draws.append(measured(scores, rest, np.inf if threshold is None else threshold, temperature))
+            ends = np.percentile(np.array(draws), [2.5, 97.5], axis=0)  # (2, 3)
+            shown = [
+                f"{number(middle)} [{number(low)}, {number(high)}]"
+                for middle, low, high in zip(np.mean(draws, 0), *ends, strict=True)
+            ]
+            rows.append(["", f"from {count} local X-rays", *shown])
+    return rows
+
+
+def scores_of(path: Path) -> Scores:
+    """Return the rows per image of a TB model."""
+    table = parquet.read_table(path, columns=["id", "patient_id", "label", "probability", "threshold"]).to_pydict()
+    labels, values = np.array(table["label"]), np.array(table["probability"])
+    return Scores(table["id"], table["patient_id"], labels, values, table["threshold"][0])
+
+
+def drawn(scores: Scores, count: int, draw: int) -> np.ndarray:
+    """Return the indices of `count` X-rays, half of them positive: another choice for each `draw`, by their ids."""
+    keys = [hashlib.sha256(f"{draw} {id}".encode()).digest() for id in scores.ids]
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    of_class = [[index for index in order if scores.labels[index] == label] for label in (0, 1)]
+    return np.array([index for indices in of_class for index in indices[: count // 2]])
+
+
+def measured(scores: Scores, indices: np.ndarray, threshold: float, temperature: float) -> list[float]:
+    """Return sensitivity, specificity and expected calibration error of some X-rays."""
+    columns = {"label": scores.labels[indices], "probability": calibrated(scores, temperature)[indices]}
+    found = screening_metrics(columns, np.ones((1, len(indices))), threshold)
+    return [float(found[name][0]) for name in ("sensitivity", "specificity", "ece")]
+
+
+TABLES = {
+    "lungs": lungs,
+    "tuberculosis": tuberculosis,
+    "models": models,
+    "groups": groups,
+    "nih": nih,
+    "calibration": calibration,
+}
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Return a table whose first row is its head."""
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def with_tables(page: str, figures: Path) -> str:
+    """Return a page with its tables written anew."""
+    for name, rows in TABLES.items():
+        try:
+            table = f"<!-- table {name} -->\n{markdown(rows(figures))}<!-- end -->"
+        except FileNotFoundError as error:
+            print(f"table {name} is left as it is: {error}")
+            continue
+        place = re.search(rf"<!-- table {name} -->\n.*?<!-- end -->", page, re.S)
+        page = page.replace(place[0], table) if place else f"{page}\n{table}\n"
+    return page
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--figures", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--page", type=Path, required=True, help="page to write the tables to")
+    options = parser.parse_args()
+    before = options.page.read_text() if options.page.exists() else "# Results\n"
+    write_bytes(with_tables(before, options.figures).encode(), options.page)
