@@ -84,9 +84,6 @@ def _pretrain(config: PretrainConfig) -> dict[str, Any]:
         set_seed(config.seed)
         size = resolved(config.image_size, "image_size")
         model = masked_auto_encoder(resolved(config.model, "model"), size, config.mask_ratio)
-        if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-            # a step takes 0.8 of the time: torch's fused attention computes its gradients without bf16 instructions
-            model.set_attn_implementation("eager")
         sources = load_sources(config, accelerator)
         data = describe_sources(sources)
         check_data(config, folder, data)
