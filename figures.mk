@@ -18,17 +18,19 @@ F := demo/figures-quick
 DATA := $(F)/xrays
 PAGE := $(F)/results.md
 PRETRAIN := --epochs 2 --image_size 32
-TB := --epochs 2 --image_size 32
+VIT := --epochs 2 --image_size 32
 RESNET := --epochs 2 --image_size 32
 FIRST := --epochs 2 --image_size 32
 THEN := --epochs 1 --image_size 64
+LAST := --epochs 1 --image_size 64
 else
 PAGE := docs/results.md
 PRETRAIN := --epochs 200
-TB := --epochs 18 --image_size 112
+VIT := --epochs 18 --image_size 112
 RESNET := --epochs 50 --image_size 96
 FIRST := --epochs 60 --image_size 128
 THEN := --epochs 25 --image_size 256
+LAST := --epochs 12 --image_size 384
 endif
 
 TRAIN = $(CODE) train --data $(DATA) --output $(@D)
@@ -37,8 +39,9 @@ PRETRAINED := --batch_size 32 --mixup 0.2 --layer_decay 0.7 --ema 0.99
 LUNGS := --batch_size 4 --augment strong --ema 0.995
 UNLABELLED := $(if $(NIH),$(F)/nih)
 
-all: $(PROTOCOLS:%=$(F)/lungs/%/results.json) $(PROTOCOLS:%=$(F)/tb/%/results.json) $(F)/tb/folds/results.json \
-		$(F)/tb-scratch/folds/results.json $(F)/tb-resnet/folds/results.json $(if $(NIH),$(F)/tb/nih/results.json)
+TESTED := $(PROTOCOLS) folds $(if $(NIH),nih)
+all: $(PROTOCOLS:%=$(F)/lungs/%/results.json) $(TESTED:%=$(F)/tb-resnet/%/results.json) \
+		$(TESTED:%=$(F)/tb-vit/%/results.json) $(F)/tb-vit-unlearned/folds/results.json
 	$(BIN)/python scripts/write_results.py --figures $(F) --page $(PAGE)
 
 .PHONY: all
@@ -55,20 +58,21 @@ $(F)/encoder/%/results.json: $(XRAYS)
 	$(CODE) pretrain --data $(DATA) $(UNLABELLED) --output $(@D) $(PRETRAIN) \
 		$(if $(filter fold-%,$*),--protocol folds --fold $(*:fold-%=%),--protocol $*)
 
-$(F)/tb/%/results.json: $(F)/encoder/%/results.json
-	$(AS_TB) --protocol $* --model $(F)/encoder/$* $(TB) $(PRETRAINED)
-$(F)/tb/folds/results.json: $(FOLDS:%=$(F)/encoder/%/results.json)
-	$(AS_TB) --protocol folds --model $(F)/encoder $(TB) $(PRETRAINED)
-$(F)/tb/nih/results.json: $(F)/tb/default/results.json
-	$(CODE) evaluate --model $(<D) --data $(F)/nih --output $(@D)
-
-$(F)/tb-scratch/folds/results.json: $(XRAYS)
-	$(AS_TB) --protocol folds --model vit-light --from_scratch $(TB) $(PRETRAINED)
-$(F)/tb-resnet/folds/results.json: $(XRAYS)
-	$(AS_TB) --protocol folds --model resnet-light --from_scratch $(RESNET) --batch_size 16 --learning_rate 2e-3 \
+$(F)/tb-vit/%/results.json: $(F)/encoder/%/results.json
+	$(AS_TB) --protocol $* --model $(F)/encoder/$* $(VIT) $(PRETRAINED)
+$(F)/tb-vit/folds/results.json: $(FOLDS:%=$(F)/encoder/%/results.json)
+	$(AS_TB) --protocol folds --model $(F)/encoder $(VIT) $(PRETRAINED)
+$(F)/tb-vit-unlearned/folds/results.json: $(XRAYS)
+	$(AS_TB) --protocol folds --model vit-light --from_scratch $(VIT) $(PRETRAINED)
+$(F)/tb-resnet/%/results.json: $(XRAYS)
+	$(AS_TB) --protocol $* --model resnet-light --from_scratch $(RESNET) --batch_size 16 --learning_rate 2e-3 \
 		--weight_decay 0.05 --label_smoothing 0.1 --ema 0.99 --keep last
+$(F)/tb-vit/nih/results.json $(F)/tb-resnet/nih/results.json: $(F)/%/nih/results.json: $(F)/%/default/results.json
+	$(CODE) evaluate --model $(<D) --data $(F)/nih --output $(@D)
 
 $(F)/lungs-first/%/results.json: $(XRAYS)
 	$(TRAIN) --protocol $* --model segformer-light --from_scratch $(FIRST) $(LUNGS) --learning_rate 1.5e-3
-$(F)/lungs/%/results.json: $(F)/lungs-first/%/results.json
+$(F)/lungs-then/%/results.json: $(F)/lungs-first/%/results.json
 	$(TRAIN) --protocol $* --model $(<D) $(THEN) $(LUNGS) --learning_rate 6e-4
+$(F)/lungs/%/results.json: $(F)/lungs-then/%/results.json
+	$(TRAIN) --protocol $* --model $(<D) $(LAST) $(LUNGS) --learning_rate 4e-4

@@ -7,6 +7,7 @@ A page that is not there is made of the tables alone. A table of runs that are n
 
 import argparse
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,11 +26,8 @@ Results = Mapping[str, Any]  # of results.json
 PROTOCOLS = ("default", "mc_to_shenzhen", "shenzhen_to_mc")
 SITES = ("Montgomery", "Shenzhen")
 LOCAL_COUNTS, DRAWS = (50, 100), 200  # local X-rays to calibrate with, and how often they are drawn anew
-TB_MODELS = {
-    "tb": "`vit-light`, pre-trained",
-    "tb-scratch": "the same without pre-training",
-    "tb-resnet": "`resnet-light`",
-}
+TB_MODELS = {"tb-resnet": "`resnet-light`", "tb-vit": "`vit-light`, pre-trained"}
+UNLEARNED = {"tb-vit-unlearned": "`vit-light`, from random weights"}
 
 
 def number(value: float | None) -> str:
@@ -78,22 +76,23 @@ def lungs(figures: Path) -> list[list[str]]:
 
 
 def tuberculosis(figures: Path) -> list[list[str]]:
-    """Return the table of the pre-trained TB models, by protocol and site."""
-    head = ["protocol", "tested on", "n", "AUROC", "specificity at 90 % sensitivity"]
+    """Return the table of the TB models, by protocol and site."""
+    head = ["model", "protocol", "tested on", "n", "AUROC", "specificity at 90 % sensitivity"]
     rows = [[*head, "sensitivity", "specificity", "ECE", "commit"]]
-    for protocol in (*PROTOCOLS, "folds"):
-        results = read_json(figures / "tb" / protocol / "results.json")
-        for site, found in sites_of(results):
-            names = ("auroc", "specificity_at_90_sensitivity", "sensitivity", "specificity")
-            shown = [interval(found[name]) for name in names] + [number(found["ece"]["value"])]
-            rows.append([f"`{protocol}`", site, str(found["n"]), *shown, commit_of(results)])
+    for model, text in TB_MODELS.items():
+        for protocol in (*PROTOCOLS, "folds"):
+            results = read_json(figures / model / protocol / "results.json")
+            for site, found in sites_of(results):
+                names = ("auroc", "specificity_at_90_sensitivity", "sensitivity", "specificity")
+                shown = [interval(found[name]) for name in names] + [number(found["ece"]["value"])]
+                rows.append([text, f"`{protocol}`", site, str(found["n"]), *shown, commit_of(results)])
     return rows
 
 
 def models(figures: Path) -> list[list[str]]:
     """Return the table of TB models that differ in architecture or start, all out of fold."""
     rows = [["model", *(f"AUROC, {site}" for site in ("all", *SITES)), "commit"]]
-    for name, text in TB_MODELS.items():
+    for name, text in (TB_MODELS | UNLEARNED).items():
         results = read_json(figures / name / "folds" / "results.json")
         shown = [interval(found["auroc"]) for _, found in sites_of(results)]
         rows.append([text, *shown, commit_of(results)])
@@ -102,23 +101,26 @@ def models(figures: Path) -> list[list[str]]:
 
 def groups(figures: Path) -> list[list[str]]:
     """Return the table of AUROC by sex, age and finding, out of fold."""
-    results = read_json(figures / "tb" / "folds" / "results.json")
-    rows = [["group", "n", "AUROC", "sensitivity", "specificity"]]
-    for name, found in results["metrics"].items():
-        if not name.startswith("site: ") and name != "all":
-            shown = [interval(found[metric]) for metric in ("auroc", "sensitivity", "specificity")]
-            rows.append([name, str(found["n"]), *shown])
+    rows = [["model", "group", "n", "AUROC", "sensitivity", "specificity"]]
+    for model, text in TB_MODELS.items():
+        results = read_json(figures / model / "folds" / "results.json")
+        for name, found in results["metrics"].items():
+            if not name.startswith("site: ") and name != "all":
+                shown = [interval(found[metric]) for metric in ("auroc", "sensitivity", "specificity")]
+                rows.append([text, name, str(found["n"]), *shown])
     return rows
 
 
 def nih(figures: Path) -> list[list[str]]:
     """Return the table of NIH X-rays that are called tuberculosis at the stored threshold."""
-    results = read_json(figures / "tb" / "nih" / "results.json")
-    rows = [["X-rays", "n", "patients", "called tuberculosis", "commit"]]
-    for site, found in sites_of(results):
-        rate = {"value": "value", "low": "high", "high": "low"}
-        called = {name: 1 - found["specificity"][other] for name, other in rate.items()}
-        rows.append([site, str(found["n"]), str(found["patients"]), interval(called), commit_of(results)])
+    rows = [["model", "X-rays", "n", "patients", "called tuberculosis", "commit"]]
+    for model, text in TB_MODELS.items():
+        results = read_json(figures / model / "nih" / "results.json")
+        for site, found in sites_of(results):
+            rate = {"value": "value", "low": "high", "high": "low"}
+            called = {name: 1 - found["specificity"][other] for name, other in rate.items()}
+            shown = [site, str(found["n"]), str(found["patients"]), interval(called)]
+            rows.append([text, *shown, commit_of(results)])
     return rows
 
 
@@ -127,13 +129,12 @@ def calibration(figures: Path) -> list[list[str]]:
 
     Each draw calibrates on other X-rays, and is measured on those left; brackets hold 95 % of the draws.
     """
-    head = ["trained on, tested on", "threshold", "sensitivity", "specificity", "ECE"]
-    rows = [head]
-    for protocol in PROTOCOLS[1:]:
-        scores = scores_of(figures / "tb" / protocol / "per_image.parquet")
+    rows = [["model", "protocol", "threshold", "sensitivity", "specificity", "ECE"]]
+    for model, protocol in itertools.product(TB_MODELS, PROTOCOLS[1:]):
+        scores = scores_of(figures / model / protocol / "per_image.parquet")
         all_of_them = np.arange(len(scores.labels))
         found = measured(scores, all_of_them, scores.stored or 0.5, 1.0)
-        rows.append([f"`{protocol}`", "stored, from the training site", *map(number, found)])
+        rows.append([TB_MODELS[model], f"`{protocol}`", "stored, from the training site", *map(number, found)])
         for count in LOCAL_COUNTS:
             draws = []
             for draw in range(DRAWS):
@@ -146,7 +147,7 @@ def calibration(figures: Path) -> list[list[str]]:
                 f"{number(middle)} [{number(low)}, {number(high)}]"
                 for middle, low, high in zip(np.mean(draws, 0), *ends, strict=True)
             ]
-            rows.append(["", f"from {count} local X-rays", *shown])
+            rows.append(["", "", f"from {count} local X-rays", *shown])
     return rows
 
 

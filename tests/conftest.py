@@ -4,6 +4,8 @@ import atexit
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -22,7 +24,15 @@ if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
     from playwright.sync_api import Browser
 
-LONGEST = ["test_docs.py", "test_demo.py", "test_space.py", "test_page.py", "test_backends.py", "test_train.py"]
+LONGEST = [
+    "test_docs.py",
+    "test_demo.py",
+    "test_figures.py",
+    "test_space.py",
+    "test_page.py",
+    "test_backends.py",
+    "test_train.py",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -252,3 +262,23 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
     with LoopbackHub() as hub:
         yield hub.environment(hub.add_user("you"), tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project's files, with this environment as its `.venv`, for the commands of its Makefile."""
+    from launch import ROOT
+
+    root = tmp_path / "project"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    environment = root / ".venv"
+    environment.symlink_to(sys.prefix)
+    if not (environment / ".installed").exists():
+        pytest.skip("not in the environment that `make install` makes")
+    for name in ("constraints.txt", "pyproject.toml"):
+        os.utime(root / name, (0, 0))  # older than .installed: nothing to install
+    return root

@@ -177,22 +177,23 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
 
     Raise ValueError where an earlier model (`check_earlier`) was trained on a test patient of this run.
     """
-    earlier = check_earlier(config, rows["test"])  # before any X-ray is read
+    check_earlier(config, rows["test"])  # before any X-ray is read
     train, validation, test = (list(rows[split]["id"]) for split in ("train", "validation", "test"))
     request = request_of(config)
-    seen = sorted(set[str]().union(*(one.ids for one in earlier.values())))
+    chosen_with = frozenset(map(short_digest, rows["validation"]["patient_id"]))
+    earlier = learned_earlier(config, Seen(frozenset(validation), chosen_with, frozenset(), None))
     data = RunData(
         fingerprint=fingerprint_of(request, rows),
         train=train,
         validation=validation,
         test=test,
-        earlier=seen,
-        pixels={"earlier": sorted(set[str]().union(*(one.pixels for one in earlier.values())))},
+        earlier=sorted(earlier.ids),
+        pixels={"earlier": sorted(earlier.pixels)},
     )
     drawn = {split: count_synthetic(one) for split, one in rows.items()}
     if any(drawn.values()):
         data["synthetic"], data["synthetic_learned"] = sum(drawn.values()), drawn["train"] + drawn["validation"]
-    learned = sorted(set[str]().union(*(one.patients for one in earlier.values())))
+    learned = sorted(earlier.patients)
     if config.test_data or not request.is_set:
         data["source"] = request.name
         data["counts"] = {split: counts_of(one) for split, one in rows.items()}
@@ -205,25 +206,47 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
         other = request_of_test(config)
         data["test_source"] = other.name
         data["fingerprint"] += fingerprint_of(other, {"test": rows["test"]})
-    for name in earlier:
-        data[name] = digest_of_model(Path(getattr(config, name)))
+    for name, source in earlier_models(config).items():
+        data[name] = digest_of_model(source)
     return data
 
 
-def check_earlier(config: TrainConfig, test: datasets.Dataset) -> dict[Literal["model", "segmenter"], Seen]:
-    """Return the X-rays that each earlier model of a run was trained on, by the name of its field.
-
-    These are the run folders that `config.model`, unless from scratch, and `config.segmenter` name. Raise ValueError
-    where one of them was trained on a patient of the rows to `test` on.
-    """
-    earlier: dict[Literal["model", "segmenter"], Seen] = {}
+def earlier_models(config: TrainConfig) -> dict[Literal["model", "segmenter"], Path]:
+    """Return the run folders that `config.model`, unless from scratch, and `config.segmenter` name."""
     sources: dict[Literal["model", "segmenter"], str | None]
     sources = {"model": None if config.from_scratch else config.model, "segmenter": config.segmenter}
-    for name, source in sources.items():
-        if source and (Path(source) / DATA_NAME).is_file():
-            earlier[name] = trained_on(Path(source))
-            check_leaks(source, earlier[name], test, config.protocol)
-    return earlier
+    return {name: Path(one) for name, one in sources.items() if one and (Path(one) / DATA_NAME).is_file()}
+
+
+def check_earlier(config: TrainConfig, test: datasets.Dataset) -> None:
+    """Raise ValueError where one of the `earlier_models` was trained on a patient of the rows to `test` on."""
+    for source in earlier_models(config).values():
+        check_leaks(source, trained_on(source), test, config.protocol)
+
+
+def learned_earlier(config: TrainConfig, validation: Seen) -> Seen:
+    """Return the X-rays that the earlier models of a run were trained on.
+
+    Those that a model only chose its epoch with are left out where this run does the same with them: they are in its
+    own `validation`.
+    """
+    found = Seen(frozenset(), frozenset(), frozenset(), None)
+    for source in earlier_models(config).values():
+        trained, both = trained_on(source, ("train",)), trained_on(source)
+        found = Seen(
+            found.ids | trained.ids | (both.ids - validation.ids),
+            found.patients | trained.patients | (both.patients - validation.patients),
+            found.pixels | trained.pixels | (both.pixels - validation.pixels),
+            None,
+        )
+    return found
+
+
+def learned_pixels(config: TrainConfig, splits: dict[str, Split]) -> dict[str, list[str]]:
+    """Return the digests of the gray pixels of train, validation and the X-rays of earlier models."""
+    own = {name: sorted(set(splits[name].arrays.prepared["digest"])) for name in LEARNED}
+    validation = Seen(frozenset(), frozenset(), frozenset(own["validation"]), None)
+    return own | {"earlier": sorted(learned_earlier(config, validation).pixels)}
 
 
 def count_synthetic(rows: datasets.Dataset) -> int:

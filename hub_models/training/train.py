@@ -29,7 +29,16 @@ from hub_models.models.settings import Settings
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import TrainConfig, resolved
-from hub_models.runs.data import Split, check_earlier, describe, load_run_rows, prepare_splits, request_of, resolve
+from hub_models.runs.data import (
+    Split,
+    check_earlier,
+    describe,
+    learned_pixels,
+    load_run_rows,
+    prepare_splits,
+    request_of,
+    resolve,
+)
 from hub_models.runs.launch import device_name, make_accelerator
 from hub_models.runs.leaks import LEARNED, check_pixels, seen_in
 from hub_models.runs.notes import CARD_NAME, finished
@@ -102,7 +111,7 @@ def _train_run(config: TrainConfig) -> tuple[dict[str, Any], Evaluated]:
         data = describe(config, rows)  # which refuses a model that has seen test patients
         check_data(config, folder, data)
         splits = prepare_splits(config, rows, accelerator)
-        data["pixels"] |= {name: sorted(set(splits[name].arrays.prepared["digest"])) for name in LEARNED}
+        data["pixels"] = learned_pixels(config, splits)
         check_pixels(config.data_dir, seen_in(data, LEARNED).pixels, splits["test"])
         run = make_run(config, accelerator, splits)
         training = None if model is None else fit(run, model, folder, data, _write_model)

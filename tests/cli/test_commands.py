@@ -49,7 +49,9 @@ TRAINING_ONLY = (
 )
 PLACES = ["--data", "d", "--output", "o"]
 SCRIPTS = {
-    path.stem: re.search(r'main\(\["([\w-]+)"', path.read_text())[1] for path in (ROOT / "scripts").glob("*.py")
+    path.stem: found[1]
+    for path in (ROOT / "scripts").glob("*.py")
+    if (found := re.search(r'main\(\["([\w-]+)"', path.read_text()))  # the others make figures and bundled models
 }
 
 

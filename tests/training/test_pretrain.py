@@ -115,8 +115,13 @@ def test_every_weight_of_the_encoder_is_fine_tuned_from(config, results, caplog)
 def test_fine_tuned_run_knows_what_its_encoder_saw(config, results, tmp_path) -> None:
     done = train(fine_tuning(config, tmp_path / "run", mixup=0.4, ema=0.9))
     data, seen = read_data(tmp_path / "run"), read_data(Path(config.output_dir))
-    assert done["images"] == len(seen["test"]) and data["earlier"] == sorted(seen["train"] + seen["validation"])
-    assert set(data["pixels"]["earlier"]) == {*seen["pixels"]["train"], *seen["pixels"]["validation"]}
+    assert done["images"] == len(seen["test"]) and data["earlier"] == sorted(seen["train"])
+    assert data["validation"] == seen["validation"]  # with which both chose their epoch
+    assert data["pixels"]["earlier"] == seen["pixels"]["train"]
+    chosen_with = evaluate_run(tmp_path / "run", config.data_dir, "validation", output=tmp_path / "validation")
+    assert chosen_with["images"] == len(seen["validation"])
+    with pytest.raises(ValueError, match="was trained on patients of"):
+        evaluate_run(tmp_path / "run", config.data_dir, protocol="folds", fold=0, output=tmp_path / "fold")
     assert "pre-trained without labels" in (tmp_path / "run" / "README.md").read_text()
     prediction = ChestXrayReader(classifier=tmp_path / "run").read([Image.effect_noise((80, 80), 60)])[0]
     assert 0 < prediction.probability < 1
