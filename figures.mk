@@ -42,7 +42,7 @@ UNLABELLED := $(if $(NIH),$(F)/nih)
 TESTED := $(PROTOCOLS) folds $(if $(NIH),nih)
 all: $(PROTOCOLS:%=$(F)/lungs/%/results.json) $(TESTED:%=$(F)/tb-resnet/%/results.json) \
 		$(TESTED:%=$(F)/tb-vit/%/results.json) $(F)/tb-vit-unlearned/folds/results.json
-	$(BIN)/python scripts/write_results.py --figures $(F) --page $(PAGE)
+	PYTHONPATH=tests $(BIN)/python -m figures.tables --figures $(F) --page $(PAGE)
 
 .PHONY: all
 .SECONDARY:
@@ -51,7 +51,7 @@ all: $(PROTOCOLS:%=$(F)/lungs/%/results.json) $(TESTED:%=$(F)/tb-resnet/%/result
 $(F)/xrays/README.md:
 	$(BIN)/cxm phantoms --output $(@D) --montgomery 40 --shenzhen 60 --image_size 80
 $(F)/nih/metadata.csv:
-	$(BIN)/python scripts/nih_halves.py $(NIH) $(@D)
+	PYTHONPATH=tests $(BIN)/python -m figures.nih_halves $(NIH) $(@D)
 XRAYS := $(if $(QUICK),$(F)/xrays/README.md) $(if $(NIH),$(F)/nih/metadata.csv)
 
 $(F)/encoder/%/results.json: $(XRAYS)

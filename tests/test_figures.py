@@ -1,25 +1,16 @@
 """What `make figures` is made of: the halves of the NIH X-rays, the tables of a page, and all of it on phantoms."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from figures import nih_halves, tables
 from launch import ROOT, shell
 from PIL import Image
 
 from hub_models.evaluation.calibration import Scores
-
-
-def script(name: str) -> ModuleType:
-    """A module of scripts/, imported without running it."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_halves_of_nih_share_no_patient(tmp_path: Path) -> None:
@@ -27,7 +18,7 @@ def test_halves_of_nih_share_no_patient(tmp_path: Path) -> None:
         path = tmp_path / "nih" / ("no_finding", "pneumonia")[number % 2] / f"{number // 3:08d}_{number % 3:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (8, 8), number).save(path)
-    script("nih_halves").link_halves(tmp_path / "nih", tmp_path / "halves")
+    nih_halves.link_halves(tmp_path / "nih", tmp_path / "halves")
     with (tmp_path / "halves" / "metadata.csv").open() as file:
         rows = list(csv.DictReader(file))
     patients = {half: {row["patient_id"] for row in rows if row["split"] == half} for half in ("train", "test")}
@@ -35,32 +26,30 @@ def test_halves_of_nih_share_no_patient(tmp_path: Path) -> None:
     assert {row["site"] for row in rows} == {"NIH, no finding", "NIH, pneumonia"}
     assert all(Image.open(tmp_path / "halves" / row["file_name"]).size == (8, 8) for row in rows)
     with pytest.raises(FileNotFoundError, match="pass the folder of the NIH X-rays"):
-        script("nih_halves").link_halves(tmp_path / "halves", tmp_path / "other")
+        nih_halves.link_halves(tmp_path / "halves", tmp_path / "other")
 
 
 def test_numbers_of_the_tables() -> None:
-    results = script("write_results")
-    assert results.number(0.9704) == ".970" and results.number(1.0) == "1.000" and results.number(None) == "–"
-    assert results.interval({"value": 0.5, "low": 0.25, "high": None}) == ".500 [.250, –]"
+    assert tables.number(0.9704) == ".970" and tables.number(1.0) == "1.000" and tables.number(None) == "–"
+    assert tables.interval({"value": 0.5, "low": 0.25, "high": None}) == ".500 [.250, –]"
     values, labels = np.array([0.1, 0.4, 0.6, 0.9]), np.array([0, 1, 0, 1])
     scores = Scores(["a", "b", "c", "d"], ["a", "b", "c", "d"], labels, values, 0.5)
-    sensitivity, specificity, error = results.measured(scores, np.arange(4), 0.5, 1.0)
+    sensitivity, specificity, error = tables.measured(scores, np.arange(4), 0.5, 1.0)
     assert (sensitivity, specificity) == (0.5, 0.5) and error == pytest.approx((0.1 + 0.6 + 0.6 + 0.1) / 4)
-    assert sorted(labels[results.drawn(scores, 2, 0)]) == [0, 1]
+    assert sorted(labels[tables.drawn(scores, 2, 0)]) == [0, 1]
 
 
 def test_tables_are_written_between_their_comments(tmp_path: Path) -> None:
-    results = script("write_results")
     metrics = {name: {"value": 0.9, "low": 0.8, "high": 1.0} for name in ("auroc", "sensitivity", "specificity")}
     values = {"metrics": {"all": {"n": 5, **metrics}, "sex: female": {"n": 3, **metrics}}, "commit": "1234567890+"}
-    for model in results.TB_MODELS:
+    for model in tables.TB_MODELS:
         (tmp_path / model / "folds").mkdir(parents=True)
         (tmp_path / model / "folds" / "results.json").write_text(json.dumps(values))
     page = "# Results\n\n<!-- table groups -->\nold\n<!-- end -->\n\nText.\n\n<!-- table nih -->\nkept\n<!-- end -->\n"
-    written = results.with_tables(page, tmp_path)
+    written = tables.with_tables(page, tmp_path)
     assert "| `resnet-light` | sex: female | 3 | .900 [.800, 1.000] |" in written and "old" not in written
     assert "Text." in written and "kept" in written and written.count("<!-- end -->") == 2
-    assert results.with_tables(written, tmp_path) == written and results.commit_of(values) == "1234567+"
+    assert tables.with_tables(written, tmp_path) == written and tables.commit_of(values) == "1234567+"
 
 
 @pytest.mark.slow
@@ -68,7 +57,7 @@ def test_all_figures_on_phantoms(online: dict[str, str], project: Path) -> None:
     """`make figures QUICK=1` runs every command of figures.mk, two at a time, and writes every table but NIH's."""
     shell("make figures QUICK=1", project, online, project)
     page = (project / "demo" / "figures-quick" / "results.md").read_text()
-    assert [name for name in script("write_results").TABLES if f"<!-- table {name} -->" in page] == [
+    assert [name for name in tables.TABLES if f"<!-- table {name} -->" in page] == [
         *("lungs", "tuberculosis", "models", "groups", "calibration")
     ]
     assert (

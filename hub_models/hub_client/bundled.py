@@ -6,7 +6,7 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SUMS_NAME = "SHA256SUMS"  # as sha256sum writes and checks it
-LICENSE = "cc-by-nc-sa-4.0"  # that of the Shenzhen masks, which they learned from
+BUNDLED_LICENSE = "cc-by-nc-sa-4.0"  # that of the Shenzhen masks, which they learned from
 BUNDLED_PREFIX = "bundled:"  # no Hub id has a colon
 DEFAULT_MODELS = ("bundled:lungs", "bundled:tb")  # what reads where neither a lung nor a TB model is named
 BUNDLED = dict(zip(DEFAULT_MODELS, (WEIGHTS / "lungs", WEIGHTS / "tb"), strict=True))

@@ -1,6 +1,6 @@
 """Write two finished runs as the models that come with the package, to hub_models/weights, as they would be pushed.
 
-    python scripts/bundle_models.py --lungs RUN --tb RUN
+    PYTHONPATH=tests python -m figures.bundle --lungs RUN --tb RUN
 
 The weights are stored in half precision, which halves the package; they are read in single precision.
 """
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 
 from hub_models.files import new_folder, write_bytes
 from hub_models.hub.run_files import bytes_of, release
-from hub_models.hub_client.bundled import BUNDLED, LICENSE, SUMS_NAME, WEIGHTS
+from hub_models.hub_client.bundled import BUNDLED, BUNDLED_LICENSE, SUMS_NAME, WEIGHTS
 from hub_models.runs.run_folder import RunFolder
 
 WEIGHTS_NAME = "model.safetensors"
@@ -23,7 +23,7 @@ WEIGHTS_NAME = "model.safetensors"
 def bundle(run: Path, name: str) -> None:
     """Write what a push of a run would send to the folder of the bundled model `name`, with its weights in float16."""
     folder = BUNDLED[name]
-    files = release(RunFolder.read(run), f"hub_models/weights/{folder.name}", LICENSE)
+    files = release(RunFolder.read(run), f"hub_models/weights/{folder.name}", BUNDLED_LICENSE)
     tensors = {
         key: one.half() if one.is_floating_point() else one for key, one in load_file(run / WEIGHTS_NAME).items()
     }

@@ -1,6 +1,6 @@
 """Write the tables of docs/results.md from the runs that `make figures` made, between the comments that name them.
 
-    python scripts/write_results.py --figures demo/figures --page docs/results.md
+    PYTHONPATH=tests python -m figures.tables --figures demo/figures --page docs/results.md
 
 A page that is not there is made of the tables alone. A table of runs that are not there is left as it is.
 """

@@ -1,6 +1,6 @@
 """Link a folder of NIH chest X-rays, a folder for each finding, to a folder whose table halves them by patient.
 
-    python scripts/nih_halves.py NIH OUTPUT
+    PYTHONPATH=tests python -m figures.nih_halves NIH OUTPUT
 
 Pre-training learns from one half, without labels; tests see the other. The names tell the patients.
 """
