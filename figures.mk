@@ -4,14 +4,14 @@ BIN ?= .venv/bin
 F ?= demo/figures
 NIH ?=
 PRECISION ?= no
-CODE := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --dynamo_backend no \
-	--num_cpu_threads_per_process 1 --mixed_precision $(PRECISION) -m hub_models
+CODE := $(BIN)/cxm
 PROTOCOLS := default mc_to_shenzhen shenzhen_to_mc
 FOLDS := fold-0 fold-1 fold-2 fold-3 fold-4
 # Memory that a step frees is kept for the next one, in large pages: a training on the CPU takes .6 of the time
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=17179869184:$\
 	glibc.malloc.mmap_max=0:glibc.malloc.top_pad=268435456
 export OMP_NUM_THREADS := 1
+export ACCELERATE_MIXED_PRECISION := $(PRECISION)
 
 ifdef QUICK
 F := demo/figures-quick
@@ -26,7 +26,7 @@ LAST := --epochs 1 --image_size 64
 else
 PAGE := docs/results.md
 PRETRAIN := --epochs 200
-VIT := --epochs 18 --image_size 112
+VIT := --epochs 24 --image_size 112
 RESNET := --epochs 50 --image_size 96
 FIRST := --epochs 60 --image_size 128
 THEN := --epochs 25 --image_size 256
@@ -35,7 +35,7 @@ endif
 
 TRAIN = $(CODE) train --data $(DATA) --output $(@D)
 AS_TB = $(TRAIN) --task tb_classification
-PRETRAINED := --batch_size 32 --mixup 0.2 --layer_decay 0.7 --ema 0.99
+PRETRAINED := --batch_size 16 --learning_rate 5e-4 --mixup 0.2 --layer_decay 0.75 --ema 0.99
 LUNGS := --batch_size 4 --augment strong --ema 0.995
 UNLABELLED := $(if $(NIH),$(F)/nih)
 
