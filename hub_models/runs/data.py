@@ -227,16 +227,17 @@ def check_earlier(config: TrainConfig, test: datasets.Dataset) -> None:
 def learned_earlier(config: TrainConfig, validation: Seen) -> Seen:
     """Return the X-rays that the earlier models of a run were trained on.
 
-    Those that a model only chose its epoch with are left out where this run does the same with them: they are in its
-    own `validation`.
+    Those that `config.model` only chose its epoch with are left out where this run does the same with them: they are
+    in its own `validation`.
     """
-    found = Seen(frozenset(), frozenset(), frozenset(), None)
-    for source in earlier_models(config).values():
+    nothing = found = Seen(frozenset(), frozenset(), frozenset(), None)
+    for name, source in earlier_models(config).items():
         trained, both = trained_on(source, ("train",)), trained_on(source)
+        own = validation if name == "model" else nothing
         found = Seen(
-            found.ids | trained.ids | (both.ids - validation.ids),
-            found.patients | trained.patients | (both.patients - validation.patients),
-            found.pixels | trained.pixels | (both.pixels - validation.pixels),
+            found.ids | trained.ids | (both.ids - own.ids),
+            found.patients | trained.patients | (both.patients - own.patients),
+            found.pixels | trained.pixels | (both.pixels - own.pixels),
             None,
         )
     return found
