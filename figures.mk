@@ -16,22 +16,16 @@ export ACCELERATE_MIXED_PRECISION := $(PRECISION)
 ifdef QUICK
 F := demo/figures-quick
 DATA := $(F)/xrays
-PAGE := $(F)/results.md
-PRETRAIN := --epochs 2 --image_size 32
-VIT := --epochs 2 --image_size 32
-RESNET := --epochs 2 --image_size 32
-FIRST := --epochs 2 --image_size 32
-THEN := --epochs 1 --image_size 64
-LAST := --epochs 1 --image_size 64
-else
-PAGE := docs/results.md
-PRETRAIN := --epochs 200
-VIT := --epochs 24 --image_size 112
-RESNET := --epochs 50 --image_size 96
-FIRST := --epochs 60 --image_size 128
-THEN := --epochs 25 --image_size 256
-LAST := --epochs 12 --image_size 384
 endif
+PAGE := $(if $(QUICK),$(F)/results.md,docs/results.md)
+# $(call or_quick,OPTIONS): those of a run, or in a quick trial the least
+or_quick = $(if $(QUICK),--epochs 2 --image_size 32,$(1))
+PRETRAIN := $(call or_quick,--epochs 200)
+VIT := $(call or_quick,--epochs 24 --image_size 112)
+RESNET := $(call or_quick,--epochs 50 --image_size 96)
+FIRST := $(call or_quick,--epochs 60 --image_size 128)
+THEN := $(call or_quick,--epochs 25 --image_size 256)
+LAST := $(call or_quick,--epochs 12 --image_size 384)
 
 TRAIN = $(CODE) train --data $(DATA) --output $(@D)
 AS_TB = $(TRAIN) --task tb_classification

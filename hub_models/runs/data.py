@@ -26,7 +26,7 @@ from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
 from hub_models.runs.leaks import LEARNED, Seen, check_leaks, seen_in, trained_on
-from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, short_digest
+from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_data, short_digest
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def load_run_rows(
         except ValueError as error:
             if len(splits) > 1:
                 raise
-            logger.warning("warning: %s; metrics that need both are undefined", str(error).split(":")[0])
+            logger.warning("warning: %s, or take what needs both classes as undefined", error)
     return usable
 
 
@@ -232,7 +232,8 @@ def learned_earlier(config: TrainConfig, validation: Seen) -> Seen:
     """
     nothing = found = Seen(frozenset(), frozenset(), frozenset(), None)
     for name, source in earlier_models(config).items():
-        trained, both = trained_on(source, ("train",)), trained_on(source)
+        data = read_data(source)
+        trained, both = seen_in(data, ("train",)), seen_in(data, LEARNED)
         own = validation if name == "model" else nothing
         found = Seen(
             found.ids | trained.ids | (both.ids - own.ids),

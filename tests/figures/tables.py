@@ -144,7 +144,7 @@ def calibration(figures: Path) -> list[list[str]]:
                 draws.append(measured(scores, rest, np.inf if threshold is None else threshold, temperature))
             ends = np.percentile(np.array(draws), [2.5, 97.5], axis=0)  # (2, 3)
             shown = [
-                f"{number(middle)} [{number(low)}, {number(high)}]"
+                interval({"value": middle, "low": low, "high": high})
                 for middle, low, high in zip(np.mean(draws, 0), *ends, strict=True)
             ]
             rows.append(["", "", f"from {count} local X-rays", *shown])

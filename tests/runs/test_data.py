@@ -83,13 +83,15 @@ def test_empty_split_is_named(phantoms, tmp_path) -> None:
         load_rows(config_of(tmp_path / "set2"))
 
 
-def test_split_of_one_class_is_named(phantoms, tmp_path) -> None:
+def test_split_of_one_class_is_named(phantoms, tmp_path, caplog) -> None:
     shutil.copytree(phantoms, tmp_path / "set")
     for image in (tmp_path / "set").rglob("CXR_png/*_1.png"):
         if split_of(image.name[:11]) == "test":
             image.unlink()
     with pytest.raises(ValueError, match=r"no X-ray of test \(protocol default\) is tuberculosis"):
         load_run_splits(config_of(tmp_path / "set", **TB), Accelerator())
+    tested_on = load_run_splits(config_of(tmp_path / "set", **TB), Accelerator(), ("test",))["test"]
+    assert set(tested_on.rows["label"]) == {0} and "no X-ray of test (protocol default) is tubercul" in caplog.text
 
 
 def test_lung_region_is_what_the_lung_model_finds(phantoms, lung_run) -> None:
