@@ -45,7 +45,8 @@ LOST = "It was lost on its way: drop it again."
 NO_IMAGE = "This is no image: drop a PNG, JPEG, TIFF or DICOM file."
 SCROLL = "() => { if (innerWidth <= 760) document.querySelector('#output').scrollIntoView({behavior: 'smooth'}) }"
 Read = Callable[[bytes, str], view.Report]  # of a file's content and name
-Updates = AsyncIterator[tuple[None, str, str]]  # of the drop area, HTML of a reading and of its files, as they come
+Cleared = dict[str, str] | None  # nothing for the drop area to show, or leave it as it is
+Updates = AsyncIterator[tuple[Cleared, str, str]]  # of the drop area, HTML of a reading and of its files, as they come
 
 
 @dataclass(frozen=True)
@@ -132,19 +133,21 @@ class Page:
         upload = self.examples.get(source) if isinstance(source, str) else self.take(Path(source["path"]))
         size = 0 if upload is None or is_example else len(upload.data)
         objection = LOST if upload is None else self.backlog.objection(session, size)
+        kept = gr.skip()  # the field is cleared once, at once: later it may hold the file that is dropped next
+        cleared = kept if is_example else None
         if upload is None or objection:
             name = source if isinstance(source, str) else Path(source["path"]).name
-            yield None, view.problem_html(name, objection), ""
+            yield cleared, view.problem_html(name, objection), ""
             return
-        reading = None, view.waiting_html(f"{upload.name}: reading …"), ""
+        waiting = view.waiting_html(f"{upload.name}: reading …"), ""
         with self.backlog.holding(session, size):
-            yield reading
+            yield cleared, *waiting
             if not await self.backlog.is_listening(session):
-                yield None, view.problem_html(upload.name, LOST), ""
+                yield kept, view.problem_html(upload.name, LOST), ""
                 return
             async with self.turn:
-                yield reading  # over the one before it; and here Gradio leaves off if the tab was closed meanwhile
-                yield None, *await asyncio.to_thread(self._found, upload)
+                yield kept, *waiting  # over the one before; and here Gradio leaves off if the tab was closed meanwhile
+                yield kept, *await asyncio.to_thread(self._found, upload)
 
     def _found(self, upload: Upload) -> tuple[str, str]:
         """Return HTML of what was found and of its files."""

@@ -1,5 +1,6 @@
 """The page in a real Chromium: what a user drops, waits for, reads and takes home, and that nothing of it is kept."""
 
+import asyncio
 import io
 import json
 import os
@@ -10,9 +11,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
@@ -147,6 +150,24 @@ def test_x_rays_in_quick_succession_are_all_read(page: Page, served: Served, pha
     drop(page, xrays[2])
     wait_for(page, xrays[2].name)
     assert not kept(served.folder)
+
+
+@pytest.mark.slow
+def test_drop_area_is_cleared_once_so_that_a_file_dropped_next_stays(
+    served: Served, phantoms: Path, tmp_path: Path
+) -> None:
+    async def ask(source: object) -> list[bool]:
+        visitor = SimpleNamespace(session_hash="visitor")
+        return [update[0] is None async for update in replace(served.page, turn=asyncio.Lock()).show(source, visitor)]
+
+    def cleared(source: object) -> list[bool]:
+        with ThreadPoolExecutor() as threads:  # in this one, Playwright has a loop running
+            return threads.submit(asyncio.run, ask(source)).result()
+
+    xray = shutil.copy(phantom(phantoms, "CHN"), tmp_path)
+    assert cleared({"path": xray}) == [True, False, False]
+    assert cleared({"path": xray}) == [True]  # it is lost, as it was taken
+    assert cleared(next(iter(served.page.examples))) == [False, False, False]
 
 
 @pytest.mark.slow

@@ -345,17 +345,17 @@ def test_page_fits_a_phone_and_obeys_the_keyboard(served: Served, browser: Brows
 def test_static_space_is_pushed_to_the_hub(runs, export, hub, as_user, browser: Browser, tmp_path: Path) -> None:
     models = [str(export(run)) for run in runs]
     with as_user("alice"):
-        said = push_static("alice/page", *models, dry_run=True)
+        said = push_static("alice/page", *models, license="apache-2.0", dry_run=True)
         assert said.startswith("would go to the Space alice/page (private):") and "index.html" in said
-        assert push_static("alice/page", *models).endswith("/spaces/alice/page")
+        assert push_static("alice/page", *models, license="apache-2.0").endswith("/spaces/alice/page")
         info = huggingface_hub.HfApi().repo_info("alice/page", repo_type="space")
         assert info.private
-        push_static("alice/page", *models)  # nothing new
+        push_static("alice/page", *models, license="apache-2.0")  # nothing new
         assert huggingface_hub.HfApi().repo_info("alice/page", repo_type="space").sha == info.sha
         pulled = Path(huggingface_hub.snapshot_download("alice/page", repo_type="space"))
         hub.create("alice/game", {"game.py": b"x"}, "space", private=True)
         with pytest.raises(ValueError, match="holds game.py and not this static page"):
-            push_static("alice/game", *models)
+            push_static("alice/game", *models, license="apache-2.0")
     data = SpaceCard.load(pulled / "README.md").data
     assert (data.sdk, data.app_file, data.license) == ("static", "index.html", "apache-2.0")
     site = serving(pulled)
