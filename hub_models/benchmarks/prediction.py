@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, pipeline
 
 from hub_models.benchmarks.dataset import measure_alone
@@ -36,7 +37,8 @@ def prediction_ratios(
     Each work takes `xrays` phantoms of native size, in one process:
 
     * predict: `cxm predict` with both models, masks and rows written;
-    * decode: the same files to gray, on all cores, and nothing else;
+    * decode: the same files to gray, on all cores, and nothing else; decode_alone, on one core; decode_pillow, on one
+      core by Pillow;
     * compute: both models on batches that are there already, all cores, and nothing else;
     * predict_lungs: as predict, with the lung model alone;
     * pipeline: `pipeline("image-segmentation")` of transformers with the same lung model and files, with no worker or
@@ -76,16 +78,23 @@ def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[
         output = StreamOutput(reader, folder / str(next(rounds)))
         deque(read_stream(output, items_of(paths), device), maxlen=0)
 
-    def decode() -> None:
-        with ThreadPoolExecutor(cores()) as pool:
+    def decode(threads: int) -> None:
+        with ThreadPoolExecutor(threads) as pool:
             deque(pool.map(lambda path: reader.decode(path) and None, paths), maxlen=0)  # frees each X-ray at once
+
+    def decode_pillow() -> None:
+        for path in paths:
+            with Image.open(path) as image:
+                image.convert("L")
 
     image_processor = AutoImageProcessor.from_pretrained(lungs.name_or_path, backend="pil")
     segment = pipeline("image-segmentation", model=lungs, image_processor=image_processor, device=device)
     inputs = [torch.rand(size, 3, one.settings.image_size, one.settings.image_size, device=device) for one in models]
     return {
         "predict": partial(read, reader),
-        "decode": decode,
+        "decode": partial(decode, cores()),
+        "decode_alone": partial(decode, 1),
+        "decode_pillow": decode_pillow,
         "compute": _compute([one.model for one in models], inputs, len(paths)),
         "predict_lungs": partial(read, lung_reader),
         **{str(workers): partial(segment, names, batch_size=size, num_workers=workers) for workers in (0, cores())},
@@ -131,6 +140,7 @@ def summarize(seconds: Seconds, images: int) -> dict[str, float]:
         "predict_over_compute": speed_ratio(predict, compute),
         "predict_over_slower": speed_ratio(predict, list(map(max, decode, compute))),
         "predict_over_both": speed_ratio(predict, [sum(both) for both in zip(decode, compute, strict=True)]),
+        "decode_over_pillow": speed_ratio(named["decode_alone"], named["decode_pillow"]),
         "predict_lungs_over_pipeline": speed_ratio(named["predict_lungs"], named["pipeline"]),
         **speeds(named, images),
         "pipeline_workers": int(workers),

@@ -8,8 +8,9 @@ from hub_models.benchmarks.native_phantoms import native_phantoms
 from hub_models.benchmarks.prediction import growth, prediction_ratios, summarize
 from hub_models.runs.config import TrainConfig
 
-RATIOS = [f"predict_over_{name}" for name in ("decode", "compute", "slower", "both")] + ["predict_lungs_over_pipeline"]
-SPEEDS = ["predict", "decode", "compute", "predict_lungs", "pipeline"]
+RATIOS = [f"predict_over_{name}" for name in ("decode", "compute", "slower", "both")]
+RATIOS += ["decode_over_pillow", "predict_lungs_over_pipeline"]
+SPEEDS = ["predict", "decode", "decode_alone", "decode_pillow", "compute", "predict_lungs", "pipeline"]
 GROWTH = ["time_per_image", "cpu_time_per_image", "memory", "bytes_per_image", "small_images_per_second"]
 
 
@@ -24,11 +25,12 @@ def models(make_run, tiny_segformer, tiny_resnet, tmp_path_factory) -> dict[str,
 
 def test_summary_is_of_medians_by_round() -> None:
     seconds = {"predict": [4.0, 5.0, 8.0], "decode": [3.0, 4.0, 2.0], "compute": [1.0, 1.0, 6.0]}
+    seconds |= {"decode_alone": [6.0, 4.0, 4.0], "decode_pillow": [12.0, 12.0, 10.0]}
     seconds |= {"predict_lungs": [2.0, 2.0, 4.0], "0": [30.0], "3": [20.0]}
     found = summarize(seconds, images=12)
-    # per round: 3/4, 4/5, 2/8; 1/4, 1/5, 6/8; the larger of both; their sums 4/4, 5/5, 8/8; 20/2, 20/2, 20/4
-    assert [found[name] for name in RATIOS] == pytest.approx([0.75, 0.25, 0.75, 1.0, 10.0])
-    assert [found[f"{name}_images_per_second"] for name in SPEEDS] == pytest.approx([12 / 5, 4, 12, 6, 0.6])
+    # per round: 3/4, 4/5, 2/8; 1/4, 1/5, 6/8; the larger of both; their sums 4/4, 5/5, 8/8; 12/6, 12/4, 10/4; 20/2, 20/2, 20/4
+    assert [found[name] for name in RATIOS] == pytest.approx([0.75, 0.25, 0.75, 1.0, 2.5, 10.0])
+    assert [found[f"{name}_images_per_second"] for name in SPEEDS] == pytest.approx([12 / 5, 4, 3, 1, 12, 6, 0.6])
     assert found["pipeline_workers"] == 3
 
 
