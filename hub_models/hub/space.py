@@ -15,6 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from hub_models.files import check_output, new_folder
 from hub_models.hub.metric_space import METRIC_MODULE, pack_metric
 from hub_models.hub.push import Push, push_model
+from hub_models.hub_client.bundled import BUNDLED, BUNDLED_LICENSE
 from hub_models.hub_client.repository import HUB_FILE, Repository, folder_files
 from hub_models.hub_client.requests import whoami_writer
 
@@ -52,10 +53,11 @@ Drop a frontal chest X-ray (PNG, JPEG, TIFF or DICOM): the page outlines the lun
 radiologist labels it tuberculosis, on a scale with the threshold. **Research use, not a medical device.** No upload is
 kept. The limits of the models stand on the page and in their cards: {models}.
 
-Packed by `hub_models.hub.space` of chest-xray-masks, whose code is here whole; `requirements.txt` names the
+{weights}Packed by `hub_models.hub.space` of chest-xray-masks, whose code is here whole; `requirements.txt` names the
 versions that it was packed with. For private models, the settings of this Space need a
 secret `HF_TOKEN` of somebody who may read them.
 """
+OF_WEIGHTS = "The code is Apache-2.0; the weights are CC BY-NC-SA 4.0, as `hub_models/weights/LICENSE` says.\n\n"
 
 STATIC_CARD = """---
 {metadata}
@@ -92,31 +94,30 @@ def pack_space(
     segmenter: str | None = None,
     classifier: str | None = None,
     title: str = "Chest X-ray reader",
-    license: str = "apache-2.0",
+    license: str | None = None,
     hardware: str = "cpu-basic",
 ) -> Path:
     """Write a Gradio Space that reads with models of the Hub, by their ids, to `folder`, whole or not at all.
 
-    It holds app.py, README.md, requirements.txt with the versions installed here, and this project's code. `hardware`
-    is one of HARDWARE.
+    It holds app.py, README.md, requirements.txt with the versions installed here, and this project's code; without a
+    model the bundled ones, too, whose licence is then the Space's. `hardware` is one of HARDWARE.
 
     Raises:
         FileExistsError: something is there.
         FileNotFoundError: this is no clone of the project.
-        ValueError: no model, one that is no Hub id, or other hardware.
+        ValueError: a model that is no Hub id, or other hardware.
     """
     if hardware not in HARDWARE:
         raise ValueError(f"hardware must be one of {', '.join(HARDWARE)}, got {hardware!r}")
     folder, models = Path(folder), [one for one in (segmenter, classifier) if one is not None]
-    if not models:
-        raise ValueError("nothing to read with: pass segmenter=<Hub id>, classifier=<Hub id>, or both")
+    license = license or ("apache-2.0" if models else BUNDLED_LICENSE)
     for one in models:
         if "/" not in one or Path(one).exists():
             raise ValueError(f"a Space takes its models from the Hub, got {one}: push it, then pass OWNER/NAME")
         validate_repo_id(one)
     check_output(folder, "packed Space")
     with new_folder(folder) as made:
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "weights")
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc", *(("weights",) if models else ()))
         shutil.copytree(ROOT / "hub_models", made / "hub_models", ignore=ignored)
         for name in ("chest_xray_masks.py", "LICENSE"):
             shutil.copy(ROOT / name, made)
@@ -155,14 +156,17 @@ def _card(title: str, license: str, models: list[str], hardware: str) -> SpaceCa
         app_file="app.py",
         suggested_hardware=hardware,
         license=license,
-        models=models,
+        models=models or None,
         tags=["chest-x-ray", "medical-imaging", "tuberculosis"],
         colorFrom="blue",
         colorTo="gray",
         short_description="Lungs and tuberculosis on chest X-rays, for research",
     )
-    links = ", ".join(f"[{one}](https://huggingface.co/{one})" for one in models)
-    return SpaceCard(SPACE_CARD.format(metadata=metadata.to_yaml(), title=title, models=links))
+    links = [f"[{one}](https://huggingface.co/{one})" for one in models]
+    links = links or [f"[{name}]({folder.relative_to(ROOT)}/README.md)" for name, folder in BUNDLED.items()]
+    weights = "" if models else OF_WEIGHTS
+    text = SPACE_CARD.format(metadata=metadata.to_yaml(), title=title, models=", ".join(links), weights=weights)
+    return SpaceCard(text)
 
 
 def push_space(
@@ -253,9 +257,7 @@ def push(
             folder, known_by = pack_metric(Path(scratch) / "space", metric, repo_id), METRIC_MODULE
         else:
             known_by, folder = PAGE_MODULE, Path(scratch) / "space"
-            pack_space(
-                folder, segmenter, classifier, license=license or "apache-2.0", hardware=hardware or HARDWARE[0]
-            )
+            pack_space(folder, segmenter, classifier, license=license, hardware=hardware or HARDWARE[0])
         return send_space(folder, repo_id, private, known_by, hardware, dry_run=dry_run)
 
 

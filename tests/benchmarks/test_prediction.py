@@ -28,7 +28,8 @@ def test_summary_is_of_medians_by_round() -> None:
     seconds |= {"decode_alone": [6.0, 4.0, 4.0], "decode_pillow": [12.0, 12.0, 10.0]}
     seconds |= {"predict_lungs": [2.0, 2.0, 4.0], "0": [30.0], "3": [20.0]}
     found = summarize(seconds, images=12)
-    # per round: 3/4, 4/5, 2/8; 1/4, 1/5, 6/8; the larger of both; their sums 4/4, 5/5, 8/8; 12/6, 12/4, 10/4; 20/2, 20/2, 20/4
+    # per round: 3/4, 4/5, 2/8; 1/4, 1/5, 6/8; the larger of both; their sums 4/4, 5/5, 8/8; 12/6, 12/4, 10/4;
+    # 20/2, 20/2, 20/4
     assert [found[name] for name in RATIOS] == pytest.approx([0.75, 0.25, 0.75, 1.0, 2.5, 10.0])
     assert [found[f"{name}_images_per_second"] for name in SPEEDS] == pytest.approx([12 / 5, 4, 3, 1, 12, 6, 0.6])
     assert found["pipeline_workers"] == 3

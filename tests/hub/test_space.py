@@ -18,6 +18,7 @@ from playwright.sync_api import expect
 
 from hub_models.hub import space
 from hub_models.hub.space import pack_space, push, push_space, requirements
+from hub_models.hub_client.bundled import BUNDLED, BUNDLED_LICENSE, WEIGHTS
 from hub_models.predict.reader import ChestXrayReader
 from hub_models.runs.config import TrainConfig
 
@@ -77,12 +78,23 @@ def test_one_model_is_enough(tmp_path: Path) -> None:
     assert SpaceCard.load(folder / "README.md").data.models == ["alice/lungs"]
 
 
+def test_without_a_model_the_bundled_ones_go_with_it(tmp_path: Path) -> None:
+    folder = pack_space(tmp_path / "space")
+    assert "serve(None, None, host=None, port=None)" in (folder / "app.py").read_text()
+    card, weights = SpaceCard.load(folder / "README.md"), folder / "hub_models" / "weights"
+    assert card.data.license == BUNDLED_LICENSE and card.data.models is None
+    assert all(f"[{name}](hub_models/weights/{run.name}/README.md)" in card.text for name, run in BUNDLED.items())
+    assert files_of(weights) == files_of(WEIGHTS)
+    named = pack_space(tmp_path / "named", "alice/lungs")
+    assert not (named / "hub_models" / "weights").exists()
+    assert SpaceCard.load(named / "README.md").data.license == "apache-2.0"
+
+
 def test_what_is_no_space_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "lungs").mkdir(parents=True)
     (tmp_path / "runs" / "lungs" / "config.json").touch()
     monkeypatch.chdir(tmp_path)
     for models, said in (
-        ((), "nothing to read with"),
         (("runs/lungs",), "takes its models from the Hub, got runs/lungs: push it"),
         (("lungs",), "takes its models from the Hub, got lungs"),
         (("alice/lungs'); print('x",), "Repo id must"),
