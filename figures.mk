@@ -34,8 +34,10 @@ LUNGS := --batch_size 4 --augment strong --ema 0.995
 UNLABELLED := $(if $(NIH),$(F)/nih)
 
 TESTED := $(PROTOCOLS) folds $(if $(NIH),nih)
+READ := mc_to_shenzhen shenzhen_to_mc $(if $(NIH),nih)
 all: $(PROTOCOLS:%=$(F)/lungs/%/results.json) $(TESTED:%=$(F)/tb-resnet/%/results.json) \
-		$(TESTED:%=$(F)/tb-vit/%/results.json) $(F)/tb-vit-unlearned/folds/results.json
+		$(TESTED:%=$(F)/tb-vit/%/results.json) $(F)/tb-vit-unlearned/folds/results.json \
+		$(READ:%=$(F)/read/%/predictions.parquet)
 	PYTHONPATH=tests $(BIN)/python -m figures.tables --figures $(F) --page $(PAGE)
 
 .PHONY: all
@@ -70,3 +72,8 @@ $(F)/lungs-then/%/results.json: $(F)/lungs-first/%/results.json
 	$(TRAIN) --protocol $* --model $(<D) $(THEN) $(LUNGS) --learning_rate 6e-4
 $(F)/lungs/%/results.json: $(F)/lungs-then/%/results.json
 	$(TRAIN) --protocol $* --model $(<D) $(LAST) $(LUNGS) --learning_rate 4e-4
+
+$(F)/read/nih/predictions.parquet: $(F)/lungs/default/results.json
+	$(CODE) predict --data $(F)/nih --segmenter $(<D) --output $(@D)
+$(F)/read/%/predictions.parquet: $(F)/lungs/%/results.json
+	$(CODE) predict --data $(DATA) --segmenter $(<D) --output $(@D)

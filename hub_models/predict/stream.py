@@ -48,6 +48,7 @@ PREDICTION_COLUMNS = {
     "threshold": "double",
     "is_suspected": "bool",
     "decision": "string",
+    "distance": "double",
     "flags": "string",
     "flag_messages": "string",
     "mask": "string",
@@ -169,7 +170,7 @@ def _write(output: StreamOutput, row: IndexRow, result: tuple[OpenedXray, Source
         _put(output.folder, f"saliency/{file}", _png(heat(small, output.saliency(xray.gray, found.mask))))
     if found.spacing_mm is not None:
         columns["spacing_row_mm"], columns["spacing_column_mm"] = found.spacing_mm
-    names = ("is_suspected", "height", "width", "probability", "threshold", "decision")
+    names = ("is_suspected", "height", "width", "probability", "threshold", "decision", "distance")
     columns |= {name: getattr(found, name) for name in names}
     return columns | {"name": printable(found.name)} | flag_columns(flags)
 

@@ -15,16 +15,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as parquet
+from sklearn.metrics import roc_auc_score
 
 from hub_models.evaluation.calibration import Scores, calibrated, fit
 from hub_models.evaluation.thresholds import Rule, RuleName
 from hub_models.files import write_bytes
 from hub_models.hub_client.model_files import read_json
+from hub_models.imaging.flags import Flag
 from hub_models.metrics import screening_metrics
 
 Results = Mapping[str, Any]  # of results.json
 PROTOCOLS = ("default", "mc_to_shenzhen", "shenzhen_to_mc")
 SITES = ("Montgomery", "Shenzhen")
+POOR_DICE = 0.9  # below it a mask is called wrong
 LOCAL_COUNTS, DRAWS = (50, 100), 200  # local X-rays to calibrate with, and how often they are drawn anew
 TB_MODELS = {"tb-resnet": "`resnet-light`", "tb-vit": "`vit-light`, pre-trained"}
 UNLEARNED = {"tb-vit-unlearned": "`vit-light`, from random weights"}
@@ -173,6 +176,66 @@ def measured(scores: Scores, indices: np.ndarray, threshold: float, temperature:
     return [float(found[name][0]) for name in ("sensitivity", "specificity", "ece")]
 
 
+def distances(figures: Path) -> list[list[str]]:
+    """Return the table of how well the distance of an X-ray tells wrong masks and readings from right ones."""
+    head = ["lung model", "X-rays", "n", "wrong are", "wrong", "beyond the limit: wrong, right"]
+    rows = [[*head, "AUROC of the distance"]]
+    for protocol in PROTOCOLS[1:]:
+        dice = per_image(figures / "lungs" / protocol, "dice")
+        poor, what = {id: value < POOR_DICE for id, value in dice.items()}, f"masks with a Dice below {POOR_DICE:.2f}"
+        rows.append(_told(figures, protocol, "test split", poor, what))
+    probability = per_image(figures / "tb-resnet" / "nih", "probability")
+    threshold = per_image(figures / "tb-resnet" / "nih", "threshold")
+    called = {id: value >= threshold[id] for id, value in probability.items()}
+    return [*rows, _told(figures, "nih", "NIH", called, "called tuberculosis by `resnet-light`")]
+
+
+def _told(figures: Path, read: str, xrays: str, is_wrong: Mapping[str, bool], what: str) -> list[str]:
+    """Return a row of `distances` for the X-rays whose ids `is_wrong` holds, as `cxm predict` read them."""
+    table = parquet.read_table(figures / "read" / read / "predictions.parquet", columns=["name", "distance", "flags"])
+    found = {Path(row["name"]).stem: row for row in table.to_pylist()}
+    truth = np.array(list(is_wrong.values()))
+    far = np.array([Flag.OUT_OF_DISTRIBUTION in found[id]["flags"].split("|") for id in is_wrong])
+    auroc = roc_auc_score(truth, [found[id]["distance"] for id in is_wrong]) if 0 < truth.sum() < len(truth) else None
+    shares = [far[truth == kind].mean() if (truth == kind).any() else None for kind in (True, False)]
+    model = f"`{'default' if read == 'nih' else read}`"
+    counts = [str(len(truth)), what, str(truth.sum())]
+    return [model, xrays, *counts, ", ".join(map(number, shares)), number(auroc)]
+
+
+def per_image(run: Path, column: str) -> dict[str, Any]:
+    """Return a column of an evaluation's rows by the ids of the X-rays."""
+    table = parquet.read_table(run / "per_image.parquet", columns=["id", column]).to_pydict()
+    return dict(zip(table["id"], table[column], strict=True))
+
+
+FROM_SCRATCH = "from scratch; pre-trained on X-rays"
+# Published figures: run and site of ours that is beside it, the metric, theirs, and how their protocol differs
+PUBLISHED = (
+    ("lungs/default", "Montgomery", "dice", ".982", "U-Net of 26 million weights, fixed split of Idiap"),
+    ("lungs/default", "Shenzhen", "dice", ".955", "M2U-Net, fixed split of Idiap"),
+    ("lungs/mc_to_shenzhen", "Shenzhen", "dice", ".942 or .963", "Idiap; direction not said"),
+    ("lungs/shenzhen_to_mc", "Montgomery", "dice", ".963 or .942", "Idiap; direction not said"),
+    ("{tb}/folds", "Montgomery", "auroc", ".87; .984", f"ten folds: {FROM_SCRATCH}"),
+    ("{tb}/folds", "Shenzhen", "auroc", ".89; .979", f"ten folds: {FROM_SCRATCH}"),
+    ("{tb}/mc_to_shenzhen", "Shenzhen", "auroc", ".58 to .61; .917", FROM_SCRATCH),
+    ("{tb}/shenzhen_to_mc", "Montgomery", "auroc", ".79", "two independent works"),
+)
+MEASURED = {"dice": "lungs, Dice", "auroc": "TB, AUROC"}
+
+
+def published(figures: Path) -> list[list[str]]:
+    """Return the table of our figures beside published ones."""
+    rows = [["figure", "protocol", "tested on", "n", "ours", "published", "whose protocol is"]]
+    for run, site, metric, theirs, how in PUBLISHED:
+        for model in TB_MODELS if "{tb}" in run else [""]:
+            place = run.format(tb=model)
+            found = read_json(figures / place / "results.json")["metrics"][f"site: {site}"]
+            ours = f"{interval(found[metric])}{f', {TB_MODELS[model]}' if model else ''}"
+            rows.append([MEASURED[metric], f"`{Path(place).name}`", site, str(found["n"]), ours, theirs, how])
+    return rows
+
+
 TABLES = {
     "lungs": lungs,
     "tuberculosis": tuberculosis,
@@ -180,6 +243,8 @@ TABLES = {
     "groups": groups,
     "nih": nih,
     "calibration": calibration,
+    "distances": distances,
+    "published": published,
 }
 
 
