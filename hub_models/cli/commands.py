@@ -368,7 +368,7 @@ COMMANDS = {
         extra="models",
     ),
     "benchmark start": Command(
-        "Measure the import of the reader against that of torch and transformers.",
+        "Measure the start of commands, reader and page against that of torch and transformers.",
         ("cxm benchmark start", "OMP_NUM_THREADS=1 cxm benchmark start"),
         {},
         Call("hub_models.benchmarks.start", "start_ratios", plans.print_ratios),
