@@ -21,6 +21,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hub_models.benchmarks.native_phantoms import native_phantoms
 from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_ratio, speeds, timed_rounds
 from hub_models.dataset.batches import Arrays, training_loader
+from hub_models.dataset.preprocessing import processes_for, with_files
+from hub_models.imaging.gray import to_gray
+from hub_models.imaging.masks import to_mask
 from hub_models.models.architectures import build
 from hub_models.models.image_processors import normalize
 from hub_models.models.tasks import TASKS
@@ -55,8 +58,9 @@ def training_ratios(
       run_image_classification_no_trainer.py: PIL decodes each sample in each epoch, with no worker or one for each
       core, the faster of the two (`example_workers`). It does no more work than ours: no augmentation, no clipping.
 
-    `prepare_epochs`: how many epochs of compute over the same X-rays the scaling took. All loops read one Arrow set,
-    which is built before, in a temporary folder.
+    `prepare_epochs`: how many epochs of compute over the same X-rays the scaling took. `prepare_over_decode`: its
+    speed over that of decoding the same X-rays and masks in as many processes, and nothing else. All loops read one
+    Arrow set, which is built before, in a temporary folder.
 
     Without `data_dir`, the set is `images` phantoms of native size. `model` is by default that of `make demo`,
     `image_size` the task's, and `steps`, of an epoch, 2 for each core but at least 4. `precision` is "no" or "bf16".
@@ -102,7 +106,12 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
     load_rows(config, ("train",))
     started = time.perf_counter()
     split = load_run_splits(config, accelerator, ("train",))["train"]
-    prepared = (time.perf_counter() - started) / len(split.rows)
+    prepared = time.perf_counter()
+    with_files(split.rows).map(
+        _decode, remove_columns=split.rows.column_names, num_proc=processes_for(split.rows), load_from_cache_file=False
+    )
+    decoded = time.perf_counter()
+    each = [seconds / len(split.rows) for seconds in (prepared - started, decoded - prepared)]
     images = steps * config.batch_size
     run = make_run(config, accelerator, {"train": repeated(split, images)})
     size = run.splits["train"].arrays.image_size
@@ -114,9 +123,14 @@ def _measure(config: TrainConfig, steps: int, precision: str) -> dict[str, float
         "loop": partial(train_epoch, run, learner, tqdm(disable=True), Stop()),
         **_examples(run, model),
     }
-    return summarize(
-        timed_rounds({name: synchronized(work) for name, work in works.items()}, ROUNDS), images, prepared
-    )
+    return summarize(timed_rounds({name: synchronized(work) for name, work in works.items()}, ROUNDS), images, *each)
+
+
+def _decode(row: dict[str, Any]) -> dict[str, int]:
+    to_gray(row["image"]["bytes"])
+    if row["mask"] is not None:
+        to_mask(row["mask"]["bytes"])
+    return {"decoded": 1}
 
 
 def repeated(split: Split, count: int) -> Split:
@@ -127,11 +141,11 @@ def repeated(split: Split, count: int) -> Split:
     return Split(split.rows.select(indices), Arrays(prepared, arrays.image_size, arrays.ranges, arrays.seed))
 
 
-def summarize(seconds: Seconds, images: int, prepare_seconds: float) -> dict[str, float]:
+def summarize(seconds: Seconds, images: int, prepare_seconds: float, decode_seconds: float) -> dict[str, float]:
     """Return what `training_ratios` does, from the seconds of each round's epochs of so many images.
 
-    `seconds` has the keys compute, loop and, for each example loop, its number of workers; `prepare_seconds` is one
-    image's.
+    `seconds` has the keys compute, loop and, for each example loop, its number of workers; `prepare_seconds`
+    and `decode_seconds` are one image's.
     """
     workers = fastest(seconds)
     compute, loop, example = seconds["compute"], seconds["loop"], seconds[workers]
@@ -140,6 +154,7 @@ def summarize(seconds: Seconds, images: int, prepare_seconds: float) -> dict[str
         "example_over_compute": speed_ratio(example, compute),
         "loop_over_example": speed_ratio(loop, example),
         "prepare_epochs": prepare_seconds * images / statistics.median(compute),
+        "prepare_over_decode": decode_seconds / prepare_seconds,
         **speeds({"compute": compute, "loop": loop, "example": example}, images),
         "example_workers": int(workers),
     }

@@ -206,8 +206,10 @@ def pixel_digest(image: bytes) -> str:
 
 def digest_of_gray(gray: Image.Image) -> str:
     """Return a digest of gray pixels (`to_gray`), the same however they were stored."""
-    pixels = np.asarray(gray)
-    return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()[:16]
+    pixels = np.ascontiguousarray(gray)
+    digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()[:16]
 
 
 def _divided(rows: datasets.Dataset, request: DataRequest, said: list[str]) -> datasets.DatasetDict:

@@ -40,18 +40,20 @@ def read_xray(source: Source, name: str | None = None) -> DecodedXray:
     return DecodedXray(Image.fromarray(found.gray), found.spacing_mm, found.flags)
 
 
-def to_gray(source: Source) -> Image.Image:
+def to_gray(source: Source, name: str | None = None) -> Image.Image:
     """Return the gray image with its full range kept: mode `L` from 8-bit sources, else mode `F` in [0, 255].
 
     Palette and colour images become luminance (R=G=B keeps its value); alpha is dropped. Integers deeper than 8 bits
     are scaled by the smallest of 8, 10, 12, 14 or 16 bits that holds their maximum (12-bit values in a 16-bit file by
     4095). Floats are scaled from their minimum to their maximum; a constant one is 0 everywhere. DICOM is mode `F`,
-    shown by its own window (`hub_models.imaging.windowing`) and not scaled by its maximum.
+    shown by its own window (`hub_models.imaging.windowing`) and not scaled by its maximum. Errors call bytes `name`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: as `read_xray`.
     """
-    return Image.fromarray(read_dicom(source).gray) if is_dicom_source(source) else _gray(open_image(source))
+    if is_dicom_source(source, name):
+        return Image.fromarray(read_dicom(source, name).gray)
+    return _gray(open_image(source, name))
 
 
 def _gray(image: Image.Image) -> Image.Image:

@@ -50,5 +50,11 @@ def resize_gray(
 def resize_mask(mask: np.ndarray, size: int, fit: Fit = "squash") -> np.ndarray:
     """Return an (H, W) bool mask as (size, size) bool: nearest neighbours in its `content_box`, no lung around it."""
     top, left, bottom, right = content_box(mask.shape[0], mask.shape[1], size, fit)
-    small = np.asarray(Image.fromarray(mask).resize((right - left, bottom - top), Image.Resampling.NEAREST))
-    return np.pad(small, ((top, size - bottom), (left, size - right)))
+    rows, columns = nearest(bottom - top, mask.shape[0]), nearest(right - left, mask.shape[1])
+    return np.pad(mask[np.ix_(rows, columns)], ((top, size - bottom), (left, size - right)))
+
+
+def nearest(count: int, size: int) -> np.ndarray:
+    """Return (count,) int32: the nearest of `size` pixels to each of `count` on the same length, as PIL finds it."""
+    line = Image.fromarray(np.arange(size, dtype=np.int32)[None])
+    return np.asarray(line.resize((count, 1), Image.Resampling.NEAREST))[0]

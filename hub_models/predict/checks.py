@@ -7,7 +7,7 @@ from PIL import Image
 
 from hub_models.imaging.flags import Flag, RaisedFlag
 from hub_models.imaging.masks import runs_of
-from hub_models.imaging.resizing import BOX
+from hub_models.imaging.resizing import BOX, nearest
 
 SIDES_SIZE = 512  # pixels of the longer side at which regions are found; areas are counted on the X-ray's own pixels
 BACKGROUND, RIGHT, LEFT = 0, 1, 2
@@ -88,8 +88,8 @@ def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     height, width = mask.shape
     factor = min(1.0, SIDES_SIZE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    places = _nearest(height, size[1]), _nearest(width, size[0])
-    small = mask[np.ix_(_nearest(size[1], height), _nearest(size[0], width))]  # (h, w)
+    places = nearest(height, size[1]), nearest(width, size[0])
+    small = mask[np.ix_(nearest(size[1], height), nearest(size[0], width))]  # (h, w)
     regions, count = label(small)
     if not count:
         return np.zeros((size[1], size[0]), np.uint8), *places
@@ -109,14 +109,8 @@ def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seeds = np.where(
             regions == first + 1, np.where(np.arange(size[0]) < waist, RIGHT, LEFT).astype(np.uint8), seeds
         )
-    nearest = distance_transform_edt(seeds == BACKGROUND, return_distances=False, return_indices=True)
-    return np.take(seeds, nearest[0] * size[0] + nearest[1]), *places
-
-
-def _nearest(count: int, small: int) -> np.ndarray:
-    """Return (count,) int32: the nearest of `small` pixels to each of `count` on the same length, as PIL finds it."""
-    line = Image.fromarray(np.arange(small, dtype=np.int32)[None])
-    return np.asarray(line.resize((count, 1), Image.Resampling.NEAREST))[0]
+    row, column = distance_transform_edt(seeds == BACKGROUND, return_distances=False, return_indices=True)
+    return np.take(seeds, row * size[0] + column), *places  # the seed nearest to each
 
 
 def waist_of(region: np.ndarray) -> int | None:

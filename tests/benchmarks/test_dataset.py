@@ -22,7 +22,7 @@ from hub_models.models.image_processors import image_processor_for
 from hub_models.models.tasks import TASKS
 from hub_models.runs.data import Split
 
-NAMES = ["loop_over_compute", "example_over_compute", "loop_over_example", "prepare_epochs"]
+NAMES = ["loop_over_compute", "example_over_compute", "loop_over_example", "prepare_epochs", "prepare_over_decode"]
 NAMES += [f"{name}_images_per_second" for name in ("compute", "loop", "example")] + ["example_workers"]
 
 
@@ -96,11 +96,12 @@ def test_native_phantoms_are_grainy(tmp_path, monkeypatch) -> None:
 
 def test_summary_is_of_medians_by_round() -> None:
     seconds = {"compute": [1.0, 2.0, 4.0], "loop": [2.0, 2.0, 5.0], "0": [8.0, 9.0, 9.0], "3": [4.0, 4.0, 16.0]}
-    found = summarize(seconds, images=10, prepare_seconds=0.4)
+    found = summarize(seconds, images=10, prepare_seconds=0.4, decode_seconds=0.3)
     # per round: 1/2, 2/2, 4/5; the workers' medians are 9 and 4, so 3: 1/4, 2/4, 4/16 and 4/2, 4/2, 16/5
     assert [found[name] for name in NAMES[:3]] == pytest.approx([0.8, 0.25, 2.0])
     assert found["prepare_epochs"] == pytest.approx(0.4 * 10 / 2)
-    assert [found[name] for name in NAMES[4:]] == pytest.approx([5, 5, 2.5, 3])  # 10 over 2, 2 and 4 s
+    assert found["prepare_over_decode"] == pytest.approx(0.75)
+    assert [found[name] for name in NAMES[5:]] == pytest.approx([5, 5, 2.5, 3])  # 10 over 2, 2 and 4 s
 
 
 @pytest.mark.parametrize(("count", "places"), [(2, [0, 3]), (6, [0, 1, 2, 3, 4, 5]), (9, [0, 0, 1, 2, 2, 3, 4, 4, 5])])

@@ -185,9 +185,9 @@ def digest(prepared: datasets.Dataset) -> str:
 
 
 def test_cache_is_whole_whoever_else_writes_it_or_is_killed(splits, tmp_path, monkeypatch) -> None:
-    def slowly(source: Image.Image) -> Image.Image:
+    def slowly(source: bytes, name: str) -> Image.Image:
         time.sleep(0.02)
-        return to_gray(source)
+        return to_gray(source, name)
 
     rows = splits["train"].filter(lambda label: True, input_columns="label")  # caches of its own
     folder = Path(rows.cache_files[0]["filename"]).parent
