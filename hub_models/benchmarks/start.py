@@ -19,7 +19,7 @@ LIBRARY_IMPORTS = (
     "AutoModelForSemanticSegmentation, PreTrainedModel, SegformerImageProcessorPil, ViTImageProcessorPil"
 )
 LUNGS, TB = BUNDLED.values()
-WEIGHTS = (
+WEIGHTS_IMPORT = (
     f"{LIBRARY_IMPORTS}; AutoModelForSemanticSegmentation.from_pretrained({str(LUNGS)!r}); "
     f"AutoModelForImageClassification.from_pretrained({str(TB)!r})"
 )
@@ -32,11 +32,11 @@ def start_ratios() -> dict[str, float]:
     `start_time`: the seconds of `READER_IMPORT` over those of `LIBRARY_IMPORTS`, what it uses of both libraries.
     `start_more_seconds`: the first less the second.
     `help_time`: `cxm --help` over the import of torch.
-    `ready_time`: the reader with the bundled models over `WEIGHTS`, the imports and the weights by transformers alone.
+    `ready_time`: the reader with the bundled models over `WEIGHTS_IMPORT`: imports, and weights by transformers alone.
     `page_time`: `cxm app` up to the page's first answer, over the same.
     """
     codes = {"reader": READER_IMPORT, "libraries": LIBRARY_IMPORTS, "torch": "import torch"}
-    codes |= {"weights": WEIGHTS, "ready": READY}
+    codes |= {"weights": WEIGHTS_IMPORT, "ready": READY}
     works = {name: partial(run, "-c", code) for name, code in codes.items()}
     taken = timed_rounds(works | {"help": partial(run, "-m", "hub_models.cli", "--help"), "page": first_answer}, PAIRS)
     reader, libraries = taken["reader"], taken["libraries"]
