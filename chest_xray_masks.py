@@ -1232,11 +1232,11 @@ def _unpacked_png(image: Image.Image) -> Image.Image | None:
 
 def _pixels_of(data: bytes, kind: str, height: int, width: int) -> np.ndarray | None:
     """Return (H, W) or (H, W, 3) of a PNG, indices where it has a palette; None without the library for it."""
-    packed = _packed_pixels(data)
-    if packed is None:
+    chunks = _pixel_chunks(data)
+    if chunks is None:
         return None
     if kind == "P" and (isal := _library("isal.isal_zlib")):  # while it works, other threads do, too
-        rows = np.frombuffer(isal.decompressobj().decompress(packed, height * (width + 1) + 1), np.uint8)
+        rows = np.frombuffer(isal.decompressobj().decompress(b"".join(chunks), height * (width + 1) + 1), np.uint8)
         rows = rows.reshape(height, width + 1)
         if not rows[:, 0].any():  # no filter, as of most palettes
             return rows[:, 1:]
@@ -1248,15 +1248,15 @@ def _pixels_of(data: bytes, kind: str, height: int, width: int) -> np.ndarray | 
     return pixels if kind == "RGB" else pixels[..., 0]
 
 
-def _packed_pixels(data: bytes) -> bytes | None:
+def _pixel_chunks(data: bytes) -> list[memoryview] | None:
     """Return the compressed pixels of a PNG; None where other things stand behind them, or it is damaged."""
-    at, parts = 8, []
+    at, chunks = 8, []
     while at + 12 <= len(data):
         size, name = struct.unpack_from(">I4s", data, at)
         if name == b"IDAT":
-            parts.append(data[at + 8 : at + 8 + size])
-        elif parts:
-            return b"".join(parts) if name == b"IEND" else None
+            chunks.append(memoryview(data)[at + 8 : at + 8 + size])
+        elif chunks:
+            return chunks if name == b"IEND" else None
         at += size + 12
     return None
 

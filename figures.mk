@@ -34,7 +34,7 @@ LUNGS := --batch_size 4 --augment strong --ema 0.995
 UNLABELLED := $(if $(NIH),$(F)/nih)
 
 TESTED := $(PROTOCOLS) folds $(if $(NIH),nih)
-READ := mc_to_shenzhen shenzhen_to_mc $(if $(NIH),nih)
+READ := $(filter-out default,$(PROTOCOLS)) $(if $(NIH),nih)
 all: $(PROTOCOLS:%=$(F)/lungs/%/results.json) $(TESTED:%=$(F)/tb-resnet/%/results.json) \
 		$(TESTED:%=$(F)/tb-vit/%/results.json) $(F)/tb-vit-unlearned/folds/results.json \
 		$(READ:%=$(F)/read/%/predictions.parquet)

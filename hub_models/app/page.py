@@ -45,8 +45,8 @@ LOST = "It was lost on its way: drop it again."
 NO_IMAGE = "This is no image: drop a PNG, JPEG, TIFF or DICOM file."
 SCROLL = "() => { if (innerWidth <= 760) document.querySelector('#output').scrollIntoView({behavior: 'smooth'}) }"
 Read = Callable[[bytes, str], view.Report]  # of a file's content and name
-Cleared = dict[str, str] | None  # nothing for the drop area to show, or leave it as it is
-Updates = AsyncIterator[tuple[Cleared, str, str]]  # of the drop area, HTML of a reading and of its files, as they come
+DropArea = dict[str, str] | None  # None clears it; `gr.skip()` leaves it as it is
+Updates = AsyncIterator[tuple[DropArea, str, str]]  # beside it HTML of a reading and of its files, as they come
 
 
 @dataclass(frozen=True)

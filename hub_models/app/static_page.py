@@ -20,7 +20,7 @@ from hub_models.app.view import MEANING, NO_DEVICE, TEMPLATES
 from hub_models.dataset.inspection import BLANK_SPREAD
 from hub_models.files import check_output, new_folder, write_json
 from hub_models.hub.limits import KNOWN_LIMITS, SCOPE, Limits, plain_sentences
-from hub_models.hub.space import STATIC_MARK, pack_static, send_space
+from hub_models.hub.space import STATIC_MARK, license_for, pack_static, send_space
 from hub_models.hub_client.bundled import DEFAULT_MODELS
 from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.dicom import CHEST, LATERAL, MODALITIES
@@ -214,7 +214,7 @@ def push_static(
     segmenter: str | None = None,
     classifier: str | None = None,
     *,
-    license: str,
+    license: str | None = None,
     private: bool = True,
     dry_run: bool = False,
 ) -> str:
@@ -224,5 +224,7 @@ def push_static(
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `build_static` and `push_space`.
     """
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
-        folder = pack_static(build_static(Path(scratch) / "space", segmenter, classifier), license)
+        models = [one for one in (segmenter, classifier) if one is not None]
+        page = build_static(Path(scratch) / "space", segmenter, classifier)
+        folder = pack_static(page, license or license_for(models))
         return send_space(folder, repo_id, private, STATIC_MARK, dry_run=dry_run)

@@ -21,7 +21,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hub_models.benchmarks.native_phantoms import native_phantoms
 from hub_models.benchmarks.rounds import ROUNDS, Seconds, Works, fastest, speed_ratio, speeds, timed_rounds
 from hub_models.dataset.batches import Arrays, training_loader
-from hub_models.dataset.preprocessing import processes_for, with_files
+from hub_models.dataset.schema import with_files
+from hub_models.dataset.sources import processes_for
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.masks import to_mask
 from hub_models.models.architectures import build

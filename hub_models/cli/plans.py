@@ -13,7 +13,6 @@ from hub_models.cli.options import Call, Options, Work
 from hub_models.evaluation.calibration_config import CalibrationConfig
 from hub_models.files import new_folder
 from hub_models.hub.export_config import ExportConfig
-from hub_models.hub_client.bundled import BUNDLED_LICENSE
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.pretrain_config import PretrainConfig
 
@@ -107,8 +106,6 @@ def plan_push(options: Options) -> Work:
     if other := [name for name, value in given.items() if value and name not in taken]:
         raise ValueError(f"--{other[0]} is of a model's push: leave it out with --static")
     values = {name: given[name] for name in taken}
-    license_of_models = "apache-2.0" if options.segmenter or options.classifier else BUNDLED_LICENSE
-    values |= {"license": options.license or license_of_models}
     return Call("hub_models.app.static_page", "push_static", print, lambda _: values)(options)
 
 

@@ -1,6 +1,5 @@
 """Prepare rows as fixed-size uint8 arrays, decoded once and kept on disk."""
 
-import os
 from typing import Any
 
 import datasets
@@ -8,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from hub_models.dataset.published import pixel_spacing_mm
-from hub_models.dataset.sources import ROWS_PER_PROCESS, cache_disk, digest_of_gray
+from hub_models.dataset.schema import with_files
+from hub_models.dataset.sources import cache_disk, digest_of_gray, processes_for
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.lung_crop import MARGIN, REGIONS, Region, crop_to_lungs, lungs_box
 from hub_models.imaging.masks import to_mask
@@ -63,19 +63,6 @@ def prepare(
             num_proc=processes_for(rows),
             desc=f"Scaling to {image_size} pixels",
         )
-
-
-def with_files(rows: datasets.Dataset) -> datasets.Dataset:
-    """Return rows with the bytes of their images and masks, which `datasets` would decode in twice the time."""
-    for name in ("image", "mask"):
-        rows = rows.cast_column(name, datasets.Image(decode=False))
-    return rows
-
-
-def processes_for(rows: datasets.Dataset) -> int | None:
-    """Return how many processes decode rows the fastest; None where this one does."""
-    processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
-    return processes if processes > 1 else None
 
 
 def _shrink(

@@ -1,6 +1,6 @@
 """Put the rows of any dataset, of the Hub, of Parquet or of a folder, into the schema of the builder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,13 @@ from hub_models.dataset.columns import (
     splits_of,
 )
 from hub_models.dataset.tables import text_of
+
+
+def with_files(rows: datasets.Dataset, columns: Iterable[str] = ("image", "mask")) -> datasets.Dataset:
+    """Return rows with the bytes of their images and masks, as the files hold them; none is decoded."""
+    for name in columns:
+        rows = rows.cast_column(name, datasets.Image(decode=False))
+    return rows
 
 
 def features_of(sites: list[str]) -> datasets.Features:
@@ -156,8 +163,7 @@ def _in_schema(
         values["id"] = [f"{split}-{id}" for id in values["id"]]
     values["split"] = values["split"] if "split" in fields else [split] * len(rows)
     cells = rows.select_columns([fields["image"], *filter(None, [fields.get("mask")])])
-    for name in cells.column_names:
-        cells = cells.cast_column(name, datasets.Image(decode=False))
+    cells = with_files(cells, cells.column_names)
     sites = sorted(set(values["site"]))
     features = datasets.Features(features_of(sites) | {"split": datasets.Value("string")})
     return cells.map(

@@ -10,6 +10,7 @@ import chest_xray_masks as cxm
 from hub_models.dataset.audit import LABELS, image_findings, mask_findings
 from hub_models.dataset.audit_report import KINDS, Audit, Finding
 from hub_models.dataset.inspection import ImageFacts, Inspected, Job, MaskFacts, inspect_jobs
+from hub_models.dataset.schema import with_files
 from hub_models.dataset.sources import DataRequest, folder_xrays, load_splits
 from hub_models.imaging.source import open_image
 
@@ -41,11 +42,8 @@ def audit_source(request: DataRequest, progress: bool = True) -> Audit:
 
 def _inspect_rows(rows: datasets.Dataset, progress: bool) -> list[Inspected]:
     """Return the facts of the images and masks in the rows of a dataset."""
-    cells = rows.select_columns(["id", "image", "mask"])
-    for name in ("image", "mask"):
-        cells = cells.cast_column(name, datasets.Image(decode=False))
     held: dict[cxm.SetFile, bytes] = {}
-    for row in cells:
+    for row in with_files(rows.select_columns(["id", "image", "mask"])):
         for role in (role for role in ("image", "mask") if row[role] is not None):
             data = row[role]["bytes"]
             suffix = ".png" if open_image(data).format == "PNG" else ""

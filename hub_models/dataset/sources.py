@@ -24,7 +24,7 @@ from hub_models.dataset.columns import parse_columns, parse_positive
 from hub_models.dataset.folder_rows import FolderXray, examples, find_xrays
 from hub_models.dataset.folders import list_folder
 from hub_models.dataset.folds import tenth_of
-from hub_models.dataset.schema import features_of, holds_images, of_dataset
+from hub_models.dataset.schema import features_of, holds_images, of_dataset, with_files
 from hub_models.dataset.tables import TABLE_SUFFIXES
 from hub_models.files import named_disk
 from hub_models.imaging.file_kinds import IMAGE_SUFFIXES
@@ -131,11 +131,8 @@ def fingerprint_of(request: DataRequest, splits: Mapping[str, datasets.Dataset])
         return cxm.scan(request.data).fingerprint(cxm.SITES.get(request.config_name))
     digest = hashlib.sha256()
     for name, rows in sorted(splits.items()):
-        cells = rows
-        for column in ("image", "mask"):
-            cells = cells.cast_column(column, datasets.Image(decode=False))
         digest.update(name.encode())
-        for row in cells:  # one at a time: together they may not fit in memory
+        for row in with_files(rows):  # one at a time: together they may not fit in memory
             sizes = [row[column] and len(row[column]["bytes"]) for column in ("image", "mask")]
             digest.update(repr((sizes, [row[column] for column in row if column not in ("image", "mask")])).encode())
     return digest.hexdigest()[:16]
@@ -238,18 +235,23 @@ def _divided(rows: datasets.Dataset, request: DataRequest, said: list[str]) -> d
     return datasets.DatasetDict({split: rows.select(indices) for split, indices in chosen.items()})
 
 
+def processes_for(rows: datasets.Dataset) -> int | None:
+    """Return how many processes decode rows the fastest; None where this one does."""
+    processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
+    return processes if processes > 1 else None
+
+
 def _joined_by_pixels(rows: datasets.Dataset, patients: list[str]) -> list[str]:
     """Return the patient of each row; those who share an X-ray's pixels count as one."""
     if "digest" in rows.column_names:
         digests = list(rows["digest"])
     else:
-        processes = min(os.cpu_count() or 1, len(rows) // ROWS_PER_PROCESS)
         cells = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
         with tied_workers():
             digests = cells.map(
                 lambda row: {"digest": pixel_digest(row["image"]["bytes"])},
                 remove_columns="image",
-                num_proc=processes if processes > 1 else None,
+                num_proc=processes_for(rows),
                 desc="Comparing X-rays",
             )["digest"]
     first: dict[str, str] = {}

@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import datasets
 import numpy as np
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict, DatasetInfo, Features
@@ -20,6 +19,7 @@ from datasets.utils.metadata import MetadataConfigs
 from datasets.utils.py_utils import convert_file_size_to_int
 
 import chest_xray_masks as cxm
+from hub_models.dataset.schema import with_files
 from hub_models.files import named_disk
 from hub_models.hub.export_config import SHARD_SIZE
 from hub_models.imaging.gray import is_synthetic
@@ -114,9 +114,7 @@ def write_rows(
 
 def _image_bytes(rows: Dataset) -> int:
     """Return the bytes of all images and masks."""
-    cells = rows.select_columns(["image", "mask"])
-    for name in cells.column_names:
-        cells = cells.cast_column(name, datasets.Image(decode=False))
+    cells = with_files(rows.select_columns(["image", "mask"]))
     return sum(len(cell["bytes"]) for row in cells for cell in row.values() if cell)
 
 

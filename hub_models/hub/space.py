@@ -110,7 +110,7 @@ def pack_space(
     if hardware not in HARDWARE:
         raise ValueError(f"hardware must be one of {', '.join(HARDWARE)}, got {hardware!r}")
     folder, models = Path(folder), [one for one in (segmenter, classifier) if one is not None]
-    license = license or ("apache-2.0" if models else BUNDLED_LICENSE)
+    license = license or license_for(models)
     for one in models:
         if "/" not in one or Path(one).exists():
             raise ValueError(f"a Space takes its models from the Hub, got {one}: push it, then pass OWNER/NAME")
@@ -126,6 +126,11 @@ def pack_space(
         (made / "app.py").write_text(app.format(segmenter=segmenter, classifier=classifier))
         (made / "README.md").write_text(str(_card(title, license, models, hardware)))
     return folder
+
+
+def license_for(models: Sequence[str]) -> str:
+    """Return the licence of a Space: the code's, or that of the bundled models where it names no other."""
+    return "apache-2.0" if models else BUNDLED_LICENSE
 
 
 def requirements() -> list[str]:

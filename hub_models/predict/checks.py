@@ -106,9 +106,8 @@ def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         middle = size[0] / 2 if waist is None else waist
     seeds = np.array([BACKGROUND, *np.where(columns < middle, RIGHT, LEFT)], np.uint8)[regions]  # (h, w)
     if waist is not None:
-        seeds = np.where(
-            regions == first + 1, np.where(np.arange(size[0]) < waist, RIGHT, LEFT).astype(np.uint8), seeds
-        )
+        halves = np.where(np.arange(size[0]) < waist, np.uint8(RIGHT), np.uint8(LEFT))  # (w,)
+        seeds = np.where(regions == first + 1, halves, seeds)
     row, column = distance_transform_edt(seeds == BACKGROUND, return_distances=False, return_indices=True)
     return np.take(seeds, row * size[0] + column), *places  # the seed nearest to each
 

@@ -166,8 +166,8 @@ def test_error_of_the_disk_keeps_its_own_words(phantoms, tmp_path, monkeypatch) 
 
 def test_many_rows_are_prepared_by_several_processes(splits, monkeypatch) -> None:
     alone = prepare(splits["train"], 96)
-    monkeypatch.setattr(data, "ROWS_PER_PROCESS", 10)
-    monkeypatch.setattr(data.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("hub_models.dataset.sources.ROWS_PER_PROCESS", 10)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     together = prepare(splits["train"].select(range(len(splits["train"]))), 96)
     assert alone["pixels"] == together["pixels"] and alone["id"] == together["id"]
 

@@ -181,12 +181,11 @@ def distances(figures: Path) -> list[list[str]]:
     head = ["lung model", "X-rays", "n", "wrong are", "wrong", "beyond the limit: wrong, right"]
     rows = [[*head, "AUROC of the distance"]]
     for protocol in PROTOCOLS[1:]:
-        dice = per_image(figures / "lungs" / protocol, "dice")
-        poor, what = {id: value < POOR_DICE for id, value in dice.items()}, f"masks with a Dice below {POOR_DICE:.2f}"
+        table = parquet.read_table(figures / "lungs" / protocol / "per_image.parquet", columns=["id", "dice"])
+        poor, what = {row["id"]: row["dice"] < POOR_DICE for row in table.to_pylist()}, f"Dice below {POOR_DICE:.2f}"
         rows.append(_told(figures, protocol, "test split", poor, what))
-    probability = per_image(figures / "tb-resnet" / "nih", "probability")
-    threshold = per_image(figures / "tb-resnet" / "nih", "threshold")
-    called = {id: value >= threshold[id] for id, value in probability.items()}
+    scores = scores_of(figures / "tb-resnet" / "nih" / "per_image.parquet")
+    called = dict(zip(scores.ids, scores.values >= (scores.stored or 0.5), strict=True))
     return [*rows, _told(figures, "nih", "NIH", called, "called tuberculosis by `resnet-light`")]
 
 
@@ -201,12 +200,6 @@ def _told(figures: Path, read: str, xrays: str, is_wrong: Mapping[str, bool], wh
     model = f"`{'default' if read == 'nih' else read}`"
     counts = [str(len(truth)), what, str(truth.sum())]
     return [model, xrays, *counts, ", ".join(map(number, shares)), number(auroc)]
-
-
-def per_image(run: Path, column: str) -> dict[str, Any]:
-    """Return a column of an evaluation's rows by the ids of the X-rays."""
-    table = parquet.read_table(run / "per_image.parquet", columns=["id", column]).to_pydict()
-    return dict(zip(table["id"], table[column], strict=True))
 
 
 FROM_SCRATCH = "from scratch; pre-trained on X-rays"
