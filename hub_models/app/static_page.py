@@ -26,7 +26,6 @@ from hub_models.hub_client.downloads import local_run
 from hub_models.imaging.dicom import CHEST, LATERAL, MODALITIES
 from hub_models.imaging.flags import Flag
 from hub_models.imaging.lung_crop import LUNG_MEAN, LUNG_SD, MARGIN
-from hub_models.imaging.resizing import REDUCING_GAP
 from hub_models.imaging.windowing import BIT_DEPTHS
 from hub_models.models.onnx_model import GRAPH_NAME, is_exported, read_preprocessing
 from hub_models.models.out_of_distribution import OutOfDistribution
@@ -151,9 +150,8 @@ def _settings(page: Path, models: Mapping[str, ExportedModel]) -> dict[str, Any]
         values = np.concatenate([known.mean, known.precision.ravel()]).astype("<f4")
         (page / DISTRIBUTION_FILE).write_bytes(values.tobytes())
     styles = (STATIC.with_name(name).read_text() for name in ("reading.css", "report.css"))
-    own = {role: {"file": f"models/{role}.onnx", "reducing_gap": REDUCING_GAP} for role in models}
     return {
-        "models": {role: dict(model.settings) | own[role] for role, model in models.items()},
+        "models": {role: dict(model.settings) | {"file": f"models/{role}.onnx"} for role, model in models.items()},
         "distribution": None if known is None else {"file": DISTRIBUTION_FILE, "limit": known.limit},
         "messages": {flag.value: flag.message for flag in Flag},
         "verdicts": {str(is_suspected).lower(): text for is_suspected, text in VERDICTS.items()},

@@ -18,7 +18,7 @@ from hub_models.lifetime import tied_workers
 KEPT = ("id", "patient_id", "site", "label")  # columns that prepared rows keep
 ADDED = {"pixels": "binary", "mask": "binary", "height": "int32", "width": "int32"}
 ADDED |= {"spacing_row_mm": "float32", "spacing_column_mm": "float32", "digest": "string"}
-PREPARED_VERSION = 4  # raise when the output of `prepare` changes; part of its cache's key
+PREPARED_VERSION = 3  # raise when the output of `prepare` changes; part of its cache's key
 
 
 def prepare(

@@ -7,7 +7,6 @@ from PIL import Image
 
 BILINEAR = Image.Resampling.BILINEAR  # antialiased: Pillow widens it by the factor; torchvision's backend knows it too
 BOX = Image.Resampling.BOX  # plain area average; models of version 0.2 have it in their image processor
-REDUCING_GAP = 3.0  # times the size to which a large image is reduced first, at the least
 FITS = ("squash", "pad")  # how an X-ray fills the square: its aspect squashed, or kept between black bars
 
 Fit = Literal["squash", "pad"]
@@ -36,13 +35,9 @@ def content_box(height: int, width: int, size: int, fit: Fit = "squash") -> tupl
 def resize_gray(
     gray: Image.Image, size: int, fit: Fit = "squash", resample: Image.Resampling = BILINEAR
 ) -> np.ndarray:
-    """Return the image of `to_gray` as (size, size) uint8: resampled into its `content_box`, black around it.
-
-    An image of more than six times that size is first reduced by a whole factor, which changes a pixel by .2 of 255 in
-    the mean and takes a third of the time.
-    """
+    """Return the image of `to_gray` as (size, size) uint8: resampled into its `content_box`, black around it."""
     top, left, bottom, right = content_box(gray.height, gray.width, size, fit)
-    small = gray.resize((right - left, bottom - top), resample, reducing_gap=REDUCING_GAP)
+    small = gray.resize((right - left, bottom - top), resample)
     values = np.asarray(small) if small.mode == "L" else np.asarray(small).round().clip(0, 255).astype(np.uint8)
     return np.pad(values, ((top, size - bottom), (left, size - right)))
 

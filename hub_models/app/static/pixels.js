@@ -44,41 +44,15 @@ export const highest = (values) => values.reduce((high, one) => (one > high ? on
 /** Returns the maximum of the smallest of `depths` bits that holds a value: 4095 for 4000. */
 export const fullScale = (highest, depths) => 2 ** depths.find((bits) => highest < 2 ** bits) - 1;
 
-/**
- * Returns an image (Gray) resized to (width, height) by a filter of FILTERS, as Pillow's resize; with `gap`, its
- * reducing_gap, one that is so many times larger is reduced by whole factors first.
- */
-export function resized(image, width, height, filter, gap = Infinity) {
-  const [right, down] = [image.width / width, image.height / height].map((times) => Math.trunc(times / gap) || 1);
-  const few = reduced(image, right, down);
-  const across = width === image.width ? few : resizedAcross(few, image.width / right, width, FILTERS[filter]);
-  return height === image.height ? across : resizedDown(across, image.height / down, height, FILTERS[filter]);
+/** Returns an image (Gray) resized to (width, height) by a filter of FILTERS, as Pillow's resize. */
+export function resized(image, width, height, filter) {
+  const across = width === image.width ? image : resizedAcross(image, width, FILTERS[filter]);
+  return height === image.height ? across : resizedDown(across, height, FILTERS[filter]);
 }
 
-/** Returns an image (Gray) of the means of blocks of (down * right) pixels, fewer at its ends, as Pillow's reduce. */
-function reduced({ width, height, data }, right, down) {
-  if (right * down === 1) return { width, height, data };
-  const [columns, rows] = [Math.ceil(width / right), Math.ceil(height / down)];
-  const made = new data.constructor(columns * rows);
-  const sums = new Float64Array(columns);
-  for (let row = 0; row < rows; row++) {
-    const end = Math.min(height, (row + 1) * down);
-    sums.fill(0);
-    for (let y = row * down; y < end; y++) {
-      for (let x = 0, at = y * width; x < width; x++, at++) sums[Math.trunc(x / right)] += data[at];
-    }
-    for (let column = 0; column < columns; column++) {
-      const count = (end - row * down) * (Math.min(width, (column + 1) * right) - column * right);
-      const sum = sums[column];
-      made[row * columns + column] = data instanceof Uint8Array ? Math.floor((sum + (count >> 1)) / count) : sum / count;
-    }
-  }
-  return { width: columns, height: rows, data: made };
-}
-
-/** Returns for each of `size` pixels on the length of `span` of `from` the first that it is made of, and the weights. */
-function weightsOf(from, span, size, { support, weight }, isFixed) {
-  const scale = span / size;
+/** Returns for each of `size` pixels the first of `from` pixels that it is made of, and their weights. */
+function weightsOf(from, size, { support, weight }, isFixed) {
+  const scale = from / size;
   const stretch = Math.max(1, scale);
   return Array.from({ length: size }, (_, at) => {
     const centre = (at + 0.5) * scale;
@@ -94,10 +68,10 @@ function weightsOf(from, span, size, { support, weight }, isFixed) {
   });
 }
 
-function resizedAcross({ width, height, data }, span, size, filter) {
+function resizedAcross({ width, height, data }, size, filter) {
   const isFixed = data instanceof Uint8Array;
   const made = new data.constructor(size * height);
-  weightsOf(width, span, size, filter, isFixed).forEach(({ first, weights }, x) => {
+  weightsOf(width, size, filter, isFixed).forEach(({ first, weights }, x) => {
     for (let y = 0; y < height; y++) {
       let sum = 0;
       for (let i = 0, at = y * width + first; i < weights.length; i++, at++) sum += data[at] * weights[i];
@@ -107,11 +81,11 @@ function resizedAcross({ width, height, data }, span, size, filter) {
   return { width: size, height, data: made };
 }
 
-function resizedDown({ width, height, data }, span, size, filter) {
+function resizedDown({ width, height, data }, size, filter) {
   const isFixed = data instanceof Uint8Array;
   const made = new data.constructor(width * size);
   const sums = new Float64Array(width);
-  weightsOf(height, span, size, filter, isFixed).forEach(({ first, weights }, y) => {
+  weightsOf(height, size, filter, isFixed).forEach(({ first, weights }, y) => {
     sums.fill(0);
     for (let i = 0; i < weights.length; i++) {
       for (let x = 0, at = (first + i) * width; x < width; x++, at++) sums[x] += data[at] * weights[i];
@@ -131,10 +105,9 @@ export function contentBox(height, width, size, fit) {
 }
 
 /** Returns the model input, float (1, 3, S, S), of a gray image, as `preprocessing` says. */
-export function modelInput(gray, preprocessing) {
-  const { image_size: size, fit, resample, reducing_gap: gap, image_mean: means, image_std: stds } = preprocessing;
+export function modelInput(gray, { image_size: size, fit, resample, image_mean: means, image_std: stds }) {
   const box = contentBox(gray.height, gray.width, size, fit);
-  const small = resized(gray, box.width, box.height, resample, gap); // (box.height * box.width)
+  const small = resized(gray, box.width, box.height, resample); // (box.height * box.width)
   const input = Float32Array.from({ length: 3 * size * size }, (_, i) => {
     const channel = Math.trunc(i / (size * size));
     return -means[channel] / stds[channel]; // of black, around a padded X-ray
