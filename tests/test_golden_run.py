@@ -31,8 +31,8 @@ def run(folder: Path) -> dict[str, Any]:
     train = ("scripts/train.py", "--data_dir", data, "--from_scratch", "--image_size", 64, "--tracker", "none")
     quick = ("--learning_rate", 2e-3, "--ema", 0.9)
     accelerate(*train, "--output_dir", lungs, "--model", folder / "segformer", "--epochs", 8, *quick)
-    screening = ("--task", "tb_classification", "--region", "lungs", "--segmenter", lungs, "--epochs", 20)
-    accelerate(*train, "--output_dir", tb, "--model", folder / "resnet", *screening, "--learning_rate", 5e-3)
+    screening = ("--task", "tb_classification", "--region", "lungs", "--segmenter", lungs, "--epochs", 2)
+    accelerate(*train, "--output_dir", tb, "--model", folder / "resnet", *screening, "--learning_rate", 1e-4)
     evaluation = folder / "evaluation"
     python("scripts/evaluate.py", "--model", tb, "--data_dir", data, "--output", evaluation, "--views", 2)
     models = ("--segmenter", lungs, "--classifier", tb)
