@@ -74,7 +74,7 @@ hub:
 
 # Every number of docs/results.md, with DATA=<the set> NIH=<folder>: up to four hours of two cores; figures.mk says how
 figures: install
-	$(if $(strip $(DATA)$(QUICK)),,$(error pass DATA=<folder or zip of the set>, or QUICK=1 for phantoms))
+	$(if $(or $(QUICK),$(and $(DATA),$(NIH))),,$(error pass DATA=<folder or zip of the set> NIH=<folder>, or QUICK=1 for phantoms))
 	$(MAKE) --no-print-directory --jobs 2 --file figures.mk
 
 # The pages of docs/ to build/docs; --strict ends at a broken link, and nothing is fetched
