@@ -161,7 +161,7 @@ def test_run_folder_is_plain_and_only_what_is_adapted_has_changed(
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     encoder = f"{model.base_model_prefix}."
     adapted = {f"{one}.weight" for one in attention_layers(model)} if way == "lora" else set()
-    # of 32 px, SegFormer's last stage sees one place: its softmax is 1, and the query and key learn from rounding alone
+    # of 32 px, SegFormer's last stage sees one place: its softmax is 1, whatever query and key are
     alone = {key for key in adapted if "stages.3" in key and ("q_proj" in key or "k_proj" in key)}
     assert adapted - alone <= {key for key in changed if key.startswith(encoder)} <= adapted
     assert {key for key, weight in model.named_parameters() if not key.startswith(encoder)} <= changed
