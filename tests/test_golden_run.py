@@ -17,6 +17,8 @@ from PIL import Image
 from transformers import ResNetConfig, SegformerConfig
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
+# What processors may differ by. The TB model has hardly learned, so its probabilities lie close together
+CLOSE = {"dice": 0.004, "lungs": 0.004, "evaluated": 0.0005, "probability": 0.0005}
 SEGFORMER = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 4]}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
@@ -95,7 +97,7 @@ def test_everything_gives_what_it_gave_before(tmp_path: Path) -> None:
     expected, found = json.loads(GOLDEN.read_text()), run(tmp_path)
     assert found["exact"] == expected["exact"]
     for name, values in expected["close"].items():  # another processor rounds in another way
-        assert found["close"][name] == pytest.approx(values, abs=0.004), name
+        assert found["close"][name] == pytest.approx(values, abs=CLOSE[name]), name
 
 
 if __name__ == "__main__":
