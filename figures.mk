@@ -44,10 +44,12 @@ all: $(PROTOCOLS:%=$(F)/lungs/%/results.json) $(TESTED:%=$(F)/tb-resnet/%/result
 
 $(F)/xrays/README.md:
 	$(BIN)/cxm phantoms --output $(@D) --montgomery 40 --shenzhen 60 --image_size 80
-$(F)/others/no_finding:
-	$(BIN)/cxm phantoms --output $(F)/others/drawn --montgomery 20 --shenzhen 40 --image_size 80 --seed 1
-	mkdir $@ && cd $@ && for path in ../drawn/*/CXR_png/*.png; do \
-		number=$$((number + 1)); ln -s "$$path" $$((10000000 + number))_000.png; done
+$(F)/drawn/README.md:
+	$(BIN)/cxm phantoms --output $(@D) --montgomery 20 --shenzhen 40 --image_size 80 --seed 1
+$(F)/others/no_finding: $(F)/drawn/README.md
+	rm -rf $@.part && mkdir -p $@.part && cd $@.part && for path in ../../drawn/*/CXR_png/*.png; do \
+		number=$$((number + 1)); ln -s "$$path" $$((10000000 + number))_000.png || exit; done
+	mv $@.part $@
 $(F)/nih/metadata.csv: $(if $(QUICK),$(F)/others/no_finding)
 	PYTHONPATH=tests $(BIN)/python -m figures.nih_table $(NIH) $(@D)
 XRAYS := $(if $(QUICK),$(F)/xrays/README.md)

@@ -222,7 +222,6 @@ def push_static(
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `build_static` and `push_space`.
     """
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
-        models = [one for one in (segmenter, classifier) if one is not None]
         page = build_static(Path(scratch) / "space", segmenter, classifier)
-        folder = pack_static(page, license or license_for(models))
+        folder = pack_static(page, license or license_for(segmenter, classifier))
         return send_space(folder, repo_id, private, STATIC_MARK, dry_run=dry_run)

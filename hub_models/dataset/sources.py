@@ -246,7 +246,7 @@ def _joined_by_pixels(rows: datasets.Dataset, patients: list[str]) -> list[str]:
     if "digest" in rows.column_names:
         digests = list(rows["digest"])
     else:
-        cells = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
+        cells = with_files(rows.select_columns("image"), ["image"])
         with tied_workers():
             digests = cells.map(
                 lambda row: {"digest": pixel_digest(row["image"]["bytes"])},

@@ -110,7 +110,7 @@ def pack_space(
     if hardware not in HARDWARE:
         raise ValueError(f"hardware must be one of {', '.join(HARDWARE)}, got {hardware!r}")
     folder, models = Path(folder), [one for one in (segmenter, classifier) if one is not None]
-    license = license or license_for(models)
+    license = license or license_for(segmenter, classifier)
     for one in models:
         if "/" not in one or Path(one).exists():
             raise ValueError(f"a Space takes its models from the Hub, got {one}: push it, then pass OWNER/NAME")
@@ -128,9 +128,9 @@ def pack_space(
     return folder
 
 
-def license_for(models: Sequence[str]) -> str:
+def license_for(segmenter: str | None, classifier: str | None) -> str:
     """Return the licence of a Space: the code's, or that of the bundled models where it names no other."""
-    return "apache-2.0" if models else BUNDLED_LICENSE
+    return BUNDLED_LICENSE if segmenter is None and classifier is None else "apache-2.0"
 
 
 def requirements() -> list[str]:

@@ -16,6 +16,7 @@ from chest_xray_masks import SPLITS
 from hub_models.dataset.augmentation import STRENGTHS
 from hub_models.dataset.batches import Arrays
 from hub_models.dataset.preprocessing import prepare
+from hub_models.dataset.schema import with_files
 from hub_models.dataset.sources import DataRequest, cache_disk, fingerprint_of, load_splits
 from hub_models.dataset.splits import divide
 from hub_models.imaging.gray import is_synthetic
@@ -253,7 +254,7 @@ def learned_pixels(config: TrainConfig, splits: dict[str, Split]) -> dict[str, l
 
 def count_synthetic(rows: datasets.Dataset) -> int:
     """Return how many X-rays are marked as synthetic; none is decoded."""
-    images = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    images = with_files(rows.select_columns("image"), ["image"])
     return sum(is_synthetic(row["image"]["bytes"]) for row in images)
 
 

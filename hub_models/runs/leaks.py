@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import datasets
 
+from hub_models.dataset.schema import with_files
 from hub_models.dataset.splits import PATIENT_SHARING, leaks
 from hub_models.imaging.gray import is_synthetic
 from hub_models.runs.run_folder import RunData, RunFolder, read_data, short_digest
@@ -88,7 +89,7 @@ def leaked_ids(seen: Seen, test: datasets.Dataset, protocol: str) -> set[str]:
         leaked |= set(leaks(seen.ids, test))
         leaked |= {id for id, one in zip(ids, patients, strict=True) if short_digest(one) in seen.patients}
     if seen.synthetic is not None and leaked:
-        images = test.select_columns(["id", "image"]).cast_column("image", datasets.Image(decode=False))
+        images = with_files(test.select_columns(["id", "image"]), ["image"])
         chosen = images.select([index for index, id in enumerate(ids) if id in leaked])
         leaked = {row["id"] for row in chosen if is_synthetic(row["image"]["bytes"]) == seen.synthetic}
     return leaked
