@@ -12,6 +12,11 @@ DEFAULT_MODELS = ("bundled:lungs", "bundled:tb")  # what reads where neither a l
 BUNDLED = dict(zip(DEFAULT_MODELS, (WEIGHTS / "lungs", WEIGHTS / "tb"), strict=True))
 
 
+def known_place(source: str | Path) -> str:
+    """Return the folder of a bundled model in place of its name; any other `source` as it is."""
+    return str(bundled_run(str(source))) if str(source).startswith(BUNDLED_PREFIX) else str(source)
+
+
 @cache
 def bundled_run(name: str) -> Path:
     """Return the run folder of a bundled model by its name; each of its files has the digest in SHA256SUMS.
@@ -26,7 +31,7 @@ def bundled_run(name: str) -> Path:
     try:
         listed = [line.split("  ", 1) for line in (WEIGHTS / SUMS_NAME).read_text().splitlines()]
         digests = {WEIGHTS / path: digest for digest, path in listed}
-        for path in (path for path in digests if path.parent == folder):
+        for path in (path for path in digests if path.is_relative_to(folder)):
             if hashlib.sha256(path.read_bytes()).hexdigest() != digests[path]:
                 raise ValueError(f"{path} is not as it was published: install the package again")
     except FileNotFoundError as error:

@@ -10,9 +10,14 @@ import pytest
 from hub_models import ChestXrayReader
 from hub_models.app.examples import EXAMPLE_PHANTOMS, example_png
 from hub_models.hub.model_card import PICTURES_SHOWN
+from hub_models.hub.push import push_model
 from hub_models.hub_client import bundled
+from hub_models.hub_client.bundled import BUNDLED, BUNDLED_LICENSE
 from hub_models.hub_client.downloads import RUN_FILES, local_run
+from hub_models.metrics.segmentation import count_overlap, dice
 from hub_models.predict.job import read_all
+from hub_models.runs.config import TrainConfig
+from hub_models.runs.data import resolve
 from hub_models.runs.run_folder import RunFolder
 
 MOST_BYTES = 12e6
@@ -71,5 +76,17 @@ def test_they_read_where_no_model_is_named(tmp_path: Path) -> None:
     assert found.mask is not None and found.mask.any() and 0 < found.probability < 1
     read_all(str(tmp_path / "xrays"), tmp_path / "out")
     assert (tmp_path / "out" / "predictions.csv").exists() and [*(tmp_path / "out" / "masks").iterdir()]
+    (exported,) = ChestXrayReader(backend="onnx").read(tmp_path / "xrays" / "phantom.png")
+    assert exported.probability == pytest.approx(found.probability, abs=1e-5)
+    assert dice(count_overlap(exported.mask, found.mask)) > 0.9999
     only_lungs = ChestXrayReader("bundled:lungs").read(tmp_path / "xrays" / "phantom.png")[0]
     assert only_lungs.probability is None and (only_lungs.mask == found.mask).all()
+
+
+def test_a_run_starts_from_them_and_they_are_pushed_by_their_names(phantoms: Path, tmp_path: Path) -> None:
+    models = {"model": "bundled:tb", "segmenter": "bundled:lungs"}
+    config = resolve(TrainConfig(str(phantoms), str(tmp_path), "tb_classification", region="lungs", **models))
+    assert (config.model, config.segmenter) == tuple(str(BUNDLED[name]) for name in ("bundled:tb", "bundled:lungs"))
+    assert RunFolder.read("bundled:tb").path == BUNDLED["bundled:tb"]
+    pushed = push_model("bundled:tb", "alice/m", license=BUNDLED_LICENSE, dry_run=True)
+    assert pushed.files["model.safetensors"] == BUNDLED["bundled:tb"] / "model.safetensors"
