@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from figures import nih_table, tables
 from launch import ROOT, shell
@@ -50,6 +51,25 @@ def test_tables_are_written_between_their_comments(tmp_path: Path) -> None:
     assert "| `resnet-light` | sex: female | 3 | .900 [.800, 1.000] |" in written and "old" not in written
     assert "Text." in written and "kept" in written and written.count("<!-- end -->") == 2
     assert tables.with_tables(written, tmp_path) == written and tables.commit_of(values) == "1234567+"
+
+
+def test_runs_made_one_after_another_come_together(tmp_path: Path) -> None:
+    names = ("auroc", "sensitivity", "specificity")
+    metrics = {"all": {"n": 5, **{name: {"value": 0.9, "low": 0.8, "high": 1.0} for name in names}}}
+    metrics |= {"sex: male": metrics["all"]}
+    known = dict.fromkeys(tables.RESULTS_KEPT, "x") | {"metrics": metrics, "config": {"data_dir": "/home/me/xrays"}}
+    table = pyarrow.table({"id": ["a"], "label": [1], "probability": [0.5], "finding": ["of a patient"]})
+    for model in tables.TB_MODELS:
+        run = tmp_path / model / model / "folds"
+        run.mkdir(parents=True)
+        (run / "results.json").write_text(json.dumps(known))
+        pyarrow.parquet.write_table(table, run / "per_image.parquet")
+        tables.keep(tmp_path / model, tmp_path / "kept")
+        written = tables.with_tables("# Results\n", tmp_path / "kept")
+        assert written.count("sex: male") == len(list((tmp_path / "kept").iterdir()))
+    kept = [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+    assert len(kept) == 2 * len(tables.TB_MODELS) and not any(b"/home" in path.read_bytes() for path in kept)
+    assert pyarrow.parquet.read_table(kept[0].with_name("per_image.parquet")).column_names == table.column_names[:3]
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """Write the tables of docs/results.md from the runs that `make figures` made, between the comments that name them.
 
-    PYTHONPATH=tests python -m figures.tables --figures demo/figures --page docs/results.md
+    PYTHONPATH=tests python -m figures.tables --figures demo/figures --page docs/results.md --keep tests/figures/runs
 
-A page that is not there is made of the tables alone. A table of runs that are not there is left as it is.
+`--keep` copies what the tables need of each run to a folder, and makes them from all that is there: so the runs may be
+made one after another. A page that is not there is made of the tables alone. A table has no row for a run that is not
+there, and is left as it is without any.
 """
 
 import argparse
@@ -19,19 +21,29 @@ from sklearn.metrics import roc_auc_score
 
 from hub_models.evaluation.calibration import Scores, calibrated, fit
 from hub_models.evaluation.thresholds import Rule, RuleName
-from hub_models.files import write_bytes
+from hub_models.files import write_bytes, write_json
 from hub_models.hub_client.model_files import read_json
 from hub_models.imaging.flags import Flag
 from hub_models.metrics import screening_metrics
+from hub_models.runs.run_folder import PER_IMAGE_NAME, RESULTS_NAME
 
 Results = Mapping[str, Any]  # of results.json
 PROTOCOLS = ("default", "mc_to_shenzhen", "shenzhen_to_mc")
 SITES = ("Montgomery", "Shenzhen")
 POOR_DICE = 0.9  # below it a mask is called wrong
 LOCAL_COUNTS, DRAWS = (50, 100), 200  # local X-rays to calibrate with, and how often they are drawn anew
-TB_MODELS = {"tb-resnet": "`resnet-light`", "tb-vit": "`vit-light`, pre-trained"}
+TB_MODELS = {
+    "tb-resnet": "`resnet-light`",
+    "tb-lungs": "`resnet-light`, of the lungs",
+    "tb-vit": "`vit-light`, pre-trained",
+}
 LUNG_STAGES = {"lungs-first": "128 px", "lungs-then": "then 256 px", "lungs": "then 384 px"}
 UNLEARNED = {"tb-vit-unlearned": "`vit-light`, from random weights"}
+PREDICTIONS_NAME = "predictions.parquet"
+KEPT = (*TB_MODELS, *UNLEARNED, *LUNG_STAGES)  # runs of which the tables tell
+RESULTS_KEPT = ("commit", "date", "launch", "metrics", "split", "splits", "versions")
+PER_IMAGE_KEPT = ("id", "patient_id", "label", "probability", "threshold", "dice")
+PREDICTIONS_KEPT = ("name", "distance", "flags")
 
 
 def number(value: float | None) -> str:
@@ -64,12 +76,19 @@ def commit_of(results: Results) -> str:
     return commit[:7] + ("+" if commit.endswith("+") else "")
 
 
+def results_of(figures: Path, place: str) -> Results | None:
+    """Return the results of a run; None where it is not there."""
+    path = figures / place / RESULTS_NAME
+    return read_json(path) if path.exists() else None
+
+
 def lungs(figures: Path) -> list[list[str]]:
     """Return the table of the lung models, after each stage of their training."""
     head = ["protocol", "X-rays of training and validation", "trained at", "tested on", "n", "Dice", "median", "HD95"]
     rows = [[*head, "commit"]]
     for protocol, (stage, sizes) in itertools.product(PROTOCOLS, LUNG_STAGES.items()):
-        results = read_json(figures / stage / protocol / "results.json")
+        if (results := results_of(figures, f"{stage}/{protocol}")) is None:
+            continue
         learned = "{train} and {validation}".format(**results["splits"])
         for site, found in sites_of(results, with_all=False):
             in_mm = found["hd95_mm"]["value"] is not None
@@ -86,7 +105,8 @@ def tuberculosis(figures: Path) -> list[list[str]]:
     rows = [[*head, "sensitivity", "specificity", "ECE", "commit"]]
     for model, text in TB_MODELS.items():
         for protocol in (*PROTOCOLS, "folds"):
-            results = read_json(figures / model / protocol / "results.json")
+            if (results := results_of(figures, f"{model}/{protocol}")) is None:
+                continue
             for site, found in sites_of(results):
                 names = ("auroc", "specificity_at_90_sensitivity", "sensitivity", "specificity")
                 shown = [interval(found[name]) for name in names] + [number(found["ece"]["value"])]
@@ -98,7 +118,8 @@ def models(figures: Path) -> list[list[str]]:
     """Return the table of TB models that differ in architecture or start, on the default test split."""
     rows = [["model", *(f"AUROC, {site}" for site in ("all", *SITES)), "commit"]]
     for name, text in (TB_MODELS | UNLEARNED).items():
-        results = read_json(figures / name / "default" / "results.json")
+        if (results := results_of(figures, f"{name}/default")) is None:
+            continue
         shown = [interval(found["auroc"]) for _, found in sites_of(results)]
         rows.append([text, *shown, commit_of(results)])
     return rows
@@ -108,7 +129,8 @@ def groups(figures: Path) -> list[list[str]]:
     """Return the table of AUROC by sex, age and finding, out of fold."""
     rows = [["model", "group", "n", "AUROC", "sensitivity", "specificity"]]
     for model, text in TB_MODELS.items():
-        results = read_json(figures / model / "folds" / "results.json")
+        if (results := results_of(figures, f"{model}/folds")) is None:
+            continue
         for name, found in results["metrics"].items():
             if not name.startswith("site: ") and name != "all":
                 shown = [interval(found[metric]) for metric in ("auroc", "sensitivity", "specificity")]
@@ -122,7 +144,8 @@ def nih(figures: Path) -> list[list[str]]:
     The ViT is not in it: its encoder has learned from these X-rays.
     """
     rows = [["model", "X-rays", "n", "patients", "called tuberculosis", "commit"]]
-    results = read_json(figures / "tb-resnet" / "nih" / "results.json")
+    if (results := results_of(figures, "tb-resnet/nih")) is None:
+        return rows
     for site, found in sites_of(results):
         rate = {"value": "value", "low": "high", "high": "low"}
         called = {name: 1 - found["specificity"][other] for name, other in rate.items()}
@@ -138,11 +161,15 @@ def calibration(figures: Path) -> list[list[str]]:
     """
     rows = [["model", "protocol", "threshold", "sensitivity", "specificity", "ECE"]]
     for model, protocol in itertools.product(TB_MODELS, PROTOCOLS[1:]):
-        scores = scores_of(figures / model / protocol / "per_image.parquet")
+        if results_of(figures, f"{model}/{protocol}") is None:
+            continue
+        scores = scores_of(figures / model / protocol / PER_IMAGE_NAME)
         all_of_them = np.arange(len(scores.labels))
-        found = measured(scores, all_of_them, scores.stored or 0.5, 1.0)
+        found = measured(scores, all_of_them, threshold_of(scores), 1.0)
         rows.append([TB_MODELS[model], f"`{protocol}`", "stored, from the training site", *map(number, found)])
         for count in LOCAL_COUNTS:
+            if min(np.bincount(scores.labels, minlength=2)) <= count // 2:
+                continue  # none would be left of a class
             draws = []
             for draw in range(DRAWS):
                 local = drawn(scores, count, draw)
@@ -165,6 +192,11 @@ def scores_of(path: Path) -> Scores:
     return Scores(table["id"], table["patient_id"], labels, values, table["threshold"][0])
 
 
+def threshold_of(scores: Scores) -> float:
+    """Return the threshold that is stored with scores, .5 where none is."""
+    return 0.5 if scores.stored is None else scores.stored
+
+
 def drawn(scores: Scores, count: int, draw: int) -> np.ndarray:
     """Return the indices of `count` X-rays, half of them positive: another choice for each `draw`, by their ids."""
     keys = [hashlib.sha256(f"{draw} {id}".encode()).digest() for id in scores.ids]
@@ -185,17 +217,21 @@ def distances(figures: Path) -> list[list[str]]:
     head = ["lung model", "X-rays", "n", "wrong are", "wrong", "beyond the limit: wrong, right"]
     rows = [[*head, "AUROC of the distance"]]
     for protocol in PROTOCOLS[1:]:
-        table = parquet.read_table(figures / "lungs" / protocol / "per_image.parquet", columns=["id", "dice"])
+        if not (figures / "read" / protocol / PREDICTIONS_NAME).exists():
+            continue
+        table = parquet.read_table(figures / "lungs" / protocol / PER_IMAGE_NAME, columns=["id", "dice"])
         poor, what = {row["id"]: row["dice"] < POOR_DICE for row in table.to_pylist()}, f"Dice below {POOR_DICE:.2f}"
         rows.append(_told(figures, protocol, "test split", poor, what))
-    scores = scores_of(figures / "tb-resnet" / "nih" / "per_image.parquet")
-    called = dict(zip(scores.ids, scores.values >= (scores.stored or 0.5), strict=True))
+    if results_of(figures, "tb-resnet/nih") is None or not (figures / "read" / "nih" / PREDICTIONS_NAME).exists():
+        return rows
+    scores = scores_of(figures / "tb-resnet" / "nih" / PER_IMAGE_NAME)
+    called = dict(zip(scores.ids, scores.values >= threshold_of(scores), strict=True))
     return [*rows, _told(figures, "nih", "NIH", called, "called tuberculosis by `resnet-light`")]
 
 
 def _told(figures: Path, read: str, xrays: str, is_wrong: Mapping[str, bool], what: str) -> list[str]:
     """Return a row of `distances` for the X-rays whose ids `is_wrong` holds, as `cxm predict` read them."""
-    table = parquet.read_table(figures / "read" / read / "predictions.parquet", columns=["name", "distance", "flags"])
+    table = parquet.read_table(figures / "read" / read / PREDICTIONS_NAME, columns=["name", "distance", "flags"])
     found = {Path(row["name"]).stem: row for row in table.to_pylist()}
     truth = np.array(list(is_wrong.values()))
     far = np.array([Flag.OUT_OF_DISTRIBUTION in found[id]["flags"].split("|") for id in is_wrong])
@@ -227,7 +263,9 @@ def published(figures: Path) -> list[list[str]]:
     for run, site, metric, theirs, how in PUBLISHED:
         for model in TB_MODELS if "{tb}" in run else [""]:
             place = run.format(tb=model)
-            found = read_json(figures / place / "results.json")["metrics"][f"site: {site}"]
+            results = results_of(figures, place)
+            if results is None or (found := results["metrics"].get(f"site: {site}")) is None:
+                continue
             ours = f"{interval(found[metric])}{f', {TB_MODELS[model]}' if model else ''}"
             rows.append([MEASURED[metric], f"`{Path(place).name}`", site, str(found["n"]), ours, theirs, how])
     return rows
@@ -251,14 +289,30 @@ def markdown(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def keep(figures: Path, kept: Path) -> None:
+    """Copy what the tables need of finished runs; nothing of it names a folder or holds an image."""
+    for path in sorted(figures.glob(f"*/*/{RESULTS_NAME}")):
+        if path.parts[-3] not in KEPT:
+            continue
+        place, results = kept / path.parent.relative_to(figures), read_json(path)
+        place.mkdir(parents=True, exist_ok=True)
+        write_json({name: results[name] for name in RESULTS_KEPT if name in results}, place / RESULTS_NAME)
+        table = parquet.read_table(path.with_name(PER_IMAGE_NAME))
+        columns = [name for name in PER_IMAGE_KEPT if name in table.column_names]
+        parquet.write_table(table.select(columns), place / PER_IMAGE_NAME)
+    for path in sorted(figures.glob(f"read/*/{PREDICTIONS_NAME}")):
+        place = kept / path.parent.relative_to(figures)
+        place.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(parquet.read_table(path, columns=[*PREDICTIONS_KEPT]), place / PREDICTIONS_NAME)
+
+
 def with_tables(page: str, figures: Path) -> str:
     """Return a page with its tables written anew."""
     for name, rows in TABLES.items():
-        try:
-            table = f"<!-- table {name} -->\n{markdown(rows(figures))}<!-- end -->"
-        except FileNotFoundError as error:
-            print(f"table {name} is left as it is: {error}")
+        if len(made := rows(figures)) == 1:
+            print(f"table {name} is left as it is: {figures} holds none of its runs")
             continue
+        table = f"<!-- table {name} -->\n{markdown(made)}<!-- end -->"
         place = re.search(rf"<!-- table {name} -->\n.*?<!-- end -->", page, re.S)
         page = page.replace(place[0], table) if place else f"{page}\n{table}\n"
     return page
@@ -268,6 +322,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--figures", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--page", type=Path, required=True, help="page to write the tables to")
+    parser.add_argument("--keep", type=Path, help="folder to copy what the tables need to, and to make them from")
     options = parser.parse_args()
+    if options.keep:
+        keep(options.figures, options.keep)
     before = options.page.read_text() if options.page.exists() else "# Results\n"
-    write_bytes(with_tables(before, options.figures).encode(), options.page)
+    write_bytes(with_tables(before, options.keep or options.figures).encode(), options.page)
