@@ -60,11 +60,18 @@ def prediction_ratios(
     reader, lung_reader = ChestXrayReader(segmenter, classifier), ChestXrayReader(segmenter)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = sorted(native_phantoms(folder / "native", xrays).rglob("CXR_png/*.png"))
-        works = works_on(reader, lung_reader, paths, folder)
-        found = summarize(timed_rounds(works, ROUNDS, [one for one in works if one.isdigit()]), xrays)
-        shutil.rmtree(folder / "native")
+        found = reading_ratios(reader, lung_reader, folder / "large", xrays)
+        shutil.rmtree(folder / "large")
         return found | growth(folder, {"segmenter": str(segmenter), "classifier": str(classifier)}, images)
+
+
+def reading_ratios(
+    reader: ChestXrayReader, lung_reader: ChestXrayReader, folder: Path, xrays: int
+) -> dict[str, float]:
+    """Return what `prediction_ratios` does of large phantoms, which it writes to a new folder."""
+    paths = sorted(native_phantoms(folder / "native", xrays).rglob("CXR_png/*.png"))
+    works = works_on(reader, lung_reader, paths, folder)
+    return summarize(timed_rounds(works, ROUNDS, [one for one in works if one.isdigit()]), xrays)
 
 
 def works_on(reader: ChestXrayReader, lung_reader: ChestXrayReader, paths: list[Path], folder: Path) -> Works:
