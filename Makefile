@@ -72,7 +72,7 @@ hub:
 	$(BIN)/cxm predict --data $(OWNER)/chest_xray_masks --split test --output $(RUNS)/predictions \
 		--segmenter $(OWNER)/chest-xray-lungs --classifier $(OWNER)/chest-xray-tb --overlays
 
-# Every number of docs/results.md, with DATA=<the set> NIH=<folder>: up to four hours of two cores; figures.mk says how
+# Every number of docs/results.md, with DATA=<the set> NIH=<folder>: four and a half hours of two cores; figures.mk says how
 figures: install
 	$(if $(or $(QUICK),$(and $(DATA),$(NIH))),,$(error pass DATA=<folder or zip of the set> NIH=<folder>, or QUICK=1 for phantoms))
 	$(MAKE) --no-print-directory --jobs 2 --file figures.mk
@@ -92,7 +92,7 @@ coverage: PYTEST += --cov --cov-report=term:skip-covered
 coverage: test
 
 test-slow: install
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations 20
 
 # Kills, damaged files, a failing Hub, full disks and hours of work: about 30 minutes of two cores. It prints the table
 # of docs/reliability.md; SHARE=0.1 does a tenth
