@@ -149,8 +149,8 @@ def parse_reading(text: str | None) -> Reading:
     Reads "Patient's Sex: F / Patient's Age: 031Y / ..." and "male 46yrs / ..." in any order, spacing and capitals,
     misspelt sexes ("femal") too. Months, weeks and days are fractions of a year (64 days is 0.175). An age without
     unit is in years; one of 0 (DICOM's unknown) or over 120 is None. Sex and age are read at the head of the first
-    line that has both, else of the first line, so numbers inside the findings are no age. `findings` is the rest as
-    written, its white space tidied and its lines joined by "; ".
+    line that has both, else of the first line, so a number inside the findings is not the age. `findings` is the rest
+    as written, its white space tidied and its lines joined by "; ".
     """
     tidy = (_BLANK.sub(" ", line).strip() for line in (text or "").splitlines())
     text = "\n".join(line for line in tidy if line)
@@ -722,7 +722,7 @@ def _scan_folder(tree: Tree, root: Path) -> None:
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
-            tree.problems.append((folder, f"cannot be read ({error.strerror}): give the right to read it"))
+            tree.problems.append((folder, f"cannot be read ({error.strerror}): allow it to be read"))
             continue
         seen.add((*here, inside[-1]))
         folders = [entry for entry in entries if _scan_entry(tree, entry, inside)]
@@ -764,7 +764,7 @@ def _scan_zip(tree: Tree, path: str, inside: tuple[str, ...]) -> None:
     except (OSError, *ZIP_ERRORS) as error:
         if "://" in path and not isinstance(error, zipfile.BadZipFile):
             raise
-        tree.problems.append((path, f"is no whole zip ({error}): download it again, or pass the unzipped folder"))
+        tree.problems.append((path, f"is not a whole zip ({error}): download it again, or pass the unzipped folder"))
         return
     for member in members:
         *folders, name = member.filename.replace("\\", "/").split("/")
@@ -816,7 +816,7 @@ def regular_size(path: str | Path) -> int:
 
     Raises:
         OSError: there is none, or its folder may not be entered.
-        ValueError: it is no regular file.
+        ValueError: it is not a regular file.
     """
     facts = Path(path).stat()
     if stat.S_ISDIR(facts.st_mode):
@@ -937,7 +937,7 @@ def unused(tree: Tree, site: str | None = None) -> list[Unused]:
         if not file.id.startswith(prefixes) or file.role == "reading":
             continue
         if file.role == "other":
-            kind, why = "other", "their folder or their name is none of the set's"
+            kind, why = "other", "their folder or their name is not one of the set's"
         elif not image:
             kind, why = "orphan", "their X-rays are not there"
         elif file.role == "image" and file.rank != image.rank:
@@ -1106,7 +1106,7 @@ class Reader(ExitStack):
         """Return the bytes of a file.
 
         Raises:
-            ValueError: it is no regular file or too large, or the zip's member is as `read_member` says.
+            ValueError: it is not a regular file or too large, or the zip's member is as `read_member` says.
         """
         limit = {"reading": MAX_READING, "table": MAX_TABLE}.get(file.role, MAX_BYTES)
         if not file.member:
@@ -1152,7 +1152,7 @@ def check_image(data: bytes, name: str) -> tuple[int, int]:
     or change. Other formats have no checksums, so they are unpacked.
 
     Raises:
-        ValueError: it is no image, or is cut off or damaged.
+        ValueError: it is not an image, or is cut off or damaged.
         TooManyPixelsError: it holds more than `MAX_PIXELS`.
     """
     with open_image_file(io.BytesIO(data), name) as image:
@@ -1172,7 +1172,7 @@ def open_image_file(file: BinaryIO, name: str) -> Image.Image:
     """Return the image of an open file, called `name` in errors, of `FORMATS`; its pixels are not decoded yet.
 
     Raises:
-        ValueError: it is no image of these, or holds several pictures.
+        ValueError: it is not an image of these, or holds several pictures.
         TooManyPixelsError: it holds more than `MAX_PIXELS`.
     """
     try:
@@ -1448,7 +1448,7 @@ def dicom_png(data: bytes, name: str) -> bytes:
 
     Raises:
         ImportError: pydicom is missing.
-        ValueError: it is no DICOM file with one gray frame of at most 16 bits.
+        ValueError: it is not a DICOM file with one gray frame of at most 16 bits.
         TooManyPixelsError: it holds more than `MAX_PIXELS`.
     """
     try:  # by name: datasets 3 would demand an `import` in a script as a requirement of all users
@@ -1549,7 +1549,7 @@ def read_dicom_file(file: "DicomFile", **options: Any) -> Any:
     deflated file is unpacked than the file may be read.
 
     Raises:
-        Exception: of any kind, where the file is no DICOM, or is cut off.
+        Exception: of any kind, where the file is not DICOM, or is cut off.
     """
     pydicom = importlib.import_module("pydicom")
     is_bare = is_bare_dicom(file.peek(HEAD_BYTES)[:HEAD_BYTES])
@@ -1849,7 +1849,7 @@ def lesions_of(tree: Tree) -> dict[str, list[Lesion]]:
                     polygons = found.setdefault(entry["filename"].rpartition(".")[0].upper(), {})
                     polygons |= dict.fromkeys(_polygon(region, annotation, file.name) for region in entry["regions"])
             except (AttributeError, TypeError, KeyError, json.JSONDecodeError) as error:
-                raise ValueError(f"{file.name} is no file of lesions ({error!r}): get a sound copy") from error
+                raise ValueError(f"{file.name} is not a file of lesions ({error!r}): get a sound copy") from error
     if not found:
         raise FileNotFoundError(
             f"no lesions in {tree.root}: looked for the NLM's folder Annotations (.json files, masks of lesions); put "
@@ -1898,7 +1898,7 @@ def lesion_rows(id: str, lesions: list[Lesion], size: tuple[int, int], read: Rea
         if reach[0] > size[0] or reach[1] > size[1]:
             there = f"{lesion.finding} of {id} in {lesion.annotation} reaches ({reach[0]:g}, {reach[1]:g})"
             raise ValueError(
-                f"{there}, out of its image of {size[0]}x{size[1]} pixels: use images of the original size"
+                f"{there}, outside its image of {size[0]}x{size[1]} pixels: use images of the original size"
             )
         png = mask_png([(lesion.mask.name, read(lesion.mask))], size) if lesion.mask else None
         rows.append(lesion._asdict() | {"mask": {"path": None, "bytes": png} if png else None})
@@ -2009,7 +2009,7 @@ class ChestXrayMasks(datasets.GeneratorBasedBuilder):
         if not dl_manager.is_streaming and not zipfile.is_zipfile(path):
             size = Path(path).stat().st_size
             Path(path).unlink()  # else the next try would take it for the set
-            raise ConnectionError(f"the download of {url} is no whole zip ({size} bytes): try again, or {way_out}")
+            raise ConnectionError(f"the download of {url} is not a whole zip ({size} bytes): try again, or {way_out}")
         return path
 
     def _as_dataset(self, split: Any = datasets.Split.TRAIN, in_memory: bool = False) -> datasets.Dataset:

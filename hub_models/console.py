@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from hub_models.files import named_disk
@@ -54,24 +53,18 @@ def _ended(error: BaseException) -> SystemExit:
 
 
 def _quiet_libraries() -> None:
-    """Silence the advice of libraries, which are imported here as help and mistakes need none of them."""
+    """Silence the advice of libraries by what they read when they are imported: no command needs all of them."""
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # read when `datasets` is imported
-    from huggingface_hub.utils import logging as hub_logging
-
-    hub_logging.set_verbosity_error()  # its warnings name addresses with signatures
-    if find_spec("transformers"):  # an install for the data only has none
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings name addresses with signatures
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def _generation_error() -> type[Exception]:
-    """Return the error in which `datasets` wraps one of the builder."""
-    from datasets.exceptions import DatasetGenerationError
-
-    return DatasetGenerationError
+def _generation_error() -> tuple[type[Exception], ...]:
+    """Return the error in which `datasets` wraps one of the builder; none where nothing has imported `datasets`."""
+    exceptions = sys.modules.get("datasets.exceptions")
+    return (exceptions.DatasetGenerationError,) if exceptions else ()
 
 
 def counted(number: int, noun: str) -> str:

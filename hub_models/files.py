@@ -30,7 +30,7 @@ RUST_ERROR, TORCH_ERROR = (
 class DiskFullError(OSError):
     """A write that the disk, a quota or a limit refused; its text names the folder and what to do."""
 
-    def __init__(self, folder: Path, number: int, stands: str = "what is finished stands") -> None:
+    def __init__(self, folder: Path, number: int, stands: str = "what is finished is kept") -> None:
         """Name the `folder` that was written to, the `number` of the error, and what `stands` there."""
         said = f"{os.strerror(number)}: the disk of {folder} is full, or a quota or limit is reached; {stands}: "
         super().__init__(said + "free some space, and start the same command again")
@@ -174,6 +174,12 @@ def check_output(folder: Path, kind: str, is_ours: Callable[[str], bool] = lambd
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     if (other := next((name for name in names if not is_ours(name)), None)) is not None:
         raise FileExistsError(f"{folder} holds {other}, which belongs to no {kind}: pass a new or an empty folder")
+
+
+def check_outside(output: Path, data: str) -> None:
+    """Raise ValueError where `output` lies in the folder of X-rays `data`."""
+    if Path(data).is_dir() and output.resolve().is_relative_to(Path(data).resolve()):
+        raise ValueError(f"output {output} lies in {data}, and would be read itself: pass a folder outside of it")
 
 
 def is_hidden(name: str) -> bool:

@@ -35,8 +35,9 @@ def fresh_python(folder: Path, *packages: str | Path, alone: str | None = None) 
     """The interpreter of a new environment that holds these packages, and `alone` without what it needs."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    # What a test imports is compiled then, a small part of all.
+    line = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", ROOT / "constraints.txt"]
     for words in (packages, ("--no-deps", alone)):
         if words[-1]:
-            subprocess.run([*install, *words], check=True, env=os.environ | OUTSIDE, cwd=folder)
+            subprocess.run([*line, *words], check=True, env=os.environ | OUTSIDE, cwd=folder)
     return python

@@ -1,9 +1,10 @@
 """What the tests of pictures draw from, and how they look at what was drawn."""
 
+import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -12,6 +13,14 @@ def pixels_of(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         assert image.format == "PNG"
         return np.asarray(image.convert("RGB")).astype(int)
+
+
+def camera_tiff() -> bytes:
+    """A TIFF with DNGVersion, as a camera writes it."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[50706], tags.tagtype[50706] = b"\1\4\0\0", 1
+    Image.new("L", (64, 64)).save(buffer := io.BytesIO(), "TIFF", tiffinfo=tags)
+    return buffer.getvalue()
 
 
 def of_tb(labels: list[int], probabilities: list[float], site: str = "A") -> list[dict]:

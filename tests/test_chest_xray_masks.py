@@ -348,7 +348,7 @@ def test_changed_tree_is_built_again(change: Callable, tree: Path, load: Callabl
     built.clear()
     change(tree / "Lung Segmentation")
     if (tree / "Lung Segmentation" / "more.zip").exists():
-        with pytest.raises(ValueError, match="more.zip is no whole zip"):
+        with pytest.raises(ValueError, match="more.zip is not a whole zip"):
             load("MC", data_dir=str(tree))
         return
     after = load("MC", data_dir=str(tree))
@@ -632,9 +632,9 @@ def test_another_url_is_another_cache(server: Server, load: Callable) -> None:
 FAULTS = {
     "404": "404",
     "500": "500",
-    "html": "is no whole zip",
-    "cut": "ContentLength|payload|is no whole zip",
-    "cut, no length": "is no whole zip",
+    "html": "is not a whole zip",
+    "cut": "ContentLength|payload|is not a whole zip",
+    "cut, no length": "is not a whole zip",
 }
 
 

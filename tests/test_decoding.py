@@ -219,7 +219,7 @@ CLAIMS = {
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_claimed_lengths_are_not_read(claim: str, tmp_path: Path) -> None:
     before = psutil.Process().memory_info().rss
-    with pytest.raises(ValueError, match="sparse.dcm is no DICOM file, or is cut off"):
+    with pytest.raises(ValueError, match="sparse.dcm is not a DICOM file, or is cut off"):
         to_gray(sparse(tmp_path, HEAD + CLAIMS[claim], MAX_BYTES))
     assert psutil.Process().memory_info().rss - before < 3e8
 

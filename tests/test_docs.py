@@ -24,6 +24,7 @@ from test_packages import ORDER
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+DRAWN, FEW = "cxm phantoms --output xrays", "--montgomery 24 --shenzhen 36"
 BLOCK = re.compile(r"(?:<!-- only parsed: ([^\n]+) -->\n)?```(bash|python|yaml)\n(.*?)```", re.S)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -153,17 +154,22 @@ def run_page(page: Path, folder: Path, online: dict[str, str]) -> None:
     for block in blocks(page):
         if block.reason:
             continue
-        command = block.text
-        if block.language != "bash":
-            name = block.text.split()[1] if block.language == "yaml" else "block.py"
-            (folder / name).write_text(block.text)
-            command = "python block.py" if block.language == "python" else "true"
-        try:
-            printed = shell(command, folder, online).splitlines()
-        except RuntimeError as error:
-            raise RuntimeError(f"{block.place}: {error}") from error
+        printed = run_block(block, folder, online)
         said = re.findall(r"^ *print\(.*\)  # (?!such as)(.+)$", block.text, re.M)
         assert [text for text in said if text not in printed] == [], f"{block.place} printed {printed}"
+
+
+def run_block(block: Block, folder: Path, online: dict[str, str]) -> list[str]:
+    """Run a block, and return the lines that it prints."""
+    command = block.text
+    if block.language != "bash":
+        name = block.text.split()[1] if block.language == "yaml" else "block.py"
+        (folder / name).write_text(block.text)
+        command = "python block.py" if block.language == "python" else "true"
+    try:
+        return shell(command, folder, online).splitlines()
+    except RuntimeError as error:
+        raise RuntimeError(f"{block.place}: {error}") from error
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +179,16 @@ def first_steps(online: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     if shutil.which("cxm", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("not in the environment that `make install` makes: there is no cxm")
     run_page(README, folder, online)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first_steps_of_few(online: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a fifth of the phantoms, for pages that neither draw them nor show a figure of them."""
+    folder = tmp_path_factory.mktemp("first_steps_of_few")
+    for block in blocks(README):
+        if block.language == "bash" and not block.reason:
+            run_block(block._replace(text=block.text.replace(DRAWN, f"{DRAWN} {FEW}")), folder, online)
     return folder
 
 
@@ -187,9 +203,10 @@ def test_run_folders_hold_the_files_that_the_docs_list(first_steps: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [one for one in PAGES if one != README and blocks(one)], ids=lambda page: page.stem)
-def test_page_runs(page: Path, first_steps: Path, online: dict[str, str], tmp_path: Path) -> None:
+def test_page_runs(page: Path, request: pytest.FixtureRequest, online: dict[str, str], tmp_path: Path) -> None:
     """From where the README's first steps end, with a DICOM X-ray beside them."""
-    folder = shutil.copytree(first_steps, tmp_path / "page")
+    start = request.getfixturevalue("first_steps" if DRAWN in page.read_text() else "first_steps_of_few")
+    folder = shutil.copytree(start, tmp_path / "page")
     gray = next((folder / "xrays").rglob("CXR_png/MCUCXR_0001_0.png"))
     stored = np.asarray(Image.open(gray).convert("L")).astype(np.uint16) * 16
     spacing = {"PixelSpacing": [1.4, 1.4], "StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.1"}

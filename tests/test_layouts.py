@@ -283,7 +283,7 @@ def test_nothing_of_the_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("inside", [False, True])
 def test_file_that_is_no_zip(data: bytes, inside: bool, tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(data)
-    with pytest.raises(ValueError, match=r"set\.zip is no whole zip \(.*\): download it again, or pass"):
+    with pytest.raises(ValueError, match=r"set\.zip is not a whole zip \(.*\): download it again, or pass"):
         rows_of(scan(str(tmp_path if inside else tmp_path / "set.zip")))
 
 
@@ -292,7 +292,7 @@ def test_zip_cut_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "set.zip"
     for cut in [*range(1, len(data), len(data) // 150), *range(len(data) - 30, len(data))]:
         path.write_bytes(data[:cut])
-        with pytest.raises(ValueError, match="set.zip.* get the zip again|set.zip is no whole zip"):
+        with pytest.raises(ValueError, match="set.zip.* get the zip again|set.zip is not a whole zip"):
             examples(path)
 
 

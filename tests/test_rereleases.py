@@ -316,7 +316,7 @@ def test_a_changed_table_is_read_again(tmp_path: Path) -> None:
         assert [age for split in rows.values() for age in split["age_years"]] == [age]
 
 
-# What is no folder and no zip of the set
+# What is neither a folder nor a zip of the set
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ POLICY = (
     "frame-ancestors "
 )
 SPACE_FRAMES = "'self' https://huggingface.co https://*.hf.space"
-NO_CALL = "This is no call that the page makes."
+NO_CALL = "This is not a call that the page makes."
 NO_SCRIPT = b"<noscript>This page reads X-rays by JavaScript: switch it on, then load the page again.</noscript>"
 
 
@@ -62,14 +62,29 @@ def hosts_of(listening: str | None, named: Sequence[str] = ()) -> tuple[str, ...
         named: what else it is served as, such as the name that a proxy in front of it has.
 
     Raises:
-        ValueError: one of them is no host.
+        ValueError: one of them is not a host.
     """
     if wrong := [one for one in named if not re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[[0-9A-Fa-f:]+\]", one)]:
-        raise ValueError(f"{wrong[0]} is no host: pass a name or an address, without http:// and port")
+        raise ValueError(f"{wrong[0]} is not a host: pass a name or an address, without http:// and port")
     listening = listening or os.environ.get("GRADIO_SERVER_NAME", LOOPBACK[1])
     own = () if listening in LOOPBACK else (listening, socket.gethostname())
     space = os.environ.get("SPACE_HOST")
     return (*LOOPBACK, *own, *named, *((space, "*.hf.space") if space else ()))
+
+
+def unusable(port: int | None) -> OSError:
+    """Return the error of a port at which nothing can listen; None is the default one."""
+    at = "the default port" if port is None else f"port {port}"
+    return OSError(f"{at} cannot be used, perhaps as another page is there: pass another --port")
+
+
+def check_port(host: str | None, port: int) -> None:
+    """Raise OSError where nothing can listen at a port."""
+    family = socket.AF_INET6 if host and ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host or "127.0.0.1", port), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise unusable(port) from error
 
 
 class Gate:

@@ -153,7 +153,7 @@ def _is_module(name: str, folder: str) -> bool:
 def _read(packed: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     opened = packed.extractfile(member)
     if opened is None:
-        raise ValueError(f"{member.name} is no file of its package: download it again")
+        raise ValueError(f"{member.name} is not a file of its package: download it again")
     return opened.read()
 
 

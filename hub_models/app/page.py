@@ -30,7 +30,7 @@ from hub_models.predict.reader import ChestXrayReader
 try:
     import gradio as gr
 
-    from hub_models.app.gate import Gate
+    from hub_models.app.gate import Gate, check_port, unusable
 except ImportError as error:
     raise ImportError("the page needs gradio: pip install 'chest-xray-masks[app]'") from error
 
@@ -42,7 +42,7 @@ THUMBNAIL = (240, 240)  # height and width in pixels
 HINT = """<p class="hint">Read in memory and forgotten: no upload is kept.</p>
 <p class="hint">Or a synthetic X-ray, drawn by a program, of no patient:</p>"""
 LOST = "It was lost on its way: drop it again."
-NO_IMAGE = "This is no image: drop a PNG, JPEG, TIFF or DICOM file."
+NO_IMAGE = "This is not an image: drop a PNG, JPEG, TIFF or DICOM file."
 SCROLL = "() => { if (innerWidth <= 760) document.querySelector('#output').scrollIntoView({behavior: 'smooth'}) }"
 Read = Callable[[bytes, str], view.Report]  # of a file's content and name
 DropArea = dict[str, str] | None  # None clears it; `gr.skip()` leaves it as it is
@@ -174,7 +174,7 @@ def build(page: Page) -> gr.Blocks:
         fill_width=True,
         delete_cache=(CLEAN_EVERY, KEPT_AT_MOST),
     ) as blocks:
-        gr.HTML(_head(page), elem_id="head")
+        gr.HTML(view.head_html(page.models), elem_id="head")
         with gr.Row(elem_id="layout"):
             with gr.Column(elem_id="input"):
                 upload = gr.File(label="Chest X-ray: PNG, JPEG, TIFF or DICOM", height=150, elem_id="upload")
@@ -209,14 +209,6 @@ def build(page: Page) -> gr.Blocks:
     return blocks
 
 
-def _head(page: Page) -> str:
-    synthetic = [role for role, model in page.models.items() if model.is_synthetic]
-    warning = f"{' and '.join(synthetic)}: trained on synthetic X-rays, of no use on patients." if synthetic else ""
-    return f"""<h1>Chest X-ray reader</h1>
-<p>Lungs outlined, and the probability of tuberculosis. <span class="warning">Research use, not a medical device.
-{warning}</span></p>"""
-
-
 @contextmanager
 def serving(
     page: Page, host: str | None = "127.0.0.1", port: int | None = None, hosts: Sequence[str] = ()
@@ -249,8 +241,7 @@ def serving(
                 css="\n".join([*(Path(__file__).with_name(name).read_text() for name in STYLES), _thumbnails(page)]),
             )
         except (OSError, OverflowError) as error:  # whose own advice is for programs
-            at = "the default port" if port is None else f"port {port}"
-            raise OSError(f"{at} cannot be used, perhaps as another page is there: pass another --port") from error
+            raise unusable(port) from error
         try:
             messages = blocks._queue.pending_messages_per_session
             page.backlog.unread = lambda session: messages[session].qsize() if session in messages else 0
@@ -296,6 +287,8 @@ def serve(
     """
     stopped = Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    if port is not None:
+        check_port(host, port)  # before the models are loaded
     page = Page.of(segmenter, classifier, revision)
     if wrap is not None:  # ZeroGPU looks for it before the page is up
         page = replace(page, wrapped=wrap(page.read))

@@ -83,6 +83,15 @@ class ShownModel:
         return cls(name, run.digest[:16], bool(run.data.get("synthetic")), limits, threshold_source(run))
 
 
+def head_html(models: Mapping[str, ShownModel]) -> str:
+    """Return HTML of the page's head, which says which models by their role have learned from synthetic X-rays."""
+    synthetic = [role for role, model in models.items() if model.is_synthetic]
+    warning = f"{' and '.join(synthetic)}: trained on synthetic X-rays, of no use on patients." if synthetic else ""
+    return f"""<h1>Chest X-ray reader</h1>
+<p>Lungs outlined, and the probability of tuberculosis. <span class="warning">Research use, not a medical device.
+{warning}</span></p>"""
+
+
 def limits_html(models: Mapping[str, ShownModel]) -> str:
     """Return HTML of the limits of models by their role, those of both first."""
     limits = {

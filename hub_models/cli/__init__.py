@@ -34,8 +34,8 @@ def main(line: Sequence[str] | None = None) -> None:
     name = _name(words)
     command = COMMANDS[name]
     parser = command.parser(name)
-    work = command.prepare(parser, parser.parse(words[len(name.split()) :]))
     with plain_terminal():
+        work = command.prepare(parser, parser.parse(words[len(name.split()) :]))
         for library in LIBRARIES[command.extra]:
             if find_spec(library) is None:
                 raise ImportError(f"cxm {name} needs {library}: pip install 'chest-xray-masks[{command.extra}]'")

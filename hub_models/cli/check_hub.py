@@ -138,7 +138,7 @@ def _require_private(repository: Repository) -> None:
 
 
 def _require_refusal(repository: Repository, stale: str | None) -> None:
-    """Raise ValueError if the Hub takes a commit on top of one that is no longer the head."""
+    """Raise ValueError if the Hub takes a commit on top of an older one than the head."""
     change = CommitOperationAdd("README.md", b"---\nlicense: mit\n---\n")
     try:
         retried(repository.api.create_commit, repository.id, [change], commit_message="Late", parent_commit=stale)

@@ -72,7 +72,7 @@ COMMANDS = {
             "X-rays": [
                 Option("montgomery", "count of Montgomery-like X-rays", "N", int, 100),
                 Option("shenzhen", "count of Shenzhen-like X-rays", "N", int, 200),
-                Option("image_size", "larger side in pixels, about", "N", int, 256),
+                Option("image_size", "approximate length of the longer side, in pixels", "N", int, 256),
                 Option("seed", "another seed draws other patients", "N", int, 0),
             ],
         },
@@ -121,7 +121,11 @@ COMMANDS = {
             "accelerate launch --num_processes 2 -m hub_models.training --config run.yaml --epochs 10",
         ),
         {
-            "": [Option("config", "YAML or JSON file, or run folder: values of options that are not given", "FILE")],
+            "": [
+                Option(
+                    "config", "YAML or JSON file, or run folder, with values for options that are not given", "FILE"
+                )
+            ],
             **options_of(TrainConfig, TRAIN_GROUPS),
             "Hub": [
                 Option("push", "OWNER/NAME or NAME of a repository to push the trained run to (default: none)", "ID"),
@@ -131,7 +135,7 @@ COMMANDS = {
             ],
         },
         plans.plan_train,
-        epilog="Device, processes and precision are those of accelerate launch (--mixed_precision bf16).",
+        epilog="Device, processes and precision are set by accelerate launch (such as --mixed_precision bf16).",
     ),
     "pretrain": Command(
         "Pre-train the encoder of a ViT on X-rays without labels, for `cxm train --model` to fine-tune.",
@@ -140,11 +144,11 @@ COMMANDS = {
             "cxm pretrain --data DATA --whole UNLABELLED --output runs/encoder --protocol folds --fold 0",
         ),
         {
-            "": [replace(DATA, help=f"{DATA_HELP}; several in turn. Test splits are left out", nargs="+")],
+            "": [replace(DATA, help=f"{DATA_HELP}; one or more, whose test splits are left out", nargs="+")],
             **options_of(PretrainConfig, PRETRAIN_GROUPS),
         },
         plans.plan_pretrain,
-        epilog="Pass the protocol of the training to come, whose test X-rays are then not seen. Several processes: "
+        epilog="Pass the protocol of the later training, so that its test X-rays are not seen. For several processes: "
         "accelerate launch -m hub_models pretrain.",
     ),
     "evaluate": Command(
@@ -194,11 +198,15 @@ COMMANDS = {
         {
             "X-rays": [
                 replace(XRAYS, required=True),
-                Option("data_dir", "folder or zip of a dataset that is on this machine", "DATA"),
+                Option("data_dir", "folder or zip on this machine from which a dataset is built", "DATA"),
                 Option("config_name", "config of a dataset", "NAME", dest="config", old="config"),
                 Option("split", "split of a dataset (default: all)"),
-                Option("image_column", "column of the X-rays, where there are several", "NAME", dest="column"),
-                Option("id_column", "column of a table that names its X-rays (default: id, else the row)", "NAME"),
+                Option(
+                    "image_column", "column to read the X-rays from, if a table has several", "NAME", dest="column"
+                ),
+                Option(
+                    "id_column", "column with the ids of the X-rays in a table (default: id, else the row)", "NAME"
+                ),
                 Option(
                     "allow_paths", "open paths and URLs in rows of Parquet, datasets and lists at a URL", kind=bool
                 ),
@@ -222,7 +230,7 @@ COMMANDS = {
                 Option("dicom_sr", "results of DICOM X-rays as DICOM SR, with the lungs as DICOM-SEG", kind=bool),
             ],
         },
-        Call("hub_models.predict.job", "read_all"),
+        Call("hub_models.predict.job", "read_all", plans.end_unread),
         extra="read",
     ),
     "app": Command(
@@ -237,10 +245,16 @@ COMMANDS = {
             REVISION,
             Option("host", "address to listen at", default=plans.HOST),
             Option("port", "port to listen at", "N", int, plans.PORT),
-            Option("hosts", "other names that the page is asked by, such as a proxy's", "NAME", default=(), nargs="+"),
+            Option(
+                "hosts",
+                "other host names by which the page is reached, such as a proxy's",
+                "NAME",
+                default=(),
+                nargs="+",
+            ),
             Option(
                 "static",
-                "folder to make of a page that reads in the visitor's browser, to be served by any web server",
+                "folder to write a page to that reads in the visitor's browser; any web server can serve it",
                 "FOLDER",
                 Path,
             ),
@@ -258,16 +272,18 @@ COMMANDS = {
             "what to push, one of the two": [
                 Option("model", "run folder of a training", "RUN", Path, dest="run", old="run"),
                 Option("space", "page that reads X-rays, as a Space", kind=bool),
-                Option("hardware", "with --space: of a new Space (default: cpu-basic)", choices=SPACE_HARDWARE),
-                Option("metric", "with --space: a metric of `evaluate`, not the page", choices=METRICS),
+                Option(
+                    "hardware", "with --space: hardware of a new Space (default: cpu-basic)", choices=SPACE_HARDWARE
+                ),
+                Option("metric", "with --space: push a metric of `evaluate` instead of the page", choices=METRICS),
                 Option("static", "with --space: a page that reads in the visitor's browser", kind=bool),
             ],
             "where to": [
-                Option("repo_id", "OWNER/NAME on the Hub, or NAME to be your own", "ID", required=True),
+                Option("repo_id", "OWNER/NAME on the Hub, or NAME for one of your own", "ID", required=True),
                 PUBLIC,
                 Option("version", "tag to set, such as v1 (default: none)", "TAG"),
                 Option("revision", "branch to push to (default: main)", "BRANCH"),
-                Option("replace", "let another model or other files there go", kind=bool),
+                Option("replace", "replace another model or other files that are there", kind=bool),
                 Option("dry_run", "say what would go, and send nothing", kind=bool),
             ],
             "card": [
@@ -297,8 +313,12 @@ COMMANDS = {
             **options_of(ExportConfig, EXPORT_GROUPS),
             "model, in place of X-rays": [
                 Option("model", "run folder or Hub id; --data then names X-rays to measure its export on", "RUN"),
-                Option("format", "of the model: model.onnx and preprocessing.json (default: onnx)", choices=("onnx",)),
-                Option("precision", "of its weights (default: fp32)", choices=("fp32", "fp16", "int8")),
+                Option(
+                    "format",
+                    "format of the exported model: model.onnx and preprocessing.json (default: onnx)",
+                    choices=("onnx",),
+                ),
+                Option("precision", "precision of its weights (default: fp32)", choices=("fp32", "fp16", "int8")),
                 Option("revision", "branch, tag or commit of a model from the Hub (default: main)", "REV"),
             ],
         },
@@ -366,6 +386,23 @@ COMMANDS = {
         ),
         Call("hub_models.benchmarks.backend", "backend_ratios", plans.print_ratios),
         extra="models",
+    ),
+    "benchmark scale": Command(
+        "Measure what a prediction job of many X-rays takes besides reading them, with made-up rows.",
+        ("cxm benchmark scale", "cxm benchmark scale --rows 10000000"),
+        plain(Option("rows", "X-rays of the job", "N", int, 1_000_000)),
+        Call("hub_models.benchmarks.scale", "scale_ratios", plans.print_ratios),
+    ),
+    "benchmark gpu": Command(
+        "Measure what a GPU does in some minutes: training, memory, launches, reading, equality with the CPU.",
+        ("cxm benchmark gpu", "cxm benchmark gpu --segmenter runs/lungs --classifier runs/tb --xrays 48"),
+        plain(
+            replace(SEGMENTER, default="bundled:lungs"),
+            replace(CLASSIFIER, default="bundled:tb"),
+            Option("xrays", "phantoms of native size", "N", int, 16),
+            Option("steps", "steps of a training's epoch", "N", int, 16),
+        ),
+        Call("hub_models.benchmarks.gpu", "gpu_ratios", plans.print_ratios),
     ),
     "benchmark start": Command(
         "Measure the start of commands, reader and page against that of torch and transformers.",

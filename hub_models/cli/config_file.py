@@ -53,7 +53,7 @@ def read_config(path: Path, kind: "type[DataclassInstance]") -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no mapping, or has an unknown key or a value of another type.
+        ValueError: it is not a mapping, or has an unknown key or a value of another type.
     """
     path = path / CONFIG_NAME if path.is_dir() else path
     if not path.is_file():
@@ -63,7 +63,7 @@ def read_config(path: Path, kind: "type[DataclassInstance]") -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no YAML or JSON: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is not YAML or JSON: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no keys with values, such as `epochs: 30`")
     fields = [field.name for field in dataclasses.fields(kind)]

@@ -5,12 +5,12 @@ Only the standard library is imported, so that help and mistakes are answered at
 
 import argparse
 import dataclasses
-import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from hub_models.cli.config_file import nearest, types_of
+from hub_models.lazy import imported
 from hub_models.runs.config import OPTION_OF_FIELD, SEVERAL_WORDS
 
 Options = argparse.Namespace
@@ -146,7 +146,7 @@ class Call:
     def __call__(self, options: Options) -> Work:
         """Return the work."""
         given = self.arguments(options)
-        return lambda: self.show(getattr(importlib.import_module(self.module), self.function)(**given))
+        return lambda: self.show(imported(self.module, self.function)(**given))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hub_models.cli.options import Call, Options, Work
 from hub_models.evaluation.calibration_config import CalibrationConfig
 from hub_models.files import new_folder
 from hub_models.hub.export_config import ExportConfig
+from hub_models.lazy import without_collection
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.pretrain_config import PretrainConfig
 
@@ -46,17 +47,19 @@ def plan_train(options: Options) -> Work:
         "--push_segmenter": options.push_segmenter,
     }
     if options.push is None and (given := [name for name, value in of_push.items() if value]):
-        raise ValueError(f"{given[0]} is of a push: pass --push OWNER/NAME too, or leave it out")
+        raise ValueError(f"{given[0]} is only for a push: pass --push OWNER/NAME too, or leave it out")
     if options.push is not None and not options.license:
         raise ValueError(f"a push to {options.push} needs a licence: pass --license, such as apache-2.0")
 
     def work() -> None:
         if options.push is None:
-            from hub_models.training.train import train
+            with without_collection():
+                from hub_models.training.train import train
 
             train(config)
             return
-        from hub_models.training.destination import Destination, train_and_push
+        with without_collection():
+            from hub_models.training.destination import Destination, train_and_push
 
         destination = Destination(options.push, options.license, options.private, options.push_segmenter)
         if pushed := train_and_push(config, destination):
@@ -91,7 +94,7 @@ def plan_app(options: Options) -> Work:
     if output is None:
         return Call("hub_models.app.page", "serve", arguments=lambda _: given)(options)
     if (given.pop("host"), given.pop("port"), given.pop("hosts")) != (HOST, PORT, ()):
-        raise ValueError("--host, --port and --hosts are of the served page: leave them out with --static")
+        raise ValueError("--host, --port and --hosts are only for the served page: leave them out with --static")
     return Call("hub_models.app.static_page", "build_static", print, lambda _: given | {"output": output})(options)
 
 
@@ -102,9 +105,9 @@ def plan_push(options: Options) -> Work:
         return Call("hub_models.hub.space", "push", print, lambda _: given)(options)
     taken = ("repo_id", "segmenter", "classifier", "license", "private", "dry_run")
     if not given.pop("space"):
-        raise ValueError("--static is of the page: pass --space too")
+        raise ValueError("--static is only for the page: pass --space too")
     if other := [name for name, value in given.items() if value and name not in taken]:
-        raise ValueError(f"--{other[0]} is of a model's push: leave it out with --static")
+        raise ValueError(f"--{other[0]} is only for the push of a model: leave it out with --static")
     values = {name: given[name] for name in taken}
     return Call("hub_models.app.static_page", "push_static", print, lambda _: values)(options)
 
@@ -172,12 +175,14 @@ def plan_export(options: Options) -> Work:
     named = [f"--{name}" for name, value in of_model.items() if value is not None]
     if of_model["model"] is None:
         if named:
-            raise ValueError(f"{named[0]} is of a model's export: pass --model too, or leave {named[0]} out")
+            raise ValueError(
+                f"{named[0]} is only for the export of a model: pass --model too, or leave {named[0]} out"
+            )
         return Call("hub_models.hub.dataset_export", "export", print, lambda _: {"config": made(ExportConfig, given)})(
             options
         )
     if others := [f"--{name}" for name in given if name not in ("data_dir", "output")]:
-        raise ValueError(f"{others[0]} is of the export of X-rays: leave it out, or leave --model out")
+        raise ValueError(f"{others[0]} is only for the export of X-rays: leave it out, or leave --model out")
     arguments = {"model": of_model["model"], "revision": of_model["revision"], "images": given.get("data_dir")}
     arguments |= {"output": given.get("output"), "precision": of_model["precision"] or "fp32"}
     return Call("hub_models.predict.export", "export_model", print, lambda _: arguments)(options)
@@ -199,6 +204,14 @@ def plan_pull(options: Options) -> Work:
         print(output or run)
 
     return work
+
+
+def end_unread(folder: Path) -> None:
+    """Raise ValueError where no X-ray of a prediction job could be read."""
+    from hub_models.predict.job import TABLE_NAME, has_readings
+
+    if not has_readings(folder):
+        raise ValueError(f"no X-ray could be read: {folder / TABLE_NAME}.csv says why of each")
 
 
 def print_rows(splits: "DatasetDict") -> None:

@@ -77,12 +77,14 @@ def report(data: DataRequest | str | Path, json_path: Path | None = None, progre
     Raises:
         FileNotFoundError: as for `audit`, or the folder of `json_path` does not exist (seen before the work starts).
         IsADirectoryError: `json_path` is a folder.
+        ValueError: as `DataRequest.check_meaning`.
     """
     if json_path and not json_path.absolute().parent.is_dir():
         raise FileNotFoundError(f"no folder {json_path.parent} for the report {json_path}: create it, or name another")
     if json_path and json_path.is_dir():
         raise IsADirectoryError(f"the report {json_path} is a folder: name a file in it")
     request = as_request(data)
+    request.check_meaning()
     if request.is_set or not (Path(request.data).exists() or "/" in request.data):
         found = audit(Path(request.data), progress)
     else:
@@ -129,7 +131,7 @@ def _missing(ids: Ids, counts: dict[str, dict[str, int]]) -> dict[str, list[str]
 
 
 def _count_findings(found: Audit, images: set[str]) -> Iterator[Finding]:
-    """Yield X-rays that lack or are none of the published, and configs without any file."""
+    """Yield published X-rays that are missing, X-rays that were not published, and configs without any file."""
     yield from (Finding("site absent", (config,)) for config, row in found.counts.items() if not any(row.values()))
     if found.missing:
         yield from (Finding("X-ray missing", (id,)) for id in found.missing["images"])
@@ -231,9 +233,10 @@ def _reading_findings(readings: dict[str, str], tabled: dict[str, cxm.Reading]) 
 def image_findings(
     xrays: dict[str, ImageFacts], copies: dict[str, ImageFacts], patient: Callable[[str], str]
 ) -> Iterator[Finding]:
-    """Yield synthetic, blank, repeated and near-duplicate images, and test/ copies of no image or of another one."""
+    """Yield synthetic, blank, repeated and near-duplicate images, masks, and test/ copies of no image or another."""
     yield from (Finding("synthetic X-ray", (id,)) for id, xray in xrays.items() if xray.is_synthetic)
     yield from (Finding("blank image", (id,)) for id, xray in xrays.items() if xray.phash is None)
+    yield from (Finding("X-ray of two gray values", (id,)) for id, xray in xrays.items() if xray.is_two_valued)
     same: dict[str, list[str]] = defaultdict(list)
     for id in sorted(xrays):
         same[xrays[id].content].append(id)

@@ -27,23 +27,26 @@ KINDS = {
     "X-ray missing": Kind(
         True, "download the set again, or continue with fewer: results are not those of the whole set"
     ),
-    "not of the published set": Kind(True, "leave out, unless you added it: none of the 800 has this name"),
+    "not of the published set": Kind(
+        True, "leave it out, unless you added it: none of the published 800 has this name"
+    ),
     "unreadable file": Kind(True, "download again: the builder refuses it"),
     "file not used": Kind(True, "put X-rays into a folder CXR_png or images, masks into masks, or delete them"),
     "too many pixels": Kind(True, "download again, or scale it down: the builder refuses it"),
     "blank image": Kind(True, "download again, or leave out"),
+    "X-ray of two gray values": Kind(True, "view it: it may be a mask"),
     "image without reading": Kind(True, "download the reading again, or accept that sex, age and findings are None"),
     "reading without image": Kind(True, "download the X-ray again: the reading is not used"),
     "mask without image": Kind(True, "download the X-ray again: the mask is not used"),
     "mask missing": Kind(True, "download the masks again, or accept that the mask is None"),
     "one lung of two": Kind(True, "download the mask of the other lung: half a pair is not used"),
     "mask of another size": Kind(True, "download both again: the builder refuses them"),
-    "mask of gray values": Kind(True, "download again: an X-ray may stand in the mask's place"),
+    "mask of gray values": Kind(True, "download again: it may be an X-ray"),
     "empty mask": Kind(True, "download again, or leave out"),
     "mask of no lungs": Kind(True, "view it: invert it where black is lung, else leave it out"),
-    "mask of one part": Kind(True, "view it: harmless where the lungs touch, leave out where one is missing"),
+    "mask of one part": Kind(True, "view it: harmless if the lungs touch; leave it out if one is missing"),
     "mask of more than two parts": Kind(True, "view it: harmless where a lung is cut in two, else leave out"),
-    "label against reading": Kind(True, "view it: the label is that of the name; leave out if in doubt"),
+    "label against reading": Kind(True, "view it: the label is taken from the file name; leave it out if unsure"),
     "two labels": Kind(True, "leave out the one that is not of the published set"),
     "same pixels": Kind(True, "leave out all but one, or download again"),
     "near-duplicate": Kind(True, "view both: leave out one if they are one X-ray"),
@@ -51,10 +54,10 @@ KINDS = {
     "test/ copy of no image": Kind(True, "download again: the X-ray that it repeats is missing"),
     "test/ copy of another image": Kind(True, "download again: one of two files has a wrong name"),
     "copy not used": Kind(False, "harmless: a better copy is read"),
-    "site absent": Kind(False, "harmless: the two sets are offered apart"),
+    "site absent": Kind(False, "harmless: the two sets are published separately"),
     "X-ray without label": Kind(False, "harmless for lung masks; a TB model is not trained or tested on it"),
     "image without mask": Kind(False, "harmless: its mask is None; 96 of the 800 were published without one"),
-    "lung of odd area": Kind(False, "view it: harmless where the lung is sick; leave out where it is drawn wrong"),
+    "lung of odd area": Kind(False, "view it: harmless if the lung is diseased; leave it out if it is drawn wrong"),
     "specks in mask": Kind(False, "harmless: stray pixels, each speck below 0.2 % of the image"),
     "reading lacks a value": Kind(False, "harmless: that value is None"),
     "table known to be wrong": Kind(False, "harmless: put right, or None where the right value is not known"),
@@ -76,8 +79,19 @@ PUBLISHED_ODDITIES = {
 LEGEND = {
     "off": "not as published: do what its line says before you rely on the copy",
     "info": "worth knowing; the copy is sound",
-    "known": "so in the published set, too; the copy is sound",
+    "known": "also in the published set; the copy is sound",
 }
+ADVICE_OF_OWN = {  # where it differs from that of the published set
+    "unreadable file": "get it again, or leave it out: a training refuses it",
+    "too many pixels": "scale it down: a training refuses it",
+    "blank image": "get it again, or leave it out",
+    "mask of another size": "get both again: a training refuses them",
+    "mask of gray values": "get it again: it may be an X-ray",
+    "empty mask": "get it again, or leave it out",
+    "same pixels": "keep one; if their labels or masks differ, find out which is right",
+    "image without mask": "harmless for a TB model; no lung model is trained or tested on it",
+}
+LEGEND_OF_OWN = {"off": "do what its line says before you rely on it", "info": "worth knowing; the X-rays are sound"}
 
 
 class Finding(NamedTuple):
@@ -160,11 +174,15 @@ class Audit:
         """Return the findings of one of `KINDS`."""
         return [finding for finding in self.findings if finding.kind == kind]
 
+    def advice(self, kind: str) -> str:
+        """Return what to do about the findings of one of `KINDS`."""
+        return ADVICE_OF_OWN.get(kind, KINDS[kind].advice) if self.is_own else KINDS[kind].advice
+
     def to_dict(self) -> dict[str, object]:
         """Return all of it as JSON types, with the published counts, and `is_off` for the whole and per finding."""
         marks = ({"ids": list(one.ids), "is_off": one.is_off, "known": one.known} for one in self.findings)
         findings = [one._asdict() | mark for one, mark in zip(self.findings, marks, strict=True)]
-        advice = {kind: KINDS[kind].advice for kind in KINDS if self.of_kind(kind)}
+        advice = {kind: self.advice(kind) for kind in KINDS if self.of_kind(kind)}
         whole = {"is_off": self.is_off, "is_complete": self.is_complete, "advice": advice, "findings": findings}
         return vars(self) | {"published": PUBLISHED} | whole
 
@@ -174,16 +192,17 @@ class Audit:
         from rich.text import Text
 
         title = Text(f"{'something' if self.is_off else 'nothing'} is off: {self.data_dir}")
-        caption = Text("\n".join(f"{mark}: {text}" for mark, text in LEGEND.items()))
+        legend = LEGEND_OF_OWN if self.is_own else LEGEND
+        caption = Text("\n".join(f"{mark}: {text}" for mark, text in legend.items()))
         table = Table("", "what", "files", "details", title=title, caption=caption, caption_justify="left")
         for config, counts in self.counts.items():
             published = {what: "" if self.is_own else f" of {PUBLISHED[config][what]}" for what in counts}
             held = ", ".join(f"{what} {count}{published[what]}" for what, count in counts.items())
-            table.add_row("", config if self.is_own else f"{config}, of the published", "", held)
+            table.add_row("", config if self.is_own else f"{config}, of the published set", "", held)
         sizes = [("sizes", self.sizes)] if self.is_own else []
         for what, numbers in (*sizes, ("modes", self.modes), ("mask values", self.mask_values)):
             held = ", ".join(f"{name}: {count}" for name, count in numbers.items())
-            soft = "\nharmless: of soft edges, above 127 is lung" if "soft edges" in numbers else ""
+            soft = "\nharmless: the edges are soft; above 127 is lung" if "soft edges" in numbers else ""
             table.add_row("", what, str(sum(numbers.values())), held + soft)
         for config, numbers in self.reported.items():
             said = ", ".join(f"{name.replace('_', ' ')}: {count}" for name, count in numbers.items())
@@ -192,21 +211,21 @@ class Audit:
             table.add_section()
         else:
             self._add_copies(table)
-        for kind, (_, advice) in KINDS.items():
+        for kind in KINDS:
             for mark in LEGEND:
                 if found := [one for one in self.of_kind(kind) if one.mark == mark]:
                     style = "bold red" if mark == "off" else ""
-                    details = Text("\n").join([Text(advice, "bold"), Text(_listed(found))])
+                    details = Text("\n").join([Text(self.advice(kind), "bold"), Text(_listed(found))])
                     table.add_row(Text(mark, style), kind, str(len(found)), details)
         return table
 
     def _add_copies(self, table: "Table") -> None:
-        table.add_row("", "test/ copies", str(self.test_copies), "harmless: the pixels of their image, not read")
+        table.add_row("", "test/ copies", str(self.test_copies), "harmless: the same pixels as their image; not read")
         table.add_row("", "second copies", str(self.second_copies), "harmless: not read", end_section=True)
 
 
 def _listed(findings: list[Finding]) -> str:
     """Return the first ten findings of one kind, a line each if any has a message."""
     lines = [" ".join(filter(None, (*one.ids, one.message, one.known and f"({one.known})"))) for one in findings]
-    lines[10:] = [f"and {len(lines) - 10} more: see the JSON report"] if len(lines) > 10 else []
+    lines[10:] = [f"and {len(lines) - 10} more: --json FILE lists all"] if len(lines) > 10 else []
     return ("\n" if any(one.message for one in findings) else ", ").join(lines)

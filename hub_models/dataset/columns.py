@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import chest_xray_masks as cxm
@@ -49,8 +50,10 @@ class Labels(NamedTuple):
 
 
 def plain(value: str) -> str:
-    """Return a value in small letters, its white space, `_` and `-` each one blank."""
-    return re.sub(r"[\s_-]+", " ", value).strip().casefold()
+    """Return a value in small letters, its white space, `_` and `-` each one blank; a number keeps its minus."""
+    value = value.strip()
+    minus = "-" if re.match(r"-[0-9.]", value) else ""
+    return minus + re.sub(r"[\s_-]+", " ", value).strip().casefold()
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -65,7 +68,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
         if pair and not (equals and column):
             raise ValueError(f"columns holds {pair!r}: write FIELD=COLUMN, such as label=diagnosis")
         if pair and field not in XRAY_FIELDS:
-            raise ValueError(f"columns names a field {field!r}: choose of {', '.join(XRAY_FIELDS)}")
+            raise ValueError(f"columns names an unknown field {field!r}: choose from {', '.join(XRAY_FIELDS)}")
         found |= {field: column} if pair else {}
     return found
 
@@ -102,7 +105,7 @@ def columns_here(given: Mapping[str, str], names: Iterable[str], place: str) -> 
     names, columns = list(names), {field: column for field, column in given.items() if column != NO_COLUMN}
     missing = [f"{field}={column}" for field, column in columns.items() if column not in names]
     if 0 < len(missing) < len(columns):
-        ways = "rename its columns to have all that --columns names, or none: then they are guessed"
+        ways = "rename its columns so that it has all that --columns names, or none of them: then they are guessed"
         raise ValueError(f"{place} has no column for {', '.join(missing)}: it has {', '.join(names)}; {ways}")
     return {field: column for field, column in given.items() if field not in columns or not missing}
 
@@ -126,8 +129,16 @@ def labels_of(values: Iterable[str], labels: Labels, place: str) -> list[int | N
     unknown = [value for value in held if labels.of(value) is None]
     if unknown or (held and labels.negative is None and 1 not in found):
         shown = ", ".join(f"{value!r} ({count})" for value, count in held.most_common(SHOWN_VALUES))
-        example = (unknown or list(held))[0]
-        ways = f'name those of tuberculosis, as in --positive "{example}", or leave it out with --columns label=-'
+        known = [value for value in held if plain(value) in POSITIVE - {"1"}]
+        if labels.negative is None:  # of which no row has one
+            by_plain = {plain(value): value for value in held}
+            close = [by_plain[one] for word in labels.positive for one in get_close_matches(word, by_plain)]
+            known, shown = known or close, f"{shown}, and none of {', '.join(sorted(labels.positive))}"
+        example = ",".join(known) or "VALUE"  # all that are known; never a number, whose meaning is not known
+        ways = (
+            f'name every value that means tuberculosis, as in --positive "{example}": all others then count as '
+            "normal, so empty the cells that mean neither; or use no labels, with --columns label=-"
+        )
         raise ValueError(f"{place} holds {shown}: {ways}")
     return found
 

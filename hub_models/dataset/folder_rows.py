@@ -25,6 +25,7 @@ from hub_models.dataset.folder_table import FolderTable, read_folder_table
 from hub_models.dataset.folders import Listing, labels_of_folders, pair_masks, split_of_path
 from hub_models.dataset.tables import TextColumns
 from hub_models.imaging.file_kinds import is_dicom
+from hub_models.imaging.source import check_xray
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,9 @@ def find_xrays(
     said: list[str] = []
     table = read_folder_table(listing, wanted, given, said, is_other)
     if table is None and given and not is_other:
-        raise ValueError(f"{root} has no table, which --columns {next(iter(given))}=... is of: pass --table FILE")
+        raise ValueError(
+            f"{root} has no table, but --columns {next(iter(given))}=... names a column of one: pass --table FILE"
+        )
     place, columns, keys, _ = table or FolderTable(f"{root}", {}, list(listing.xrays), [])
     masks = _masks_of(listing, table, said)
     ids = _ids_of(keys, columns)
@@ -93,7 +96,7 @@ def _masks_of(listing: Listing, table: FolderTable | None, said: list[str]) -> d
         return {key: (files[mask],) for key, mask in zip(table.keys, table.masks, strict=True) if mask}
     pairs, alone = pair_masks(listing)
     if alone:
-        logger.warning("warning: %d masks are of no X-ray, or of one lung alone (%s, ...)", len(alone), alone[0])
+        logger.warning("warning: %d masks belong to no X-ray, or cover only one lung (%s, ...)", len(alone), alone[0])
         said.append(f"{len(alone)} masks are left out")
     return {key: tuple(files[mask] for mask in masks) for key, masks in pairs.items()}
 
@@ -156,7 +159,7 @@ def _example(xray: FolderXray, read: cxm.Reader, digest: Callable[[bytes], str])
     image, header = read(xray.image), {}
     if is_dicom(image[: cxm.HEAD_BYTES], xray.image.name):
         header, image = header_of(image), cxm.dicom_png(image, xray.image.name)
-    size = cxm.check_image(image, xray.image.name)
+    size = check_xray(image, xray.image.name)
     mask = cxm.mask_png(((file.name, read(file)) for file in xray.masks), size) if xray.masks else None
     if mask and (why := cxm.doubt_of(np.asarray(Image.open(io.BytesIO(mask), formats=("PNG",))) > 0)):
         read.odd_masks[xray.id] = why

@@ -1,15 +1,13 @@
 """Read the table of a folder of X-rays: which it is, what its columns mean, which files its rows name."""
 
 import logging
-from collections import Counter, defaultdict
-from os.path import normpath
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from unicodedata import normalize
 
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import NO_COLUMN, columns_here, described, guess_columns
-from hub_models.dataset.folders import Listing
+from hub_models.dataset.folders import Listing, PathFinder
 from hub_models.dataset.tables import EmptyTableError, TextColumns, read_table
 
 logger = logging.getLogger(__name__)
@@ -61,10 +59,15 @@ def read_folder_table(
             shown = ", ".join(f"{column} ({values[0]})" for column, values in columns.items())
             way = "pass --columns image=..."
             raise ValueError(f"no column of {name} names X-rays of {listing.root}: it has {shown}; {way}")
+        else:
+            logger.warning("warning: no column of %s names the X-rays: it is not used", name)
+            said.append(f"{name} is not used: no column of it names the X-rays")
     if len(usable) > 1:
         named = [name for stem in TABLE_NAMES for name in usable if PurePosixPath(name).stem.casefold() == stem]
         if not named:
             raise ValueError(f"{listing.root} has the tables {', '.join(usable)}: name one with --table")
+        others = ", ".join(name for name in usable if name != named[0])
+        said.append(f"{others} are not used, only {named[0]} is: name another with --table")
         usable = {named[0]: usable[named[0]]}
     if not usable:
         return None
@@ -120,37 +123,10 @@ def _image_column(
 
 
 def _resolved(listing: Listing, place: str, values: list[str], of_mask: bool = False) -> list[str]:
-    """Return the path in the listing that each value names; "" for none.
-
-    A value is a path from the table or from the root. Of any other path, the last folder and the name count. A name
-    without a folder may lack its suffix. It must name one file only.
-    """
+    """Return the path in the listing that each value names; "" for none."""
     files = (listing.masks | listing.xrays) if of_mask else listing.xrays
-    paths = {normalize("NFC", path): path for path in files}
-    tails: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for path in files:
-        parts = PurePosixPath(normalize("NFC", path)).parts
-        for name in {parts[-1], PurePosixPath(parts[-1]).stem}:
-            for tail in {(name,), (*parts[-2:-1], name)}:
-                tails[tail].append(path)
-    folder = PurePosixPath(place).parent
-
-    def find(value: str) -> str:
-        text = normalize("NFC", value.replace("\\", "/"))
-        if not text:
-            return ""
-        for candidate in (normpath(folder / text), normpath(text)):
-            if candidate in paths:
-                return paths[candidate]
-        parts = PurePosixPath(text).parts
-        near = tails.get(parts[-2:], [])
-        if len(parts) > 1 and not near:  # a file at the root of what the path led to
-            near = [path for path in tails.get(parts[-1:], []) if "/" not in path]
-        own = [path for path in near if path in listing.masks] if of_mask else near
-        own = own or near
-        return own[0] if len(own) == 1 else ""
-
-    return list(map(find, values))
+    finder = PathFinder(files, str(PurePosixPath(place).parent))
+    return [finder.find(value, preferred=listing.masks if of_mask else ()) for value in values]
 
 
 def _named_masks(listing: Listing, place: str, columns: TextColumns, keys: list[str]) -> list[str]:

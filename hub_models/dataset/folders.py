@@ -5,14 +5,15 @@ import os
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 import chest_xray_masks as cxm
 from hub_models.dataset.columns import SPLIT_OF_WORD, Labels, plain
 from hub_models.dataset.tables import TABLE_SUFFIXES
-from hub_models.imaging.file_kinds import ARCHIVES, DIRECTORY, HIDDEN, IMAGE_SUFFIXES, OTHERS, is_image
+from hub_models.imaging.file_kinds import ARCHIVES, DIRECTORY, HIDDEN, IMAGE_SUFFIXES, OTHERS, is_image, is_written
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Listing:
 def list_folder(root: Path) -> Listing:
     """Return the files of a folder or zip, at any depth; nothing is opened but files without a suffix.
 
+    Folders in it that a command of this project wrote are left out, which the log says.
+
     Raises:
         FileNotFoundError: `root` does not exist.
         PermissionError: a folder may not be read.
@@ -76,7 +79,7 @@ def list_folder(root: Path) -> Listing:
 
 def _of_folder(root: Path) -> Iterator[tuple[str, cxm.SetFile]]:
     def fail(error: OSError) -> None:
-        raise PermissionError(f"{error.filename} cannot be read ({error.strerror}): give the right to read it")
+        raise PermissionError(f"{error.filename} cannot be read ({error.strerror}): allow it to be read")
 
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
@@ -84,6 +87,10 @@ def _of_folder(root: Path) -> Iterator[tuple[str, cxm.SetFile]]:
             folders.clear()
             continue
         seen.add(real)
+        if Path(folder) != root and is_written(names):
+            logger.warning("warning: %s is left out: a command of this project wrote it", folder)
+            folders.clear()
+            continue
         for name in names:
             path = Path(folder, name)
             facts = path.stat() if path.exists() else path.lstat()
@@ -170,6 +177,40 @@ def pair_masks(listing: Listing) -> tuple[dict[str, tuple[str, ...]], list[str]]
         elif len(masks) > 1 and sides != ["left", "right"]:
             raise ValueError(f"{listing.root} holds two masks of {xray}, {masks[0]} and {masks[1]}: keep one")
     return {xray: tuple(masks) for xray, masks in found.items()}, alone
+
+
+class PathFinder:
+    """Finds the file that a cell of a table names, among files by their path in a folder.
+
+    A cell holds a path from the table's own folder or from the root. Of any other path, the last folder and the name
+    count. A name without a folder may lack its suffix. It must name one file only.
+    """
+
+    def __init__(self, paths: Iterable[str], folder: str = "") -> None:
+        """Know the `paths`; `folder` is that of the table among them."""
+        self.folder = PurePosixPath(folder)
+        self.paths = {normalize("NFC", path): path for path in paths}
+        self.tails: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for plain_path, path in self.paths.items():
+            parts = PurePosixPath(plain_path).parts
+            for name in {parts[-1], PurePosixPath(parts[-1]).stem}:
+                for tail in {(name,), (*parts[-2:-1], name)}:
+                    self.tails[tail].append(path)
+
+    def find(self, cell: str, preferred: Container[str] = ()) -> str:
+        """Return the path of the file, "" for none; of several, the one that is `preferred`."""
+        text = normalize("NFC", cell.replace("\\", "/"))
+        if not text:
+            return ""
+        for candidate in (os.path.normpath(self.folder / text), os.path.normpath(text)):
+            if candidate in self.paths:
+                return self.paths[candidate]
+        parts = PurePosixPath(text).parts
+        near = self.tails.get(parts[-2:], [])
+        if len(parts) > 1 and not near:  # a file at the root of what the path led to
+            near = [path for path in self.tails.get(parts[-1:], []) if "/" not in path]
+        near = [path for path in near if path in preferred] or near
+        return near[0] if len(near) == 1 else ""
 
 
 def split_of_path(name: str) -> str | None:

@@ -18,7 +18,7 @@ from hub_models.dataset.audit_report import Finding
 from hub_models.imaging.file_kinds import is_dicom
 from hub_models.imaging.gray import is_synthetic, to_gray
 from hub_models.imaging.resizing import BOX
-from hub_models.imaging.source import open_image
+from hub_models.imaging.source import check_xray, open_image
 from hub_models.lifetime import tied_workers
 
 BLANK_SPREAD = 1.0  # standard deviation in gray levels of 255, at 64x64 pixels; the flattest of 525 X-rays has 40
@@ -36,13 +36,17 @@ class Chunk(NamedTuple):
 
 
 class ImageFacts(NamedTuple):
-    """An image: its PNG mode ("P 8-bit"), (width, height), hashes of its gray pixels, whether a program drew it."""
+    """An image: its PNG mode ("P 8-bit"), (width, height), hashes of its gray pixels, whether a program drew it.
+
+    `is_two_valued` is whether its gray pixels have two values, as those of a mask.
+    """
 
     mode: str
     size: tuple[int, int]
     content: str
     phash: bytes | None
     is_synthetic: bool
+    is_two_valued: bool
 
 
 class MaskFacts(NamedTuple):
@@ -175,13 +179,15 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Decoded:
     is_mask = file.role.endswith("mask")
     from_dicom = not is_mask and is_dicom(data[: cxm.HEAD_BYTES], file.name)  # no layout has DICOM masks
     png = cxm.dicom_png(data, file.name) if from_dicom else data
-    size, image = cxm.check_image(png, file.name), open_image(png)
+    size, image = check_xray(png, file.name), open_image(png)
     mode = f"{image.mode} {png[24]}-bit" if image.format == "PNG" else f"{image.format} {image.mode}"
     mode = "DICOM" if from_dicom else mode
     if not is_mask:
         gray = to_gray(image)
         content = _hash(np.asarray(gray))
-        return _Decoded(file.name, content, ImageFacts(mode, size, content, perceptual_hash(gray), is_synthetic(png)))
+        is_two_valued = sum(map(bool, gray.histogram())) == 2
+        seen = ImageFacts(mode, size, content, perceptual_hash(gray), is_synthetic(png), is_two_valued)
+        return _Decoded(file.name, content, seen)
     lungs, values = cxm.binarize(image), cxm.mask_values(image)
     counts = Image.fromarray(values).histogram()
     labels = {label for label in cxm.mask_labels(values) if 1 < label < 240}
@@ -205,7 +211,7 @@ def _join(decoded: list[_Decoded], role: str) -> MaskFacts | None:
     if len(masks) < (1 if role == "mask" else 2):
         return None
     if len(sizes := {mask.size: None for mask in masks}) > 1:
-        raise ValueError(f"left and right lung are of {' and '.join(map(str, sizes))} pixels: make them one size")
+        raise ValueError(f"left and right lung have {' and '.join(map(str, sizes))} pixels: make them the same size")
     union = np.logical_or.reduce([one.lungs for one in decoded if one.lungs is not None])
     areas = component_areas(union)
     lungs = tuple(area for area in areas if area >= SPECK_AREA)

@@ -25,11 +25,7 @@ VERSION = 4  # of the drawing: raise it when the same arguments give other files
 # id, TB fraction, first TB id
 PHANTOM_SITES = {"Montgomery": ("MCUCXR", 58 / 138, 101), "Shenzhen": ("CHNCXR", 336 / 662, 327)}
 SIGN_OF_SIDE = {"right": -1, "left": 1}  # the patient's side to the sign of x
-DEPTH_OF_ZONE = {
-    "upper": (0.14, 0.40),
-    "middle": (0.40, 0.62),
-    "lower": (0.62, 0.85),
-}  # from apex (0) to diaphragm (1)
+DEPTH_OF_ZONE = {"upper": (0.14, 0.40), "middle": (0.40, 0.62), "lower": (0.62, 0.85)}  # from apex 0 to diaphragm 1
 FINDINGS = {  # a lesion, by its name in `chest_xray_masks.parse_findings`, in Montgomery's words, in Shenzhen's
     "infiltrate": ("infiltrate {side} {zone} lung", "infiltrative PTB in the {side} {zone} field"),
     "cavity": ("cavitary lesion {side} {zone} lung", "{side} {zone} PTB with cavity"),

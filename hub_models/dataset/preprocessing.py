@@ -30,10 +30,14 @@ def prepare(
 ) -> datasets.Dataset:
     """Return the rows at the training size, one uint8 gray image and one bool mask each, in `datasets`' cache.
 
-    Columns: `id`, `patient_id`, `site`, `label`, `pixels` (image_size**2 bytes, gray resized by `resample`), `mask`
-    (image_size**2 bytes of 0 and 1, by nearest neighbour) or None, `height` and `width` of the original in pixels,
-    `spacing_row_mm` and `spacing_column_mm` of its pixels or None (see `published.pixel_spacing_mm`), `digest` of the
-    original's gray pixels (`sources.digest_of_gray`).
+    Columns:
+
+    * `id`, `patient_id`, `site`, `label`: as in `rows`.
+    * `pixels`: image_size**2 bytes, gray, resized by `resample`.
+    * `mask`: image_size**2 bytes of 0 and 1, by nearest neighbour; or None.
+    * `height`, `width`: of the original in pixels.
+    * `spacing_row_mm`, `spacing_column_mm`: of its pixels, or None (see `published.pixel_spacing_mm`).
+    * `digest`: of the original's gray pixels (`sources.digest_of_gray`).
 
     `fit` squash ignores the aspect; pad keeps it, with black bars (`resizing.content_box`). `region` lungs first cuts
     image and mask to the lungs of the row's mask, MARGIN around them (`lung_crop.crop_to_lungs`).

@@ -22,6 +22,7 @@ from hub_models.dataset.columns import (
     splits_of,
 )
 from hub_models.dataset.tables import text_of
+from hub_models.imaging.source import check_xray
 
 
 def with_files(rows: datasets.Dataset, columns: Iterable[str] = ("image", "mask")) -> datasets.Dataset:
@@ -183,7 +184,7 @@ def _in_schema(
 
 
 def _texts(rows: datasets.Dataset, fields: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the columns of fields that are no images, as text; classes by their names."""
+    """Return the columns of fields that are not images, as text; classes by their names."""
     found = {}
     for field, column in fields.items():
         if field in ("image", "mask"):
@@ -222,7 +223,7 @@ def _row_of(
     """Return the row of a dataset in the builder's schema."""
     name = f"row {index} of {name}"
     data, drawn = _bytes_of(row[image], name, listed), row[mask] if mask else None
-    size, png = cxm.check_image(data, name), None
+    size, png = check_xray(data, name), None
     if drawn:
         png = cxm.mask_png([(f"the mask of {name}", _bytes_of(drawn, name, listed))], size)
     found = {field: column[index] for field, column in values.items()}

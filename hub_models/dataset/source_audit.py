@@ -11,7 +11,7 @@ from hub_models.dataset.audit import LABELS, image_findings, mask_findings
 from hub_models.dataset.audit_report import KINDS, Audit, Finding
 from hub_models.dataset.inspection import ImageFacts, Inspected, Job, MaskFacts, inspect_jobs
 from hub_models.dataset.schema import with_files
-from hub_models.dataset.sources import DataRequest, folder_xrays, load_splits
+from hub_models.dataset.sources import DataRequest, folder_xrays, load_splits, warn_of_patients
 from hub_models.imaging.source import open_image
 
 
@@ -37,6 +37,10 @@ def audit_source(request: DataRequest, progress: bool = True) -> Audit:
                 files = zip(xray.masks, sides, strict=True)
                 jobs.append(tuple(mask._replace(role=side, id=xray.id) for mask, side in files))
         inspected = inspect_jobs(jobs, {}, progress)
+        # a DICOM header names the patient where the table does not
+        dicom = {one.id for one in inspected if isinstance(one.facts, ImageFacts) and one.facts.mode == "DICOM"}
+        if unknown := [xray.id for xray in xrays if not xray.patient_id and xray.id not in dicom]:
+            warn_of_patients(request.data, unknown, len(xrays))
     return _report(request, known, inspected)
 
 
@@ -70,13 +74,22 @@ def _report(request: DataRequest, known: dict[str, list[object]], inspected: lis
     findings = [finding for one in inspected for finding in one.findings]
     findings += [Finding("image without mask", (id,)) for id in sorted(known.keys() - masks.keys())] if masks else []
     findings += [*mask_findings(masks, xrays), *image_findings(xrays, {}, lambda id: str(known[id][2]))]
-    findings += _unlabelled(known)
+    findings = [_with_labels(one, known) for one in findings] + list(_unlabelled(known))
     root = f"{Path(request.data).resolve()}/"
     found.findings = sorted(
         (one._replace(message=one.message.replace(root, "")) for one in findings),
         key=lambda one: (list(KINDS).index(one.kind), one[1:]),
     )
     return found
+
+
+def _with_labels(finding: Finding, known: dict[str, list[object]]) -> Finding:
+    """Return a finding of equal X-rays with their labels, where they differ."""
+    labels = {id: known[id][1] for id in finding.ids} if finding.kind == "same pixels" else {}
+    if len({label for label in labels.values() if label is not None}) < 2:
+        return finding
+    said = (LABELS[label] if isinstance(label, int) else "nothing" for label in labels.values())
+    return finding._replace(message=f"labelled {' and '.join(said)}")
 
 
 def _unlabelled(known: dict[str, list[object]]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,6 +75,12 @@ class DataRequest:
                 return False
         return any(file.role == "image" for file in tree.files) or not tree.files and bool(tree.problems)
 
+    def check_meaning(self) -> None:
+        """Raise ValueError where columns are named for the set, which needs none."""
+        if (self.columns or self.positive) and not self.is_other and "://" not in self.data and self.is_set:
+            way = "pass the table itself, such as labels.csv, as --data, or leave --columns and --positive out"
+            raise ValueError(f"{self.data} holds X-rays of the set alone, whose labels are in their names: {way}")
+
     def check(self) -> None:
         """Raise FileNotFoundError where there is no such path, and it cannot be the id of a dataset."""
         path = Path(self.data).expanduser()
@@ -113,6 +119,7 @@ def load_splits(request: DataRequest | str | Path, said: list[str] | None = None
     """
     request = as_request(request)
     if "://" not in request.data and request.is_set:
+        request.check_meaning()
         if request.columns or request.positive:
             logger.info("%s is the set in a layout of its own, which needs no columns", request.data)
         try:
@@ -209,6 +216,13 @@ def digest_of_gray(gray: Image.Image) -> str:
     return digest.hexdigest()[:16]
 
 
+def warn_of_patients(data: str, unknown: Sequence[str], count: int) -> None:
+    """Warn that a source names no patient of the X-rays with the ids `unknown`, out of `count`."""
+    warning = "warning: %s names no patient of %d X-rays of %d (%s, ...): each counts as a patient of its own"
+    way = "; if a column holds the patients, name it with --columns patient_id=COLUMN"
+    logger.warning(warning + way, data, len(unknown), count, unknown[0])
+
+
 def _divided(rows: datasets.Dataset, request: DataRequest, said: list[str]) -> datasets.DatasetDict:
     """Return the rows by split, the patients known by their ids, else by their X-rays."""
     ids, patients, own = list(rows["id"]), list(rows["patient_id"]), list(rows["split"])
@@ -216,8 +230,7 @@ def _divided(rows: datasets.Dataset, request: DataRequest, said: list[str]) -> d
         repeated = next(id for id, count in Counter(ids).items() if count > 1)
         raise ValueError(f"{request.data} has several rows of id {repeated}: pass --columns id=... with unique ones")
     if unknown := [id for id, patient in zip(ids, patients, strict=True) if not patient]:
-        warning = "warning: %s names no patient of %d X-rays of %d (%s, ...): each counts as a patient of its own"
-        logger.warning(warning, request.data, len(unknown), len(ids), unknown[0])
+        warn_of_patients(request.data, unknown, len(ids))
         said.append(f"{len(unknown)} X-rays of {len(ids)} have no patient id: each counts as a patient of its own")
     patients = [patient or id for id, patient in zip(ids, patients, strict=True)]
     if not any(own):

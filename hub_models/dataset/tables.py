@@ -44,7 +44,7 @@ def csv_rows(text: str, strict: bool = False) -> list[list[str]]:
     """Return the rows of a CSV that are not blank, its header first, whatever its separator.
 
     Raises:
-        csv.Error: it is no CSV; `strict` refuses quotes within a value, too.
+        csv.Error: it is not CSV; `strict` refuses quotes within a value, too.
     """
     text = text.lstrip("\r\n")
     said = re.match(r"sep=(.)[ \t]*\r?\n", text, re.I)  # of Excel

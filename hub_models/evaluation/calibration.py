@@ -31,6 +31,7 @@ class Scores:
         stored: threshold in use; None where it is not known.
         groups: value of each X-ray by sex, age and site; "unknown" where it is not known.
         warnings: of the source.
+        pixels: digests of the gray pixels, where the X-rays themselves were read.
     """
 
     ids: list[str]
@@ -40,6 +41,7 @@ class Scores:
     stored: float | None = None
     groups: Mapping[str, list[str]] = field(default_factory=dict)
     warnings: tuple[RaisedWarning, ...] = ()
+    pixels: frozenset[str] = frozenset()
 
     @property
     def are_probabilities(self) -> bool:
@@ -163,7 +165,7 @@ def calibrate_scores(
         "negatives": len(scores.labels) - positives,
         "prevalence": positives / len(scores.labels) if prevalence is None else prevalence,
         "prevalence_source": "sample" if prevalence is None else "given",
-        "rule": {"name": rule.name.value, "value": rule.value},
+        "rule": rule.as_values(),
         "folds": len(set(crossed.fold.tolist())),
         "repeats": repeats_for(len(scores.labels)),
         "temperature": temperature,

@@ -39,8 +39,8 @@ class CalibrationConfig:
     predictions: str | None = option("table of scores: predictions.csv or .parquet of cxm predict, or id and score")
     truth: str | None = option("table of confirmed status: id and label")
     columns: str | None = option(
-        "FIELD=COLUMN, ...: of --data as in cxm train; of scores and truth such as id=study, score=cad, label=culture "
-        "(default: guessed)"
+        "FIELD=COLUMN, ...: for --data as in cxm train; for scores and truth such as id=study, score=cad, "
+        "label=culture (default: guessed)"
     )
     positive: str | None = option("labels that are positive, such as TB,MTB; all others are negative")
     sensitivity: float | None = option("rule: the highest threshold with at least this sensitivity, such as 0.9")
@@ -51,9 +51,9 @@ class CalibrationConfig:
     prevalence: float | None = option(
         "fraction of people with TB where the model will be used (default: the sample's)"
     )
-    groups: str = option("thresholds of groups, too: any of sex,age,site (default: none)", "")
-    name: str | None = option("of the X-rays, for report and card (default: that of the folder or file)")
-    write: Path | None = option("folder to make of the model with the new operating point (default: none)")
+    groups: str = option("groups that also get thresholds of their own: any of sex,age,site (default: none)", "")
+    name: str | None = option("name of the X-rays in the report and card (default: that of the folder or file)")
+    write: Path | None = option("folder to write the model to, with the new operating point (default: none)")
 
     def __post_init__(self) -> None:
         """Check what needs no X-ray.
@@ -68,7 +68,7 @@ class CalibrationConfig:
             raise ValueError(f"pass --model and --data, or --predictions and --truth; got {held}")
         of_model = ("split", "table", "data_revision", "segmenter", "revision", "write")
         if not self.model and (named := [name for name in of_model if getattr(self, name) is not None]):
-            raise ValueError(f"--{named[0]} is of --model and --data: leave it out")
+            raise ValueError(f"--{named[0]} is only for --model and --data: leave it out")
         if len(rules := [name for name in RuleName if getattr(self, name, None) is not None]) > 1:
             raise ValueError(f"--{rules[0]} and --{rules[1]} are two rules for one threshold: pass one of them")
         for name, least, most in (("sensitivity", 0, 1), ("specificity", 0, 1), ("prevalence", 0, 1)):

@@ -29,19 +29,19 @@ class CalibrationWarning(StrEnum):
     NO_PREDICTION = "no_prediction", "{count} ids of the truth have no prediction and are left out: {named}"
     NO_LABEL = "no_label", "{count} X-rays have an empty label and are left out: {named}"
     NO_SCORE = "no_score", "{count} predictions have an empty score and are left out: {named}"
-    REPEATED = "repeated", "{count} ids stand more than once in {table}, each time alike, and count once: {named}"
+    REPEATED = "repeated", "{count} ids are in {table} more than once, with the same values, and count once: {named}"
     MATCHED_BY_NAME = (
         "matched_by_name",
-        "the tables' ids are alike in the file's name only: folder and suffix left off",
+        "the ids of the tables match only by file name, without folder and suffix",
     )
     COUNTED_NEGATIVE = "counted_negative", "labels other than the positive ones are counted as negative: {values}"
-    UNREADABLE_AGE = "unreadable_age", "{count} X-rays have an age that is no number, and count as unknown: {named}"
+    UNREADABLE_AGE = "unreadable_age", "{count} X-rays have an age that is not a number, and count as unknown: {named}"
     NO_PROBABILITIES = (
         "no_probabilities",
         "scores lie outside 0 to 1 ({low:g} to {high:g}): a threshold is chosen, and no temperature is fitted",
     )
-    FLAT = "flat", "the temperature is {temperature:.3g}, a limit of what is tried: the scores tell next to nothing"
-    SEPARATED = "separated", "no positive has a score below that of a negative: of few X-rays, by chance"
+    FLAT = "flat", "the temperature is {temperature:.3g}, a limit of the values tried: the scores tell next to nothing"
+    SEPARATED = "separated", "no positive has a score below that of a negative: with few X-rays, this may be chance"
     REVERSED = "reversed", "higher scores go with the negatives: are scores or labels reversed?"
     UNREACHED = (
         "unreached",
@@ -56,7 +56,7 @@ class CalibrationWarning(StrEnum):
     NO_GROUP_THRESHOLD = "no_group_threshold", "{group}: {reason}: it has no threshold of its own"
     CALIBRATED_BEFORE = (
         "calibrated_before",
-        "the stored operating point was chosen on {count} of these X-rays: what is said of it is too good",
+        "the stored operating point was chosen on {count} of these X-rays: its numbers here are too good",
     )
     SYNTHETIC = "synthetic", "{synthetic} of the {all} X-rays are synthetic: their numbers say nothing about patients"
     SYNTHETIC_MODEL = "synthetic_model", "the model was trained on synthetic X-rays: it is of no use on patients"

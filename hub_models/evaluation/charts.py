@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import auc, roc_curve
 
 from hub_models.files import new_file
 
@@ -35,6 +34,8 @@ def draw_distribution(per_image: Rows, path: Path) -> None:
 
 def draw_roc(per_image: Rows, path: Path) -> None:
     """Save a PNG of the ROC of each site with the operating point, and the WHO's minimum for a triage test."""
+    from sklearn.metrics import auc, roc_curve  # of TB models only, and slow to import
+
     figure, axis = _axis(5.4, 6.4)
     axis.axhspan(0.9, 1, 0, 0.3, color="#cfe8cf", label="WHO triage target: sensitivity .90, specificity .70")
     for color, (site, rows) in zip(SITE_COLORS, _groups(per_image).items(), strict=False):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,23 @@ from hub_models.evaluation.measure import compare, measure, metrics_of, write_pe
 from hub_models.evaluation.pictures import PICTURES
 from hub_models.files import held, write_json
 from hub_models.hub_client.downloads import local_run
+from hub_models.hub_client.model_files import read_json
 from hub_models.metrics.intervals import Interval
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import CONFIG_NAME, TrainConfig
 from hub_models.runs.data import count_synthetic, load_run_rows, prepare_splits, request_of
 from hub_models.runs.launch import circumstances, make_accelerator
-from hub_models.runs.leaks import LEARNED, Seen, check_leaks, check_pixels, refuse_calibrated, seen_in, trained_on
+from hub_models.runs.leaks import (
+    LEARNED,
+    Seen,
+    check_leaks,
+    check_pixels,
+    pixels_of,
+    refuse_calibrated,
+    seen_in,
+    trained_on,
+)
 from hub_models.runs.run_folder import RESULTS_NAME, RunFolder
 
 logger = logging.getLogger(__name__)
@@ -37,6 +47,7 @@ class Evaluated:
     per_image: Rows
     rows: datasets.Dataset  # the original ones
     trained: Callable[[str], TrainedModel]  # the model that predicts an X-ray, by its id
+    pixels: Mapping[str, str] = dataclasses.field(default_factory=dict)  # digest of an X-ray's gray pixels, by its id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,20 +67,24 @@ class EvaluationRequest:
 class Planned:
     """One model and the X-rays to test it on, checked; nothing is decoded yet."""
 
+    run: RunFolder
+    request: EvaluationRequest
     config: TrainConfig
-    split: str
     rows: datasets.Dataset  # the original ones
     trained: TrainedModel
     seen: dict[str, Seen]  # X-rays of training, by the model's place; empty where they are tested on
-    trained_on_synthetic: int  # number of X-rays
 
     def measured(self, accelerator: Accelerator) -> Evaluated:
         """Return the model with its metrics."""
-        usable, trained = {self.split: self.rows}, self.trained
-        split = prepare_splits(self.config, usable, accelerator, trained.resample)[self.split]
+        name, trained = self.request.split, self.trained
+        split = prepare_splits(self.config, {name: self.rows}, accelerator, trained.resample)[name]
         for source, seen in self.seen.items():
             check_pixels(source, seen.pixels, split)
-        return Evaluated(self.config, self.split, measure(trained, split, accelerator), split.rows, lambda id: trained)
+        pixels = pixels_of(split)
+        if not self.request.unseen:
+            refuse_calibrated(self.run, self.rows, pixels)
+        per_image = measure(trained, split, accelerator)
+        return Evaluated(self.config, name, per_image, split.rows, lambda id: trained, pixels)
 
 
 def write_report(folder: Path, evaluated: Evaluated, accelerator: Accelerator, more: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +182,7 @@ def evaluate_run(
         lungs = None if segmenter is None else str(local_run(segmenter, revision))
         other = None if compared is None else local_run(compared, revision)
     if output is None and run != Path(model):
-        raise ValueError(f"{model} comes from the Hub: pass an output, the folder to write to")
+        raise ValueError(f"{model} is not a folder to write into: pass --output, a folder for the results")
     if output is not None and (Path(output) / CONFIG_NAME).exists():
         raise ValueError(f"output {output} is a run folder, whose own results would be lost: pass another")
     use = {name: value for name, value in (("views", views), ("two_lungs", two_lungs)) if value}
@@ -179,12 +194,10 @@ def evaluate_run(
         others = plan(other, same, accelerator)
         if (task := others[0].config.task) != config.task:
             raise ValueError(f"{compared} is a model for {task}, {model} for {config.task}")
-    name = f"{config.protocol}-{split}" if config.fold is None else f"{config.protocol}-fold-{config.fold}-{split}"
-    name += "".join(f"-{key}" if value is True else f"-{key}-{value}" for key, value in use.items())
-    name += "" if compared is None else f"-against-{Path(compared).name}"
-    folder = Path(output) if output else run / "evaluation" / name
+    folder = Path(output) if output else run / "evaluation" / _folder_name(config, request, compared)
+    _refuse_others(folder, config)
     with held(folder, accelerator.is_main_process):
-        if synthetic := planned[0].trained_on_synthetic:
+        if synthetic := planned[0].run.data.get("synthetic", 0):
             logger.warning("warning: %s was trained on synthetic X-rays (%d): of no use on patients", model, synthetic)
         evaluated, more = pool([one.measured(accelerator) for one in planned]), dict[str, Any](use=use)
         more |= {"trained_on_synthetic": synthetic} if synthetic else {}
@@ -194,7 +207,27 @@ def evaluate_run(
             more |= {"compared_with": str(compared), "differences": differences}
             main = TASKS[config.task].main_metric
             logger.info("%s: %s less %s: %s", main, model, compared, _shown(differences["all"][main]))
-        return write_report(folder, evaluated, accelerator, more)
+        results = write_report(folder, evaluated, accelerator, more)
+    logger.info("wrote %s", folder)
+    return results
+
+
+def _folder_name(config: TrainConfig, request: EvaluationRequest, compared: str | Path | None) -> str:
+    """Return the name of the folder of an evaluation in the run folder, which says what was evaluated."""
+    fold = "" if config.fold is None else f"-fold-{config.fold}"
+    use = (f"-{name}" if value is True else f"-{name}-{value}" for name, value in request.use.items())
+    against = "" if compared is None else f"-against-{Path(compared).name}"
+    return "".join((config.protocol, fold, f"-{request.split}", *use, against))
+
+
+def _refuse_others(folder: Path, config: TrainConfig) -> None:
+    """Raise ValueError where `folder` holds the results of an evaluation on other X-rays than those of `config`."""
+    if (folder / RESULTS_NAME).is_file():
+        before = read_json(folder / RESULTS_NAME).get("config", {}).get("data_dir")
+        if before and Path(before).resolve() != Path(config.data_dir).resolve():
+            raise ValueError(
+                f"{folder} holds the results on {before}: pass another --output for those on other X-rays"
+            )
 
 
 def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> list[Planned]:
@@ -213,7 +246,7 @@ def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> 
         return [one for member in members for one in plan(folder / f"fold-{member.fold}", member, accelerator)]
     trained = TrainedModel.from_run(folder)
     if "two_lungs" in request.use and not trained.task.learns_masks:
-        raise ValueError(f"two_lungs is of lung masks, and the model in {folder} makes none: leave it out")
+        raise ValueError(f"two_lungs is only for lung masks, but the model in {folder} makes none: leave it out")
     trained = dataclasses.replace(trained, settings=dataclasses.replace(trained.settings, **request.use))
     run = RunFolder.read(folder)
     config = _test_config(run, request, trained.settings.image_size)
@@ -227,7 +260,7 @@ def plan(folder: Path, request: EvaluationRequest, accelerator: Accelerator) -> 
         check_leaks(source, known, rows, config.protocol)
     if not request.unseen:
         refuse_calibrated(run, rows)
-    return [Planned(config, request.split, rows, trained, seen, run.data.get("synthetic", 0))]
+    return [Planned(run, request, config, rows, trained, seen)]
 
 
 def _test_config(run: RunFolder, request: EvaluationRequest, image_size: int) -> TrainConfig:

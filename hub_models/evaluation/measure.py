@@ -176,7 +176,7 @@ def metrics_of(per_image: Rows, task: Task) -> dict[str, Any]:
 
 
 def _worst(per_image: Rows, metric: str) -> Rows:
-    """Return the images with the lowest metric; the most confidently wrong where it is no metric of one image."""
+    """Return the images with the lowest metric; the most confidently wrong where it is not a metric of one image."""
     if metric in per_image[0]:
         names, ranked = ["id", metric], sorted(per_image, key=lambda row: (row[metric], row["id"]))[:WORST]
     else:

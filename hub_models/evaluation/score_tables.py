@@ -119,7 +119,7 @@ def _by_id(
 def read_scores(
     predictions: str | Path, truth: str | Path, columns: str | None = None, positive: str | None = None
 ) -> Scores:
-    """Return the X-rays of both tables; what is left out stands in its `warnings`.
+    """Return the X-rays of both tables; its `warnings` say what is left out.
 
     Raises:
         FileNotFoundError: no such file.
@@ -209,7 +209,7 @@ def _stem(id: str) -> str:
 
 
 def _score(value: Any, id: str, path: str | Path) -> float | None:
-    """Return a score; None for an empty one. Raise ValueError for what is no finite number."""
+    """Return a score; None for an empty one. Raise ValueError for what is not a finite number."""
     text = shown(value)
     if text.lower() in EMPTY:
         return None
@@ -248,7 +248,7 @@ def _labels(
 
 
 def _stored(cells: Iterable[Any] | None) -> float | None:
-    """Return the threshold that all predictions name; None where there is no single one."""
+    """Return the threshold that all predictions name; None where they name none, or several."""
     texts = {shown(cell) for cell in cells or ()}
     try:
         return float(texts.pop()) if len(texts) == 1 else None

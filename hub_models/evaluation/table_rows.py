@@ -44,11 +44,11 @@ def _csv_rows(data: bytes, path: Path) -> TableRows:
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
     if "\0" in text:
-        raise ValueError(f"{path} is no table: pass CSV or Parquet; save a spreadsheet as CSV")
+        raise ValueError(f"{path} is not a table: pass CSV or Parquet; save a spreadsheet as CSV")
     try:
         names, *cells = csv_rows(text, strict=True)
     except csv.Error as error:
-        raise ValueError(f"{path}, {error}, is no CSV: save the table again") from error
+        raise ValueError(f"{path}, {error}, is not CSV: save the table again") from error
     except ValueError:
         return []
     names = [name.strip() for name in names]

@@ -33,6 +33,10 @@ class Rule:
         values = {name: getattr(config, name, None) for name in RuleName}
         return next((cls(name, value) for name, value in values.items() if value is not None), cls())
 
+    def as_values(self) -> dict[str, str | float | None]:
+        """Return the rule as `calibration.json` holds it."""
+        return {"name": self.name.value, "value": self.value}
+
     def __str__(self) -> str:
         """Return the rule as people write it."""
         return self.name.value if self.value is None else f"{self.name.value} {self.value:g}"

@@ -45,7 +45,7 @@ def read_benchmark(dataset: str, token: str | None = None) -> Benchmark:
     try:
         return Benchmark(dataset, head.commit, frozenset(task_ids(path.read_text(encoding="utf-8"))))
     except ValueError as error:
-        raise ValueError(f"{repository.url} is no benchmark: {error}") from error
+        raise ValueError(f"{repository.url} is not a benchmark: {error}") from error
 
 
 def _download(repository: Repository, commit: str) -> Path:

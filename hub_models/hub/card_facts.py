@@ -5,6 +5,7 @@ import textwrap
 from dataclasses import fields
 from pathlib import Path
 
+from hub_models.hub_client.bundled import BUNDLED
 from hub_models.hub_client.model_files import ENCODER_CONFIG_NAME
 from hub_models.models.architectures import ARCHITECTURES
 from hub_models.models.tasks import TASKS
@@ -33,7 +34,7 @@ def _start(run: RunFolder) -> str:
         return f"Started from random weights{kind}, without outside data."
     if run.base_model:
         return f"Fine-tuned from `{run.base_model}`."
-    kind = "another run"
+    kind = next((f"`{name}`" for name, path in BUNDLED.items() if str(path) == run.config.model), "another run")
     if (Path(run.config.model or "") / ENCODER_CONFIG_NAME).is_file():
         kind = "an encoder that was pre-trained without labels"
     return f"Started from {kind}; none of its X-rays is of a patient in the test split."

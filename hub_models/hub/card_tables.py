@@ -1,22 +1,17 @@
-"""Templates of cards, and the tables of a run's card: every metric of results.json with its interval, rounded."""
+"""The tables of a run's card: every metric of results.json with its interval, rounded."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from chest_xray_masks import SITE_OF_PREFIX, SPLITS
+from hub_models.hub.templates import markdown_table
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import CONFIG_NAME, PLACES, renamed
 from hub_models.runs.run_folder import RunFolder, read_results, site_of, tested_groups
 
 UNDEFINED = "–"
-HUB_URL = "https://huggingface.co"
-CODE_URL = "https://github.com/chest-xray-masks/chest-xray-masks"
-INSTALL = f'pip install "chest-xray-masks[models] @ git+{CODE_URL}"'
 # fields of the config that may differ: in another evaluation of the model, and in another run of the same kind
 ELSEWHERE = {"data_dir", "protocol", "fold", "config_name", "segmenter", "image_size"}
 SIBLING = {*PLACES, "protocol", "fold", "config_name", "segmenter", "model"}
@@ -68,18 +63,6 @@ METRIC_COLUMNS: dict[str, dict[str, tuple[Column, ...]]] = {
         "subgroups": (_AUROC, *_CALLED),
     },
 }
-
-
-def card_template(name: str) -> jinja2.Template:
-    """Return a template of this folder; a line that holds only a tag leaves no line behind."""
-    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
-    return jinja2.Template(re.sub(r"^({%.*%})\n", r"\1", text, flags=re.M))
-
-
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table; empty without rows."""
-    lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings), *lines]) if lines else ""
 
 
 def tables(run: RunFolder, also: Sequence[Path]) -> dict[str, str]:
@@ -195,7 +178,7 @@ def _other(run: RunFolder, folder: Path) -> tuple[dict[str, Any], RunFolder, str
     """
     results, is_run = read_results(folder), (folder / CONFIG_NAME).is_file()
     if results["task"] != run.config.task:
-        raise ValueError(f"{folder} is of {results['task']}, {run.path} of {run.config.task}: leave it out")
+        raise ValueError(f"{folder} is for {results['task']}, but {run.path} for {run.config.task}: leave it out")
     mine, theirs = asdict(run.config), renamed(results["config"])
     allowed = SIBLING if is_run else ELSEWHERE
     differing = [name for name in mine if name not in allowed and mine[name] != theirs.get(name, mine[name])]

@@ -6,8 +6,8 @@ from typing import Any
 from datasets.info import DatasetInfosDict
 
 import chest_xray_masks as cxm
-from hub_models.hub.card_tables import HUB_URL
 from hub_models.hub.parquet import data_files
+from hub_models.hub.templates import HUB_URL
 
 CROISSANT_NAME = "croissant.json"
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]

@@ -14,11 +14,11 @@ from huggingface_hub import DatasetCard, DatasetCardData
 import chest_xray_masks as cxm
 from hub_models.dataset.audit_report import KINDS, PUBLISHED, Audit
 from hub_models.hub.benchmark import EVAL_NAME, eval_yaml
-from hub_models.hub.card_tables import CODE_URL, HUB_URL, card_template, markdown_table
 from hub_models.hub.croissant import CROISSANT_NAME, croissant
 from hub_models.hub.dataset_pictures import by_site, draw_overview, draw_samples
 from hub_models.hub.parquet import Facts, data_files, read_facts
 from hub_models.hub.provenance import provenance
+from hub_models.hub.templates import CODE_URL, HUB_URL, card_template, markdown_table
 from hub_models.runs.notes import CARD_NAME
 
 TERMS_NAME = "LICENSE.md"

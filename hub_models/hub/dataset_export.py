@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCard, HfApi
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import audit
 from hub_models.dataset.sources import DataRequest, as_request
-from hub_models.files import check_output, new_folder, write_bytes, write_json
+from hub_models.files import check_output, check_outside, new_folder, write_bytes, write_json
 from hub_models.hub.benchmark import EVAL_NAME
 from hub_models.hub.croissant import CROISSANT_NAME
 from hub_models.hub.dataset_card import PROJECT_TAG, SET_PICTURES, TERMS_NAME, write_card
@@ -106,16 +106,17 @@ def build(
     """Write the set (folder or zip), for `load_dataset(output, "MC")`, or other X-rays to the folder `output`.
 
     The folder is whole or absent, and stays as it is where files and versions are the same. A NOTES.md there is kept,
-    and stands in the card. `repo_id` is for the card's lines of use; for the sizes see `write_parquet`; `license`
+    and goes into the card. `repo_id` is for the card's lines of use; for the sizes see `write_parquet`; `license`
     is of other X-rays than the set. Return the terms of the X-rays, in Markdown.
 
     Raises:
         FileNotFoundError: no X-ray there.
         FileExistsError: `output` holds something else.
-        ValueError: a damaged or mismatched file, no size, another launch is building the same, or README.md was
-            edited.
+        ValueError: a damaged or mismatched file, no size, another launch is building the same, README.md was edited,
+            or `output` lies in the folder of the X-rays.
     """
     request, output = as_request(data), output.absolute()
+    check_outside(output, request.data)
     shard = _shard_of(request)
     known: BuildRecord = {}
     if is_built := (output / RECORD_NAME).is_file():
@@ -213,7 +214,9 @@ def _check_place(repository: Repository, head: Head | None, public: bool, shard:
             card = retried(_download_card, repository, head.commit, secret=repository.api.token)
         other = [] if PROJECT_TAG in (card.data.get("tags") or []) else [CARD_NAME]
     if other:
-        raise ValueError(f"{repository.url} holds {other[0]}, which is of no set built here: pass another --repo_id")
+        raise ValueError(
+            f"{repository.url} holds {other[0]}, which belongs to no set built here: pass another --repo_id"
+        )
 
 
 def _download_card(repository: Repository, commit: str) -> DatasetCard:

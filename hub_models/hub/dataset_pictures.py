@@ -59,7 +59,7 @@ def draw_samples(facts: list[Facts], folder: Path, path: Path) -> None:
         ValueError: an X-ray is not synthetic; it may be a patient's.
     """
     if real := [fact.id for fact in facts if not fact.synthetic]:
-        raise ValueError(f"{real[0]} is no synthetic X-ray: draw phantoms only")
+        raise ValueError(f"{real[0]} is not a synthetic X-ray: draw phantoms only")
     groups = {(fact.site, fact.label): fact.id for fact in reversed(facts) if fact.lungs is not None}
     ids = [groups[key] for key in sorted(groups)]
     files, wanted = pyarrow.dataset.dataset(sorted(folder.glob("*/*.parquet"))), pyarrow.dataset.field("id").isin(ids)

@@ -19,20 +19,21 @@ class ExportConfig:
     positive: str | None = field(default=None, metadata={"help": POSITIVE_HELP})
     data_revision: str | None = field(default=None, metadata={"help": REVISION_HELP})
     output: Path | None = field(
-        default=None, metadata={"help": "folder to make (default: with --repo_id a temporary one)"}
+        default=None, metadata={"help": "folder to make (default with --repo_id: a temporary one)"}
     )
     repo_id: str | None = field(default=None, metadata={"help": "dataset repository to push to, OWNER/NAME"})
-    max_shard_size: str = field(default=SHARD_SIZE, metadata={"help": "size of a Parquet file, about"})
+    max_shard_size: str = field(default=SHARD_SIZE, metadata={"help": "approximate size of a Parquet file"})
     num_shards: int = field(
-        default=1, metadata={"help": "least number of Parquet files of a split, for as many workers that stream it"}
+        default=1,
+        metadata={"help": "minimum number of Parquet files per split, so that as many workers can stream it"},
     )
     license: str | None = field(
         default=None,
-        metadata={"help": "the Hub's name of a licence, such as cc-by-4.0; a push needs one, but for the set"},
+        metadata={"help": "the Hub's name for a licence, such as cc-by-4.0; a push needs one, except that of the set"},
     )
     public: bool = field(
         default=False,
-        metadata={"help": "let everybody see the repository and its history; patients' X-rays gated"},
+        metadata={"help": "make the repository and its history public; X-rays of patients are gated"},
     )
     i_accept_the_terms: bool = field(
         default=False, metadata={"help": "acceptance of the terms of the X-rays, which --public needs"}

@@ -20,6 +20,13 @@ SCOPE = {
         "Triage or screening without a new threshold, chosen and tested on X-rays of the place in question.",
     ),
 }
+# of a TB model of own X-rays, whose label may be of any kind
+OWN_SCOPE = (
+    "**Anything but two classes.** A positive is what the label of its X-rays says, a negative is the rest of them. "
+    "Disease that was not among them gets a probability all the same.",
+    "Proof of disease, unless that label is: it may be a reading, a culture, or another test.",
+    SCOPE["classification"][-1],
+)
 KNOWN_LIMITS = {
     "segmentation": ("The reference masks are outlines drawn by people, who differ.",),
     "classification": (
@@ -45,7 +52,8 @@ def limits_of(kind: str, data: Mapping[str, Any]) -> Limits:
         else "Two sites and two detectors. Models tell them apart, by brightness and markers, so metrics over both "
         "together can flatter."
     )
-    return Limits((device, *SCOPE[kind]), (sites, *KNOWN_LIMITS[kind]))
+    scope = OWN_SCOPE if "source" in data and kind == "classification" else SCOPE[kind]
+    return Limits((device, *scope), (sites, *KNOWN_LIMITS[kind]))
 
 
 def threshold_source(run: RunFolder) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from string import Template
 
 from hub_models.files import check_output, new_folder
-from hub_models.hub.card_tables import CODE_URL
+from hub_models.hub.templates import CODE_URL
 from hub_models.metrics import evaluate_module
 
 METRIC_MODULE = "weighted.py"  # by which a Space of these metrics is known: `evaluate` needs it beside the script

@@ -11,16 +11,9 @@ from jinja2 import UndefinedError
 from chest_xray_masks import SITES
 from hub_models.hub.benchmark import PROTOCOL, SPLIT, Benchmark, task_id
 from hub_models.hub.card_facts import PROTOCOL_TEXTS, training_facts
-from hub_models.hub.card_tables import (
-    CODE_URL,
-    HUB_URL,
-    INSTALL,
-    METRIC_COLUMNS,
-    card_template,
-    main_column,
-    tables,
-)
+from hub_models.hub.card_tables import METRIC_COLUMNS, main_column, tables
 from hub_models.hub.limits import limits_of, only_synthetic
+from hub_models.hub.templates import CODE_URL, HUB_URL, INSTALL, card_template
 from hub_models.hub_client.model_files import damaged
 from hub_models.metrics import TEMPERATURES
 from hub_models.models.tasks import TASKS

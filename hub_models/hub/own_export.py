@@ -14,10 +14,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from hub_models.dataset.columns import POSITIVE
 from hub_models.dataset.published import published_ids
 from hub_models.dataset.sources import DataRequest, load_splits
-from hub_models.hub.card_tables import CODE_URL, card_template
 from hub_models.hub.dataset_card import FIELDS, GATE_HEADING, PROJECT_TAG, counted, size_of
 from hub_models.hub.dataset_pictures import by_site
 from hub_models.hub.parquet import OWN_CONFIG, OWN_FOLDER, Facts, read_facts, write_rows
+from hub_models.hub.templates import CODE_URL, card_template
 from hub_models.runs.notes import CARD_NAME
 
 OWN_CARD, OWN_TERMS = card_template("own_card.md"), card_template("own_terms.md")

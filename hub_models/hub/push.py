@@ -79,9 +79,9 @@ def push_model(
         PermissionError: not logged in, or without the right to write there.
         ConnectionError: no answer, after some tries.
         ValueError: the run's files contradict each other, its README.md was edited, `segmenter` is another lung model
-            than the run was trained with, `dataset` is no set with an eval.yaml, the Hub refuses the card's metadata
-            (such as the licence) or a name, the repository holds something else or has the other visibility, the
-            version stands for other files, or somebody else pushed meanwhile.
+            than the run was trained with, `dataset` is not a set with an eval.yaml, the Hub refuses the card's
+            metadata (such as the licence) or a name, the repository holds something else or has the other visibility,
+            the version stands for other files, or somebody else pushed meanwhile.
     """
     api = HfApi(token=token)
     owner, _, name = repo_id.rpartition("/")

@@ -30,10 +30,17 @@ def bytes_of(source: FileContent) -> bytes:
     return source if isinstance(source, bytes) else source.read_bytes()
 
 
-def required_license(license: str | None) -> str:
-    """Return a licence in the Hub's spelling; raise ValueError where none is chosen."""
+def required_license(license: str | None, inherited: str | None = None, run: str | Path = "") -> str:
+    """Return a licence in the Hub's spelling.
+
+    Raises:
+        ValueError: none is chosen, or another than the one that the `run` has `inherited`.
+    """
     if not license:
         raise ValueError(f"no licence is chosen: pass --license, such as {LICENSES}")
+    if inherited and inherited != license.lower():
+        way = f"its licence asks for the same one: pass --license {inherited}"
+        raise ValueError(f"{run} comes from a model under {inherited}, and {way}")
     return license.lower()
 
 
@@ -52,14 +59,14 @@ def release(
 
     Raises:
         FileNotFoundError: the run has not ended, or lacks a file.
-        ValueError: its files contradict each other, its README.md was edited, no licence is chosen, or a file names a
-            place of this machine.
+        ValueError: its files contradict each other, its README.md was edited, no licence is chosen, or another than
+            that of the bundled model which it comes from, or a file names a place of this machine.
     """
-    license = required_license(license)
+    license = required_license(license, run.data.get("license"), run.path)
     refuse_edited(run.path)
     check_model(run)
     if run.settings.region != "image" and segmenter is None:
-        logger.warning("the card names no lung model for this one to see by: pass --segmenter <its Hub id>")
+        logger.warning("the card does not name the lung model that this model needs: pass --segmenter <its Hub id>")
     dataset = benchmark.id if benchmark else None
     card = finished(str(model_card(run, repo_id, license, also, segmenter, dataset)), run.notes)
     optional = [name for name in OPTIONAL if (run.path / name).is_file()]

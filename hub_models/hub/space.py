@@ -104,8 +104,8 @@ def pack_space(
 
     Raises:
         FileExistsError: something is there.
-        FileNotFoundError: this is no clone of the project.
-        ValueError: a model that is no Hub id, or other hardware.
+        FileNotFoundError: this is not a clone of the project.
+        ValueError: a model that is not a Hub id, or other hardware.
     """
     if hardware not in HARDWARE:
         raise ValueError(f"hardware must be one of {', '.join(HARDWARE)}, got {hardware!r}")
@@ -140,7 +140,7 @@ def requirements() -> list[str]:
     versions of some of it.
 
     Raises:
-        FileNotFoundError: this is no clone of the project.
+        FileNotFoundError: this is not a clone of the project.
     """
     if not (ROOT / "pyproject.toml").is_file():
         raise FileNotFoundError(f"no pyproject.toml in {ROOT}: pack a Space from a clone of the project")
@@ -228,14 +228,16 @@ def push(
         ValueError: as those, or an option of the other of the two.
     """
     if space == (run is not None):
-        raise ValueError("a push is of a model or of the page: pass either --model <run folder> or --space")
+        raise ValueError("a push sends either a model or the page: pass either --model <run folder> or --space")
     if metric and not space:
-        raise ValueError(f"--metric {metric} is of --space: pass --space too, without --model")
+        raise ValueError(f"--metric {metric} is only for --space: pass --space too, without --model")
     if hardware and (metric or not space):
-        raise ValueError(f"--hardware {hardware} is of the page's Space: leave it out, or pass --space alone")
+        raise ValueError(f"--hardware {hardware} is only for the page's Space: leave it out, or pass --space alone")
     if run is not None:
         if classifier:
-            raise ValueError(f"--classifier {classifier} is of --space: leave it out, or pass --space without --model")
+            raise ValueError(
+                f"--classifier {classifier} is only for --space: leave it out, or pass --space without --model"
+            )
         return push_model(
             run,
             repo_id,
@@ -251,18 +253,33 @@ def push(
         )
     of_models = {"version": version, "revision": revision, "also": also, "dataset": dataset, "replace": replace}
     if given := [name for name, value in of_models.items() if value]:
-        raise ValueError(f"--{given[0]} is of a model's push: leave it out with --space")
+        raise ValueError(f"--{given[0]} is only for the push of a model: leave it out with --space")
     of_pages = {"segmenter": segmenter, "classifier": classifier, "license": license}
     if metric and (given := [name for name, value in of_pages.items() if value]):
-        raise ValueError(f"--{given[0]} is not of a metric: leave it out with --metric {metric}")
+        raise ValueError(f"--{given[0]} is not for a metric: leave it out with --metric {metric}")
+    return _pack_and_send(repo_id, metric, segmenter, classifier, license, hardware, private, dry_run)
+
+
+def _pack_and_send(
+    repo_id: str,
+    metric: str | None,
+    segmenter: str | None,
+    classifier: str | None,
+    license: str | None,
+    hardware: str | None,
+    private: bool,
+    dry_run: bool,
+) -> str:
+    """Pack a metric, or the page with its models, and send it as `send_space` does."""
     with TemporaryDirectory(prefix="chest_xray_masks_") as scratch:
+        folder = Path(scratch) / "space"
         if metric:
             owner, _, name = repo_id.rpartition("/")
             repo_id = f"{owner or whoami_writer(HfApi())}/{name}"  # stands in its files
-            folder, known_by = pack_metric(Path(scratch) / "space", metric, repo_id), METRIC_MODULE
+            pack_metric(folder, metric, repo_id)
         else:
-            known_by, folder = PAGE_MODULE, Path(scratch) / "space"
             pack_space(folder, segmenter, classifier, license=license, hardware=hardware or HARDWARE[0])
+        known_by = METRIC_MODULE if metric else PAGE_MODULE
         return send_space(folder, repo_id, private, known_by, hardware, dry_run=dry_run)
 
 

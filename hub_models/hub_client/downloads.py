@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from hub_models.hub_client.bundled import BUNDLED_PREFIX, bundled_run
+from hub_models.hub_client.bundled import known_place
 from hub_models.hub_client.model_files import CODE_FILES, NESTED, read_json
 from hub_models.hub_client.repository import digests_of, folder_files
 from hub_models.hub_client.requests import plain_errors, retried
@@ -125,21 +125,23 @@ def _check(folder: Path, digests: dict[str, str], repo_id: str) -> None:
     if wrong:
         was, it = ("were", "them") if wrong[1:] else ("was", "it")
         named = ", ".join(wrong)
-        raise ValueError(f"{named} of {repo_id} came damaged and {was} removed: run the same again to download {it}")
+        raise ValueError(
+            f"{named} of {repo_id} arrived damaged and {was} removed: run the same command again to download {it}"
+        )
 
 
 def _refuse(folder: Path, repo_id: str, missing: list[str]) -> None:
-    """Raise ValueError where the folder is no model of this project, or would have code or packages loaded."""
+    """Raise ValueError where the folder is not a model of this project, or would have code or packages loaded."""
     if missing:
         _kept_list(folder).unlink(missing_ok=True)  # a proxy may have answered with another list, which would stay
-        raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that scripts/push.py sent")
+        raise ValueError(f"{repo_id} lacks {', '.join(missing)}: pass a model that cxm push sent")
     for name in (NESTED, CODE_FILES[-1]):
         if (folder / name).is_file():
             raise ValueError(f"{name} of {repo_id} would be read in place of {CONFIGS[-1]}: pass another model")
     named = [name for name in (*CONFIGS, "results.json") if name in CONFIGS or (folder / name).is_file()]
     values = {name: read_json(folder / name, f"{name} of {repo_id}") for name in named}
     if SETTINGS_KEY not in values["config.json"]:
-        raise ValueError(f"config.json of {repo_id} has no {SETTINGS_KEY}: pass a model that scripts/push.py sent")
+        raise ValueError(f"config.json of {repo_id} has no {SETTINGS_KEY}: pass a model that cxm push sent")
 
 
 def local_run(source: str | Path, revision: str | None = None) -> Path:
@@ -149,12 +151,12 @@ def local_run(source: str | Path, revision: str | None = None) -> Path:
         FileNotFoundError, ConnectionError: `source` is none of these, or cannot be downloaded.
         PermissionError, OSError, ValueError: as `pull_model` and `bundled_run`.
     """
-    if Path(source).is_dir():
-        return Path(source)
-    if str(source).startswith(BUNDLED_PREFIX):
-        return bundled_run(str(source))
+    if (here := Path(known_place(source))).is_dir():
+        return here
     if not HUB_ID.fullmatch(str(source)):
-        raise FileNotFoundError(f"no folder {source}, and no Hub id: pass a run folder, or <owner>/<name> on the Hub")
+        raise FileNotFoundError(
+            f"no folder {source}, and it is not a Hub id: pass a run folder, or <owner>/<name> on the Hub"
+        )
     logger.info("no folder %s here: looking for it on the Hub", source)
     try:
         if Path(source).parent.is_dir():  # more likely a typo than a Hub id: one request, without waits

@@ -39,7 +39,7 @@ def first_line(error: object) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file; raise ValueError where it is no UTF-8."""
+    """Return the text of a file; raise ValueError where it is not UTF-8."""
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -82,7 +82,7 @@ def _check_level(level: list[Any], name: str, way: str) -> None:
             raise damaged(name, "it holds a number that is too large", way)
         keys = one.keys() & CODE_FIELDS if isinstance(one, dict) else ()
         if named := sorted(key for key in keys if one[key] not in (None, False)):
-            raise ValueError(f"{name} wants code or packages of its own to be loaded ({named[0]}): it is not used")
+            raise ValueError(f"{name} asks to load code or packages of its own ({named[0]}): it is not used")
 
 
 def levels(values: Any) -> Iterator[list[Any]]:

@@ -140,7 +140,7 @@ class Repository:
         is not sent, and a lost answer makes no second commit.
 
         Raises:
-            ValueError: somebody else pushed other files meanwhile, `branch` is no branch, or a .gitignore is there.
+            ValueError: somebody else pushed other files meanwhile, `branch` is not a branch, or a .gitignore is there.
         """
         ours = {path: digests_of(source) for path, source in files.items()}
         adds = {path: CommitOperationAdd(path, source) for path, source in files.items()}  # each knows if it was sent
@@ -168,7 +168,7 @@ class Repository:
             try:
                 return retried(once, also=(409, 412), secret=self.api.token)  # the next try reads what became of it
             except RevisionNotFoundError:
-                raise ValueError(f"{self.branch!r} is no branch of it: pass the name of one") from None
+                raise ValueError(f"{self.branch!r} is not a branch of it: pass the name of one") from None
 
     def tag(self, name: str, commit: str) -> None:
         """Set the tag `name` at `commit`; ValueError where it is at another commit already."""

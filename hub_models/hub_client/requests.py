@@ -142,7 +142,7 @@ def _plain(error: BaseException, doing: str, where: str, token: str | bool | Non
     """Return the built-in error, with its sentence, for an error of the clients."""
     status, said = status_of(error), reason_of(error, token)
     way = f"check the name, or, if it is private, {LOGIN}"
-    hidden = f"no {where} on the Hub that you may see: {way} as one who may see it"
+    hidden = f"no {where} on the Hub that you may see: {way} as a user who may"
     if token is False or not (token or get_token()):
         hidden = f"the Hub shows no {where} to a user who is not logged in: {way}"
     known: dict[type, OSError] = {
@@ -160,10 +160,11 @@ def _plain(error: BaseException, doing: str, where: str, token: str | bool | Non
     if status == 401:
         return PermissionError(f"the Hub does not take this token ({said}): {LOGIN}")
     if status == 403:
-        return PermissionError(f"{doing} {where} is not allowed ({said}): with a token that may do so, {LOGIN}")
+        return PermissionError(f"{doing} {where} is not allowed ({said}): {LOGIN}, with a token that may do this")
     if passes(error):
         wait = f"; it asks to wait {seconds} s" if (seconds := _requested_wait(error)) else ""
-        return ConnectionError(f"{doing} {where} failed ({said}{wait}): run the same again, it resumes")
+        again = "check its name, or try again" if doing == "looking up" else "run the same command again: it resumes"
+        return ConnectionError(f"{doing} {where} failed ({said}{wait}): {again}")
     if status is not None:
         return ValueError(f"{doing} {where} was refused ({said})")
     kind = ValueError if isinstance(error, ValueError) else OSError

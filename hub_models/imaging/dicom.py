@@ -103,7 +103,7 @@ def read_header(
     Raises:
         FileNotFoundError: the file does not exist.
         ImportError: pydicom is missing.
-        ValueError: the source is no DICOM file, or is cut off.
+        ValueError: the source is not a DICOM file, or is cut off.
     """
     from chest_xray_masks import (  # late: the builder imports `datasets`
         HEADER_BYTES,
@@ -113,7 +113,7 @@ def read_header(
     )
 
     name = name_of(source, name)
-    broken = f"{name} is no DICOM file, or is cut off: get a sound copy"
+    broken = f"{name} is not a DICOM file, or is cut off: get a sound copy"
     try:
         import pydicom
     except ImportError as error:

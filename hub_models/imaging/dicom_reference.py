@@ -46,7 +46,7 @@ def reference_of(source: bytes | str | Path, kind: str) -> "Dataset":
 
     Raises:
         FileNotFoundError: the X-ray does not exist.
-        ValueError: the X-ray is no DICOM, its header is damaged, or it lacks an identifier.
+        ValueError: the X-ray is not DICOM, its header is damaged, or it lacks an identifier.
     """
     from pydicom import Dataset
     from pydicom.uid import UID

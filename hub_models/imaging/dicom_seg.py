@@ -34,7 +34,7 @@ def segmentation(
     Raises:
         FileNotFoundError: the X-ray does not exist.
         ImportError: highdicom is missing.
-        ValueError: the X-ray is no DICOM, lacks an identifier or is of a class that cannot be referred to; a mask is
+        ValueError: the X-ray is not DICOM, lacks an identifier or is of a class that cannot be referred to; a mask is
             of another size; a label is unknown; or no mask holds a lung.
 
     Source: DICOM PS3.3 A.51 (segmentation), PS3.16 CID 7151 (segmented property types).
@@ -43,7 +43,7 @@ def segmentation(
     reference = reference_of(source, "segmentation")
     masks = dict(masks) if isinstance(masks, Mapping) else {"Lung": masks}
     if unknown := [label for label in masks if label not in SEGMENTS]:
-        raise ValueError(f"no segment {unknown[0]!r}: choose of {', '.join(SEGMENTS)}")
+        raise ValueError(f"no segment {unknown[0]!r}: choose from {', '.join(SEGMENTS)}")
     for label, mask in masks.items():
         if mask.shape != (reference.Rows, reference.Columns):
             shapes = f"{'x'.join(map(str, mask.shape))} pixels, {name} {reference.Rows}x{reference.Columns}"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         MeasurementReport,
         MeasurementsAndQualitativeEvaluations,
         PlanarROIMeasurementsAndQualitativeEvaluations,
+        ReferencedSegmentationFrame,
     )
     from pydicom import Dataset
 
@@ -79,14 +80,14 @@ def measurement_report(
     Raises:
         FileNotFoundError: the X-ray does not exist.
         ImportError: highdicom is missing.
-        ValueError: nothing was found, a label is unknown, or the X-ray is no DICOM or lacks an identifier.
+        ValueError: nothing was found, a label is unknown, or the X-ray is not DICOM or lacks an identifier.
 
     Source: DICOM PS3.16 TID 1500 (measurement report), PS3.3 A.35.3 (Comprehensive SR).
     """
     if screening is None and lungs is None:
         raise ValueError("nothing to report: pass screening, lungs, or both")
     if lungs and (unknown := [label for label in lungs.areas if label not in SEGMENTS]):
-        raise ValueError(f"no segment {unknown[0]!r}: choose of {', '.join(SEGMENTS)}")
+        raise ValueError(f"no segment {unknown[0]!r}: choose from {', '.join(SEGMENTS)}")
     reference = reference_of(source, "report")
     try:
         from highdicom import UID
@@ -177,26 +178,13 @@ def _lung_groups(evidence: "list[Dataset]", found: LungAreas) -> "list[Group]":
     from highdicom.sr import (
         MeasurementsAndQualitativeEvaluations,
         PlanarROIMeasurementsAndQualitativeEvaluations,
-        ReferencedSegmentationFrame,
         SourceImageForMeasurementGroup,
-        SourceImageForSegmentation,
         TrackingIdentifier,
     )
 
-    xray, frames = evidence[0], {}
     groups: list[Group] = []
-    uids = xray.SOPClassUID, xray.SOPInstanceUID
-    for seg in evidence[1:]:
-        labels = {one.SegmentNumber: one.SegmentLabel for one in seg.SegmentSequence}
-        shared = seg.SharedFunctionalGroupsSequence[0]
-        for frame, item in enumerate(seg.PerFrameFunctionalGroupsSequence, 1):
-            group = item if "SegmentIdentificationSequence" in item else shared  # shared where there is one segment
-            number = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-            image = SourceImageForSegmentation(*uids)
-            at = (seg.SOPClassUID, seg.SOPInstanceUID, frame, number, image)
-            frames[labels[number]] = ReferencedSegmentationFrame(*at)
-            # PS3.3 C.18.4: beside a frame number it shall be absent
-            del frames[labels[number]][0].ReferencedSOPSequence[0].ReferencedSegmentNumber
+    uids = evidence[0].SOPClassUID, evidence[0].SOPInstanceUID
+    frames = {label: frame for seg in evidence[1:] for label, frame in _frames(seg, uids).items()}
     for label, area in found.areas.items():
         tracking, measured = TrackingIdentifier(identifier=label), [_area(area, found.is_mm2)]
         finding, algorithm = _concept(SEGMENTS[label], label), _algorithm(found.algorithm)
@@ -219,6 +207,23 @@ def _lung_groups(evidence: "list[Dataset]", found: LungAreas) -> "list[Group]":
         )
         groups.append(group)
     return groups
+
+
+def _frames(seg: "Dataset", uids: tuple[str, str]) -> "dict[str, ReferencedSegmentationFrame]":
+    """Return the frame of each segment by its label; `uids` are the X-ray's, of class and instance."""
+    from highdicom.sr import ReferencedSegmentationFrame, SourceImageForSegmentation
+
+    frames = {}
+    labels = {one.SegmentNumber: one.SegmentLabel for one in seg.SegmentSequence}
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    for number, item in enumerate(seg.PerFrameFunctionalGroupsSequence, 1):
+        group = item if "SegmentIdentificationSequence" in item else shared  # shared where there is one segment
+        segment = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        image = SourceImageForSegmentation(*uids)
+        frame = ReferencedSegmentationFrame(seg.SOPClassUID, seg.SOPInstanceUID, number, segment, image)
+        del frame[0].ReferencedSOPSequence[0].ReferencedSegmentNumber  # PS3.3 C.18.4: absent beside a frame number
+        frames[labels[segment]] = frame
+    return frames
 
 
 def _concept(code: str, meaning: str) -> "CodedConcept":

@@ -1,6 +1,7 @@
 """What a file is by its first bytes, whatever its name says; its name tells where they do not."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
@@ -14,6 +15,11 @@ OTHERS = {  # no images; the first bytes of all but these and ROWS are looked at
 }
 HIDDEN = re.compile(r"(^|/)(\.[^/]*|__MACOSX)(/|$)")  # or a Mac's own
 DIRECTORY = re.compile(r"(^|/)DICOMDIR$", re.I)
+# names that mark a folder of predictions, a training, a pre-training, an evaluation, a calibration, an export
+WRITTEN = (
+    *({"predict.json"}, {"train_config.json"}, {"pretrain_config.json"}, {"results.json", "per_image.parquet"}),
+    *({"calibration.json", "calibration.html"}, {".build.json"}),
+)
 PICTURE = re.compile(  # PNG, JPEG, TIFF, GIF, WebP, JPEG 2000, BMP, PPM
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|II[*+]\0|MM\0[*+]|GIF8[79]a|RIFF....WEBP|\0{3}\x0cjP  |\xff\x4f\xff\x51"
     rb"|BM.{4}\0{4}|P[1-6]\s+[#0-9]",
@@ -44,6 +50,11 @@ UNREAD_BY_NAME = {
 RAW_SUFFIXES = {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
 
 
+def is_written(names: Collection[str]) -> bool:
+    """Return whether a folder with files of these names is what a command wrote: its images are not X-rays."""
+    return any(marks <= {*names} for marks in WRITTEN)
+
+
 def is_dicom(head: bytes, name: str = "") -> bool:
     """Return whether a file is DICOM, by its first `HEAD_BYTES`, else by the suffix of its name."""
     from chest_xray_masks import is_bare_dicom  # late: the builder imports `datasets`
@@ -62,6 +73,12 @@ def unread_kind(head: bytes, name: str = "") -> str | None:
     if what is None and not PICTURE.match(head):
         what = UNREAD_BY_NAME.get(suffix)
     return what and f"is {what[0]}, which is not read: {what[1]}"
+
+
+def check_kind(head: bytes, name: str) -> None:
+    """Raise ValueError, with the way out, for a file of a kind that is not read."""
+    if what := unread_kind(head, name):
+        raise ValueError(f"{name} {what}")
 
 
 def is_image(head: bytes) -> bool:

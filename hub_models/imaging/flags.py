@@ -31,8 +31,8 @@ class Flag(StrEnum):
     BLANK = "blank", "the gray values hardly differ", "the image is blank: it has no contrast"
     COLOUR = (
         "colour",
-        "the image has colours that saving gray as JPEG does not make",
-        "colour image: its luminance is read, and an X-ray is gray as it comes from the machine",
+        "the image has more colour than JPEG adds to a gray image",
+        "colour image: only its luminance is read; an X-ray comes from the machine in gray",
     )
     INVERTED = (
         "inverted",
@@ -42,27 +42,28 @@ class Flag(StrEnum):
     OTHER_BODY_PART = (
         "other_body_part",
         "the DICOM header names another part of the body (Body Part Examined)",
-        "the DICOM header says a part of the body other than the chest",
+        "the DICOM header names a part of the body other than the chest",
     )
     NOT_FRONTAL = (
         "not_frontal",
         "the DICOM header says lateral or turned (View Position, Patient Orientation)",
-        "the DICOM header says a lateral or turned X-ray: the models know upright frontal ones, and right and left "
-        "may be wrong",
+        "the DICOM header describes a lateral or turned X-ray: the models know only upright frontal ones, and right "
+        "and left may be wrong",
     )
     MIRRORED = (
         "mirrored",
         "the DICOM header says mirrored (Patient Orientation)",
-        "the DICOM header says a mirrored X-ray: right and left follow it, the models know unmirrored ones",
+        "the DICOM header describes a mirrored X-ray: right and left follow it, but the models know only "
+        "unmirrored ones",
     )
     RAW_DETECTOR_DATA = (
         "raw_detector_data",
         "the DICOM header says FOR PROCESSING (Presentation Intent Type)",
-        "the DICOM header says raw data of the detector, not for presentation",
+        "the DICOM header describes raw data of the detector, not for presentation",
     )
     BURNED_IN_TEXT = (
         "burned_in_text",
-        "the DICOM header says so (Burned In Annotation)",
+        "the DICOM header says that text is burned in (Burned In Annotation)",
         "the DICOM header says that text is burned into the pixels: it may name the patient",
     )
     UNUSABLE_WINDOW = (
@@ -88,7 +89,8 @@ class Flag(StrEnum):
     )
     OUT_OF_DISTRIBUTION = (
         "out_of_distribution",
-        "the distance from the X-rays that the lung model learned from is beyond their own limit",
+        "the distance from the X-rays that the lung model learned from is above the limit, within which 98% of "
+        "these lie",
         "unlike the X-rays that the lung model learned from (distance {distance}, limit {limit}): from another "
         "machine or hospital, turned, cut, inverted, or no frontal chest X-ray",
     )

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from hub_models.imaging.dicom import read_dicom
-from hub_models.imaging.file_kinds import is_dicom, unread_kind
+from hub_models.imaging.file_kinds import check_kind, is_dicom, unread_kind
 from hub_models.imaging.windowing import BIT_DEPTHS, luminance
 
 # Pillow warns of pictures that are smaller than MAX_PIXELS, which every picture is held against
@@ -54,7 +54,7 @@ def is_dicom_source(source: Source, name: str | None = None) -> TypeGuard[str | 
     Raises:
         FileNotFoundError: the file does not exist.
         TypeError: the source is none of `Source`.
-        ValueError: the source is no regular file, empty, or of more than `MAX_BYTES`.
+        ValueError: the source is not a regular file, empty, or of more than `MAX_BYTES`.
     """
     from chest_xray_masks import HEAD_BYTES, MAX_BYTES, regular_size  # late: the builder imports `datasets`
 
@@ -81,15 +81,32 @@ def _decoded(file: BinaryIO, name: str) -> Image.Image:
     """Decode an open file as it is shown; one that is too large or holds several pictures is refused by its header."""
     from chest_xray_masks import HEAD_BYTES, as_shown, open_image_file  # late: the builder imports `datasets`
 
-    what = unread_kind(file.read(HEAD_BYTES), name)
-    if what is None:
-        file.seek(0)
-        opened = open_image_file(file, name)
-        if getattr(opened, "tag_v2", {}).keys() & RAW_TAGS:
-            what = unread_kind(b"", "x.dng")
-    if what is not None:
-        raise ValueError(f"{name} {what}")
+    check_kind(file.read(HEAD_BYTES), name)
+    file.seek(0)
+    opened = open_image_file(file, name)
+    _refuse_raw(opened, name)
     return _loaded(opened, name, as_shown)
+
+
+def _refuse_raw(image: Image.Image, name: str) -> None:
+    if getattr(image, "tag_v2", {}).keys() & RAW_TAGS:
+        raise ValueError(f"{name} {unread_kind(b'', 'x.dng')}")
+
+
+def check_xray(data: bytes, name: str) -> tuple[int, int]:
+    """Return (width, height), upright, of an image file of a kind that is read, whose header and checksums are sound.
+
+    Raises:
+        ValueError: it is of another kind, cut off or damaged.
+        TooManyPixelsError: it holds more than `MAX_PIXELS`.
+    """
+    from chest_xray_masks import HEAD_BYTES, check_image, open_image_file  # late: the builder imports `datasets`
+
+    check_kind(data[:HEAD_BYTES], name)
+    if data.startswith((b"II", b"MM")):  # TIFF, the only format with RAW_TAGS
+        with open_image_file(io.BytesIO(data), name) as opened:
+            _refuse_raw(opened, name)
+    return check_image(data, name)
 
 
 def _loaded(image: Image.Image, name: str, load: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -112,12 +129,12 @@ def _of_array(values: np.ndarray) -> Image.Image:
     if values.ndim == 3 and values.shape[2] in (1, 3, 4):
         values = values[..., 0] if values.shape[2] == 1 else values[..., :3]
     elif values.ndim != 2:
-        raise ValueError(f"an array of shape {values.shape} is no X-ray: pass (H, W), or (H, W, 3) in colour")
+        raise ValueError(f"an array of shape {values.shape} is not an X-ray: pass (H, W), or (H, W, 3) in colour")
     height, width = values.shape[:2]
     if not 0 < height * width <= MAX_PIXELS:
         raise ValueError(f"an array has {width}x{height} pixels, not 1 to {MAX_PIXELS}: pass another size")
     if values.dtype.kind not in "buif":
-        raise ValueError(f"an array of {values.dtype} is no X-ray: pass bool, integers or floats")
+        raise ValueError(f"an array of {values.dtype} is not an X-ray: pass bool, integers or floats")
     if not np.isfinite(values).all():
         raise ValueError("an array holds values that are not finite: replace them by numbers")
     if values.dtype == bool:

@@ -100,7 +100,7 @@ def _real(header: "Dataset", levels: np.ndarray) -> np.ndarray:
 
 
 def _full_range(header: "Dataset", levels: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) values behind the modality step, and their gray over the full range; `real` ones are no padding.
+    """Return (N,) values behind the modality step, and their gray over the full range; `real` ones are not padding.
 
     A modality table takes the place of slope and intercept, where a file has both.
     """

@@ -175,7 +175,7 @@ def check_side(model: transformers.PreTrainedModel, source: str, image_size: int
     if image_size % step:
         near = max(step, round(image_size / step) * step)
         raise ValueError(
-            f"{source} takes images of a multiple of {step} pixels, got image_size {image_size}: "
+            f"{source} takes images with sides of a multiple of {step} pixels, got image_size {image_size}: "
             f"pass --image_size {near}"
         )
     side = getattr(seen, "image_size", image_size)

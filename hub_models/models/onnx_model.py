@@ -5,6 +5,7 @@ An exported folder holds `model.onnx` and `preprocessing.json`, which says what 
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,7 +120,8 @@ class OnnxModel:
         )  # (3, 1, 1)
         self.resample = Image.Resampling[values["resample"].upper()]
         self.out_of_distribution = OutOfDistribution.load(self.folder)
-        self._session = self._start(0)
+        first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # of nested levels, as torch reads it
+        self._session = self._start(int(first) if first.isdecimal() else 0)
         check_answer(self, self.folder)
 
     def _start(self, threads: int) -> Any:

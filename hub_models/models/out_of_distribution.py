@@ -58,8 +58,8 @@ class OutOfDistribution:
             ValueError: features of another model.
         """
         if features.shape[1] != len(self.mean):
-            own = f"{OUT_OF_DISTRIBUTION_NAME} is of a model of {len(self.mean)} features"
-            raise ValueError(f"{own}, this one has {features.shape[1]}: delete it, or take the run folder again")
+            own = f"{OUT_OF_DISTRIBUTION_NAME} is for a model with {len(self.mean)} features"
+            raise ValueError(f"{own}, but this one has {features.shape[1]}: delete it, or copy the run folder again")
         return _distances(features, self.mean, self.precision)
 
     def save(self, folder: Path) -> None:
@@ -83,7 +83,7 @@ class OutOfDistribution:
             numbers = np.concatenate([mean.ravel(), precision.ravel(), [found.limit]])
             is_sound = mean.ndim == 1 and precision.shape == (len(mean), len(mean)) and np.isfinite(numbers).all()
             if not (is_sound and (np.diag(precision) > 0).all() and found.limit > 0):
-                raise ValueError("numbers that are no distribution's")
+                raise ValueError("numbers that are not those of a distribution")
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it, or copy it again") from error
         return found

@@ -42,7 +42,8 @@ def saliency(trained: TrainedModel, source: Source, mask: np.ndarray | None = No
     `source` is a PIL image of any mode, a file or its bytes. A model of the lung region needs `mask`, (H, W) bool.
 
     Raises:
-        ValueError: the X-ray cannot be decoded, the model needs a mask, is no classifier or of no family in METHODS.
+        ValueError: the X-ray cannot be decoded, or the model needs a mask, is not a classifier or is of no family in
+            METHODS.
     """
     return saliency_of_gray(trained, to_gray(source), mask)
 

@@ -105,7 +105,8 @@ def _measure_lungs(logits: torch.Tensor, row: XrayRow, settings: Settings) -> di
 def _both_classes(split: str, rows: "datasets.Dataset") -> None:
     held = set(rows["label"])
     if missing := [name for index, name in enumerate(rows.features["label"].names) if index not in held]:
-        raise ValueError(f"no X-ray of {split} is {' or '.join(missing)} ({len(rows)} rows): pass more X-rays")
+        ways = "pass more X-rays, or name other columns with --columns label=... split=..."
+        raise ValueError(f"no X-ray of {split} is {' or '.join(missing)} ({len(rows)} rows): {ways}")
 
 
 def _classification_loss(logits: torch.Tensor, batch: dict[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:

@@ -43,7 +43,7 @@ class TrainedModel:
         """Return the model in a run folder; `task`, where given, must be its task.
 
         Raises:
-            FileNotFoundError: the folder is no run, or lacks a file: its training has not ended.
+            FileNotFoundError: the folder is not a run, or lacks a file: its training has not ended.
             ValueError: the model is for another task, a file is damaged or would have code loaded, or the weights are
                 not finite, all 0 or not those of config.json.
         """

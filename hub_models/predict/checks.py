@@ -51,20 +51,36 @@ def lungs_of(mask: np.ndarray, spacing_mm: tuple[float, float] | None = None, is
 
 
 def _counts(mask: np.ndarray) -> tuple[int, int]:
-    """Return how many pixels of an (H, W) bool mask are RIGHT and LEFT by `_small_sides`, counted run by run."""
-    sides, rows, columns = _small_sides(mask)  # (h, w), (H,), (W,)
-    widths = np.bincount(columns, minlength=sides.shape[1])  # (w,) pixels of a row that are in each column
-    later = widths.cumsum()[columns] - np.arange(len(columns))  # (W,) of them, each pixel and those right of it
+    """Return how many pixels of an (H, W) bool mask are RIGHT and LEFT by `sides_of`, counted run by run."""
     starts, lengths, values = runs_of(mask)
-    row, first = np.divmod(starts[values], mask.shape[1])
-    row, last = rows[row], first + lengths[values] - 1
-
+    starts, lengths = starts[values], lengths[values]
+    if not len(starts):
+        return 0, 0
+    small, rows, columns = _shrunk(mask)  # (h, w), (H,), (W,)
+    row, first = np.divmod(starts, mask.shape[1])
+    last = first + lengths - 1
+    rows = rows[row]
+    # all that is needed of the sides lies in the lungs' box, which takes half of the time
+    top, bottom = rows[0], rows[-1] + 1
+    left, right = columns[first.min()], columns[last.max()] + 1
+    sides = _sides(small, (top, bottom, left, right))
+    if not sides.any():  # the few pixels lie between the rows and columns of the small mask
+        return 0, 0
     is_right = sides == RIGHT
-    whole = (is_right * widths).cumsum(1)  # (h, w) up to the end of each column
-    ends = whole[row, columns[last]] - is_right[row, columns[last]] * (later[last] - 1)
-    befores = whole[row, columns[first]] - is_right[row, columns[first]] * later[first]
-    right = int((ends - befores).sum())
-    return right, int(lengths[values].sum()) - right if sides.any() else 0
+    columns, rows = columns - left, rows - top
+    widths = np.bincount(columns[(columns >= 0) & (columns < right - left)])  # (w,) pixels of a row in each column
+    ends = widths.cumsum() + np.searchsorted(columns, 0)  # (w,) the first pixel behind each column
+    whole = (is_right * widths).cumsum(1)  # (h, w) pixels up to the end of each column
+
+    def up_to(pixels: np.ndarray) -> np.ndarray:
+        """Return how many right pixels of its row lie before each of `pixels`, and it among them."""
+        place = columns[pixels]
+        return whole[rows, place] - is_right[rows, place] * (ends[place] - 1 - pixels)
+
+    first_column = columns[first]
+    befores = up_to(first) - is_right[rows, first_column]
+    right_count = int((up_to(last) - befores).sum())
+    return right_count, int(lengths.sum()) - right_count
 
 
 def sides_of(mask: np.ndarray, is_mirrored: bool = False) -> np.ndarray:
@@ -75,41 +91,48 @@ def sides_of(mask: np.ndarray, is_mirrored: bool = False) -> np.ndarray:
     the column midway between the lungs, the waist, or the image's middle. The right lung is at the left of the image;
     at its right where the X-ray is mirrored.
     """
-    sides, rows, columns = _small_sides(mask)
+    small, rows, columns = _shrunk(mask)
+    sides = _sides(small, (0, small.shape[0], 0, small.shape[1]))
     if is_mirrored:
         sides = np.array([BACKGROUND, LEFT, RIGHT], np.uint8)[sides]
     return sides[np.ix_(rows, columns)]
 
 
-def _small_sides(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `sides_of` at SIDES_SIZE or less, (h, w), unmirrored, and each pixel's row (H,) and column (W,) there."""
-    from scipy.ndimage import distance_transform_edt, label
-
+def _shrunk(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a mask at SIDES_SIZE or less, (h, w), and each pixel's row (H,) and column (W,) there."""
     height, width = mask.shape
     factor = min(1.0, SIDES_SIZE / max(height, width))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    places = nearest(height, size[1]), nearest(width, size[0])
-    small = mask[np.ix_(nearest(size[1], height), nearest(size[0], width))]  # (h, w)
+    small = mask[np.ix_(nearest(size[1], height), nearest(size[0], width))]
+    return small, nearest(height, size[1]), nearest(width, size[0])
+
+
+def _sides(small: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Return `sides_of` a small (h, w) mask, not mirrored, in the box (top, bottom, left, right) around its lungs."""
+    from scipy.ndimage import distance_transform_edt, label
+
+    top, bottom, left, right = box
+    width, small = small.shape[1], small[top:bottom, left:right]
     regions, count = label(small)
     if not count:
-        return np.zeros((size[1], size[0]), np.uint8), *places
+        return np.zeros(small.shape, np.uint8)
     lungs = np.flatnonzero(small)
     of_lungs = regions.ravel()[lungs]
     sizes = np.bincount(of_lungs, minlength=count + 1)[1:]
-    columns = np.bincount(of_lungs, lungs % size[0])[1:] / sizes  # of their centres
+    columns = np.bincount(of_lungs, lungs % small.shape[1])[1:] / sizes  # of their centres
     first, *others = np.argsort(-sizes, kind="stable").tolist()
     waist = None
     if others and sizes[others[0]] >= SECOND_LUNG * sizes[first]:
         middle = columns[[first, others[0]]].mean()
     else:
         waist = waist_of(regions == first + 1)
-        middle = size[0] / 2 if waist is None else waist
+        middle = width / 2 - left if waist is None else waist
     seeds = np.array([BACKGROUND, *np.where(columns < middle, RIGHT, LEFT)], np.uint8)[regions]  # (h, w)
     if waist is not None:
-        halves = np.where(np.arange(size[0]) < waist, np.uint8(RIGHT), np.uint8(LEFT))  # (w,)
+        halves = np.where(np.arange(small.shape[1]) < waist, np.uint8(RIGHT), np.uint8(LEFT))  # (w,)
         seeds = np.where(regions == first + 1, halves, seeds)
     row, column = distance_transform_edt(seeds == BACKGROUND, return_distances=False, return_indices=True)
-    return np.take(seeds, row * size[0] + column), *places  # the seed nearest to each
+    return np.take(seeds, row * small.shape[1] + column)  # the seed nearest to each
 
 
 def waist_of(region: np.ndarray) -> int | None:

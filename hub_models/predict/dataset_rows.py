@@ -45,7 +45,7 @@ def of_parquet(
     """Return the X-rays in a `column` of Parquet files by name; see `inputs.find_sources`.
 
     Raises:
-        ValueError: a file without that column, or with several that may be meant; a file that is no whole Parquet; an
+        ValueError: a file without that column, or with several that may be meant; a damaged file; an
             `id_column` that is absent, or not of values of their own.
     """
     ids: list[object] = []
@@ -84,7 +84,9 @@ def _whole(name: str) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name} is no whole Parquet ({' '.join(str(error).split())}): get it again") from error
+        raise ValueError(
+            f"{name} is not a whole Parquet file ({' '.join(str(error).split())}): get it again"
+        ) from error
 
 
 def _holds_images(field: pyarrow.Field, wanted: str | None) -> bool:
@@ -195,7 +197,7 @@ def of_dataset(
     rows = datasets.concatenate_datasets(list(splits.values()))
     open_path = open_url if allow_paths else refuse
     if not allow_paths and {one.builder_name for one in splits.values()} == {"imagefolder"}:
-        # its paths are no cells of a table: `datasets` lists the files of the folder, or of its download
+        # its paths are not cells of a table: `datasets` lists the files of the folder, or of its download
         places = (data_dir or name, datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE)
         open_path = partial(open_inside, list(map(Path, places)))
     images = [feature for feature, kind in rows.features.items() if isinstance(kind, datasets.Image)]

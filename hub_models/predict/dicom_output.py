@@ -70,7 +70,7 @@ def algorithm(task: str, digest: str | None) -> Algorithm | None:
 
 def _file_of(source: Source) -> bytes | str | Path:
     if not isinstance(source, bytes | str | Path):
-        raise ValueError(f"a {type(source).__name__} is no DICOM file: pass a path or bytes")
+        raise ValueError(f"a {type(source).__name__} is not a DICOM file: pass a path or bytes")
     return source
 
 

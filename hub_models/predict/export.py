@@ -26,7 +26,7 @@ from hub_models.models.onnx_model import FORMAT, GRAPH_NAME, PREPROCESSING_NAME,
 from hub_models.models.out_of_distribution import OUT_OF_DISTRIBUTION_NAME, features_of
 from hub_models.models.trained_model import TrainedModel
 from hub_models.predict.inputs import find_sources
-from hub_models.predict.loading import EXPORT_FOLDER
+from hub_models.predict.loading import EXPORT_FOLDER, XrayModel
 from hub_models.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def _xrays(images: str | None) -> Iterator[list[Any]]:
         yield [open_source for _, open_source in islice(sources.stream(sources.index), MOST_XRAYS)]
 
 
-def compare(trained: TrainedModel, exported: OnnxModel, xrays: list[Any]) -> dict[str, Any]:
+def compare(trained: TrainedModel, exported: XrayModel, xrays: list[Any]) -> dict[str, Any]:
     """Return the count of X-rays, and the least Dice or the largest difference of probability, of two models' answers.
 
     `xrays` are functions that return a source each.

@@ -141,7 +141,7 @@ def check_ids(ids: Sequence[object], column: str, name: str) -> None:
     if counts[None]:
         raise ValueError(f"{counts[None]} rows of {name} have no {column}: name another column with --id_column")
     if repeated := next((id for id, count in counts.items() if count > 1), None):
-        raise ValueError(f"{column} {repeated} stands twice in {name}: name a column of unique values by --id_column")
+        raise ValueError(f"{column} {repeated} is in {name} twice: name a column of unique values with --id_column")
 
 
 def stream_places(

@@ -6,23 +6,22 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from chest_xray_masks import HEAD_BYTES, ZIP_ERRORS, read_member, regular_size, scan, zip_members
 from hub_models.dataset.folders import is_mask
-from hub_models.imaging.file_kinds import HIDDEN, OTHERS
+from hub_models.imaging.file_kinds import HIDDEN
 from hub_models.predict.dataset_rows import of_dataset, of_parquet
 from hub_models.predict.index import Entry, Sources, index_of, stream_places
+from hub_models.predict.listing import files_below, sized, unreadable_folders
 from hub_models.predict.lists import LIST_SUFFIXES, SPREADSHEETS, read_list
-from hub_models.predict.passed_over import NO_FILE, ROWS, PassedOver, why_passed_over
-from hub_models.predict.places import may_be_read, open_file
+from hub_models.predict.passed_over import ROWS, PassedOver, why_passed_over
+from hub_models.predict.places import open_file
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,8 @@ def find_sources(
     * A file, whatever its suffix; a folder, with all below it; a glob. A file without a known suffix is an image by
       its first bytes. What is none is passed over, and counted by the reason. Keys are paths, relative to the folder
       or the glob's fixed part. Of a folder that holds the set, masks and second copies of its X-rays are passed over.
-      What is named as an image and is no file, and a folder that may not be read, raises its error when it is opened.
+      What is named as an image and is not a file, and a folder that may not be read, raises its error when
+      it is opened.
     * A zip: the same as a folder, by its members; zips in it are passed over.
     * A list, .txt with a line for each, or a table as .csv, .tsv or .txt with a column of `LIST_COLUMNS`: paths,
       relative to the list, and URLs. One at a URL names files below its own folder only, unless `allow_paths`.
@@ -71,30 +71,42 @@ def find_sources(
     if files.isdir(path):
         if isinstance(files, LocalFileSystem):
             open_file(files, path)  # raises where it may not be read
-        found = _below(files, path)
+        found = files_below(files, path)
         return _folder(files, path, found, images, column, allow_paths, id_column, _not_xrays(files, path))
     if files.isfile(path):
-        name, suffix = PurePosixPath(path).name, PurePosixPath(path).suffix.lower()
-        if suffix in LIST_SUFFIXES:
-            return read_list(files, path, images, allow_paths, id_column)
-        if suffix == ".parquet":
-            return of_parquet(files, {name: path}, column, allow_paths, id_column)
-        if suffix in SPREADSHEETS:
-            raise ValueError(f"{images} is a spreadsheet, which is not read: save it as CSV (UTF-8)")
-        _check_no_column(images, id_column)
-        if suffix == ".zip":
-            return _zip(files, path)
-        entry = (name, path, None, files.size(path))
-        return Sources(index_of([entry]), partial(stream_places, partial(open_file, files)))
+        return _file(files, path, images, column, allow_paths, id_column)
     if fsspec.core.has_magic(path):
         root = re.split(r"[^/]*[*?[]", path, maxsplit=1)[0].rstrip("/")
-        found = chain(_sized(files, files.glob(path, detail=True)), _unreadable(files, root, path))
+        found = chain(sized(files, files.glob(path, detail=True)), unreadable_folders(files, root, path))
         return _folder(files, root, found, images, column, allow_paths, id_column)
     if isinstance(files, LocalFileSystem) and os.path.lexists(path):
         regular_size(path)  # raises why it is none
     if "://" in images or Path(images).is_absolute() or PurePosixPath(images).suffix.lower() in ROWS:
         raise FileNotFoundError(f"nothing at {images}: pass a file, folder, zip, glob, list, Parquet or dataset")
     return dataset()
+
+
+def _file(
+    files: fsspec.AbstractFileSystem,
+    path: str,
+    images: str,
+    column: str | None,
+    allow_paths: bool,
+    id_column: str | None,
+) -> Sources:
+    """Return the X-rays of one file: a list, Parquet, a zip or an image."""
+    name, suffix = PurePosixPath(path).name, PurePosixPath(path).suffix.lower()
+    if suffix in LIST_SUFFIXES:
+        return read_list(files, path, images, allow_paths, id_column)
+    if suffix == ".parquet":
+        return of_parquet(files, {name: path}, column, allow_paths, id_column)
+    if suffix in SPREADSHEETS:
+        raise ValueError(f"{images} is a spreadsheet, which is not read: save it as CSV (UTF-8)")
+    _check_no_column(images, id_column)
+    if suffix == ".zip":
+        return _zip(files, path)
+    entry = (name, path, None, files.size(path))
+    return Sources(index_of([entry]), partial(stream_places, partial(open_file, files)))
 
 
 def _check_no_column(images: str, id_column: str | None) -> None:
@@ -123,67 +135,6 @@ def _not_xrays(files: fsspec.AbstractFileSystem, path: str) -> frozenset[str]:
     if others:
         logger.info("%s holds the set: %d masks and second copies passed over", path, len(others))
     return frozenset(others)
-
-
-def _below(files: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, int | None]]:
-    """Yield what `_sized` does of all below a folder; links are followed, but to a folder seen before."""
-    if not isinstance(files, LocalFileSystem):
-        yield from _sized(files, files.find(path, detail=True))
-        return
-    waiting, seen = [path], set()
-    while waiting:
-        folder = waiting.pop()
-        if (real := os.path.realpath(folder)) in seen:
-            continue
-        seen.add(real)
-        try:
-            with os.scandir(folder) as listing:
-                entries = {entry.path: entry for entry in sorted(listing, key=lambda entry: entry.name)}
-        except OSError:
-            yield folder, None
-            continue
-        yield from _sized(files, dict.fromkeys(entries, {}))
-        waiting += [path for path, entry in reversed(entries.items()) if _is_folder(entry)]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, or a folder that may not be entered
-        return False
-
-
-def _unreadable(files: fsspec.AbstractFileSystem, root: str, pattern: str) -> Iterator[tuple[str, None]]:
-    """Yield each folder below `root` that may not be read and may hold what a glob names; fsspec leaves it out."""
-    if not isinstance(files, LocalFileSystem):
-        return
-    parts = pattern[len(root) :].strip("/").split("/")
-    for folder, folders, _ in os.walk(root):
-        depth = len(Path(folder).relative_to(root).parts)
-        deep = "**" in parts[: depth + 1]
-        folders[:] = [name for name in folders if deep or (depth + 1 < len(parts) and fnmatchcase(name, parts[depth]))]
-        paths = (f"{folder.rstrip('/')}/{name}" for name in folders)
-        yield from ((path, None) for path in paths if not may_be_read(path))
-
-
-def _sized(files: fsspec.AbstractFileSystem, found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, int | None]]:
-    """Yield path and size in bytes of the files of a listing.
-
-    What is no file has no size where it is named as an image or may not be looked at, else NO_FILE. Folders are left
-    out, unless they are named as images.
-    """
-    for path, info in found.items():
-        if isinstance(files, LocalFileSystem):
-            suffix = PurePosixPath(path).suffix.lower()
-            try:
-                yield path, regular_size(path)
-            except (OSError, ValueError) as error:  # it is told when the path is opened
-                is_folder = isinstance(error, ValueError) and Path(path).is_dir()
-                is_denied = isinstance(error, PermissionError) and suffix not in OTHERS
-                if suffix in ROWS or not is_folder:
-                    yield path, None if suffix in ROWS or is_denied else NO_FILE
-        elif info["type"] == "file":
-            yield path, info["size"]
 
 
 def _folder(
@@ -232,7 +183,7 @@ def _folder(
 
 
 def _without_masks(entries: Iterator[Entry], passed_over: PassedOver) -> Iterator[Entry]:
-    """Yield the entries that are no masks by their place or name; masks alone are what somebody wants to read."""
+    """Yield the entries that are not masks by their place or name; masks alone are what somebody wants to read."""
     masks: list[Entry] = []
     has_xray = False
     for entry in entries:
@@ -261,7 +212,7 @@ def _zip(files: fsspec.AbstractFileSystem, path: str) -> Sources:
         archive = zipfile.ZipFile(files.open(path))
         listed = zip_members(archive)
     except ZIP_ERRORS as error:
-        raise ValueError(f"{path} is no whole zip ({error}): get it again") from error
+        raise ValueError(f"{path} is not a whole zip ({error}): get it again") from error
 
     def read(member: str, count: int = -1) -> bytes:
         return read_member(archive, member, f"{PurePosixPath(path).name}/{member}", count=count)

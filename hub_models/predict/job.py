@@ -13,7 +13,7 @@ from datasets.distributed import split_dataset_by_node
 from tqdm.auto import tqdm
 
 from hub_models.console import counted
-from hub_models.files import check_output, held, is_hidden, write_json
+from hub_models.files import check_output, check_outside, held, is_hidden, write_json
 from hub_models.hub_client.bundled import DEFAULT_MODELS
 from hub_models.hub_client.model_files import read_json
 from hub_models.models.answers import PREDICTION_VERSION
@@ -38,6 +38,8 @@ from hub_models.predict.stream import PREDICTION_SCHEMA, StreamOutput, TableRow,
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from hub_models.predict.saliency_model import SaliencyModel
 
 logger = logging.getLogger(__name__)
 
@@ -102,17 +104,13 @@ def read_all(
     folder = Path(output)
     if segmenter is None and classifier is None:
         segmenter, classifier = DEFAULT_MODELS
-    for name, wanted, model in (
-        ("overlays", overlays and segmenter is None, "segmenter"),
-        ("dicom_seg", dicom_seg and segmenter is None, "segmenter"),
-        ("saliency", saliency and classifier is None, "classifier"),
-    ):
-        if wanted:
-            raise ValueError(f"{name} is made with a {model}: pass a {model}, or leave {name} out")
+    if segmenter is None:
+        _check_absent("segmenter", overlays=overlays, dicom_seg=dicom_seg)
+    if classifier is None:
+        _check_absent("classifier", saliency=saliency)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if Path(images).is_dir() and folder.resolve().is_relative_to(Path(images).resolve()):
-        raise ValueError(f"output {folder} lies in {images}, and would be read itself: pass a folder outside of it")
+    check_outside(folder, images)
     if not (folder / SETTINGS_NAME).exists():  # before anything is downloaded or listed
         check_output(folder, "prediction job", is_hidden)
     accelerator = processes_for(segmenter, classifier, backend=backend)
@@ -131,19 +129,29 @@ def read_all(
         if accelerator.is_main_process:
             drop_rows(folder)  # of a launch that was killed at the very end
     else:
-        reader = ChestXrayReader(lungs, tb)
-        saliency_model = None
-        if saliency and reader.classifier:
-            from hub_models.predict.saliency_model import SaliencyModel  # late: it needs torch
-
-            saliency_model = SaliencyModel(reader.classifier)
         segmented_by = algorithm("lung_segmentation", lungs and lungs.digest)
         classified_by = algorithm("tb_classification", tb and tb.digest)
         dicom = DicomOutput(segmented_by, classified_by, has_report=dicom_sr) if dicom_seg or dicom_sr else None
-        output_of_job = StreamOutput(reader, folder, overlays, saliency_model, dicom)
-        _read(output_of_job, sources, settings, accelerator, batch_size)
+        reader = ChestXrayReader(lungs, tb)
+        saliency_model = _saliency_model(reader) if saliency else None
+        stream = StreamOutput(reader, folder, overlays, saliency_model, dicom)
+        _read(stream, sources, settings, accelerator, batch_size)
     logger.info("%s", _summary(folder, sources.passed_over))
     return folder
+
+
+def _check_absent(model: str, **wanted: bool) -> None:
+    """Raise ValueError where something is wanted that a model makes which was not passed."""
+    for name, is_wanted in wanted.items():
+        if is_wanted:
+            raise ValueError(f"{name} is made with a {model}: pass a {model}, or leave {name} out")
+
+
+def _saliency_model(reader: ChestXrayReader) -> "SaliencyModel | None":
+    """Return what draws the saliency of the reader's TB model, if it has one."""
+    from hub_models.predict.saliency_model import SaliencyModel  # late: it needs torch
+
+    return SaliencyModel(reader.classifier) if reader.classifier else None
 
 
 def _check_folder(folder: Path, settings: JobSettings) -> None:
@@ -212,3 +220,9 @@ def _summary(folder: Path, passed_over: PassedOver) -> str:
     images = counted(table.count_rows(), "image")
     others = f", {passed_over}" if passed_over else ""
     return f"{images}, {unreadable} unreadable, {flagged} flagged{others}: {folder / f'{TABLE_NAME}.csv'}"
+
+
+def has_readings(folder: Path) -> bool:
+    """Return whether a finished job could read any of its X-rays."""
+    table = pyarrow.dataset.dataset(folder / f"{TABLE_NAME}.parquet")
+    return bool(table.head(1, columns=["error"], filter=pyarrow.dataset.field("error").is_null()).num_rows)

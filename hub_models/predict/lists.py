@@ -2,10 +2,12 @@
 
 import csv
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import TextIO
 
 import fsspec
@@ -13,8 +15,10 @@ import pyarrow
 from fsspec.implementations.local import LocalFileSystem
 
 from chest_xray_masks import HEAD_BYTES, reason
+from hub_models.dataset.folders import PathFinder, list_folder
+from hub_models.imaging.source import Source
 from hub_models.predict.index import CARRIED, INDEX_BLOCK, Sources, carried_text, check_ids, index_of, stream_places
-from hub_models.predict.places import open_below, open_url
+from hub_models.predict.places import OpenPath, open_below, open_file, open_url
 from hub_models.predict.row_log import as_it_was
 
 logger = logging.getLogger(__name__)
@@ -38,7 +42,7 @@ def read_list(
 
     Raises:
         FileNotFoundError: it lists nothing.
-        ValueError: it is no text, has no column of paths, or no `id_column` with a value of its own in each row.
+        ValueError: it is not text, has no column of paths, or no `id_column` with a value of its own in each row.
     """
     with files.open(path) as head:
         encodings = _encodings(head.read(HEAD_BYTES))
@@ -48,7 +52,7 @@ def read_list(
                 table = _once(_entries(file, path, images, id_column), images, id_column)
         except (UnicodeError, csv.Error) as error:
             if encoding == encodings[-1] or isinstance(error, csv.Error):
-                raise ValueError(f"{images} is no list in UTF-8 ({reason(error)}): save it as one") from error
+                raise ValueError(f"{images} is not a list in UTF-8 ({reason(error)}): save it as one") from error
             logger.warning("warning: %s is not in UTF-8: it is read as Windows-1252, save it as UTF-8", images)
         else:
             break
@@ -61,8 +65,40 @@ def read_list(
         ((key, _place(entry, folder, files if is_here else None), None, None) for key, entry in entries),
         carried=table.select(CARRIED),
     )
-    open_place = open_url if allow_paths or is_here else partial(open_below, files, files._parent(path))
+    open_place: OpenPath = open_url
+    if is_here and not path.lower().endswith(".txt"):  # a table, as `cxm train` takes
+        open_place = _opening_below(Path(files._parent(path)))
+    elif not (is_here or allow_paths):
+        open_place = partial(open_below, files, files._parent(path))
     return Sources(index, partial(stream_places, open_place))
+
+
+def _opening_below(folder: Path) -> OpenPath:
+    """Return what opens the places of a table in a `folder` of this machine.
+
+    A file that is not there is looked for below the folder, as `cxm train` finds those of a table.
+    """
+
+    @cache
+    def finder() -> PathFinder:
+        try:
+            return PathFinder(list_folder(folder).xrays)
+        except PermissionError as error:  # once, not for each file that is not there
+            logger.warning("warning: files are not searched for below %s: %s", folder, error)
+            return PathFinder(())
+
+    def open_place(place: str) -> Source:
+        files, path = fsspec.url_to_fs(place)
+        if not isinstance(files, LocalFileSystem) or os.path.lexists(path):
+            return open_file(files, path)
+        found = finder().find(os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path)
+        if not found:
+            raise FileNotFoundError(
+                f"no {path}, and no single file below {folder} that could be meant: correct the table"
+            )
+        return folder / found
+
+    return open_place
 
 
 def _encodings(head: bytes) -> tuple[str, ...]:
@@ -127,7 +163,7 @@ def _once(entries: Iterable[tuple[str | None, ...]], images: str, id_column: str
     if len(table["entry"].unique()) < len(table):
         numbers = table.append_column("number", pyarrow.array(range(len(table))))
         first = numbers.group_by("entry", use_threads=False).aggregate([("number", "min")])
-        table = table.take(first["number_min"])
+        table = table.take(first["number_min"].combine_chunks().sort())  # groups come in an order of hashes
     return table.append_column("key", table["entry"])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from hub_models.hub_client.bundled import DEFAULT_MODELS
 from hub_models.hub_client.downloads import RUN_FILES, local_run
+from hub_models.lazy import without_collection
 from hub_models.models.onnx_model import OnnxModel, is_exported, read_preprocessing
 from hub_models.models.out_of_distribution import OutOfDistribution
 from hub_models.models.settings import Settings, digest_of_model
@@ -69,12 +71,12 @@ def find_model(
 ) -> ModelFolder:
     """Return where the model of `source` lies: a run folder, an exported folder or a Hub id at a `revision`.
 
-    A run folder is read with torch, or with onnxruntime from the export in its folder `onnx`. An exported folder is
-    read with onnxruntime.
+    A run folder is read with torch, or with onnxruntime from the export in its folder `onnx`: where the backend says
+    so, or torch is not installed. An exported folder is read with onnxruntime.
 
     Raises:
         FileNotFoundError: nothing there, or a run that has not ended.
-        ImportError: the model is a run folder, and torch is not installed.
+        ImportError: the model is a run folder without an export, and torch is not installed.
         ValueError: the model cannot be read with this backend, or the export in a run folder is of other weights.
     """
     if isinstance(source, ModelFolder):
@@ -87,7 +89,8 @@ def find_model(
             raise ValueError(f"{source} is an exported model, which onnxruntime reads: leave the backend out")
         return _exported(path)
     inside = path / EXPORT_FOLDER
-    if backend == "onnx" or (backend is None and DEFAULT_BACKEND == "onnx" and is_exported(inside)):
+    default = DEFAULT_BACKEND if has_torch() else "onnx"
+    if backend == "onnx" or (backend is None and default == "onnx" and is_exported(inside)):
         if not is_exported(inside):
             raise ValueError(f"{source} holds no exported model: cxm export --model {source} --format onnx")
         found = _exported(inside)
@@ -95,6 +98,11 @@ def find_model(
             raise ValueError(f"{inside} was exported from other weights: cxm export --model {source} --format onnx")
         return found
     return _run(path)
+
+
+def has_torch() -> bool:
+    """Return whether torch is installed."""
+    return find_spec("torch") is not None
 
 
 def find_models(
@@ -120,11 +128,12 @@ def _exported(path: Path) -> ModelFolder:
 def import_for(source: object) -> Iterator[None]:
     """Import in a block what only a run folder needs, such as torch; raise ImportError for `source` without it."""
     try:
-        yield
+        with without_collection():
+            yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hub_models"):
             raise
-        needed = f"{source} is no exported model, and needs {error.name}: pip install 'chest-xray-masks[models]'"
+        needed = f"{source} is not an exported model, and needs {error.name}: pip install 'chest-xray-masks[models]'"
         raise ImportError(needed) from error
 
 
@@ -145,6 +154,7 @@ def load_model(found: ModelFolder, task: str) -> XrayModel:
     """
     if found.precision is not None:
         return OnnxModel(found.path, task)
-    from hub_models.models.trained_model import TrainedModel  # as above
+    with without_collection():  # transformers imports a model's module when its weights are loaded
+        from hub_models.models.trained_model import TrainedModel  # as above
 
-    return TrainedModel.from_run(found.path, task).on_accelerator()
+        return TrainedModel.from_run(found.path, task).on_accelerator()

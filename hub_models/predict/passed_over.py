@@ -21,7 +21,7 @@ from hub_models.predict.places import printable
 PASSED_OVER_NAME = "passed_over.csv"
 # rows whatever they hold; those that are not read say why
 ROWS = IMAGE_SUFFIXES | RAW_SUFFIXES | UNREAD_BY_NAME.keys()
-NO_FILE = -1  # bytes of what is no regular file, and is not named as an image
+NO_FILE = -1  # bytes of what is not a regular file, and is not named as an image
 
 
 class PassedOver(dict[str, tuple[int, str]]):
@@ -49,7 +49,7 @@ class PassedOver(dict[str, tuple[int, str]]):
 
 
 def why_passed_over(key: str, size: int | None, head: Callable[[], bytes]) -> str | None:
-    """Return why a file is no X-ray, by its name or else its first `HEAD_BYTES`; None for one that is to be a row.
+    """Return why a file is not an X-ray, by its name or else its first `HEAD_BYTES`; None for one that is to be a row.
 
     What has no size, or cannot be read, is a row: opened, it raises why it cannot be.
     """

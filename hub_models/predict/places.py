@@ -22,7 +22,7 @@ def open_file(files: fsspec.AbstractFileSystem, path: str) -> Source:
     """
     if isinstance(files, LocalFileSystem):
         if Path(path).is_dir() and not may_be_read(path):
-            raise PermissionError(f"{path} is a folder that may not be read: give the right to, or take it away")
+            raise PermissionError(f"{path} is a folder that may not be read: allow it to be read, or remove it")
         return Path(path)
     with files.open(path) as file:
         data: bytes = file.read(MAX_BYTES + 1)
@@ -66,5 +66,5 @@ def open_below(files: fsspec.AbstractFileSystem, folder: str, place: str) -> Sou
 
 
 def printable(text: str) -> str:
-    r"""Return the same text, but `\udce9` in place of a byte 0xe9 that is no UTF-8."""
+    r"""Return the same text, but `\udce9` in place of a byte 0xe9 that is not UTF-8."""
     return text.encode(errors="backslashreplace").decode()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hub_models.models.onnx_model import is_exported
-from hub_models.predict.loading import import_for
+from hub_models.predict.loading import has_torch, import_for
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,7 +28,8 @@ class OneProcess:
 def processes_for(*sources: str | Path | None, backend: str | None = None) -> "Accelerator | OneProcess":
     """Return what joins the processes of this launch; no torch is imported for one process with exported models."""
     is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if is_alone and all(backend == "onnx" or is_exported(Path(source)) for source in sources if source is not None):
+    needs_none = all(backend == "onnx" or is_exported(Path(source)) for source in sources if source is not None)
+    if is_alone and (needs_none or not has_torch()):  # `find_model` says where a model needs torch
         return OneProcess()
     with import_for(next(filter(None, sources), None)):
         from hub_models.runs.launch import make_accelerator  # late: it needs torch

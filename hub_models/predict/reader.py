@@ -221,7 +221,9 @@ class ChestXrayReader:
         gray, spacing_mm, header_flags, chroma, is_synthetic = read_xray(source, name)
         if min(gray.size) < LEAST_SIDE:
             size = f"{gray.width}x{gray.height} pixels"
-            raise ValueError(f"{name} has {size}, too few to see anything: pass one of {LEAST_SIDE} or more a side")
+            raise ValueError(
+                f"{name} has {size}, too few to see anything: pass one with sides of {LEAST_SIDE} or more"
+            )
         if spacing_mm is None and not is_synthetic:  # phantoms carry names of patients
             spacing_mm = pixel_spacing_mm(Path(name).stem, gray.height, gray.width)
         return OpenedXray(name, gray, spacing_mm, image_flags(gray, chroma) + header_flags)

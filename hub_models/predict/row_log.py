@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 ROWS_NAME = "rows"  # holds a folder for each launch with a file for each process, until the table is whole
 NUMBER = "number"  # of a row; each file's are in rising order
 LONGEST_ROW = 2**20  # bytes, more than any row takes
-TABLE_ROWS = 1_000  # of the table that are in memory at a time
+TABLE_ROWS = 10_000  # of the table that are in memory at a time, and in a row group of Parquet
 MOST_DEATHS = 3  # of processes while they decoded the same X-ray, of which nothing is known: it may be chance once
 # Cells that spreadsheets take for formulas: OWASP's list, "CSV Injection", with the full-width forms of its signs.
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -64,7 +64,7 @@ def done_before(folder: Path, count: int, stands: Callable[[dict[str, Any]], boo
     done = np.zeros(count, bool)
     for launch in _launches(folder)[:-1]:
         for path in launch.glob("*.jsonl"):
-            done[[row[NUMBER] for row in _rows(path, count) if stands(row)]] = True
+            done[np.fromiter((row[NUMBER] for row in _rows(path, count) if stands(row)), np.int64)] = True
     return done
 
 

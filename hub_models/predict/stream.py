@@ -23,7 +23,7 @@ from hub_models.models.answers import FORWARD_SIZE, FORWARD_SIZES
 from hub_models.predict.dicom_output import DicomOutput
 from hub_models.predict.index import CARRIED, IndexRow, OpenSource
 from hub_models.predict.places import printable
-from hub_models.predict.reader import ChestXrayReader, OpenedXray, Prediction
+from hub_models.predict.reader import LEAST_SIDE, ChestXrayReader, OpenedXray, Prediction
 from hub_models.predict.row_log import NUMBER, noted
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def read_stream(
     kind = "cpu" if device is None else device.type
     lanes = threads + 1 if kind == "cpu" else LANES
     batch_size = batch_size or FORWARD_SIZES.get(kind, FORWARD_SIZE)
+    # decoders are imported now: a process that is killed meanwhile was not at its first X-ray
+    output.reader.decode(_png(Image.new("L", (LEAST_SIDE, LEAST_SIDE))))
     waiting: deque[Future[list[TableRow]]] = deque()
     # each batch keeps to its thread: the cores are busy with other X-rays
     with output.reader.one_thread(), ThreadPoolExecutor(threads) as pool, ThreadPoolExecutor(lanes) as batches:

@@ -32,12 +32,12 @@ MODEL_HELP = (
 # where a run reads and writes does not change what it computes
 PLACES = ("data_dir", "more_data", "whole", "test_data", "table", "output_dir")
 DATA_HELP = "X-rays: the set, any folder or zip, a table, Parquet, or a Hub id"
-TABLE_HELP = "CSV, JSONL or Parquet that names the X-rays of a folder (default: the one that lies in it)"
+TABLE_HELP = "CSV, JSONL or Parquet table that lists the X-rays of a folder (default: the one in that folder)"
 COLUMNS_HELP = (
-    "FIELD=COLUMN, ... of the table: image, mask, label, patient_id, split, site, sex, age, findings, id "
-    "(default: guessed and shown)"
+    "FIELD=COLUMN, ... of the table, where FIELD is image, mask, label, patient_id, split, site, sex, age, findings "
+    "or id (default: guessed and shown)"
 )
-POSITIVE_HELP = 'values of the label that are tuberculosis, "TB,1", all others being normal (default: known words)'
+POSITIVE_HELP = 'label values that mean tuberculosis, such as "TB,1"; all others mean normal (default: known words)'
 REVISION_HELP = "branch, tag or commit of data that come from the Hub (default: main)"
 OPTION_OF_FIELD = {"data_dir": "data", "test_data": "test", "output_dir": "output"}  # one name in every command
 SEVERAL_WORDS = ("columns", "whole")  # fields whose option takes all words that follow it
@@ -88,7 +88,7 @@ class TrainConfig:
     output_dir: str = field(metadata={"help": "run folder to make or to resume; all processes must see it"})
     task: TaskName = option("lung_segmentation", "what to learn")
     protocol: Literal["default", "idiap", "ark", "mc_to_shenzhen", "shenzhen_to_mc", "folds"] = option(
-        "default", "which X-rays are trained on, which chosen with, and which tested on"
+        "default", "division of the X-rays into those to train on, to validate on and to test on"
     )
     fold: int | None = option(None, f"fold of protocol folds, {FOLD_RANGE} (default: all, in turn)", FOLD_RANGE)
     config_name: Literal["all", "MC", "Shenzhen"] = option("all", "sites of the set to read")
@@ -100,14 +100,20 @@ class TrainConfig:
     model: str | None = option(None, MODEL_HELP)
     from_scratch: bool = option(False, "random weights in the architecture of --model; no download")
     freeze: Literal["none", "encoder"] = option("none", "encoder: train the head alone, on features computed once")
-    lora: int = option(0, "rank of the LoRA beside each linear layer of attention; 0 trains all weights", "at least 0")
+    lora: int = option(
+        0, "rank of LoRA on each linear layer of attention; 0: no LoRA, all weights are trained", "at least 0"
+    )
     image_size: int | None = option(
         None,
         "side in pixels, a multiple of 32, or of a ViT's patch (default: 256 for lungs, 224 for TB)",
         SIDE_RANGE,
     )
-    fit: Literal["squash", "pad"] = option("squash", "scale both sides to image_size, or keep the aspect and pad")
-    region: Literal["image", "lungs"] = option("image", "what TB is read from: X-ray, or lungs that segmenter finds")
+    fit: Literal["squash", "pad"] = option(
+        "squash", "squash: scale both sides to image_size; pad: keep the aspect ratio and pad"
+    )
+    region: Literal["image", "lungs"] = option(
+        "image", "input of the TB model: the whole X-ray, or the lungs that the segmenter finds"
+    )
     segmenter: str | None = option(None, "run folder of the lung model that finds lungs, for region lungs")
     epochs: int = option(30, "passes over the training images", "at least 1")
     batch_size: int = option(8, "images in a step, all processes together", "at least 1")
@@ -115,29 +121,38 @@ class TrainConfig:
     learning_rate: float | None = option(
         None, "peak of the schedule (default: 2e-4; 1e-3 from scratch, and with freeze or lora)", "above 0"
     )
-    layer_decay: float = option(1.0, "factor of the learning rate from a layer to the one below", "in (0, 1]")
-    weight_decay: float = option(0.01, "AdamW's, on weights of two and more dimensions", "at least 0")
-    warmup_fraction: float = option(0.1, "fraction of updates in which the learning rate climbs", "in [0, 1)")
-    gradient_norm: float = option(1.0, "largest norm of the gradient; longer ones are clipped", "above 0")
-    dropout: float = option(0.0, "of the classifier and of whole layers; above 0, processes draw apart", "in [0, 1)")
+    layer_decay: float = option(1.0, "factor on the learning rate from each layer to the one below it", "in (0, 1]")
+    weight_decay: float = option(0.01, "weight decay of AdamW, on weights of two or more dimensions", "at least 0")
+    warmup_fraction: float = option(0.1, "fraction of the updates over which the learning rate warms up", "in [0, 1)")
+    gradient_norm: float = option(1.0, "largest norm of the gradient; larger ones are clipped", "above 0")
+    dropout: float = option(
+        0.0,
+        "dropout rate of the classifier and of whole layers; above 0, each process makes its own random draws",
+        "in [0, 1)",
+    )
     label_smoothing: float = option(0.0, "fraction of a TB label spread over both classes", "in [0, 1)")
-    ema: float = option(0.0, "decay per update of the running mean of the weights; 0 keeps the weights", "in [0, 1)")
+    ema: float = option(
+        0.0, "decay per update of the running mean of the weights; 0 keeps the weights themselves", "in [0, 1)"
+    )
     balance: Literal["none", "weights", "sampling"] = option(
         "none", "make both TB classes count alike: in the loss, or by drawing the rarer more often"
     )
     augment: Literal["none", "light", "strong", "crops"] = option(
-        "light", "how much training images are changed; crops: not, but for the part that is taken"
+        "light", "how much training images are changed; crops: random crops, with no other change"
     )
     keep: Literal["best", "last"] = option("best", "the epoch that is kept: best on validation, or the last")
     patience: int = option(0, "epochs without a better validation metric before a stop; 0 never stops", "at least 0")
     checkpoint_steps: int = option(0, "steps between checkpoints; 0 makes one at an epoch's end only", "at least 0")
     checkpoints: int = option(2, "newest checkpoints that are kept while training", "at least 1")
     tracker: str = option(
-        "auto", "TensorBoard if installed (auto), another of Accelerate's (trackio, wandb, ...), all, or none"
+        "auto",
+        "tracker: auto (TensorBoard if installed), another of Accelerate's (trackio, wandb, ...), all, or none",
     )
-    seed: int = option(0, "of the weights, the order of images and their augmentation", "at least 0")
+    seed: int = option(0, "seed of the weights, the order of images and their augmentation", "at least 0")
     mixup: float = option(
-        0.0, "A of Beta(A, A), by which TB X-rays and labels are mixed with others of the step; 0: not", "at least 0"
+        0.0,
+        "mixup: A of Beta(A, A), by which TB X-rays and labels are mixed with others of the step; 0: none",
+        "at least 0",
     )
 
     def __post_init__(self) -> None:
@@ -168,7 +183,7 @@ class TrainConfig:
         for name, is_alone, owner in exclusive:
             if is_alone:
                 value = getattr(self, name)
-                raise ValueError(f"{name} is of {owner}: leave out {name} {value!r}, or change the other")
+                raise ValueError(f"{name} needs {owner}: leave out {name} {value!r}, or change the other")
         if frozen and self.augment != "none":
             raise ValueError(f"freeze {self.freeze} takes each X-ray as it is: pass augment none, not {self.augment}")
 

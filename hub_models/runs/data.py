@@ -5,7 +5,6 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import datasets
 import numpy as np
@@ -19,6 +18,7 @@ from hub_models.dataset.preprocessing import prepare
 from hub_models.dataset.schema import with_files
 from hub_models.dataset.sources import DataRequest, cache_disk, fingerprint_of, load_splits
 from hub_models.dataset.splits import divide
+from hub_models.hub_client.bundled import known_place
 from hub_models.imaging.gray import is_synthetic
 from hub_models.imaging.resizing import BILINEAR
 from hub_models.models.answers import PREDICTION_VERSION, or_whole
@@ -26,8 +26,9 @@ from hub_models.models.settings import digest_of_model
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel
 from hub_models.runs.config import LEARNING_RATES, TrainConfig
-from hub_models.runs.leaks import LEARNED, Seen, check_leaks, seen_in, trained_on
-from hub_models.runs.run_folder import DATA_NAME, RunData, RunFolder, read_data, short_digest
+from hub_models.runs.earlier_models import check_earlier, earlier_models, inherited_license, learned_earlier
+from hub_models.runs.leaks import LEARNED, Seen, leaked_ids, seen_in
+from hub_models.runs.run_folder import RunData, RunFolder, short_digest
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,16 @@ class Split:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Return the config with the task's model and image size, and the learning rate, where it has None for them."""
+    """Return the config with the task's model and image size, and the learning rate, where it has None for them.
+
+    A bundled model's name becomes its folder.
+    """
     task = TASKS[config.task]
     is_new = config.from_scratch or config.freeze != "none" or config.lora > 0
     rate = config.learning_rate or LEARNING_RATES[is_new]
     model, image_size = config.model or task.model, config.image_size or task.image_size
-    return replace(config, model=model, image_size=image_size, learning_rate=rate)
+    segmenter = config.segmenter and known_place(config.segmenter)
+    return replace(config, model=known_place(model), segmenter=segmenter, image_size=image_size, learning_rate=rate)
 
 
 def load_run_splits(
@@ -115,14 +120,22 @@ def prepare_splits(
 
 
 def request_of(config: TrainConfig) -> DataRequest:
-    """Return what a config says of its X-rays."""
+    """Return what a config says of its X-rays. Of the set, `columns` are those of `test_data`."""
     meaning = (config.table, config.columns, config.positive, config.data_revision)
-    return DataRequest(config.data_dir, config.config_name, *meaning)
+    request = DataRequest(config.data_dir, config.config_name, *meaning)
+    is_of_test = config.test_data and (config.columns or config.positive) and request.is_set
+    return replace(request, columns=None, positive=None) if is_of_test else request
 
 
 def request_of_test(config: TrainConfig) -> DataRequest:
-    """Return what a config says of the X-rays that `test_data` names; `columns` were named for those of training."""
-    return replace(request_of(config), data=str(config.test_data), table=None, is_other=True)
+    """Return what a config says of the X-rays that `test_data` names.
+
+    `columns` were named for those of training, and hold here where the table has them; unless those are the set.
+    """
+    own = request_of(config)
+    named, meant = (config.columns, config.positive), (own.columns, own.positive)
+    test = replace(own, data=str(config.test_data), table=None, columns=config.columns, positive=config.positive)
+    return replace(test, is_other=named == meant)
 
 
 def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str, datasets.Dataset]:
@@ -142,8 +155,10 @@ def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str
     usable = {split: TASKS[config.task].usable(divided[split]) for split in splits}
     if empty := [split for split, rows in usable.items() if not len(rows)]:
         where = f"{config.data_dir} (protocol {config.protocol})"
-        needed = "lung mask" if TASKS[config.task].learns_masks else "label"
-        raise ValueError(f"no {empty[0]} X-ray in {where} has a {needed}, as {config.task} needs: pass more X-rays")
+        needed, field = ("lung mask", "mask") if TASKS[config.task].learns_masks else ("label", "label")
+        ways = f"pass more X-rays, or name the column of a table with --columns {field}=..."
+        ways += ", or choose another --task" if empty[0] == "train" else ""
+        raise ValueError(f"no {empty[0]} X-ray in {where} has a {needed}, as {config.task} needs: {ways}")
     return usable
 
 
@@ -169,7 +184,7 @@ def find_lungs(rows: datasets.Dataset, segmenter: str | Path) -> datasets.Datase
 
 
 def lung_model(segmenter: str | Path) -> TrainedModel:
-    """Return the model of a run; raise FileNotFoundError or ValueError where it is no finished lung_segmentation."""
+    """Return the model of a run; raise FileNotFoundError or ValueError where it is not a finished lung model."""
     return TrainedModel.from_run(RunFolder.read(segmenter).path, "lung_segmentation")
 
 
@@ -200,7 +215,7 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
         data["counts"] = {split: counts_of(one) for split, one in rows.items()}
         data["patients"] = {split: sorted(set(map(short_digest, one["patient_id"]))) for split, one in rows.items()}
         data["patients"]["earlier"] = learned
-        check_leaks(config.data_dir, seen_in(data, LEARNED), rows["test"])
+        _check_divided(config, seen_in(data, LEARNED), rows["test"])
     elif learned:
         data["patients"] = {"earlier": learned}
     if config.test_data:
@@ -209,40 +224,20 @@ def describe(config: TrainConfig, rows: dict[str, datasets.Dataset]) -> RunData:
         data["fingerprint"] += fingerprint_of(other, {"test": rows["test"]})
     for name, source in earlier_models(config).items():
         data[name] = digest_of_model(source)
+    if license := inherited_license(config):
+        data["license"] = license
     return data
 
 
-def earlier_models(config: TrainConfig) -> dict[Literal["model", "segmenter"], Path]:
-    """Return the run folders that `config.model`, unless from scratch, and `config.segmenter` name."""
-    sources: dict[Literal["model", "segmenter"], str | None]
-    sources = {"model": None if config.from_scratch else config.model, "segmenter": config.segmenter}
-    return {name: Path(one) for name, one in sources.items() if one and (Path(one) / DATA_NAME).is_file()}
-
-
-def check_earlier(config: TrainConfig, test: datasets.Dataset) -> None:
-    """Raise ValueError where one of the `earlier_models` was trained on a patient of the rows to `test` on."""
-    for source in earlier_models(config).values():
-        check_leaks(source, trained_on(source), test, config.protocol)
-
-
-def learned_earlier(config: TrainConfig, validation: Seen) -> Seen:
-    """Return the X-rays that the earlier models of a run were trained on.
-
-    Those that `config.model` only chose its epoch with are left out where this run does the same with them: they are
-    in its own `validation`.
-    """
-    nothing = found = Seen(frozenset(), frozenset(), frozenset(), None)
-    for name, source in earlier_models(config).items():
-        data = read_data(source)
-        trained, both = seen_in(data, ("train",)), seen_in(data, LEARNED)
-        own = validation if name == "model" else nothing
-        found = Seen(
-            found.ids | trained.ids | (both.ids - own.ids),
-            found.patients | trained.patients | (both.patients - own.patients),
-            found.pixels | trained.pixels | (both.pixels - own.pixels),
-            None,
-        )
-    return found
+def _check_divided(config: TrainConfig, seen: Seen, test: datasets.Dataset) -> None:
+    """Raise ValueError where a patient to train on, or to choose the epoch with, is also one to test on."""
+    if leaked := leaked_ids(seen, test, "default"):
+        said = f"{len(leaked)} of the {len(test)} X-rays to test on ({min(leaked)}, ...) are of patients"
+        if config.test_data:
+            way = f"that {config.data_dir} trains on, too: pass other X-rays as --test; give other people other ids"
+        else:
+            way = "who are in train or validation, too: put each patient into one split; give other people other ids"
+        raise ValueError(f"{config.test_data or config.data_dir}: {said} {way}")
 
 
 def learned_pixels(config: TrainConfig, splits: dict[str, Split]) -> dict[str, list[str]]:

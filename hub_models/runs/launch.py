@@ -14,6 +14,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from hub_models.runs.config import TrainConfig
 
+BF16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")  # instructions of x86 and ARM, as torch names them
 VERSIONED = ("torch", "transformers", "datasets", "accelerate")
 
 
@@ -31,6 +32,14 @@ def device_name(accelerator: Accelerator) -> str:
     """Return what a process computes on: "cpu", or the kind of accelerator with its model's name."""
     device = accelerator.device
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def lacks_bf16() -> bool:
+    """Return whether this CPU has no instructions for bf16, which makes bf16 slow; False where it is not known."""
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
+        return False
+    known = torch.cpu.get_capabilities()
+    return not any(known.get(name) for name in BF16)
 
 
 def circumstances(config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """X-rays that a model was trained on, and refusals to test it on them: by patient, by id, by pixels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,20 +52,39 @@ def seen_in(data: RunData, splits: tuple[str, ...]) -> Seen:
     return Seen(frozenset(ids), told, drawn, of_program)
 
 
-def calibrated_ids(run: RunFolder, rows: datasets.Dataset) -> list[str]:
-    """Return the ids of the rows whose patients chose the operating point of a model by `cxm calibrate`."""
+def calibrated_ids(run: RunFolder, rows: datasets.Dataset, pixels: Mapping[str, str] | None = None) -> list[str]:
+    """Return the ids of the rows that chose the operating point of a model by `cxm calibrate`.
+
+    They are known by their patients, and by their `pixels`, the digest of each by its id, where these are given.
+    """
     known = set(run.data.get("calibrated", ()))
     pairs = zip(rows["id"], rows["patient_id"], strict=True)
-    return sorted(id for id, patient in pairs if short_digest(patient) in known)
+    by_patient = {id for id, patient in pairs if short_digest(patient) in known}
+    return sorted(by_patient.union(_same_pixels(pixels or {}, calibrated_pixels(run.data))))
 
 
-def refuse_calibrated(run: RunFolder, test: datasets.Dataset) -> None:
+def calibrated_pixels(data: RunData) -> frozenset[str]:
+    """Return the digests of pixels of the X-rays that chose the operating point of a model by `cxm calibrate`."""
+    return frozenset(data.get("pixels", {}).get("calibrated", ()))
+
+
+def refuse_calibrated(run: RunFolder, test: datasets.Dataset, pixels: Mapping[str, str] | None = None) -> None:
     """Raise ValueError where `calibrated_ids` finds any X-ray to test on."""
-    if chosen := calibrated_ids(run, test):
-        said = (
-            f"the threshold of {run.path} was chosen on patients of {len(chosen)} of the {len(test)} X-rays to test on"
-        )
-        raise ValueError(f"{said} ({chosen[0]}, ...): pass others, or read the report of that calibration")
+    if chosen := calibrated_ids(run, test, pixels):
+        said = f"the threshold of {run.path} was chosen on {len(chosen)} of the {len(test)} X-rays to test on"
+        said += f", or on others of their patients ({chosen[0]}, ...)"
+        raise ValueError(f"{said}: pass others, or read the report of that calibration")
+
+
+def pixels_of(split: "Split") -> dict[str, str]:
+    """Return the digest of the gray pixels of each prepared X-ray, by its id."""
+    prepared = split.arrays.prepared.select_columns(["id", "digest"])[:]
+    return dict(zip(prepared["id"], prepared["digest"], strict=True))
+
+
+def _same_pixels(pixels: Mapping[str, str], known: frozenset[str]) -> list[str]:
+    """Return the ids, sorted, of the `pixels` whose digest is known."""
+    return sorted(id for id, digest in pixels.items() if digest in known)
 
 
 def check_leaks(source: str | Path, seen: Seen, test: datasets.Dataset, protocol: str = "default") -> None:
@@ -97,8 +117,7 @@ def leaked_ids(seen: Seen, test: datasets.Dataset, protocol: str) -> set[str]:
 
 def check_pixels(source: str | Path, seen: frozenset[str], test: "Split") -> None:
     """Raise ValueError where a prepared X-ray to test on has the pixels of one among those `seen` in training."""
-    prepared = test.arrays.prepared.select_columns(["id", "digest"])[:]
-    same = sorted(id for id, digest in zip(prepared["id"], prepared["digest"], strict=True) if digest in seen)
+    same = _same_pixels(pixels_of(test), seen)
     if same:
         raise ValueError(
             f"{source} was trained on the pixels of {len(same)} of the {len(test.rows)} X-rays to test on, whatever "

@@ -29,7 +29,9 @@ class PretrainConfig(TrainConfig):
     FILE: ClassVar[str] = ENCODER_CONFIG_NAME
 
     more_data: list[str] = several("X-rays of other sources, as data_dir")
-    whole: list[str] = several("X-rays never to be tested on: all of these sources are learned from, splits or not")
+    whole: list[str] = several(
+        "sources never to be tested on: all their X-rays are learned from, whatever their splits"
+    )
     mask_ratio: float = option(0.75, "fraction of the patches that are hidden and reconstructed", "in [0, 1)")
     task: TaskName = option("tb_classification", "what the encoder is for, whose test X-rays are left out")
     model: str | None = option(
@@ -40,7 +42,7 @@ class PretrainConfig(TrainConfig):
     epochs: int = option(130, "passes over the training images", "at least 1")
     batch_size: int = option(32, "images in a step, all processes together", "at least 1")
     learning_rate: float | None = option(6e-4, "peak of the schedule", "above 0")
-    weight_decay: float = option(0.05, "AdamW's, on weights of two and more dimensions", "at least 0")
+    weight_decay: float = option(0.05, "weight decay of AdamW, on weights of two or more dimensions", "at least 0")
     augment: Literal["none", "light", "strong", "crops"] = option("crops", "how much training images are changed")
 
     def __post_init__(self) -> None:
@@ -49,7 +51,7 @@ class PretrainConfig(TrainConfig):
         defaults = {one.name: one.default for one in fields(self)}
         for name in NOT_OF_PRETRAINING:
             if (value := getattr(self, name)) != defaults[name]:
-                raise ValueError(f"{name} {value!r} is of cxm train, not of a pre-training: leave it out")
+                raise ValueError(f"{name} {value!r} is an option of cxm train, not of pre-training: leave it out")
 
     @property
     def purpose(self) -> str:

@@ -55,7 +55,7 @@ def _divided(config: PretrainConfig) -> PretrainSource:
     """Return a source by the protocol of `config`, or by its own splits where the protocol does not know it."""
     splits = load_splits(request_of(config))
     if not of_the_set(splits) and config.protocol not in ANY_SOURCE:
-        logger.info("%s is not of the set: its own splits, not protocol %s", config.data_dir, config.protocol)
+        logger.info("%s is not the set: its own splits are used, not protocol %s", config.data_dir, config.protocol)
         config = replace(config, protocol="default")
     return PretrainSource(config, divide(splits, config.protocol, config.task, config.fold, needed=()))
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
+from hub_models.hub_client.bundled import known_place
 from hub_models.hub_client.downloads import RUN_FILES, SETTINGS_KEY
 from hub_models.hub_client.model_files import check_types, damaged, read_json, refuse_foreign
 from hub_models.metrics.intervals import Interval
@@ -33,6 +34,7 @@ class RunData(TypedDict):
     model: NotRequired[str]  # digest of the run that training started from; older runs lack it
     segmenter: NotRequired[str]  # digest of the run that found the lungs
     synthetic: NotRequired[int]  # number of synthetic X-rays, above 0
+    license: NotRequired[str]  # of the bundled model that it comes from
     calibrated: NotRequired[list[str]]  # digests of the patients of local X-rays that chose the operating point
     synthetic_learned: NotRequired[int]  # of those in train and validation
     pixels: NotRequired[dict[str, list[str]]]  # digests of gray pixels of train, validation and earlier
@@ -65,7 +67,7 @@ class RunFolder:
 
     @classmethod
     def read(cls, source: "str | Path | RunFolder") -> "RunFolder":
-        """Return the run in a folder.
+        """Return the run in a folder, or that of a bundled model by its name.
 
         Raises:
             FileNotFoundError: none is there.
@@ -73,7 +75,7 @@ class RunFolder:
         """
         if isinstance(source, RunFolder):
             return source
-        path = Path(source)
+        path = Path(known_place(source))
         if (path / "fold-0").is_dir():
             raise ValueError(f"{path} holds all folds and no model of its own: pass one fold's folder, {path}/fold-0")
         config = TrainConfig.load(path)

@@ -11,11 +11,12 @@ from chest_xray_masks import __version__
 from hub_models.evaluation.age_bands import age_band
 from hub_models.evaluation.calibration import CrossFitted, Scores, calibrate_scores
 from hub_models.evaluation.calibration_config import CalibrationConfig
-from hub_models.evaluation.calibration_report import CALIBRATION_FILES, shown_interval, write_calibration
+from hub_models.evaluation.calibration_report import CALIBRATION_FILES, JSON_NAME, shown_interval, write_calibration
 from hub_models.evaluation.calibration_warnings import CalibrationWarning
 from hub_models.evaluation.score_tables import read_scores
 from hub_models.evaluation.thresholds import Rule
 from hub_models.files import check_output, held, is_hidden
+from hub_models.hub_client.model_files import read_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,6 +49,7 @@ def calibrate(config: CalibrationConfig) -> dict[str, Any]:
             raise ValueError(
                 f"--write {config.write} and --output {config.output} must lie side by side: pass another"
             )
+    _refuse_others(config)
     if config.model is None:
         scores = read_scores(str(config.predictions), str(config.truth), config.columns, config.positive)
         values, crossed = _calibrated(config, scores, {})
@@ -68,6 +70,16 @@ def calibrate(config: CalibrationConfig) -> dict[str, Any]:
                 write_calibrated(run, config.write, values, scores, crossed)
         accelerator.wait_for_everyone()
     return _told(config, values)
+
+
+def _refuse_others(config: CalibrationConfig) -> None:
+    """Raise ValueError where `config.output` holds a calibration by another rule, or on other X-rays."""
+    if not (config.output / JSON_NAME).is_file():
+        return
+    before = read_json(config.output / JSON_NAME)
+    now = {"data": config.source_name, "split": config.split, "rule": Rule.of(config).as_values()}
+    if others := [name for name, value in now.items() if before.get(name) != value]:
+        raise ValueError(f"{config.output} holds a calibration of other {', '.join(others)}: pass another --output")
 
 
 def _calibrated(
@@ -116,17 +128,15 @@ def _measured(config: CalibrationConfig, accelerator: "Accelerator") -> "tuple[R
     data = DataRequest(str(config.data), "all", config.table, config.columns, config.positive, config.data_revision)
     request = EvaluationRequest(data, config.split or "all", None, None, lungs, {}, unseen=True)
     (planned,) = plan(folder, request, accelerator)
-    silent = replace(
-        planned.trained, task=replace(planned.trained.task, explained=False)
-    )  # its saliency is not needed
-    per_image = replace(planned, trained=silent).measured(accelerator).per_image
-    warnings, synthetic = [], count_synthetic(planned.rows)
-    if synthetic:
-        warnings.append(CalibrationWarning.SYNTHETIC.raised(synthetic=synthetic, all=len(per_image)))
-    if run.data.get("synthetic"):
-        warnings.append(CalibrationWarning.SYNTHETIC_MODEL.raised())
-    if before := calibrated_ids(run, planned.rows):
-        warnings.append(CalibrationWarning.CALIBRATED_BEFORE.raised(before))
+    task = replace(planned.trained.task, explained=False)  # its saliency is not needed
+    evaluated = replace(planned, trained=replace(planned.trained, task=task)).measured(accelerator)
+    per_image, before = evaluated.per_image, calibrated_ids(run, planned.rows, evaluated.pixels)
+    synthetic = count_synthetic(planned.rows)
+    warnings = (
+        (synthetic, CalibrationWarning.SYNTHETIC.raised(synthetic=synthetic, all=len(per_image))),
+        (run.data.get("synthetic"), CalibrationWarning.SYNTHETIC_MODEL.raised()),
+        (before, CalibrationWarning.CALIBRATED_BEFORE.raised(before)),
+    )
     scores = Scores(
         [row["id"] for row in per_image],
         [row["patient_id"] for row in per_image],
@@ -134,7 +144,8 @@ def _measured(config: CalibrationConfig, accelerator: "Accelerator") -> "tuple[R
         np.array([row["probability"] for row in per_image], float),
         run.settings.threshold,
         {name: [_group_of(row, name) for row in per_image] for name in ("sex", "age", "site")},
-        tuple(warnings),
+        tuple(warning for holds, warning in warnings if holds),
+        frozenset(evaluated.pixels.values()),
     )
     name = folder.resolve().name if Path(str(config.model)).is_dir() else str(config.model)
     return run, scores, {"model": {"name": name, "digest": run.digest}, "synthetic": synthetic}

@@ -17,6 +17,7 @@ from hub_models.models.settings import HISTORY_KEY, OperatingPoint, Settings
 from hub_models.models.tasks import TASKS
 from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import CONFIG_NAME
+from hub_models.runs.leaks import calibrated_pixels
 from hub_models.runs.notes import NOTES_NAME
 from hub_models.runs.run_folder import DATA_NAME, EMISSIONS_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunFolder, short_digest
 from hub_models.training.optimization import divide_logits
@@ -77,7 +78,8 @@ def write_calibrated(
         for name in KEPT_FILES:
             if (run.path / name).is_file():
                 shutil.copyfile(run.path / name, new / name)
-        write_json(dict(run.data) | {"calibrated": sorted(patients)}, new / DATA_NAME)
+        pixels = run.data.get("pixels", {}) | {"calibrated": sorted(scores.pixels | calibrated_pixels(run.data))}
+        write_json(dict(run.data) | {"calibrated": sorted(patients), "pixels": pixels}, new / DATA_NAME)
         _write_results(run, new, calibrated, temperature, scores, crossed)
         write_card(new, folder.absolute().name)
 

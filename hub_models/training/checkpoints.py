@@ -56,9 +56,9 @@ def said_what_stands(run_folder: Path) -> Iterator[None]:
         yield
     except DiskFullError as error:
         newest = next(reversed(checkpoints_in(run_folder / CHECKPOINTS)), None)
-        stands = f"the checkpoint {newest} stands" if newest else "no checkpoint was made before"
+        stands = f"the checkpoint {newest} is kept" if newest else "no checkpoint was made before"
         if any(run_folder.glob("model*.safetensors")):
-            stands = f"what was trained stands in {run_folder}"
+            stands = f"what was trained is kept in {run_folder}"
         raise DiskFullError(error.folder, error.number, stands) from error
 
 
@@ -179,7 +179,7 @@ class Stop:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt("stopped at once: the last checkpoint stands")
+            raise KeyboardInterrupt("stopped at once: the last checkpoint is kept")
         self.requested = True
 
     def agreed(self, accelerator: Accelerator) -> bool:

@@ -8,10 +8,12 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 
 from hub_models.hub.push import Push, check_push, kind_of, push_model
+from hub_models.hub.run_files import required_license
 from hub_models.models.architectures import outline_at
 from hub_models.models.tasks import TASKS
 from hub_models.runs.config import TrainConfig, resolved
 from hub_models.runs.data import resolve
+from hub_models.runs.earlier_models import inherited_license
 from hub_models.runs.launch import make_accelerator
 from hub_models.runs.run_folder import RunFolder
 from hub_models.training.train import train
@@ -38,11 +40,13 @@ class Destination:
     def check_config(self, config: TrainConfig) -> None:
         """Raise ValueError where the config's run cannot be pushed as one model, with or without a segmenter."""
         if config.protocol == "folds" and config.fold is None:
-            raise ValueError(f"push {self.repo_id} is of one model, and protocol folds trains five: pass --fold")
+            raise ValueError(f"push {self.repo_id} sends one model, but protocol folds trains five: pass --fold")
         if config.region == "lungs" and self.segmenter is None:
             raise ValueError("region lungs needs its lung model on the Hub: pass --push_segmenter <its Hub id>")
         if config.region == "image" and self.segmenter is not None:
-            raise ValueError(f"push_segmenter {self.segmenter} is of region lungs: leave it out, or change the region")
+            raise ValueError(
+                f"push_segmenter {self.segmenter} is only for region lungs: leave it out, or change the region"
+            )
 
     def command(self, run_folder: str | Path) -> str:
         """Return the command that pushes a finished run there."""
@@ -91,6 +95,7 @@ def train_and_push(config: TrainConfig, destination: Destination) -> Push | None
 
 def _check(config: TrainConfig, destination: Destination) -> None:
     """Raise the error with which a push of the resolved config's run would be refused."""
+    required_license(destination.license, inherited_license(config), config.output_dir)
     kind = TASKS[config.task].kind
     name, size = resolved(config.model, "model"), resolved(config.image_size, "image_size")
     architecture = type(outline_at(kind, name, config.from_scratch, size)).__name__

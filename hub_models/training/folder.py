@@ -26,9 +26,9 @@ def check_folder(config: TrainConfig, folder: Path, accelerator: Accelerator) ->
     if not (folder / config.FILE).exists():
         check_output(folder, "run", is_hidden)
     elif has_begun(folder) and (differences := config.differences(resolve(type(config).load(folder)))):
-        is_longer = "epochs" in differences[0] and type(config) is TrainConfig
-        way = f"; to train its model for longer, pass --model {folder} too" if is_longer else ""
         changed = f"holds a run of another config ({'; '.join(differences)})"
+        is_longer = "epochs" in differences[0] and type(config) is TrainConfig and (folder / RESULTS_NAME).exists()
+        way = f"; to train its model for longer, pass another with --model {folder}" if is_longer else ""
         raise ValueError(f"output folder {folder} {changed}: delete it, or pass another{way}")
     elif not (folder / RESULTS_NAME).exists():
         refuse_edited(folder)  # the card is written at the end
@@ -54,8 +54,11 @@ def check_data(config: TrainConfig, folder: Path, data: RunData) -> None:
     others = {name for name, value in known.items() if name != "pixels" and data.get(name) != value}
     if others:
         name = next((one for one in ("fingerprint", "model", "segmenter") if one in others), "fingerprint")
-        place = config.data_dir if name == "fingerprint" else getattr(config, name)
-        raise ValueError(f"{place} changed since the run in {folder} began: pass another output folder")
+        if name == "fingerprint":
+            said = f"holds a run of other X-rays ({config.data_dir} is another source, or has changed)"
+        else:
+            said = f"holds a run from another {name} ({getattr(config, name)} has changed)"
+        raise ValueError(f"output folder {folder} {said}: delete it, or pass another")
 
 
 def write_files(folder: Path, saves: Sequence[Callable[[Path], object]], accelerator: Accelerator) -> None:

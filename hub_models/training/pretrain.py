@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 CARD = """# {name}
 
-An encoder for chest X-rays, pre-trained without labels. It is no reader: it gives no masks and no probabilities.
+An encoder for chest X-rays, pre-trained without labels. It is not a reader: it gives no masks and no probabilities.
 
 A ViT (`{model}`, {size} px) was trained as a masked auto-encoder: {percent:g} % of the patches of an X-ray were
 hidden, and reconstructed from the others ({epochs}; epoch {kept} was kept). Of the variance within hidden patches,

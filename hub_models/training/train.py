@@ -31,7 +31,6 @@ from hub_models.models.trained_model import TrainedModel, save_model
 from hub_models.runs.config import TrainConfig, resolved
 from hub_models.runs.data import (
     Split,
-    check_earlier,
     describe,
     learned_pixels,
     load_run_rows,
@@ -39,7 +38,8 @@ from hub_models.runs.data import (
     request_of,
     resolve,
 )
-from hub_models.runs.launch import device_name, make_accelerator
+from hub_models.runs.earlier_models import check_earlier
+from hub_models.runs.launch import device_name, lacks_bf16, make_accelerator
 from hub_models.runs.leaks import LEARNED, check_pixels, seen_in
 from hub_models.runs.notes import CARD_NAME, finished
 from hub_models.runs.run_folder import DATA_NAME, PER_IMAGE_NAME, RESULTS_NAME, RunData, RunFolder
@@ -155,6 +155,8 @@ def fit(
     if accelerator.is_main_process:
         config.save(folder, device=device, duration_seconds=seconds)
     done = {"kept_epoch": kept_epoch, "epochs": progress.history}
+    if accelerator.device.type == "cuda":
+        done["peak_memory_bytes"] = torch.cuda.max_memory_allocated()
     return done | {"device": device, "duration_seconds": seconds}
 
 
@@ -163,6 +165,10 @@ def _announce(run: Run) -> None:
     config, accelerator = run.config, run.accelerator
     if accelerator.device.type == "cpu" and not parse_flag_from_env("ACCELERATE_USE_CPU"):
         logger.info("no GPU found: training on the CPU")
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16" and lacks_bf16():
+        logger.warning(
+            "warning: this CPU has no bf16 instructions, and bf16 is several times slower on it: leave bf16 out"
+        )
     launch = f"{counted(accelerator.num_processes, 'process')}, precision {accelerator.mixed_precision}"
     splits = ", ".join(f"{len(split.rows)} {name}" for name, split in run.splits.items())
     logger.info("training on %s (%s); X-rays: %s", device_name(accelerator), launch, splits)
@@ -234,7 +240,9 @@ def _fit_out_of_distribution(run: Run, folder: Path) -> None:
     model = TrainedModel.from_run(folder).model.to(accelerator.device)
     fitted = OutOfDistribution.of(measure_features(model, run.image_processor, arrays, accelerator))
     if fitted is None:
-        logger.info("%d X-rays of training are too few to tell others from them: %d are needed", len(arrays), LEAST)
+        logger.info(
+            "%d training X-rays are too few to tell X-rays unlike them apart: %d are needed", len(arrays), LEAST
+        )
     elif accelerator.is_main_process:
         fitted.save(folder)
     accelerator.wait_for_everyone()

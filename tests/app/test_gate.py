@@ -72,7 +72,7 @@ def test_hosts_of_an_open_page_are_its_own_and_those_that_are_named() -> None:
 
 def test_name_that_is_no_host_is_said_at_once() -> None:
     for wrong in ("http://x", "x:80", "a b", "", "a*"):
-        with pytest.raises(ValueError, match="is no host"):
+        with pytest.raises(ValueError, match="is not a host"):
             gate.hosts_of(None, [wrong])
 
 

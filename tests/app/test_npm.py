@@ -102,5 +102,5 @@ def test_a_member_that_is_no_file_is_named(tmp_path: Path) -> None:
         member = tarfile.TarInfo("package/lib")
         member.type = tarfile.DIRTYPE
         packed.addfile(member)
-    with tarfile.open(path) as packed, pytest.raises(ValueError, match="package/lib is no file"):
+    with tarfile.open(path) as packed, pytest.raises(ValueError, match="package/lib is not a file"):
         npm._read(packed, packed.getmember("package/lib"))

@@ -406,7 +406,7 @@ def test_page_warns_of_models_of_phantoms() -> None:
         ({"Lung model": sound, "Tuberculosis model": synthetic}, "Tuberculosis model: trained on synthetic"),
         ({"Lung model": synthetic, "Tuberculosis model": synthetic}, "Lung model and Tuberculosis model: trained"),
     ):
-        head = app._head(app.Page(None, models, {}))
+        head = app.view.head_html(models)
         assert "not a medical device" in head and warned in head and ("synthetic" in head) == bool(warned)
 
 

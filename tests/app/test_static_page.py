@@ -286,7 +286,7 @@ def test_loaded_page_reads_without_its_server(runs, export, browser: Browser, tm
 def test_what_cannot_be_read_is_refused_in_words(page: Page) -> None:
     sound = forms(8)
     for name, data, said in (
-        ("notes.png", b"not an image", "no image that the page reads"),
+        ("notes.png", b"not an image", "This is not an image that the page reads"),
         ("cut.png", sound["0-gray.png"][:-400], "damaged"),
         ("cut.jpg", sound["5-gray.jpg"][:300], "damaged"),
         ("cut.dcm", sound["7-deep.dcm"][:-400], "cut off"),

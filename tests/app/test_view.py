@@ -166,7 +166,7 @@ def test_names_and_errors_are_no_html() -> None:
     for html in (
         reading_html(one),
         report_html(one),
-        problem_html(hostile, "<b> is no X-ray"),
+        problem_html(hostile, "<b> is not an X-ray"),
         waiting_html(hostile),
         files_html(one),
         report_html(replace(one, models=(hostile,))),

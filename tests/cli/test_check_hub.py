@@ -58,7 +58,7 @@ def data_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("skipped", "pattern", "fault", "kind", "message"),
     [
-        ("made", "GET /cdn/", {"corrupt": True}, ValueError, "came damaged"),
+        ("made", "GET /cdn/", {"corrupt": True}, ValueError, "arrived damaged"),
         ("made", "POST .*/commit/", {"status": 403}, PermissionError, "is not allowed"),
         ("made", "POST .*/tag/", {"status": 500}, ConnectionError, "tagging model alice/chest-xray-masks-check-"),
         SLOW("data_only", "POST /api/datasets/.*/commit/", {"status": 403}, PermissionError, "is not allowed"),

@@ -241,7 +241,7 @@ def test_config_file_of_an_old_run_is_read_by_its_old_names(tmp_path: Path) -> N
         ("epochs: yes", "epochs must be a whole number, got True"),
         ("model: 3", "model must be text, got 3"),
         ("[3]", "holds no keys with values"),
-        ("a: b: c", "is no YAML"),
+        ("a: b: c", "is not YAML"),
     ],
 )
 def test_config_file_names_key_and_value(text: str, said: str, tmp_path: Path) -> None:

@@ -532,7 +532,7 @@ def test_script_on_the_complete_set_in_a_zip(tmp_path: Path) -> None:
     kinds = Counter(finding["kind"] for finding in read["findings"])
     assert kinds == {"image without mask": 96, "mask of more than two parts": 1}
     assert [finding["ids"] for finding in read["findings"] if finding["known"]] == [[CROSSING]]
-    files |= {f"masks/{SICK}_mask.png": png(three_parts())}  # such a mask of another X-ray is no oddity of the set
+    files |= {f"masks/{SICK}_mask.png": png(three_parts())}  # such a mask of another X-ray is not an oddity of the set
     done = script("--data_dir", zipped(path, files), "--strict")
     assert done.returncode == 1 and done.stdout.startswith("complete: ")
     del files[f"CXR_png/{MC}.png"], files[f"masks/{MC}.png"], files[text_of(MC)]

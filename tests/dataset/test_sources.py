@@ -14,11 +14,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import tiny
+from pictures import camera_tiff
 from PIL import Image
 
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import report
-from hub_models.dataset.columns import parse_columns
+from hub_models.dataset.audit_report import ADVICE_OF_OWN, KINDS
+from hub_models.dataset.columns import Labels, labels_of, parse_columns, parse_positive
 from hub_models.dataset.sources import DataRequest, fingerprint_of, load_splits
 from hub_models.imaging.gray import to_gray
 
@@ -309,6 +311,24 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         assert said in caplog.text
 
 
+def test_table_that_names_no_xray_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, said = small(tmp_path / "in", {"a/x.png": 1, "b/x.png": 2}), []
+    (folder / "labels.csv").write_text("image,TB\nx.png,1\ny.png,0\n")  # two files, and none
+    load_splits(DataRequest(str(folder)), said)
+    assert any("labels.csv is not used" in line for line in said) and "no column of labels.csv" in caplog.text
+
+
+def test_what_a_command_wrote_is_no_xray_and_no_mask(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1, "out/masks/a.png": 3, "fold/outlines.png": 4})
+    (folder / "out" / "predict.json").write_text("{}")
+    for name in ("results.json", "per_image.parquet"):  # all folds, or an evaluation
+        (folder / "fold" / name).write_text("{}")
+    (row,) = all_rows(folder).values()
+    assert row["id"] == "a" and row["mask"] is None
+    assert all(f"in/{name} is left out" in caplog.text for name in ("out", "fold"))
+    assert all_rows(folder / "out" / "masks")  # which were asked for
+
+
 def test_audit_of_any_source(own: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(own, tmp_path / "clinic")
     shutil.copy(folder / "xrays" / "pat_00_view1.png", folder / "xrays" / "again.png")
@@ -322,6 +342,71 @@ def test_audit_of_any_source(own: Path, tmp_path: Path) -> None:
     assert kinds["same pixels"] == ("again", "pat_00_view1") and kinds["unreadable file"] == ("pat_01_view1",)
     assert kinds["empty mask"] == ("again",)
     assert json.loads((tmp_path / "audit.json").read_text())["is_own"] is True
+
+
+def test_audit_says_the_labels_of_one_picture(tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1, "b.png": 1, "c.png": 2, "d.png": 2})
+    (folder / "labels.csv").write_text("file,label\na.png,normal\nb.png,tuberculosis\nc.png,normal\nd.png,normal\n")
+    found = report(DataRequest(str(folder)), progress=False)
+    said = {one.ids: one.message for one in found.findings if one.kind == "same pixels"}
+    assert said == {("a", "b"): "labelled normal and tuberculosis", ("c", "d"): ""}
+
+
+@pytest.mark.parametrize(
+    "head, kind",
+    [(b"\0\0\0\x18ftypheic\0\0", "HEIC"), (b"8BPS\0\1", "Photoshop"), (camera_tiff(), "a camera's raw image")],
+)
+def test_kinds_that_are_not_read_are_named(head: bytes, kind: str, tmp_path: Path) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1})
+    (folder / "photo.png").write_bytes(head)
+    with pytest.raises(ValueError, match=rf"photo.png is .*{kind}.*, which is not read: save it as"):
+        load_splits(DataRequest(str(folder)))
+    (finding,) = report(DataRequest(str(folder)), progress=False).of_kind("unreadable file")
+    assert kind in finding.message
+    features = datasets.Features({"image": datasets.Image()})
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": head, "path": None}]}, features)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=f"row 0 of .*{kind}"):
+        load_splits(DataRequest(str(tmp_path / "rows.parquet")))
+
+
+def test_audit_says_whose_patients_are_not_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1, "b.png": 2, "c.png": 3})
+    (folder / "labels.csv").write_text("file,subject_code\na.png,P1\nb.png,P1\nc.png,\n")
+    report(DataRequest(str(folder)), progress=False)
+    assert "no patient of 3 X-rays of 3 (a, ...)" in caplog.text and "--columns patient_id=COLUMN" in caplog.text
+    caplog.clear()
+    report(DataRequest(str(folder), columns="patient_id=subject_code"), progress=False)
+    assert "no patient of 1 X-rays of 3 (c, ...)" in caplog.text
+
+
+def test_audit_takes_no_columns_for_the_set(phantoms: Path) -> None:
+    with pytest.raises(ValueError, match="holds X-rays of the set alone"):
+        report(DataRequest(str(phantoms), columns="label=nonsense"))
+
+
+def test_masks_in_the_place_of_xrays_are_found(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number, values in enumerate(((0, 255), (17, 90), (0, 128, 255))):
+        picture = np.resize(np.array(values, np.uint8), (64, 60))
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{number}.png")
+    found = report(DataRequest(str(tmp_path)))
+    assert [one.ids for one in found.of_kind("X-ray of two gray values")] == [("0",), ("1",)] and found.is_off
+    assert ADVICE_OF_OWN.keys() < KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "proposal"),
+    [
+        (["1", "0", "-1"], "VALUE"),
+        (["1", "2"], "VALUE"),
+        (["Tuberculosis", "TBC", "TB", "pneumonia"], "Tuberculosis,TBC,TB"),
+    ],
+)
+def test_proposed_positives_turn_no_known_one_around(values: list[str], proposal: str) -> None:
+    with pytest.raises(ValueError, match=f'as in --positive "{proposal}"'):
+        labels_of(values, Labels(), "the label column")
+    assert labels_of(["-1", "1", "0"], parse_positive("1"), "it") == [0, 1, 0]
 
 
 def test_columns_are_written_in_any_way() -> None:
@@ -423,7 +508,7 @@ def test_masks_of_one_lung_or_of_another_folder_are_left_out(tmp_path: Path, cap
     small(folder, {"B/masks/left/2.png": 4})
     with caplog.at_level(logging.WARNING):
         assert [row["mask"] for row in all_rows(folder).values()] == [None, None]
-    assert "2 masks are of no X-ray, or of one lung alone" in caplog.text
+    assert "2 masks belong to no X-ray, or cover only one lung" in caplog.text
 
 
 def test_nested_folders_of_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

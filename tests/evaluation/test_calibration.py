@@ -168,7 +168,7 @@ def test_warnings_count_and_name_their_xrays() -> None:
         ({}, "got neither"),
         ({"model": "m"}, "got --model"),
         ({"model": "m", "data": "d", "truth": "t"}, "got --model, --data, --truth"),
-        ({"predictions": "p", "truth": "t", "write": "w"}, "--write is of --model and --data"),
+        ({"predictions": "p", "truth": "t", "write": "w"}, "--write is only for --model and --data"),
         ({"predictions": "p", "truth": "t", "sensitivity": 0.9, "specificity": 0.7}, "two rules"),
         ({"predictions": "p", "truth": "t", "sensitivity": 90}, "got 90"),
         ({"predictions": "p", "truth": "t", "prevalence": 1}, "got 1"),

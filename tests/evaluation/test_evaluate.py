@@ -9,6 +9,7 @@ import pytest
 from accelerate import Accelerator
 from PIL import Image
 
+from hub_models.dataset.phantoms import write_phantoms
 from hub_models.dataset.sources import load_splits
 from hub_models.evaluation import evaluate as report
 from hub_models.evaluation.evaluate import Evaluated, evaluate_run, shown, write_report
@@ -105,7 +106,7 @@ def test_model_of_the_hub_is_tested_as_its_run(hub, as_user, finished_run, phant
     expected = read_json(finished_run / RESULTS_NAME)["metrics"]
     with as_user():
         push_model(finished_run, "alice/m", license="mit", version="v1")
-        with pytest.raises(ValueError, match="alice/m comes from the Hub: pass an output, the folder to write to"):
+        with pytest.raises(ValueError, match="alice/m is not a folder to write into: pass --output"):
             evaluate_run("alice/m", phantoms)
         options = {"output": tmp_path / "there", "compared": finished_run, "revision": "v1"}
         results = evaluate_run("alice/m", phantoms, **options)
@@ -148,6 +149,14 @@ def test_another_split_protocol_and_folder(untrained, config, tmp_path, no_pictu
     across = evaluate_run(untrained, config.data_dir, protocol="shenzhen_to_mc", output=tmp_path / "there")
     assert (across["protocol"], across["split"], across["images"]) == ("shenzhen_to_mc", "test", 24)
     assert {row["site"] for row in read_per_image(tmp_path / "there")} == {"Montgomery"}
+
+
+def test_results_on_other_x_rays_are_not_overwritten(untrained, config, tmp_path, no_pictures) -> None:
+    evaluate_run(untrained, config.data_dir, output=tmp_path / "there")
+    evaluate_run(untrained, f"{config.data_dir}/", output=tmp_path / "there")  # the same ones
+    other = write_phantoms(tmp_path / "other", 12, 12, 80, seed=9)
+    with pytest.raises(ValueError, match="there holds the results on .*: pass another --output"):
+        evaluate_run(untrained, other, output=tmp_path / "there")
 
 
 def test_model_trained_on_its_test_patients_is_refused(run, config, no_pictures) -> None:
@@ -203,7 +212,7 @@ def tb_run(config, run, make_run, tiny_resnet) -> Path:
 
 
 def test_two_lungs_of_a_model_without_masks_are_refused(tb_run, config) -> None:
-    with pytest.raises(ValueError, match="two_lungs is of lung masks"):
+    with pytest.raises(ValueError, match="two_lungs is only for lung masks"):
         evaluate_run(tb_run, config.data_dir, two_lungs=True)
 
 

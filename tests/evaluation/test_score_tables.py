@@ -111,7 +111,7 @@ def test_other_labels_are_those_of_positive(tmp_path) -> None:
         ([HEAD_P, "a,0.9"], ["id,culture", "a,1"], "no column for the label, but id, culture"),
         ([HEAD_P], [HEAD_T, "a,1"], "has no rows"),
         ([HEAD_P, "a,"], [HEAD_T, "a,1"], "has both a score and a label"),
-        ([HEAD_P, "a\0,0.9"], [HEAD_T, "a,1"], "is no table"),
+        ([HEAD_P, "a\0,0.9"], [HEAD_T, "a,1"], "is not a table"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(predictions, truth, said, tmp_path) -> None:

@@ -435,7 +435,7 @@ def test_other_content_is_left_alone(files, named: str, hub: LoopbackHub, as_use
     repo = hub.create(REPO, files, "dataset", private=True)
     with (
         as_user("alice"),
-        pytest.raises(ValueError, match=f"{REPO} holds {named}, which is of no set"),
+        pytest.raises(ValueError, match=f"{REPO} holds {named}, which belongs to no set"),
     ):
         export(config())
     assert repo.files() == files
@@ -444,7 +444,7 @@ def test_other_content_is_left_alone(files, named: str, hub: LoopbackHub, as_use
 @pytest.mark.parametrize(
     ("made", "said"),
     [
-        ({"files": {"thesis.tex": b"x"}, "private": True}, "holds thesis.tex, which is of no set built here"),
+        ({"files": {"thesis.tex": b"x"}, "private": True}, "holds thesis.tex, which belongs to no set built here"),
         ({"private": False}, "is not private: make it so on its settings page"),
     ],
     ids=["other content", "public"],
@@ -509,7 +509,9 @@ def test_broken_off_push_leaves_the_head_whole(xet, hub, as_user, config, built,
         repo = hub.repo(REPO, "dataset")
         for fault in ({"pattern": "/commit/", "status": 503}, {"pattern": "/preupload/", "cut_after": 1}):
             hub.fail(times=None, **fault)
-            with pytest.raises(ConnectionError, match=f"pushing to dataset {REPO} failed .* run the same again"):
+            with pytest.raises(
+                ConnectionError, match=f"pushing to dataset {REPO} failed .* run the same command again"
+            ):
                 export(other)
             assert repo.files() == contents(built) and repo.tags == {VERSION: repo.commits[0].oid}
             hub.clear_faults()

@@ -50,6 +50,6 @@ def test_samples_are_of_phantoms_only(phantoms: Path, tmp_path) -> None:
     draw_samples(facts, folder, tmp_path / "samples.png")
     width, height = Image.open(tmp_path / "samples.png").size
     assert (width, height) == (1144, 341)  # four groups of 2.6 by 3.1 inches of 110
-    with pytest.raises(ValueError, match=f"{facts[3].id} is no synthetic X-ray: draw phantoms only"):
+    with pytest.raises(ValueError, match=f"{facts[3].id} is not a synthetic X-ray: draw phantoms only"):
         draw_samples([*facts[:3], facts[3]._replace(synthetic=False)], folder, tmp_path / "real.png")
     assert not (tmp_path / "real.png").exists()

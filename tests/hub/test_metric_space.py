@@ -93,10 +93,10 @@ def test_what_is_no_metric_is_refused(hub: LoopbackHub, as_user, tmp_path: Path)
     with pytest.raises(ValueError, match="no module 'dice'"):
         pack_metric(tmp_path / "space", "dice", "alice/dice")
     for options, said in (
-        ({"space": False, "run": tmp_path}, "--metric screening is of --space"),
-        ({"segmenter": "alice/lungs"}, "--segmenter is not of a metric"),
-        ({"license": "mit"}, "--license is not of a metric"),
-        ({"replace": True}, "--replace is of a model's push"),
+        ({"space": False, "run": tmp_path}, "--metric screening is only for --space"),
+        ({"segmenter": "alice/lungs"}, "--segmenter is not for a metric"),
+        ({"license": "mit"}, "--license is not for a metric"),
+        ({"replace": True}, "--replace is only for the push of a model"),
     ):
         given = {"run": None, "space": True, "classifier": None} | options
         with pytest.raises(ValueError, match=said):

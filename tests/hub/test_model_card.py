@@ -557,7 +557,7 @@ def test_folders_that_have_no_card_are_refused(runs, copy, tmp_path) -> None:
         (tmp_path / "folds", (), ValueError, "folds holds all folds and no model of its own: pass one fold's folder"),
         (tmp_path, (), FileNotFoundError, "no train_config.json in .*: pass a folder that cxm train made"),
         (tmp_path / "lungs", (), FileNotFoundError, "no results.json in .*: pass the folder of a finished run"),
-        (lungs, [runs["tb"]], ValueError, "is of tb_classification, .* of lung_segmentation: leave it out"),
+        (lungs, [runs["tb"]], ValueError, "is for tb_classification, .* for lung_segmentation: leave it out"),
         (runs["sz"], [runs["again"]], ValueError, "evaluation of another model .*: pass that model's run folder"),
         (lungs, [lungs / "evaluation"], FileNotFoundError, "no results.json in"),
     ):

@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from PIL import Image
 
 import chest_xray_masks as cxm
 from hub_models.dataset.audit import report
-from hub_models.dataset.sources import DataRequest, fingerprint_of, load_splits
+from hub_models.dataset.sources import DataRequest, fingerprint_of, folder_xrays, load_splits
 from hub_models.hub.dataset_export import RECORD_NAME, ExportConfig, build, export
 from hub_models.imaging.gray import to_gray
 from hub_models.runs.notes import CARD_NAME, NOTES_NAME
@@ -106,6 +108,18 @@ def test_folder_gives_the_rows_of_its_source(clinic: DataRequest, built: Path) -
     assert [row["id"] for row in streamed] == list(expected["test"]["id"])
     files = sorted(path.name for path in (built / "data").iterdir())
     assert files == [f"{split}-00000-of-00001.parquet" for split in sorted(cxm.SPLITS)]
+
+
+def test_export_among_its_own_xrays_is_refused_or_left_out(clinic: DataRequest, built: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(clinic.data, tmp_path / "clinic")
+    with pytest.raises(ValueError, match="lies in .*clinic, and would be read itself"):
+        build(replace(clinic, data=str(folder)), folder / "set")
+    shutil.copytree(built, folder / "set")  # as it once could be made
+    again = replace(clinic, data=str(folder))
+    assert {name: len(rows) for name, rows in load_splits(again).items()} == {
+        name: len(rows) for name, rows in load_splits(clinic).items()
+    }
+    assert folder_xrays(again) is not None  # not the rows of the Parquet
 
 
 def test_audit_is_that_of_the_source(clinic: DataRequest, built: Path) -> None:

@@ -133,19 +133,25 @@ def test_only_data_comes(hub: LoopbackHub, as_user: AsUser, publish: Publish, fi
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"model.safetensors": None}, "alice/tb lacks model.safetensors: pass a model that scripts/push.py sent"),
+        ({"model.safetensors": None}, "alice/tb lacks model.safetensors: pass a model that cxm push sent"),
         ({"train_config.json": None, "data.json": None}, "alice/tb lacks train_config.json, data.json: pass"),
         ({"config.json": b'{"model_type": "resnet"}'}, "config.json of alice/tb has no chest_xray_masks: pass"),
         ({"config.json": b"1"}, "config.json of alice/tb is damaged"),
         ({"config.json": b"{"}, "config.json of alice/tb is damaged"),
         (
             {"config.json": b'{"chest_xray_masks": {}, "auto_map": {"AutoModel": "x.Y"}}'},
-            "to be loaded \\(auto_map\\)",
+            "packages of its own \\(auto_map\\)",
         ),
-        ({"config.json": b'{"chest_xray_masks": {}, "custom_pipelines": {}}'}, "to be loaded \\(custom_pipelines\\)"),
-        ({"config.json": b'{"chest_xray_masks": {"a": [{"auto_map": {}}]}}'}, "to be loaded \\(auto_map\\)"),
-        ({"preprocessor_config.json": b'{"auto_map": {}}'}, "preprocessor_config.json of alice/tb wants code"),
-        ({"config.json": b'{"chest_xray_masks": {}, "attn_implementation": "x/y"}'}, "to be loaded \\(attn_implem"),
+        (
+            {"config.json": b'{"chest_xray_masks": {}, "custom_pipelines": {}}'},
+            "packages of its own \\(custom_pipelines\\)",
+        ),
+        ({"config.json": b'{"chest_xray_masks": {"a": [{"auto_map": {}}]}}'}, "packages of its own \\(auto_map\\)"),
+        ({"preprocessor_config.json": b'{"auto_map": {}}'}, "preprocessor_config.json of alice/tb asks to load code"),
+        (
+            {"config.json": b'{"chest_xray_masks": {}, "attn_implementation": "x/y"}'},
+            "packages of its own \\(attn_implem",
+        ),
         ({"config.json": b"[" * 100_000}, "config.json of alice/tb is damaged"),
         ({"data.json": b"{}\xff"}, "data.json of alice/tb is damaged"),
         ({"results.json": b'{"a": NaN}'}, "results.json of alice/tb is damaged"),
@@ -272,7 +278,7 @@ def test_damaged_file_is_found_and_downloaded_again(hub, as_user, publish, files
         where = ("GET /xorbs/" if xet else "GET /cdn/") if name == "model.safetensors" else f"GET .*/{name}"
         hub.fail(where, corrupt=True, times=None)
         said = said_by(ValueError, lambda: pull_model("alice/tb"), hub)
-        assert said == f"{name} of alice/tb came damaged and was removed: run the same again to download it"
+        assert said == f"{name} of alice/tb arrived damaged and was removed: run the same command again to download it"
         assert not [path for path in home.rglob(name) if path.exists()]
         hub.clear_faults()
         assert content(pull_model("alice/tb"))[name] == sent[name]
@@ -287,7 +293,7 @@ def test_file_damaged_in_the_cache_is_found(hub: LoopbackHub, as_user: AsUser, p
         weights.chmod(0o644)
         weights.write_bytes(data)
         hub.fail(".", status=503, times=None)
-        with pytest.raises(ValueError, match=r"^model\.safetensors of alice/tb came damaged and was removed"):
+        with pytest.raises(ValueError, match=r"^model\.safetensors of alice/tb arrived damaged and was removed"):
             pull_model("alice/tb")
         assert not weights.exists()
         with pytest.raises(ConnectionError, match="503"):
@@ -336,7 +342,7 @@ def test_cache_serves_without_the_hub(hub, as_user, publish, files, caplog, xet)
 
 
 def test_hub_that_is_gone(as_user: AsUser, gone_hub: LoopbackHub) -> None:
-    token, said = gone_hub.add_user("alice"), "^downloading model alice/tb failed .*: run the same again"
+    token, said = gone_hub.add_user("alice"), "^downloading model alice/tb failed .*: run the same command again"
     with as_user() as home, clients_of(gone_hub, token, home), pytest.raises(ConnectionError, match=said):
         pull_model("alice/tb")
 
@@ -391,7 +397,7 @@ def test_cache_without_links(hub, as_user, publish, files, monkeypatch) -> None:
         folder = pull_model("alice/tb")
         assert not (folder / "config.json").is_symlink() and content(folder) == files
         (folder / "config.json").write_bytes(files["config.json"] + b" ")
-        with pytest.raises(ValueError, match="config.json of alice/tb came damaged"):
+        with pytest.raises(ValueError, match="config.json of alice/tb arrived damaged"):
             pull_model("alice/tb")
         assert content(pull_model("alice/tb")) == files
 
@@ -428,7 +434,7 @@ def test_cache_without_links_serves_offline(had_links, hub, as_user, publish, fi
             assert not hub.requests and "not checked" not in caplog.text
             weights = folders[0] / "model.safetensors"
             weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-            with pytest.raises(ValueError, match=r"^model\.safetensors of alice/tb came damaged"):
+            with pytest.raises(ValueError, match=r"^model\.safetensors of alice/tb arrived damaged"):
                 pull_model("alice/tb")
 
 
@@ -463,7 +469,9 @@ def test_local_run_is_a_folder_or_a_hub_id(hub, as_user, publish, tmp_path, monk
         with pytest.raises(FileNotFoundError, match="^no folder runs/typo here, and no model runs/typo on the Hub"):
             local_run("runs/typo")
         for path in (tmp_path / "typo", "./runs/typo", "~/runs/typo", "lungs", "a/b/c"):
-            with pytest.raises(FileNotFoundError, match="and no Hub id: pass a run folder, or <owner>/<name>"):
+            with pytest.raises(
+                FileNotFoundError, match="and it is not a Hub id: pass a run folder, or <owner>/<name>"
+            ):
                 local_run(path)
 
 

@@ -281,7 +281,7 @@ def test_script_ends_in_one_sentence(hub, as_user, run, script, tmp_path, caplog
         hub.fail("POST .*/commit/", status=403)
         code, out, err = script(*command)
         assert str(code).startswith(
-            "error: pushing to model alice/m is not allowed (403: fault 403 as asked for): with a"
+            "error: pushing to model alice/m is not allowed (403: fault 403 as asked for): log in"
         )
         assert not hub.repo("alice/m").files() and out == ""
         hub.fail("POST .*/commit/", status=503)

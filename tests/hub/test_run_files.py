@@ -74,7 +74,7 @@ def test_places_of_the_machine_stay_there(run: Path, tmp_path: Path, caplog: pyt
     )
     edit(run / "config.json", lambda values: values["chest_xray_masks"].update(region="lungs"))
     there = written(release(run, REPO, "mit"), tmp_path / "there")
-    assert "the card names no lung model for this one to see by: pass --segmenter" in caplog.text
+    assert "the card does not name the lung model that this model needs: pass --segmenter" in caplog.text
     caplog.clear()
     release(run, REPO, "mit", segmenter="alice/lungs")
     assert not caplog.text
@@ -150,6 +150,14 @@ def test_licence_must_be_chosen(run: Path) -> None:
     for name in (None, ""):
         with pytest.raises(ValueError, match="pass --license, such as apache-2.0, mit"):
             release(run, REPO, name)
+
+
+def test_licence_of_a_bundled_model_is_that_of_its_heirs(run: Path) -> None:
+    data = json.loads((run / "data.json").read_text()) | {"license": "cc-by-nc-sa-4.0"}
+    (run / "data.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="pass --license cc-by-nc-sa-4.0"):
+        release(run, REPO, "mit")
+    assert "license: cc-by-nc-sa-4.0" in release(run, REPO, "CC-BY-NC-SA-4.0")[CARD_NAME].decode()
 
 
 def test_weights_are_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

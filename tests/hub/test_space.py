@@ -68,7 +68,7 @@ def test_hardware_is_named_and_a_gpu_is_borrowed_only_on_zero_gpu(
         assert hub.repo("alice/reader", "space").hardware == "zero-a10g"
         assert b"wrap=spaces.GPU" in hub.repo("alice/reader", "space").files()["app.py"]
     for options in ({"run": tmp_path, "space": False}, {"run": None, "space": True, "metric": "screening"}):
-        with pytest.raises(ValueError, match="--hardware zero-a10g is of the page"):
+        with pytest.raises(ValueError, match="--hardware zero-a10g is only for the page"):
             push(repo_id="alice/reader", classifier=None, hardware="zero-a10g", **options)
 
 
@@ -199,9 +199,9 @@ def test_options_of_the_other_push_are_refused(tmp_path: Path) -> None:
     for run, space_too, classifier, options, said in (
         (None, False, None, {}, "pass either --model <run folder> or --space"),
         (tmp_path, True, None, {}, "pass either --model <run folder> or --space"),
-        (tmp_path, False, "alice/tb", {}, "--classifier alice/tb is of --space"),
-        (None, True, "alice/tb", {"version": "v1"}, "--version is of a model's push"),
-        (None, True, "alice/tb", {"also": [tmp_path]}, "--also is of a model's push"),
+        (tmp_path, False, "alice/tb", {}, "--classifier alice/tb is only for --space"),
+        (None, True, "alice/tb", {"version": "v1"}, "--version is only for the push of a model"),
+        (None, True, "alice/tb", {"also": [tmp_path]}, "--also is only for the push of a model"),
     ):
         with pytest.raises(ValueError, match=said):
             push(run, "alice/reader", space_too, classifier, **options)

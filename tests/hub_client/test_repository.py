@@ -132,7 +132,7 @@ def test_branches(hub: LoopbackHub, as_user: AsUser) -> None:
         start = repository.create()
         assert start.commit == first  # a new branch begins where main stands
         repository.commit({"README.md": CARD}, "Less", start)
-        with pytest.raises(ValueError, match="^pushing to model alice/m failed: 'v1' is no branch of it"):
+        with pytest.raises(ValueError, match="^pushing to model alice/m failed: 'v1' is not a branch of it"):
             Repository(HfApi(), "alice/m", branch="v1").commit({"README.md": CARD}, "Less", start)
     assert (hub.repo("alice/m").files("try"), hub.repo("alice/m").files()) == ({"README.md": CARD}, FILES)
 

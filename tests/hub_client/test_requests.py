@@ -69,7 +69,7 @@ def raising(*errors: Exception) -> Callable[[], str]:
         *({"status": status} for status in (408, 429, 500, 502, 503, 504)),
         {"cut_after": 0},
         {"cut_after": 20},
-        {"corrupt": True},  # what comes is no JSON
+        {"corrupt": True},  # what comes is not JSON
     ],
     ids=str,
 )
@@ -80,7 +80,7 @@ def test_what_passes_is_tried_again(hub: LoopbackHub, as_user: AsUser, fault: di
         assert len(hub.requests) == len(WAITS) + 1
         hub.requests.clear()
         hub.fail(WHOAMI, times=None, **fault)
-        with pytest.raises(ConnectionError, match="^pushing to the Hub failed .*: run the same again"):
+        with pytest.raises(ConnectionError, match="^pushing to the Hub failed .*: run the same command again"):
             whoami_writer(HfApi())
         assert len(hub.requests) == len(WAITS) + 1
 
@@ -180,7 +180,7 @@ def test_nothing_secret_is_said(
     assert "secret" not in reason_of(answered(500)) + reason_of(caused(RuntimeError("x"), answered(500)))
     with pytest.raises(ConnectionError) as error, plain_errors("doing", "it"):
         raise answered(500, "hf_abcdefghij is wrong")
-    assert str(error.value) == "doing it failed (500: <token> is wrong): run the same again, it resumes"
+    assert str(error.value) == "doing it failed (500: <token> is wrong): run the same command again: it resumes"
     assert retried(raising(answered(500, "api_org_other is wrong")), secret="api_org_other") == "done"
     assert caplog.messages == ["500: <token> is wrong; again in 1 s"] and naps == [1]
     assert error.value.__cause__ is None and error.value.__suppress_context__  # no traceback shows the client's error

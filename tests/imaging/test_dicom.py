@@ -154,9 +154,9 @@ def test_bytes_that_only_begin_like_elements_are_no_dicom(head: bytes) -> None:
 
 
 WRONG = {
-    "empty": (lambda: b"", "is no DICOM file, or is cut off"),
-    "text": (lambda: b"no DICOM" * 100, "is no DICOM file, or is cut off"),
-    "cut in the meta header": (lambda: dicom(XRAY)[:200], "is no DICOM file, or is cut off"),
+    "empty": (lambda: b"", "is not a DICOM file, or is cut off"),
+    "text": (lambda: b"no DICOM" * 100, "is not a DICOM file, or is cut off"),
+    "cut in the meta header": (lambda: dicom(XRAY)[:200], "is not a DICOM file, or is cut off"),
     "cut in the header": (lambda: dicom(XRAY)[:400], "cannot be read|holds no image|is cut off"),
     "no rows": (lambda: without(dicom(XRAY), "Rows"), "holds no image: pass the file of the X-ray itself"),
     "no bits": (lambda: without(dicom(XRAY), "BitsStored"), "the header of .* cannot be read: get a sound copy"),

@@ -105,7 +105,7 @@ def test_patient_and_study_are_those_of_the_x_ray_and_what_is_not_valid_is_blank
 @pytest.mark.parametrize(
     ("source", "masks", "message"),
     [
-        (lambda: b"no DICOM" * 100, RIGHT, "DICOM bytes is no DICOM file"),
+        (lambda: b"no DICOM" * 100, RIGHT, "DICOM bytes is not a DICOM file"),
         (
             lambda: without(dicom(XRAY, **UIDS), "StudyInstanceUID"),
             RIGHT,
@@ -118,7 +118,7 @@ def test_patient_and_study_are_those_of_the_x_ray_and_what_is_not_valid_is_blank
         (lambda: without(dicom(XRAY, **UIDS), "Rows"), RIGHT, "the header of DICOM bytes cannot be read"),
         (lambda: dicom(XRAY, **UIDS, SOPClassUID="1.2.3.4"), RIGHT, "is of a class that is not of the standard"),
         (lambda: dicom(XRAY, **UIDS), RIGHT[:9], "Lung is a mask of 9x36 pixels, DICOM bytes 48x36: pass the mask on"),
-        (lambda: dicom(XRAY, **UIDS), {"Heart": RIGHT}, "no segment 'Heart': choose of Lung, Left lung, Right lung"),
+        (lambda: dicom(XRAY, **UIDS), {"Heart": RIGHT}, "no segment 'Heart': choose from Lung, Left lung, Right lung"),
         (lambda: dicom(XRAY, **UIDS), np.zeros_like(RIGHT), "no lung in the masks of DICOM bytes: there is nothing"),
         (lambda: dicom(XRAY, **UIDS), {}, "no lung in the masks of DICOM bytes"),
     ],

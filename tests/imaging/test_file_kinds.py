@@ -2,12 +2,19 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin, features
+from pictures import camera_tiff
+from PIL import Image, features
 from tiny import dicom
 
-from hub_models.imaging.file_kinds import is_image, unread_kind
+from hub_models.evaluation.calibration_report import CALIBRATION_FILES
+from hub_models.hub.dataset_export import RECORD_NAME
+from hub_models.hub_client.model_files import ENCODER_CONFIG_NAME
+from hub_models.imaging.file_kinds import is_image, is_written, unread_kind
 from hub_models.imaging.gray import to_gray
 from hub_models.imaging.source import open_image
+from hub_models.predict.job import SETTINGS_NAME
+from hub_models.runs.config import CONFIG_NAME
+from hub_models.runs.run_folder import PER_IMAGE_NAME, RESULTS_NAME
 
 GRAY = Image.fromarray(np.arange(64 * 48, dtype=np.uint16).reshape(48, 64).astype(np.uint8))
 
@@ -73,10 +80,8 @@ def test_name_tells_where_the_bytes_do_not(name: str, data: bytes, message: str,
 
 
 def test_raw_image_of_any_name_is_known_by_its_tags() -> None:
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    tags[50706], tags.tagtype[50706] = b"\1\4\0\0", 1  # DNGVersion
     with pytest.raises(ValueError, match="camera's raw image"):
-        open_image(encoded("TIFF", tiffinfo=tags))
+        open_image(camera_tiff())
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="Pillow writes no AVIF")
@@ -90,3 +95,16 @@ def test_avif_of_pillow_is_known() -> None:
 )
 def test_other_bytes_are_no_image(head: bytes) -> None:
     assert not is_image(head.ljust(512, b" "))
+
+
+def test_folders_that_commands_write_are_known_by_their_files() -> None:
+    for names in (
+        {SETTINGS_NAME, "predictions.csv"},
+        {CONFIG_NAME},
+        {ENCODER_CONFIG_NAME},
+        {RESULTS_NAME, PER_IMAGE_NAME, "outlines.png"},
+        {*CALIBRATION_FILES},
+        {RECORD_NAME, "README.md", "data"},
+    ):
+        assert is_written(names)
+    assert not is_written({RESULTS_NAME, "labels.csv", "a.png"}) and not is_written(set())

@@ -67,7 +67,7 @@ def _lines(body: bytes) -> list[dict[str, Any]]:
     try:
         lines = [json.loads(line) for line in body.splitlines() if line.strip()]
     except ValueError as error:
-        raise Refusal(400, f"the commit is no NDJSON: {error}") from error
+        raise Refusal(400, f"the commit is not NDJSON: {error}") from error
     if not lines or lines[0].get("key") != "header":
         raise Refusal(400, "a commit begins with a header")
     return lines
@@ -104,7 +104,7 @@ def _decoded(value: dict[str, Any]) -> bytes:
     try:
         return base64.b64decode(content, validate=True)
     except binascii.Error as error:
-        raise Refusal(400, f"the content of {value['path']} is no base64") from error
+        raise Refusal(400, f"the content of {value['path']} is not base64") from error
 
 
 def _large(hub: "LoopbackHub", repo: Repo, path: str, value: dict[str, Any]) -> File:

@@ -38,7 +38,7 @@ class Call:
         try:
             return json.loads(self.body or b"{}")
         except ValueError as error:
-            raise Refusal(400, f"the body is no JSON: {error}") from error
+            raise Refusal(400, f"the body is not JSON: {error}") from error
 
     def parameter(self, name: str) -> str | None:
         """A value of the query string, or None."""

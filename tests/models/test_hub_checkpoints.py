@@ -98,4 +98,4 @@ def test_each_reason_has_its_own_sentence(there, as_user) -> None:
 
 def test_hub_that_is_gone(gone_hub, as_user) -> None:
     with as_user(None) as home, clients_of(gone_hub, None, home):
-        assert "run the same again" in said_of(ConnectionError)
+        assert "run the same command again" in said_of(ConnectionError)

@@ -97,7 +97,9 @@ def test_damaged_file_is_named(damage: str, tmp_path) -> None:
 
 
 def test_features_of_another_model_are_refused() -> None:
-    with pytest.raises(ValueError, match=f"{OUT_OF_DISTRIBUTION_NAME} is of a model of 2 features, this one has 3"):
+    with pytest.raises(
+        ValueError, match=f"{OUT_OF_DISTRIBUTION_NAME} is for a model with 2 features, but this one has 3"
+    ):
         OutOfDistribution.of(ring()).distances(np.zeros((1, 3)))
 
 

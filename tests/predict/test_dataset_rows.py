@@ -44,7 +44,7 @@ def test_damaged_page_of_ids_is_told_in_one_line(tmp_path) -> None:
     start = chunk.dictionary_page_offset or chunk.data_page_offset
     data[start : start + 8] = b"\xff" * 8  # its header
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"\Axrays\.parquet is no whole Parquet \([^\n]*\): get it again\Z"):
+    with pytest.raises(ValueError, match=r"\Axrays\.parquet is not a whole Parquet file \([^\n]*\): get it again\Z"):
         find_sources(str(path))
     with pytest.raises(ValueError, match=r"\A[^\n]*xrays\.parquet cannot be read as a dataset \([^\n]*\Z"):
         load_splits(path)

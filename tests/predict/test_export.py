@@ -134,6 +134,15 @@ def test_exported_model_answers_as_the_run(exported, lungs_folder, tb_folder, ph
         tb(path)
 
 
+@pytest.mark.parametrize(("given", "threads"), [("1", 1), ("3,1", 3), ("", 0), ("all", 0)])
+def test_exported_model_takes_the_threads_of_the_environment(
+    exported, given: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    session = OnnxModel(exported["tb_classification"])._session
+    assert session.get_session_options().intra_op_num_threads == threads
+
+
 def test_features_are_those_of_the_run(exported, lungs_folder) -> None:
     pixels = [np.random.default_rng(seed).integers(0, 256, (64, 64), np.uint8) for seed in range(3)]
     ours, theirs = OnnxModel(exported["lung_segmentation"]), TrainedModel.from_run(lungs_folder)

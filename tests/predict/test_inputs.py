@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import struct
 import sys
 import tracemalloc
@@ -51,6 +52,16 @@ def test_folder_is_read_to_its_bottom_and_other_files_are_passed_over(folder) ->
     )
     assert opened(sources) == {key: FILES[key] for key in KEYS}
     assert list(sources.index["size"]) == [len(FILES[key]) for key in KEYS]
+
+
+def test_what_a_command_wrote_is_passed_over(finished_run: Path, tmp_path: Path, caplog) -> None:
+    shutil.copytree(finished_run, tmp_path / "in" / "runs" / "tb")
+    write_tree(
+        {"x.png": FILES["b/x.png"], "out/overlays/x.png": FILES["b/x.png"], "out/predict.json": b"{}"}, tmp_path / "in"
+    )
+    assert keys(find_sources(str(tmp_path / "in"))) == ["x.png"]
+    assert all(f"in/{name} is passed over" in caplog.text for name in ("out", "runs/tb"))
+    assert keys(find_sources(str(tmp_path / "in" / "out"))) == ["overlays/x.png"]  # which was asked for
 
 
 SET = kaggle() | {"Lung Segmentation/notes.png": FILES["b/x.png"]}  # which is none of the set's
@@ -175,6 +186,12 @@ def test_dead_links_and_what_is_no_file_are_counted(tmp_path) -> None:
     assert dict(find_sources(str(tmp_path)).passed_over) == {"dead link or no regular file": (2, "gone")}
 
 
+def test_long_list_with_an_entry_twice_keeps_its_order(tmp_path) -> None:
+    names = [f"{number * 7919 % 1000}.png" for number in range(1000)]
+    (tmp_path / "list.txt").write_text("\n".join([*names, names[500]]))
+    assert keys(find_sources(str(tmp_path / "list.txt"))) == names
+
+
 def test_zip_is_as_its_folder(folder, tmp_path) -> None:
     archive = write_zip(FILES | OTHERS, tmp_path / "xrays.zip")
     assert opened(find_sources(str(archive))) == opened(find_sources(str(folder)))
@@ -284,7 +301,7 @@ def test_nothing_to_read_is_said_before_anything_else(tmp_path) -> None:
 
 def test_what_cannot_be_looked_into_is_told(tmp_path) -> None:
     (tmp_path / "half.zip").write_bytes(write_zip(FILES, tmp_path / "whole.zip").read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"half\.zip is no whole zip"):
+    with pytest.raises(ValueError, match=r"half\.zip is not a whole zip"):
         find_sources(str(tmp_path / "half.zip"))
     (tmp_path / "list.csv").write_text("id,label\n1,0\n")
     with pytest.raises(ValueError, match=r"list\.csv has the columns \['id', 'label'\]: give it one of source, path"):

@@ -158,9 +158,15 @@ from hub_models.predict import job, reader
 ENDS = {"abort": os.abort, "segfault": lambda: ctypes.string_at(0), "kill": lambda: os.kill(os.getpid(), 9)}
 
 def read(source, name=None, read=reader.read_xray):
+    if isinstance(source, bytes):  # before any X-ray
+        return read(source, name)
     if Path(source).name == sys.argv[4]:
         ENDS[sys.argv[5]]()
-    return read(source, name)
+    imported = len(sys.modules)
+    found = read(source, name)
+    if len(sys.modules) != imported:
+        raise ImportError("while an X-ray was decoded")
+    return found
 
 reader.read_xray = read
 job.read_all(*sys.argv[1:4])
@@ -208,6 +214,10 @@ def test_script_says_where_and_what_is_wrong(xrays, models, tmp_path) -> None:
     assert len(list((tmp_path / "out" / "saliency").iterdir())) == 60
     again = python(*command(xrays, tmp_path / "out", models, "--overlays", "--saliency"))
     assert "is finished: delete it" in again.stderr and said in again.stderr
+    (tmp_path / "gone.txt").write_text("gone.png\n")
+    unread = python(*command(tmp_path / "gone.txt", tmp_path / "unread", models), check=False)
+    assert unread.returncode == 1 and "1 image, 1 unreadable" in unread.stderr
+    assert table(tmp_path / "unread")[0]["error"] in (tmp_path / "unread" / "predictions.csv").read_text()
     (tmp_path / "empty").mkdir()
     refused = python(*command(tmp_path / "empty", tmp_path / "other", models), check=False)
     assert refused.returncode == 1 and refused.stderr.startswith("error: no image in")

@@ -9,6 +9,7 @@ import pytest
 from test_inputs import keys, opened
 from tiny import image_png, write_tree
 
+from hub_models.predict import lists
 from hub_models.predict.inputs import find_sources
 
 PNGS = {"a b.png": image_png("MCUCXR_0001_0"), "胸部_01.png": image_png("CHNCXR_0001_0")}
@@ -62,6 +63,40 @@ def test_table_is_read_by_its_separator_and_column(folder: Path, name: str, text
         assert set(opened(sources).values()) <= set(PNGS.values())
 
 
+def test_files_of_a_table_are_found_below_its_folder(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    two = {"images/one.png": PNGS["a b.png"], "images/2.png": PNGS["胸部_01.png"], "more/2.png": PNGS["a b.png"]}
+    write_tree(two | {"out/overlays/gone.png": PNGS["a b.png"], "out/predict.json": b"{}"}, folder)
+    (folder / "x.csv").write_text("image,label\none,TB\nimages/2.png,TB\na b.png,TB\n")
+    first, second, third = opened(find_sources(str(folder / "x.csv"))).values()
+    assert (first, second, third) == (PNGS["a b.png"], PNGS["胸部_01.png"], PNGS["a b.png"])
+    for name in ("2", "gone.png", "other/2.png"):  # two files; what a prediction job wrote; in another folder
+        (folder / "x.csv").write_text(f"image\n{name}\n")
+        with pytest.raises(FileNotFoundError, match=f"{name}, and no single file below"):
+            opened(find_sources(str(folder / "x.csv")))
+
+
+def test_a_list_of_paths_or_a_closed_folder_is_not_searched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    walks = []
+
+    def walk(root: Path) -> None:
+        walks.append(root)
+        raise PermissionError("closed")
+
+    monkeypatch.setattr(lists, "list_folder", walk)
+    (folder / "x.txt").write_text("é.png\n")  # which is in sub/
+    with pytest.raises(FileNotFoundError):
+        opened(find_sources(str(folder / "x.txt")))
+    assert not walks
+    (folder / "x.csv").write_text("image\né.png\nother.png\n")
+    sources = find_sources(str(folder / "x.csv"))
+    for _, open_source in sources.stream(sources.index):
+        with pytest.raises(FileNotFoundError, match="no single file below"):
+            open_source()
+    assert walks == [folder] and "closed" in caplog.text
+
+
 def test_backslash_in_the_name_of_a_file_here_stays(folder: Path) -> None:
     write_tree({"a\\b.png": PNGS["a b.png"]}, folder)
     (folder / "x.txt").write_text("a\\b.png\n")
@@ -92,7 +127,7 @@ def test_id_column_names_the_rows(folder: Path) -> None:
     write_tree({"x.txt": b"a b.png"}, folder)
     for images, column, message in (
         ("x.csv", "number", r"x\.csv has the columns \['File', .*none is number"),
-        ("x.csv", "split", "split test stands twice in .*x.csv"),
+        ("x.csv", "split", "split test is in .*x.csv twice"),
         ("x.csv", "Label", "1 rows of .*x.csv have no Label"),
         ("x.txt", "case", r"x\.txt is a list of paths without columns"),
         ("", "case", "has no column case"),

@@ -114,7 +114,8 @@ def test_what_needs_torch_is_said_before_work(runs, phantoms, tmp_path) -> None:
     with pytest.raises(ValueError, match="no saliency of an exported model"):
         read_all(str(phantoms), tmp_path / "out", runs[0] / "onnx", runs[1] / "onnx", saliency=True)
     assert not (tmp_path / "out").exists()
-    code = f"{NO_TORCH}from hub_models import ChestXrayReader; ChestXrayReader({str(runs[0])!r})"
+    bare = shutil.copytree(runs[0], tmp_path / "bare", ignore=shutil.ignore_patterns("onnx"))
+    code = f"{NO_TORCH}from hub_models import ChestXrayReader; ChestXrayReader({str(bare)!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     said = done.stderr.splitlines()[-1]
     assert said.startswith("ImportError") and said.endswith("pip install 'chest-xray-masks[models]'")
@@ -145,3 +146,13 @@ def test_fresh_install_of_read_reads_without_torch(runs, phantoms, tmp_path) -> 
     assert done.returncode == 0, done.stderr
     rows = pyarrow.parquet.read_table(tmp_path / "out" / "predictions.parquet")
     assert len(rows) == 60 and rows["error"].null_count == 60 and rows["probability"].null_count == 0
+    line = [*line[:4], "--output", tmp_path / "bundled"]
+    done = subprocess.run(line, cwd=tmp_path, env=os.environ | OUTSIDE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert pyarrow.parquet.read_table(tmp_path / "bundled" / "predictions.parquet")["probability"].null_count == 0
+
+
+def test_export_in_a_run_is_read_where_torch_is_not_installed(runs, monkeypatch) -> None:
+    assert find_model("bundled:tb").precision is None
+    monkeypatch.setattr(loading, "has_torch", lambda: False)
+    assert find_model("bundled:tb").precision == "fp32" and find_model(runs[0]).path == runs[0] / "onnx"

@@ -330,7 +330,7 @@ def test_list_of_this_machine_is_one_s_own(tmp_path: Path) -> None:
 )
 def test_list_or_table_that_cannot_be_read_is_named(name: str, data: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=rf"{name} is no (list in UTF-8|whole Parquet) "):
+    with pytest.raises(ValueError, match=rf"{name} is not a (list in UTF-8|whole Parquet file) "):
         find_sources(str(tmp_path / name))
 
 

@@ -184,7 +184,7 @@ def test_far_x_rays_are_flagged_where_the_run_knows_its_own(lungs_folder, tmp_pa
     known_by(folder, far.distance)
     assert Flag.OUT_OF_DISTRIBUTION not in ChestXrayReader(folder).read(image)[0].flag_codes
     OutOfDistribution(np.zeros(3), np.eye(3), 1.0, 30).save(folder)
-    with pytest.raises(ValueError, match="is of a model of 3 features, this one has 56"):
+    with pytest.raises(ValueError, match="is for a model with 3 features, but this one has 56"):
         ChestXrayReader(folder).read(image)
 
 
@@ -217,7 +217,7 @@ def test_bad_x_rays_are_named(lungs_folder, tmp_path) -> None:
     Image.new("L", (1, 1)).save(tmp_path / "dot.png")
     with pytest.raises(ValueError, match=r"text\.png cannot be decoded"):
         reader.read(tmp_path / "text.png")
-    with pytest.raises(ValueError, match=rf"dot\.png has 1x1 pixels.* of {LEAST_SIDE} or more a side"):
+    with pytest.raises(ValueError, match=rf"dot\.png has 1x1 pixels.* of {LEAST_SIDE} or more"):
         reader.read(tmp_path / "dot.png")
     with pytest.raises(FileNotFoundError, match="absent.png"):
         reader.read(tmp_path / "absent.png")

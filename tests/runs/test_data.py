@@ -223,18 +223,35 @@ def test_phantom_set_has_what_these_tests_need(phantoms) -> None:
     assert 4 <= absent.sum() <= len(rows) - 4
 
 
+def write_own(folder: Path, header: str) -> None:
+    """Forty images of noise and a table of three columns: file, label and patient."""
+    folder.mkdir()
+    lines = [header]
+    for number in range(40):
+        noise = np.random.default_rng(ord(folder.name) * 1000 + number).integers(0, 255, (24, 20), np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{['normal', 'TB'][number % 2]},{folder.name}{number}")
+    (folder / "t.csv").write_text("\n".join(lines))
+
+
 def test_columns_of_the_training_are_guessed_in_a_test_that_has_none_of_them(tmp_path: Path) -> None:
     for name, header in (("a", "file,dx,patient"), ("b", "file,label,pid"), ("c", "file,dx,who")):
-        (tmp_path / name).mkdir()
-        lines = [header]
-        for number in range(40):
-            noise = np.random.default_rng(ord(name) * 1000 + number).integers(0, 255, (24, 20), np.uint8)
-            Image.fromarray(noise).save(tmp_path / name / f"{number}.png")
-            lines.append(f"{number}.png,{['normal', 'TB'][number % 2]},{name}{number}")
-        (tmp_path / name / "t.csv").write_text("\n".join(lines))
+        write_own(tmp_path / name, header)
     config = config_of(tmp_path / "a", columns="label=dx, patient_id=patient", test_data=str(tmp_path / "b"), **TB)
     rows = load_rows(config)
     assert sum(rows["test"]["label"]) == 20 and {id[0] for id in rows["test"]["patient_id"]} == {"b"}
     assert {id[0] for id in (*rows["train"]["patient_id"], *rows["validation"]["patient_id"])} == {"a"}
     with pytest.raises(ValueError, match="c has no column for patient_id=patient"):
         load_rows(dataclasses.replace(config, test_data=str(tmp_path / "c")))
+
+
+def test_beside_the_set_columns_are_those_of_the_test(phantoms: Path, tmp_path: Path) -> None:
+    write_own(tmp_path / "a", "file,dx,who")
+    config = config_of(phantoms, columns="label=dx, patient_id=who", test_data=str(tmp_path / "a"), **TB)
+    rows = load_rows(config)
+    assert sum(rows["test"]["label"]) == 20 and {id[0] for id in rows["test"]["patient_id"]} == {"a"}
+    assert len(rows["train"]) == len(load_splits(phantoms)["train"])
+    with pytest.raises(ValueError, match="patient_id=patient"):
+        load_rows(dataclasses.replace(config, columns="label=dx, patient_id=patient"))
+    with pytest.raises(ValueError, match="X-rays of the set alone"):
+        load_rows(dataclasses.replace(config, test_data=str(phantoms)))

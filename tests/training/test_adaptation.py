@@ -191,7 +191,7 @@ def test_what_cannot_be_adapted_is_refused_before_x_rays_are_scaled(config, monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "way"), [("lungs", "freeze"), ("vit", "freeze"), ("lungs", "lora"), ("vit", "lora")])
+@pytest.mark.parametrize(("name", "way"), [("lungs", "freeze"), ("vit", "lora")])
 def test_killed_run_ends_with_the_same_weights(name: str, way: str, config) -> None:
     options = {"epochs": 6, "checkpoint_steps": 3, "ema": 0.9}
     whole = config(name, way, "whole", **options)
@@ -205,7 +205,7 @@ def test_killed_run_ends_with_the_same_weights(name: str, way: str, config) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "way"), [("lungs", "freeze"), ("vit", "freeze"), ("lungs", "lora"), ("vit", "lora")])
+@pytest.mark.parametrize(("name", "way"), [("vit", "freeze"), ("lungs", "lora")])
 def test_one_process_and_two_learn_the_same(name: str, way: str, config) -> None:
     # features of a random encoder hardly vary, and the batch norm of a head would blow rounding up
     start = config(name, "full", "start", from_scratch=True)

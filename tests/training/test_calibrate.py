@@ -11,6 +11,7 @@ import pytest
 
 from hub_models import CalibrationConfig, calibrate
 from hub_models.app.view import ShownModel, limits_html
+from hub_models.dataset.sources import load_splits
 from hub_models.evaluation.evaluate import evaluate_run
 from hub_models.hub.limits import threshold_source
 from hub_models.hub.run_files import release
@@ -117,10 +118,30 @@ def test_page_says_where_the_threshold_comes_from(finished_run, local) -> None:
 
 
 def test_new_model_is_not_tested_on_what_chose_its_threshold(phantoms, local, tmp_path) -> None:
-    with pytest.raises(ValueError, match="the threshold of .*tb-local was chosen on patients of"):
+    with pytest.raises(ValueError, match="the threshold of .*tb-local was chosen on"):
         evaluate_run(local[1], phantoms, output=tmp_path / "evaluation")
     data = json.loads((local[1] / "data.json").read_text())
     assert data["calibrated"] and not set(data["calibrated"]) & set(data["test"])  # digests, no ids
+
+
+def test_pixels_that_chose_the_threshold_are_known_under_other_names(phantoms, local, tmp_path) -> None:
+    lines = ["image,label,patient"]
+    for row in load_splits(phantoms)["test"]:
+        row["image"].save(tmp_path / f"{len(lines)}.png")
+        lines.append(f"{len(lines)}.png,{row['label']},someone {len(lines)}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=f"was chosen on {len(lines) - 1} of the {len(lines) - 1} X-rays"):
+        evaluate_run(local[1], tmp_path, "all", output=tmp_path / "evaluation")
+    options = dict(AT_90, split="all")
+    found = calibrate(CalibrationConfig(tmp_path.with_name("again"), str(local[1]), str(tmp_path), **options))
+    assert "calibrated_before" in [one["code"] for one in found["warnings"]]
+
+
+def test_another_calibration_is_not_overwritten(finished_run, phantoms, local) -> None:
+    for rule in ({"sensitivity": 0.8}, {"name": "Hospital Y"}):
+        config = CalibrationConfig(local[1].with_name("report"), str(finished_run), str(phantoms), **AT_90 | rule)
+        with pytest.raises(ValueError, match="holds a calibration of other (rule|data): pass another --output"):
+            calibrate(config)
 
 
 def test_calibrated_model_is_calibrated_again(phantoms, local, tmp_path) -> None:

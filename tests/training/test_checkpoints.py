@@ -93,7 +93,7 @@ def test_a_checkpoint_is_whole_or_absent(place: str, tmp_path, monkeypatch) -> N
             save_checkpoint(tmp_path, Progress(2), 2, accelerator)
     assert load_checkpoint(tmp_path, accelerator) == Progress(1)
     assert model.weight.item() == 1.0
-    save_checkpoint(tmp_path, Progress(3), 2, accelerator)  # what was left is no hindrance
+    save_checkpoint(tmp_path, Progress(3), 2, accelerator)  # what was left does not matter
     assert names(tmp_path) == ["epoch-00001-step-000000", "epoch-00003-step-000000"]
 
 
@@ -218,7 +218,7 @@ def test_a_second_interrupt_ends_at_once() -> None:
     with Stop().listening():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # batch systems repeat it: no reason to lose the checkpoint
-        with pytest.raises(KeyboardInterrupt, match="stopped at once: the last checkpoint stands"):
+        with pytest.raises(KeyboardInterrupt, match="stopped at once: the last checkpoint is kept"):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is former
 

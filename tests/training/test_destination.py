@@ -12,6 +12,7 @@ from loopback_hub import LoopbackHub
 
 from hub_models.cli.commands import COMMANDS
 from hub_models.hub.push import push_model
+from hub_models.hub_client.bundled import BUNDLED_LICENSE
 from hub_models.runs.config import TrainConfig
 from hub_models.runs.run_folder import RunFolder
 from hub_models.training import destination as module
@@ -69,10 +70,13 @@ def test_options_that_cannot_be_pushed_are_refused_without_the_hub(config: Train
     for options, segmenter, said in (
         ({"protocol": "folds"}, None, "pass --fold"),
         (tb, None, "pass --push_segmenter"),
-        ({}, "alice/lungs", "push_segmenter alice/lungs is of region lungs"),
+        ({}, "alice/lungs", "push_segmenter alice/lungs is only for region lungs"),
     ):
         with pytest.raises(ValueError, match=said):
             train_and_push(dataclasses.replace(config, **options), Destination("a/m", "mit", segmenter=segmenter))
+    heir = dataclasses.replace(config, task="tb_classification", model="bundled:tb", image_size=96, from_scratch=False)
+    with pytest.raises(ValueError, match=f"pass --license {BUNDLED_LICENSE}"):
+        train_and_push(heir, Destination("a/m", "mit"))
 
 
 def test_lung_model_on_the_hub_must_be_that_of_the_training(
@@ -115,9 +119,9 @@ def test_command_line_is_checked_before_anything_is_loaded() -> None:
     line = ["--data", "d", "--output", "o"]
     for words, said in (
         (["--push", "a/m"], "a push to a/m needs a licence"),
-        (["--license", "mit"], "--license is of a push"),
-        (["--public"], "--public is of a push"),
-        (["--push_segmenter", "a/l"], "--push_segmenter is of a push"),
+        (["--license", "mit"], "--license is only for a push"),
+        (["--public"], "--public is only for a push"),
+        (["--push_segmenter", "a/l"], "--push_segmenter is only for a push"),
     ):
         with pytest.raises(ValueError, match=said):
             command.plan(command.parser("train").parse([*line, *words]))
@@ -126,18 +130,15 @@ def test_command_line_is_checked_before_anything_is_loaded() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_one_command_trains_and_pushes(
-    hub: LoopbackHub, as_user: Callable, config: TrainConfig, processes: int
-) -> None:
+def test_one_command_trains_and_pushes(hub: LoopbackHub, as_user: Callable, config: TrainConfig) -> None:
     words = ["--data", config.data_dir, "--output", config.output_dir, "--model", config.model, "--from_scratch"]
     words += ["--image_size", 32, "--epochs", 1, "--tracker", "none", "--license", "mit"]
     hub.create("alice/public", {}, private=False)
     with as_user():
-        refused = accelerate("-m", "hub_models.training", *words, "--push", "public", processes=processes, check=False)
+        refused = accelerate("-m", "hub_models.training", *words, "--push", "public", processes=2, check=False)
         assert refused.returncode and "alice/public is not private" in refused.stderr
         assert not Path(config.output_dir).exists()
-        done = accelerate("-m", "hub_models.training", *words, "--push", "m", processes=processes)
+        done = accelerate("-m", "hub_models.training", *words, "--push", "m", processes=2)
         commit = hub.repo("alice/m").branches["main"][:7]
         shown = f"pushed to {hub.endpoint}/alice/m (private), branch main, commit {commit}"
         assert [line for line in done.stdout.splitlines() if line.startswith("pushed to")] == [shown]

@@ -72,10 +72,7 @@ def test_real_xrays_in_a_plain_folder_give_the_metrics_of_the_set(
     assert numbers(again) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_pushed_set_trains_by_its_hub_id(
-    processes: int, hub: LoopbackHub, as_user: Callable, phantoms: Path, tmp_path: Path
-) -> None:
+def test_pushed_set_trains_by_its_hub_id(hub: LoopbackHub, as_user: Callable, phantoms: Path, tmp_path: Path) -> None:
     with as_user("alice"):
         export(ExportConfig(data_dir=phantoms, output=tmp_path / "out", repo_id="alice/chest_xray_masks"))
     words = ["-m", "hub_models.training", "--model", "segformer-light", "--from_scratch", "--image_size", "32"]
@@ -84,7 +81,7 @@ def test_pushed_set_trains_by_its_hub_id(
     for data in ("alice/chest_xray_masks", phantoms):
         output = tmp_path / f"run{len(found)}"
         environment = hub.environment(hub.add_user("alice"), tmp_path / "home") | {"PYTHONPATH": str(ROOT)}
-        line = command_of(processes, [*words, "--data", data, "--output", output])
+        line = command_of(2, [*words, "--data", data, "--output", output])
         done = subprocess.run(line, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         found.append(numbers(json.loads((output / "results.json").read_text())))
@@ -109,7 +106,7 @@ def test_exported_folder_trains_as_its_source(task: str, phantoms: Path, tmp_pat
 def test_patients_of_the_training_are_no_test(phantoms: Path, tmp_path: Path) -> None:
     folder = as_plain_folder(phantoms, tmp_path / "plain")
     options = {"model": "segformer-light", "test_data": str(folder), **TINY}
-    with pytest.raises(ValueError, match="was trained on patients of"):
+    with pytest.raises(ValueError, match="are of patients that .* trains on, too"):
         train(TrainConfig(str(folder), str(tmp_path / "a"), columns="mask=outline", **options))
     # the marks of phantoms are gone from the copies, which are of other patients therefore; the pixels are the same
     with pytest.raises(ValueError, match="was trained on the pixels of"):

@@ -86,7 +86,7 @@ def test_loss_falls_and_the_folder_is_complete(config, results) -> None:
     assert all(epoch["validation_r2"] == pytest.approx(1 - epoch["validation_loss"]) for epoch in epochs)
     assert results["training"]["kept_epoch"] == 1 + int(np.argmin(losses))
     card = (folder / "README.md").read_text()
-    assert "no reader" in card and str(folder.parent) not in card and "| phantoms | 45 | 7 |" in card
+    assert "not a reader" in card and str(folder.parent) not in card and "| phantoms | 45 | 7 |" in card
 
 
 def test_test_split_is_left_out_and_recorded(config, results) -> None:
@@ -204,7 +204,7 @@ def test_encoder_is_no_model_to_read_with(use: Callable[[Path], object], config,
 @pytest.mark.parametrize("name", ["balance", "layer_decay", "task"])
 def test_option_of_a_training_with_labels_is_refused(name: str) -> None:
     value = {"balance": "weights", "layer_decay": 0.7, "task": "lung_segmentation"}[name]
-    with pytest.raises(ValueError, match=f"{name} .* is of cxm train"):
+    with pytest.raises(ValueError, match=f"{name} .* is an option of cxm train"):
         PretrainConfig("data", "out", **{name: value})
 
 

@@ -136,7 +136,7 @@ def test_trackio_keeps_one_log_of_a_run_that_was_killed_and_another_of_a_new_one
 
 
 def test_other_config_for_the_same_folder_names_the_field(config, results) -> None:
-    with pytest.raises(ValueError, match=rf"\(epochs: 9, not 12\).* pass --model {config.output_dir} too"):
+    with pytest.raises(ValueError, match=rf"\(epochs: 9, not 12\).* with --model {config.output_dir}"):
         train(dataclasses.replace(config, epochs=9))
 
 
@@ -180,12 +180,12 @@ def test_changed_x_rays_are_noticed(config, results, phantoms, tmp_path) -> None
     results = train(run)
     assert train(run) == results
     next((tmp_path / "set").rglob("CXR_png/*.png")).touch()
-    with pytest.raises(ValueError, match="set changed since the run in .*run began"):
+    with pytest.raises(ValueError, match="run holds a run of other X-rays .*set is another source, or has changed"):
         train(run)
     written = json.loads((tmp_path / "run" / "data.json").read_text())
     (tmp_path / "run" / "data.json").write_text(json.dumps(written | {"model": "0" * 64, "earlier": ["x"]}))
     started = dataclasses.replace(run, model="runs/first")
-    with pytest.raises(ValueError, match="^runs/first changed since"):
+    with pytest.raises(ValueError, match=r"holds a run from another model \(runs/first has changed\)"):
         module.check_data(started, tmp_path / "run", written | {"model": "1" * 64})
 
 
@@ -321,7 +321,7 @@ def test_full_disk_names_the_checkpoint_that_stands(config, results, tmp_path, m
     with monkeypatch.context() as patch, largest_file(2**40), pytest.raises(DiskFullError) as caught:
         patch.setattr(loop, "train_epoch", fill)
         train(run)
-    assert f"the checkpoint {tmp_path}/run/checkpoints/epoch-00001-step-000000 stands" in str(caught.value)
+    assert f"the checkpoint {tmp_path}/run/checkpoints/epoch-00001-step-000000 is kept" in str(caught.value)
     train(run)
     whole = dataclasses.replace(run, output_dir=str(tmp_path / "whole"))
     train(whole)

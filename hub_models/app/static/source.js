@@ -21,7 +21,7 @@ export async function decoded(bytes, name, limits) {
   if (isDicom) read = ofDicom(bytes, limits);
   else if (starts(0x89, 0x50, 0x4e, 0x47)) read = ofPng(bytes, limits);
   else if (starts(0xff, 0xd8)) read = await ofJpeg(bytes, limits);
-  else throw new Error("This is no image that the page reads: drop a PNG, JPEG or uncompressed DICOM file.");
+  else throw new Error("This is not an image that the page reads: drop a PNG, JPEG or uncompressed DICOM file.");
   const { width, height } = read.gray;
   if (Math.min(width, height) < limits.least_side) {
     throw new Error(`The image has ${width}x${height} pixels, too few to see anything.`);
@@ -156,7 +156,7 @@ function ofDicom(bytes, limits) {
   try {
     set = dicomParser.parseDicom(bytes);
   } catch {
-    throw new Error("This is no DICOM file, or it is cut off: get a sound copy.");
+    throw new Error("This is not a DICOM file, or it is cut off: get a sound copy.");
   }
   const word = (tag) => (set.string(tag) ?? "").trim().toUpperCase();
   const photometric = word("x00280004");
