@@ -193,14 +193,14 @@ COMMANDS = {
         "Read any number of X-rays: lung masks, and a table with areas, probability, decision and flags.",
         (
             "cxm predict --data XRAYS --output OUT",
-            "cxm predict --data chest_xray_masks --data_dir DATA --split test --output OUT --classifier runs/tb",
+            "cxm predict --data DATA --split test --output OUT --classifier runs/tb",
         ),
         {
             "X-rays": [
                 replace(XRAYS, required=True),
                 Option("data_dir", "folder or zip on this machine from which a dataset is built", "DATA"),
                 Option("config_name", "config of a dataset", "NAME", dest="config", old="config"),
-                Option("split", "split of a dataset (default: all)"),
+                Option("split", "split of a dataset or of the set (default: all)"),
                 Option(
                     "image_column", "column to read the X-rays from, if a table has several", "NAME", dest="column"
                 ),

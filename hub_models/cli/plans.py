@@ -143,7 +143,7 @@ def plan_audit(options: Options) -> Work:
         try:
             found = report(data_request(options), options.json)
         except OSError as error:
-            print(error, file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from error
         print(found.headline())
         Console().print(found.table())

@@ -75,7 +75,8 @@ def report(data: DataRequest | str | Path, json_path: Path | None = None, progre
     """Return the audit of a source, and write it as JSON to `json_path`, in one step, if one is given.
 
     Raises:
-        FileNotFoundError: as for `audit`, or the folder of `json_path` does not exist (seen before the work starts).
+        FileNotFoundError: as for `audit` and `DataRequest.check`, or the folder of `json_path` does not exist (seen
+            before the work starts).
         IsADirectoryError: `json_path` is a folder.
         ValueError: as `DataRequest.check_meaning`.
     """
@@ -85,7 +86,8 @@ def report(data: DataRequest | str | Path, json_path: Path | None = None, progre
         raise IsADirectoryError(f"the report {json_path} is a folder: name a file in it")
     request = as_request(data)
     request.check_meaning()
-    if request.is_set or not (Path(request.data).exists() or "/" in request.data):
+    request.check()
+    if request.is_set:
         found = audit(Path(request.data), progress)
     else:
         from hub_models.dataset.source_audit import audit_source  # it uses this module

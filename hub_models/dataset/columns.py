@@ -13,11 +13,11 @@ GUESSED = {
     "image": "image filename file filepath path imagepath imagefile imageindex imageid img xray studyid source",
     "mask": "mask maskpath maskfile lungmask lungs segmentation seg",
     "label": "label tb tuberculosis target class diagnosis tbstatus",
-    "patient_id": "patientid patient subjectid subject pid mrn",
+    "patient_id": "patientid patient subjectid subject pid mrn patientcode subjectcode participantid participant",
     "split": "split subset partition set",
     "site": "site hospital center centre institution facility",
     "sex": "sex gender patientsex patientgender",
-    "age": "age ageyears patientage",
+    "age": "age ageyears patientage ageatexam ageatstudy ageatscan",
     "findings": "findings finding report",
     "id": "id",
 }

@@ -7,7 +7,6 @@ knows, or a dataset of the Hub.
 import hashlib
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
 import chest_xray_masks as cxm
@@ -83,10 +84,7 @@ class DataRequest:
 
     def check(self) -> None:
         """Raise FileNotFoundError where there is no such path, and it cannot be the id of a dataset."""
-        path = Path(self.data).expanduser()
-        is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.data) and path.suffix.lower() not in FILE_SUFFIXES
-        is_path = not is_id and not self.data.startswith("hf://")
-        if is_path and "://" not in self.data and not path.exists():
+        if not (is_dataset_id(self.data) or "://" in self.data or Path(self.data).expanduser().exists()):
             ways = "pass the set, a folder of X-rays, Parquet, or a Hub id"
             raise FileNotFoundError(f"{self.data} does not exist: {ways}")
 
@@ -94,6 +92,15 @@ class DataRequest:
     def name(self) -> str:
         """Name of the source: that of its folder, file or dataset."""
         return Path(self.data).resolve().stem if Path(self.data).exists() else self.data
+
+
+def is_dataset_id(name: str) -> bool:
+    """Return whether a name can be the id of a dataset, and is not that of a file of X-rays."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return Path(name).suffix.lower() not in FILE_SUFFIXES
 
 
 def as_request(data: DataRequest | str | Path) -> DataRequest:

@@ -197,7 +197,8 @@ def outline_at(kind: str, source: str, from_scratch: bool, image_size: int) -> t
         family, sizes = ARCHITECTURES[source]
         config = transformers.AutoConfig.for_model(family, **sizes)
     elif from_scratch and not Path(source).is_dir():
-        raise ValueError(f"from_scratch knows the architectures {', '.join(ARCHITECTURES)} and folders, got {source}")
+        known = ", ".join(name for name, (family, _) in ARCHITECTURES.items() if family in FAMILIES[kind])
+        raise ValueError(f"from_scratch knows no architecture {source}: pass one of {known}, or a folder")
     else:
         config = _config_at(source)
     if config.model_type not in FAMILIES[kind]:

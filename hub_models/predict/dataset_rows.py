@@ -193,6 +193,10 @@ def of_dataset(
         loaded = datasets.load_dataset(name, config, data_dir=data_dir, split=split)
     except (datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(f"no file, folder or dataset {name} ({error}): pass another --data") from error
+    except ValueError as error:
+        if not str(error).startswith("Unknown split"):
+            raise
+        raise ValueError(f"{name} has no split {split} ({error}): pass one of its own, or no --split") from error
     splits = loaded if isinstance(loaded, dict) else {str(loaded.split): loaded}
     rows = datasets.concatenate_datasets(list(splits.values()))
     open_path = open_url if allow_paths else refuse

@@ -13,8 +13,10 @@ from pathlib import Path, PurePosixPath
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+import chest_xray_masks
 from chest_xray_masks import HEAD_BYTES, ZIP_ERRORS, read_member, regular_size, scan, zip_members
 from hub_models.dataset.folders import is_mask
+from hub_models.dataset.sources import DataRequest, is_dataset_id
 from hub_models.imaging.file_kinds import HIDDEN
 from hub_models.predict.dataset_rows import of_dataset, of_parquet
 from hub_models.predict.index import Entry, Sources, index_of, stream_places
@@ -52,7 +54,8 @@ def find_sources(
       `id` where there is one without repeats, else file and row. Cells hold bytes or base64; paths and URLs in them
       are opened with `allow_paths` only, since they lead anywhere.
     * The name of a dataset, of the Hub or `chest_xray_masks`, with `config`, `split` (else all) and `data_dir`. Keys
-      are as those of Parquet, else split and row.
+      are as those of Parquet, else split and row. A folder or zip that holds the set, with `config` or `split`, is
+      read as `chest_xray_masks` with that `data_dir`.
 
     Keys of the rows of a table, Parquet or dataset are those of `id_column`, where it is given.
 
@@ -64,6 +67,8 @@ def find_sources(
             `id_column` of what has no columns, or of which two rows have the same value.
         ImportError: a URL whose file system needs another package.
     """
+    if (config or split) and data_dir is None and Path(images).exists() and DataRequest(images).is_set:
+        images, data_dir = chest_xray_masks.__name__, images
     dataset = partial(of_dataset, images, config, split, data_dir, column, allow_paths, id_column)
     if config or split or data_dir:
         return dataset()
@@ -81,8 +86,8 @@ def find_sources(
         return _folder(files, root, found, images, column, allow_paths, id_column)
     if isinstance(files, LocalFileSystem) and os.path.lexists(path):
         regular_size(path)  # raises why it is none
-    if "://" in images or Path(images).is_absolute() or PurePosixPath(images).suffix.lower() in ROWS:
-        raise FileNotFoundError(f"nothing at {images}: pass a file, folder, zip, glob, list, Parquet or dataset")
+    if not is_dataset_id(images) or PurePosixPath(images).suffix.lower() in ROWS:
+        raise FileNotFoundError(f"{images} does not exist: pass a file, folder, zip, glob, list, Parquet or dataset")
     return dataset()
 
 

@@ -20,6 +20,7 @@ from hub_models.dataset.audit import audit, report, says_normal
 from hub_models.dataset.audit_report import KINDS, PUBLISHED, PUBLISHED_ODDITIES, Audit
 from hub_models.dataset.inspection import component_areas, hash_distances, inspect_tree, perceptual_hash
 from hub_models.dataset.published import published_ids
+from hub_models.dataset.sources import load_splits
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64
@@ -554,6 +555,14 @@ def test_script_without_the_set(tmp_path: Path) -> None:
         done = script("--data_dir", folder)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr and str(folder) in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("data", ["/no/where", "./nowhere", "x.zip"])
+def test_report_of_nothing_says_what_every_command_says(data: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"{data} does not exist: pass the set, a folder of X-rays"):
+        report(data)
+    with pytest.raises(FileNotFoundError, match=f"{data} does not exist: pass the set, a folder of X-rays"):
+        load_splits(data)
 
 
 def test_real_set(real_data_dir: Path) -> None:

@@ -372,11 +372,11 @@ def test_kinds_that_are_not_read_are_named(head: bytes, kind: str, tmp_path: Pat
 
 def test_audit_says_whose_patients_are_not_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = small(tmp_path / "in", {"a.png": 1, "b.png": 2, "c.png": 3})
-    (folder / "labels.csv").write_text("file,subject_code\na.png,P1\nb.png,P1\nc.png,\n")
+    (folder / "labels.csv").write_text("file,person\na.png,P1\nb.png,P1\nc.png,\n")
     report(DataRequest(str(folder)), progress=False)
     assert "no patient of 3 X-rays of 3 (a, ...)" in caplog.text and "--columns patient_id=COLUMN" in caplog.text
     caplog.clear()
-    report(DataRequest(str(folder), columns="patient_id=subject_code"), progress=False)
+    report(DataRequest(str(folder), columns="patient_id=person"), progress=False)
     assert "no patient of 1 X-rays of 3 (c, ...)" in caplog.text
 
 

@@ -158,7 +158,7 @@ def test_model_of_another_family_is_refused(tiny_vit, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("source", "from_scratch", "error", "said"),
     [
-        ("nvidia/mit-b9", True, ValueError, "nvidia/mit-b0, .* and folders, got nvidia/mit-b9"),
+        ("nvidia/mit-b9", True, ValueError, "no architecture nvidia/mit-b9: .*segformer-light, or a folder"),
         ("empty", False, OSError, "no model at 'empty': no config.json in it; .* --model, or --from_scratch"),
         ("runs/typo", False, OSError, "no model at 'runs/typo': no such folder"),
     ],

@@ -146,6 +146,24 @@ def test_own_dataset_is_read_by_its_ids(phantoms) -> None:
         np.testing.assert_array_equal(np.asarray(open_image(data)), np.asarray(rows[id]))
 
 
+def test_split_of_the_set_is_that_of_the_builder(tiny_set, tmp_path) -> None:
+    """Kaggle's folder `test` holds other X-rays, those without a mask."""
+    tree = shutil.copytree(tiny_set, tmp_path / "set")
+    (other,) = {path.parent for path in tree.rglob("CXR_png/*.png")}
+    shutil.copytree(other, other.parent / "test")
+    sources = find_sources(str(tree), split="test")
+    assert sources.digest == find_sources("chest_xray_masks", split="test", data_dir=str(tree)).digest
+    assert list(sources.index["source"]) == list(load_splits(tree)["test"]["id"])
+    of_site = find_sources(str(tree), "MC", "train")
+    assert list(of_site.index["source"]) == [id for id in load_splits(tree)["train"]["id"] if id.startswith("MC")]
+
+
+def test_split_that_a_folder_has_not_is_named(tmp_path) -> None:
+    (tmp_path / "one.png").write_bytes(PNGS[0])
+    with pytest.raises(ValueError, match=f"{tmp_path} has no split fold1 .*train"):
+        find_sources(str(tmp_path), split="fold1")
+
+
 def test_dataset_without_ids_is_read_by_split_and_row(tmp_path, monkeypatch) -> None:
     write(tmp_path / "train.parquet", image=[{"bytes": png, "path": None} for png in PNGS])
     features = datasets.Features({"image": datasets.Image()})

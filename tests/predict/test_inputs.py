@@ -290,9 +290,10 @@ def test_nothing_to_read_is_said_before_anything_else(tmp_path) -> None:
         str(tmp_path): r"4 files passed over \(1 \.pdf, 2 \.txt, 1 \.zip to be unpacked\); pass .*DICOM",
         f"{tmp_path}/none.zip": r"none\.zip: 1 file passed over \(\.txt\)",
         f"{tmp_path}/*.png": "no image in",
-        "/no/where": "nothing at /no/where",
-        "xrays/x.png": r"nothing at xrays/x\.png",
-        "memory://nowhere": "nothing at memory://nowhere",
+        "/no/where": "/no/where does not exist",
+        "./nowhere": "./nowhere does not exist",
+        "xrays/x.png": r"xrays/x\.png does not exist",
+        "memory://nowhere": "memory://nowhere does not exist",
         f"{tmp_path}/list.txt": r"list\.txt lists nothing",
     }.items():
         with pytest.raises(FileNotFoundError, match=said):

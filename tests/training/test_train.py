@@ -210,7 +210,10 @@ def test_model_that_does_not_fit_is_refused_before_x_rays_are_scaled(
     config, tiny_resnet, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(module, "load_run_rows", lambda *_: pytest.fail("X-rays were read"))
-    for model, said in ((str(tiny_resnet), "is a resnet model, and this task takes"), ("nowhere", "got nowhere")):
+    for model, said in (
+        (str(tiny_resnet), "is a resnet model, and this task takes"),
+        ("nowhere", "no architecture nowhere"),
+    ):
         with pytest.raises(ValueError, match=said):
             train(dataclasses.replace(config, model=model, output_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
