@@ -49,7 +49,7 @@ def test_scripts_name_the_fault_without_a_traceback(what: str, phantoms, tmp_pat
     ("option", "message"),
     [
         (("--model", "runs/typo", "--from_scratch", "False"), "no model at 'runs/typo'"),
-        (("--model", "runs/typo", "--from_scratch"), "got runs/typo"),
+        (("--model", "runs/typo", "--from_scratch"), "no architecture runs/typo"),
         (("--config_name", "mc"), "invalid choice: 'mc'"),
         (("--region", "lungs"), "region needs task tb_classification"),
         (("--task", "tb_classification", "--region", "lungs", "--from_scratch"), "pass --segmenter"),
