@@ -1,5 +1,6 @@
 """Sentences of a card about a run's training: its start, the epoch that was kept, the commands that repeat it."""
 
+import re
 import shlex
 import textwrap
 from dataclasses import fields
@@ -20,11 +21,26 @@ PROTOCOL_TEXTS = {
     "shenzhen_to_mc": "Trained and chosen on Shenzhen, tested on Montgomery",
     "folds": "The splits are those of fold {fold} of five by patient, counted from 0",
 }
+PLACES = {  # what words in the commands stand for, beside DATA
+    "TEST": "`{test_source}`",
+    "TABLE": "the table that names the X-rays",
+    "RUN": "the run folder to make",
+    "START": "the run that training started from",
+    "START2": "the run that START started from",
+    "LUNGS": "the run folder of the lung model",
+}
 
 
-def training_facts(run: RunFolder, heading: str) -> dict[str, str]:
+def training_facts(run: RunFolder, heading: str) -> dict[str, str | dict[str, str]]:
     """Return what a card says of the training; `heading` names the run's main metric."""
-    return {"start": _start(run), "kept": _kept(run, heading), "commands": _commands(run)}
+    commands, source = _commands(run), run.data.get("test_source")
+    places = {word: text.format(test_source=source) for word, text in PLACES.items()}
+    return {
+        "start": _start(run),
+        "kept": _kept(run, heading),
+        "commands": commands,
+        "places": {word: text for word, text in places.items() if re.search(rf" {word}\b", commands)},
+    }
 
 
 def _start(run: RunFolder) -> str:
