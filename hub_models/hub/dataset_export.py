@@ -10,9 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypedDict
 
+import pyarrow.parquet
 from huggingface_hub import DatasetCard, HfApi
 
 import chest_xray_masks as cxm
+from hub_models.console import counted
 from hub_models.dataset.audit import audit
 from hub_models.dataset.sources import DataRequest, as_request
 from hub_models.files import check_output, check_outside, new_folder, write_bytes, write_json
@@ -139,6 +141,8 @@ def build(
         if (output / NOTES_NAME).is_file():
             shutil.copy2(output / NOTES_NAME, new)
         _write_readme(new, record["card"])
+    count = sum(pyarrow.parquet.read_metadata(path).num_rows for path in output.glob("*/*.parquet"))
+    logger.info("wrote %s and their card", counted(count, "X-ray"))
     return terms
 
 
