@@ -151,9 +151,12 @@ def _in_schema(
     place = f"{data} ({split})" if split else data
     images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     fields = guess_columns(rows.column_names, given, place)
+    if not images:
+        way = "pass data whose cells hold an image each, as the bytes of a file"
+        raise ValueError(f"{place} has no column of images: it has {', '.join(rows.column_names)}; {way}")
     if fields.get("image") not in images:
         if len(images) != 1 or "image" in given:
-            raise ValueError(f"{place} has the image columns {', '.join(images) or 'none'}: pass --columns image=...")
+            raise ValueError(f"{place} has the image columns {', '.join(images)}: pass --columns image=...")
         fields["image"] = images[0]
     if fields.get("mask") not in images:
         fields.pop("mask", None)

@@ -537,6 +537,14 @@ def test_saved_dataset_opens_no_path(tmp_path: Path) -> None:
         load_splits(tmp_path / "saved")
 
 
+def test_lists_of_images_are_no_column_of_images(tmp_path: Path) -> None:
+    kind = datasets.Features({"images": datasets.List(datasets.Image()), "label": datasets.Value("int64")})
+    cell = {"bytes": tiny.png(np.zeros((8, 8), np.uint8)), "path": None}
+    datasets.Dataset.from_dict({"images": [[cell]], "label": [1]}, kind).to_parquet(tmp_path / "in.parquet")
+    with pytest.raises(ValueError, match="in.parquet has no column of images: it has images, label; pass data"):
+        load_splits(tmp_path / "in.parquet")
+
+
 def test_parquet_with_a_picture_beside_it_is_read(own: Path, tmp_path: Path) -> None:
     rows = datasets.concatenate_datasets(list(load_splits(DataRequest(str(own), **MEANING)).values()))
     rows.to_parquet(tmp_path / "set" / "train-00000-of-00001.parquet")
