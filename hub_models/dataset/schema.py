@@ -24,6 +24,8 @@ from hub_models.dataset.columns import (
 from hub_models.dataset.tables import text_of
 from hub_models.imaging.source import check_xray
 
+BYTES = (datasets.Value("binary"), datasets.Value("large_binary"))  # of a column that may hold the files of images
+
 
 def with_files(rows: datasets.Dataset, columns: Iterable[str] = ("image", "mask")) -> datasets.Dataset:
     """Return rows with the bytes of their images and masks, as the files hold them; none is decoded."""
@@ -114,7 +116,7 @@ def _check_bytes(rows: datasets.Dataset, data: str) -> None:
 
 
 def holds_images(path: str) -> bool:
-    """Return whether a Parquet file has a column of images, as `datasets` writes them."""
+    """Return whether a Parquet file has a column of images, as `datasets` writes them, or of bytes."""
     import pyarrow
     import pyarrow.parquet
 
@@ -122,8 +124,12 @@ def holds_images(path: str) -> bool:
         schema = pyarrow.parquet.read_schema(path)
     except (pyarrow.ArrowException, OSError):
         return False
-    structs = [one.type for one in schema if pyarrow.types.is_struct(one.type)]
-    return any("bytes" in {part.name for part in kind} for kind in structs)
+    is_of_bytes = (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
+    kinds = [one.type for one in schema]
+    structs = [kind for kind in kinds if pyarrow.types.is_struct(kind)]
+    return any("bytes" in {part.name for part in kind} for kind in structs) or any(
+        is_one(kind) for kind in kinds for is_one in is_of_bytes
+    )
 
 
 def _renumbered(rows: datasets.Dataset, features: datasets.Features) -> datasets.Dataset:
@@ -150,15 +156,16 @@ def _in_schema(
         return rows.select_columns(list(cxm.FEATURES)).add_column("split", [split] * len(rows))
     place = f"{data} ({split})" if split else data
     images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    of_bytes = [name for name, kind in rows.features.items() if kind in BYTES]
     fields = guess_columns(rows.column_names, given, place)
-    if not images:
+    if not (likely := images or of_bytes):
         way = "pass data whose cells hold an image each, as the bytes of a file"
         raise ValueError(f"{place} has no column of images: it has {', '.join(rows.column_names)}; {way}")
-    if fields.get("image") not in images:
-        if len(images) != 1 or "image" in given:
-            raise ValueError(f"{place} has the image columns {', '.join(images)}: pass --columns image=...")
-        fields["image"] = images[0]
-    if fields.get("mask") not in images:
+    if fields.get("image") not in (*images, *of_bytes):
+        if len(likely) != 1 or "image" in given:
+            raise ValueError(f"{place} has the image columns {', '.join(likely)}: pass --columns image=...")
+        fields["image"] = likely[0]
+    if fields.get("mask") not in (*images, *of_bytes):
         fields.pop("mask", None)
     said.append(described(place, fields, rows.column_names))
     texts, name = _texts(rows, fields), Path(data).stem if Path(data).exists() else data

@@ -1,6 +1,7 @@
 """X-rays from anywhere as the builder's rows: folders with tables, classes and masks, Parquet, datasets, the Hub."""
 
 import csv
+import io
 import json
 import logging
 import shutil
@@ -21,6 +22,7 @@ import chest_xray_masks as cxm
 from hub_models.dataset.audit import report
 from hub_models.dataset.audit_report import ADVICE_OF_OWN, KINDS
 from hub_models.dataset.columns import Labels, labels_of, parse_columns, parse_positive
+from hub_models.dataset.schema import with_files
 from hub_models.dataset.sources import DataRequest, fingerprint_of, load_splits
 from hub_models.imaging.gray import to_gray
 
@@ -535,6 +537,22 @@ def test_saved_dataset_opens_no_path(tmp_path: Path) -> None:
     (tmp_path / "saved" / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(ValueError, match="row 0"):
         load_splits(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
+def test_column_of_bytes_holds_images(own: Path, tmp_path: Path, kind: pyarrow.DataType) -> None:
+    """As programs other than `datasets` write them, in a file or a folder of files."""
+    xrays = [path.read_bytes() for path in sorted((own / "xrays").rglob("*.png"))[:2]]
+    mask = tiny.png(np.full(np.asarray(Image.open(io.BytesIO(xrays[0]))).shape, 255, np.uint8))
+    columns = {"img": pyarrow.array(xrays, kind), "mask": pyarrow.array([mask, None], kind), "label": ["tb", "normal"]}
+    (tmp_path / "in").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "in" / "a.parquet")
+    for source in (tmp_path / "in", tmp_path / "in" / "a.parquet"):
+        found = datasets.concatenate_datasets(list(load_splits(source).values())).sort("label")
+        assert [found.features["label"].int2str(one) for one in found["label"]] == ["normal", "tuberculosis"]
+        cells = with_files(found)
+        assert [row["image"]["bytes"] for row in cells] == xrays[::-1]
+        assert [row["mask"] is None for row in cells] == [True, False]
 
 
 def test_lists_of_images_are_no_column_of_images(tmp_path: Path) -> None:
