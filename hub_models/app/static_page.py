@@ -35,6 +35,8 @@ from hub_models.predict.reader import ADVICE, LEAST_SIDE, VERDICTS
 
 STATIC = Path(__file__).with_name("static")
 PLAIN_FILES = ("app.js", "lungs.js", "pixels.js", "reader.js", "source.js", "view.js", "static.css")
+SETTINGS_NAME, WORKER_NAME = "page.json", "sw.js"
+OF_PAGE = {*PLAIN_FILES, "reading.css", "index.html", SETTINGS_NAME, WORKER_NAME, "vendor", "models", "examples"}
 FILTERS = ("bilinear", "box")  # that pixels.js resizes with
 DISTRIBUTION_FILE = "models/lungs-distribution.bin"
 MODEL_ROLES = {"lungs": "Lung model", "tuberculosis": "Tuberculosis model"}
@@ -93,13 +95,14 @@ def build_static(
         revision: branch, tag or commit of models from the Hub.
 
     Raises:
-        FileExistsError: `output` holds files.
+        FileExistsError: `output` holds files that are not of a page; one that was written before is replaced.
         FileNotFoundError: no such model.
         ConnectionError: npm cannot be reached, and its packages are not in the cache.
         ValueError: a model that the page cannot read with.
     """
     output = Path(output)
-    check_output(output, "static page")
+    has_page = (output / SETTINGS_NAME).is_file()
+    check_output(output, "static page", lambda name: has_page and name.split("/")[0] in OF_PAGE)
     if segmenter is None and classifier is None:
         segmenter, classifier = DEFAULT_MODELS
     tasks = {"lungs": ("lung_segmentation", segmenter), "tuberculosis": ("tb_classification", classifier)}
@@ -128,7 +131,7 @@ def _fill(page: Path, models: Mapping[str, ExportedModel]) -> None:
     examples = {name: f"examples/{name.replace(' ', '-').lower()}.png" for name in EXAMPLE_PHANTOMS}
     for name, path in examples.items():
         (page / path).write_bytes(example_png(name, EXAMPLE_SIZE))
-    write_json(_settings(page, models), page / "page.json")
+    write_json(_settings(page, models), page / SETTINGS_NAME)
     warning = " ".join([NO_DEVICE, *_synthetic(models)])
     shown = {"examples": examples, "models": _lines_of(models), "limits": _limits_of(models), "warning": warning}
     (page / "index.html").write_text(TEMPLATES.get_template("static/index.html").render(shown))
@@ -204,7 +207,7 @@ def _write_worker(page: Path) -> None:
         digest.update(name.encode() + files[name].read_bytes())
     shell = ["./", *(name for name in sorted(files) if not name.startswith(FETCHED_LATE))]
     worker = TEMPLATES.get_template("static/sw.js").render(digest=f"chest-xray-{digest.hexdigest()[:16]}", shell=shell)
-    (page / "sw.js").write_text(worker)
+    (page / WORKER_NAME).write_text(worker)
 
 
 def push_static(

@@ -193,6 +193,10 @@ def plan_pull(options: Options) -> Work:
     output: Path | None = options.output
     if output and output.exists():
         raise ValueError(f"{output} is there already: pass another --output")
+    from hub_models.hub_client.bundled import known_place
+
+    if (place := Path(known_place(options.model))).is_dir():
+        raise ValueError(f"{options.model} is on this machine already, in {place}: pass a Hub id")
 
     def work() -> None:
         from hub_models.hub.push import pull_model

@@ -53,6 +53,7 @@ KINDS = {
     "copies differ": Kind(True, "keep one copy: the builder refuses both"),
     "test/ copy of no image": Kind(True, "download again: the X-ray that it repeats is missing"),
     "test/ copy of another image": Kind(True, "download again: one of two files has a wrong name"),
+    "patient in several splits": Kind(True, "give them one split: a training refuses them"),
     "copy not used": Kind(False, "harmless: a better copy is read"),
     "site absent": Kind(False, "harmless: the two sets are published separately"),
     "X-ray without label": Kind(False, "harmless for lung masks; a TB model is not trained or tested on it"),

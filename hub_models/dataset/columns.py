@@ -1,5 +1,6 @@
 """Map the columns of any table to the fields of an X-ray, and its values to theirs."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,6 +8,8 @@ from difflib import get_close_matches
 from typing import NamedTuple
 
 import chest_xray_masks as cxm
+
+logger = logging.getLogger(__name__)
 
 # Names of columns that are guessed, in letters and digits only, by field; the first that a table has is taken.
 GUESSED = {
@@ -43,7 +46,7 @@ class Labels(NamedTuple):
 
     def of(self, value: str) -> int | None:
         """Return 1 for tuberculosis, 0 for normal, None for no value and one that is neither."""
-        value = re.sub(r"^([0-9]+)[.]0+$", r"\1", plain(value))  # as pandas writes whole numbers beside an empty cell
+        value = _whole(value)
         if value in self.positive:
             return 1
         return 0 if value and (self.negative is None or value in self.negative) else None
@@ -54,6 +57,11 @@ def plain(value: str) -> str:
     value = value.strip()
     minus = "-" if re.match(r"-[0-9.]", value) else ""
     return minus + re.sub(r"[\s_-]+", " ", value).strip().casefold()
+
+
+def _whole(value: str) -> str:
+    """Return a plain value; a whole number without the zeros that pandas writes beside an empty cell."""
+    return re.sub(r"^([0-9]+)[.]0+$", r"\1", plain(value))
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
@@ -140,7 +148,18 @@ def labels_of(values: Iterable[str], labels: Labels, place: str) -> list[int | N
             "normal, so empty the cells that mean neither; or use no labels, with --columns label=-"
         )
         raise ValueError(f"{place} holds {shown}: {ways}")
+    if held and labels.negative is None:
+        warn_of_unmatched(labels, held, place)
     return found
+
+
+def warn_of_unmatched(labels: Labels, values: Iterable[str], place: str) -> None:
+    """Warn of named positives that no value is: whoever wrote them may have meant one that now counts as normal."""
+    held = set(map(_whole, values))
+    if missing := sorted(labels.positive - held):
+        others = ", ".join(sorted(held - labels.positive - {""})[:SHOWN_VALUES]) or "none"
+        text = "warning: --positive names %s, and there is no such value in %s (counted as normal: %s)"
+        logger.warning(text, ", ".join(missing), place, others)
 
 
 def splits_of(values: Iterable[str], place: str) -> list[str | None]:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 import chest_xray_masks as cxm
+from hub_models.console import counted
 from hub_models.dataset.columns import (
     SHOWN_VALUES,
     Labels,
@@ -23,7 +24,7 @@ from hub_models.dataset.columns import (
 )
 from hub_models.dataset.folder_table import FolderTable, read_folder_table
 from hub_models.dataset.folders import Listing, labels_of_folders, pair_masks, split_of_path
-from hub_models.dataset.tables import TextColumns
+from hub_models.dataset.tables import SPREADSHEETS, TextColumns
 from hub_models.imaging.file_kinds import is_dicom
 from hub_models.imaging.source import check_xray
 
@@ -66,6 +67,10 @@ def find_xrays(
         ways = f"pass a folder or zip of X-rays, or the set in one of its layouts: {cxm.LAYOUTS}"
         raise FileNotFoundError(f"no chest X-rays in {root} (files: {held or 'none'}): {ways}")
     said: list[str] = []
+    if sheets := sum(listing.others.get(suffix, 0) for suffix in SPREADSHEETS):
+        count = counted(sheets, "spreadsheet")
+        said.append(f"not read: {count}")
+        logger.warning("warning: %s holds %s, not read: save the table of X-rays as CSV (UTF-8)", root, count)
     table = read_folder_table(listing, wanted, given, said, is_other)
     if table is None and given and not is_other:
         raise ValueError(
@@ -80,8 +85,10 @@ def find_xrays(
         FolderXray(id, patient, site or name, label, sex, age, text or None, split, files[key], masks.get(key, ()))
         for id, key, patient, site, label, sex, age, text, split in zip(ids, keys, *values, strict=True)
     ]
-    counted = Counter(("a mask" if one.masks else "no mask") for one in found)
-    said.append(f"{root}: {len(found)} X-rays, {', '.join(f'{count} with {what}' for what, count in counted.items())}")
+    with_masks = Counter(("a mask" if one.masks else "no mask") for one in found)
+    said.append(
+        f"{root}: {len(found)} X-rays, {', '.join(f'{count} with {what}' for what, count in with_masks.items())}"
+    )
     return sorted(found, key=lambda one: one.id), said
 
 

@@ -89,10 +89,12 @@ def _tables_of(listing: Listing, wanted: str | None) -> dict[str, TextColumns]:
     """Return the tables of a folder by their paths in it, or the `wanted` one; empty ones are said."""
     if wanted:
         path, root = Path(wanted).resolve(), listing.root.resolve()
+        if not path.is_file() and (root / wanted).is_file():
+            path = root / wanted
         if not path.is_file():
             raise FileNotFoundError(f"no table {wanted}: pass a CSV, JSONL or Parquet file")
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else wanted
-        return {name: read_table(cxm.read_file(path), wanted)}
+        return {name: read_table(cxm.read_file(path), str(path))}
     found = {}
     with cxm.Reader() as read:
         for name, file in listing.tables.items():

@@ -4,22 +4,26 @@ import logging
 import os
 import re
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 import chest_xray_masks as cxm
-from hub_models.dataset.columns import SPLIT_OF_WORD, Labels, plain
+from hub_models.dataset.columns import SHOWN_VALUES, SPLIT_OF_WORD, Labels, plain, warn_of_unmatched
 from hub_models.dataset.tables import TABLE_SUFFIXES
 from hub_models.imaging.file_kinds import ARCHIVES, DIRECTORY, HIDDEN, IMAGE_SUFFIXES, OTHERS, is_image, is_written
 
 logger = logging.getLogger(__name__)
 
-_MASKS = r"(lungs?)?(left|right)?(manual)?(masks?|segs?|segmentations?)(left|right)?(png)?"
-_MASK_FOLDER = re.compile(rf"{_MASKS}|(left|right)(lungs?)?")
-_MASK_NAME = re.compile(r"^(mask|seg)[\s_.-]+|[\s_.-]+(lungs?[\s_.-]*)?(mask|seg|segmentation)s?$", re.I)
+_MASKS = r"(lungs?)?(left|right)?(manual|seg|segmentation)?(mask(s|en)?|segs?|segmentations?)(left|right)?(png)?"
+_MASK_FOLDER = re.compile(
+    rf"{_MASKS}|(left|right)(lungs?)?|gts?|groundtruths?|annotations?|labels?(tr|ts)?|targets?|rois?"
+)
+_MASK_NAME = re.compile(
+    r"^(mask|seg)[\s_.-]+|[\s_.-]+(lungs?[\s_.-]*)?((mask|seg|segmentation)s?|gt|groundtruth)$", re.I
+)
 _SIDE = re.compile(r"(?:^|[\s_.-])(left|right)(?=$|[\s_.-])", re.I)
 _SIDE_FOLDER = re.compile(r"\b(?:lungs?|masks?|manual)?(left|right)(?:lungs?|masks?)?\b")
 _IMAGE_FOLDER = re.compile(r"(cxr)?(png|images?|imgs?|xrays?|data|dicom)?s?")
@@ -234,18 +238,26 @@ def labels_of_folders(names: list[str], labels: Labels, place: str) -> list[int 
         ValueError: no folder has a named positive, or a path is of both classes.
     """
     found: list[int | None] = []
-    unknown: dict[str, int] = defaultdict(int)
+    depths: Counter[int] = Counter()
+    unknown: list[list[str]] = []
     for name in names:
         folders = class_folders(name)
-        kinds = {1 if plain(one) in labels.positive else 0 for one in folders if labels.knows(one)}
+        known = [depth for depth, one in enumerate(folders) if labels.knows(one)]
+        kinds = {1 if plain(folders[depth]) in labels.positive else 0 for depth in known}
         if len(kinds) == 2:
             raise ValueError(f"{place} holds {name}, in folders of both classes: leave one")
+        depths.update(known)
         if not kinds and folders:
-            unknown[folders[0]] += 1
+            unknown.append(folders)
         found.append(kinds.pop() if kinds else 0 if labels.negative is None and folders else None)
+    depth = max(depths, key=lambda one: depths[one], default=0)  # of folders that name classes
+    others = Counter(folders[min(depth, len(folders) - 1)] for folders in unknown)
+    shown = ", ".join(f"{folder} ({count})" for folder, count in others.most_common(SHOWN_VALUES))
     if labels.negative is None and 1 not in found:
-        raise ValueError(f"no folder of {place} is one of --positive: it holds {', '.join(unknown) or 'none'}")
-    if unknown and labels.negative is not None and any(label is not None for label in found):
-        shown = ", ".join(f"{folder} ({count})" for folder, count in unknown.items())
-        logger.warning("warning: folders of no known class, whose X-rays have no label: %s", shown)
+        raise ValueError(f"no folder of {place} is one of --positive: it holds {shown or 'none'}")
+    if labels.negative is None:
+        warn_of_unmatched(labels, (one for name in names for one in class_folders(name)), f"the folders of {place}")
+    elif others:
+        way = "if one is of tuberculosis, name it with --positive"
+        logger.warning("warning: folders of no known class, whose X-rays have no label: %s; %s", shown, way)
     return found

@@ -23,6 +23,9 @@ from hub_models.lifetime import tied_workers
 
 BLANK_SPREAD = 1.0  # standard deviation in gray levels of 255, at 64x64 pixels; the flattest of 525 X-rays has 40
 SPECK_AREA = 0.002  # fraction of the image: lungs of 449 real masks take 0.018 to 0.258, specks at most 0.00025
+MASK_FRACTION = (
+    0.9  # of a mask's pixels that are black or white, even where it was resized; 1,016 X-rays have 0.63 at most
+)
 CHUNK_JOBS = 8  # jobs of a worker with one `Reader`: enough to open a zip seldom, few enough to keep every core busy
 
 Job = tuple[cxm.SetFile, ...]  # all copies, best first, of an id's image, mask (one, or left and right), reading, ...
@@ -38,7 +41,7 @@ class Chunk(NamedTuple):
 class ImageFacts(NamedTuple):
     """An image: its PNG mode ("P 8-bit"), (width, height), hashes of its gray pixels, whether a program drew it.
 
-    `is_two_valued` is whether its gray pixels have two values, as those of a mask.
+    `is_two_valued` is whether two values make up `MASK_FRACTION` of its gray pixels, as of those of a mask.
     """
 
     mode: str
@@ -185,7 +188,8 @@ def _decode(file: cxm.SetFile, data: bytes) -> _Decoded:
     if not is_mask:
         gray = to_gray(image)
         content = _hash(np.asarray(gray))
-        is_two_valued = sum(map(bool, gray.histogram())) == 2
+        counts = sorted(gray.histogram())
+        is_two_valued = counts[-2] > 0 and sum(counts[-2:]) >= MASK_FRACTION * sum(counts)
         seen = ImageFacts(mode, size, content, perceptual_hash(gray), is_synthetic(png), is_two_valued)
         return _Decoded(file.name, content, seen)
     lungs, values = cxm.binarize(image), cxm.mask_values(image)

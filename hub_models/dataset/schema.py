@@ -156,7 +156,7 @@ def _in_schema(
         return rows.select_columns(list(cxm.FEATURES)).add_column("split", [split] * len(rows))
     place = f"{data} ({split})" if split else data
     images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    of_bytes = [name for name, kind in rows.features.items() if kind in BYTES]
+    of_bytes = [name for name, kind in rows.features.items() if _is_of_bytes(kind)]
     fields = guess_columns(rows.column_names, given, place)
     if not (likely := images or of_bytes):
         way = "pass data whose cells hold an image each, as the bytes of a file"
@@ -191,6 +191,13 @@ def _in_schema(
         features=features,
         desc="Reading X-rays",
     )
+
+
+def _is_of_bytes(kind: object) -> bool:
+    """Return whether a column holds bytes, alone or beside the paths that they came from."""
+    if isinstance(kind, dict) and {"bytes"} <= kind.keys() <= {"bytes", "path"}:
+        return kind["bytes"] in BYTES
+    return kind in BYTES
 
 
 def _texts(rows: datasets.Dataset, fields: Mapping[str, str]) -> dict[str, list[str]]:

@@ -23,12 +23,15 @@ def audit_source(request: DataRequest, progress: bool = True) -> Audit:
     """
     xrays = folder_xrays(request)
     if xrays is None:
-        rows = datasets.concatenate_datasets(list(load_splits(request).values()))
+        splits = load_splits(request)
+        rows = datasets.concatenate_datasets(list(splits.values()))
         sites = rows.features["site"].int2str(list(rows["site"]))
-        known = {id: facts for id, *facts in zip(rows["id"], sites, rows["label"], rows["patient_id"], strict=True)}
+        own = [split for split, part in splits.items() for _ in part]
+        columns = rows["id"], sites, rows["label"], rows["patient_id"], own
+        known = {id: facts for id, *facts in zip(*columns, strict=True)}
         inspected = _inspect_rows(rows, progress)
     else:
-        known = {xray.id: [xray.site, xray.label, xray.patient_id or xray.id] for xray in xrays}
+        known = {xray.id: [xray.site, xray.label, xray.patient_id or xray.id, xray.split] for xray in xrays}
         jobs: list[Job] = []
         for xray in xrays:
             jobs.append((xray.image._replace(role="image", id=xray.id),))
@@ -59,7 +62,7 @@ def _report(request: DataRequest, known: dict[str, list[object]], inspected: lis
     xrays = {one.id: one.facts for one in inspected if isinstance(one.facts, ImageFacts)}
     masks = {one.id: one.facts for one in inspected if isinstance(one.facts, MaskFacts)}
     counts: dict[str, dict[str, int]] = {}
-    for id, (site, label, _) in sorted(known.items()):
+    for id, (site, label, *_) in sorted(known.items()):
         of_site = counts.setdefault(str(site), dict.fromkeys(("images", *LABELS, "masks", "readings"), 0))
         of_site["images"] += 1
         of_site["masks"] += id in masks
@@ -75,6 +78,7 @@ def _report(request: DataRequest, known: dict[str, list[object]], inspected: lis
     findings += [Finding("image without mask", (id,)) for id in sorted(known.keys() - masks.keys())] if masks else []
     findings += [*mask_findings(masks, xrays), *image_findings(xrays, {}, lambda id: str(known[id][2]))]
     findings = [_with_labels(one, known) for one in findings] + list(_unlabelled(known))
+    findings += _in_several_splits(known)
     root = f"{Path(request.data).resolve()}/"
     found.findings = sorted(
         (one._replace(message=one.message.replace(root, "")) for one in findings),
@@ -94,5 +98,15 @@ def _with_labels(finding: Finding, known: dict[str, list[object]]) -> Finding:
 
 def _unlabelled(known: dict[str, list[object]]) -> Iterator[Finding]:
     """Yield X-rays without a label where others have one."""
-    without = [id for id, (_, label, _) in known.items() if label is None]
+    without = [id for id, (_, label, *_) in known.items() if label is None]
     yield from (Finding("X-ray without label", (id,)) for id in without if len(without) < len(known))
+
+
+def _in_several_splits(known: dict[str, list[object]]) -> Iterator[Finding]:
+    """Yield the X-rays of each patient who is in several splits of the source."""
+    of_patient: dict[object, dict[str, object]] = {}
+    for id, (*_, patient, split) in sorted(known.items()):
+        of_patient.setdefault(patient, {}).update({id: split} if split else {})
+    for patient, splits in of_patient.items():
+        if len(found := sorted(set(map(str, splits.values())))) > 1:
+            yield Finding("patient in several splits", tuple(splits), f"patient {patient}: {', '.join(found)}")

@@ -21,12 +21,13 @@ from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
 import chest_xray_masks as cxm
+from hub_models.console import counted
 from hub_models.dataset.columns import parse_columns, parse_positive
 from hub_models.dataset.folder_rows import FolderXray, examples, find_xrays
 from hub_models.dataset.folders import list_folder
 from hub_models.dataset.folds import tenth_of
 from hub_models.dataset.schema import features_of, holds_images, of_dataset, with_files
-from hub_models.dataset.tables import TABLE_SUFFIXES
+from hub_models.dataset.tables import TABLE_SUFFIXES, refuse_spreadsheet
 from hub_models.files import named_disk
 from hub_models.imaging.file_kinds import IMAGE_SUFFIXES
 from hub_models.imaging.gray import to_gray
@@ -35,6 +36,7 @@ from hub_models.lifetime import tied_workers
 logger = logging.getLogger(__name__)
 
 FILE_SUFFIXES = (*TABLE_SUFFIXES, *IMAGE_SUFFIXES, ".zip")  # of a path, where no Hub id has one
+SAVED_NAMES = ("dataset_dict.json", "dataset_info.json")  # of a folder that `datasets` saved
 FOLDER_VERSION = 1  # raise when a row of a folder comes to hold something else; part of the cache's key
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 
@@ -103,6 +105,13 @@ def is_dataset_id(name: str) -> bool:
     return Path(name).suffix.lower() not in FILE_SUFFIXES
 
 
+def holds_rows(folder: Path) -> bool:
+    """Return whether a folder holds rows with images: Parquet, or what `datasets` saved."""
+    if any((folder / name).is_file() for name in SAVED_NAMES):
+        return True
+    return folder.is_dir() and any(map(holds_images, map(str, folder.rglob("*.parquet"))))
+
+
 def as_request(data: DataRequest | str | Path) -> DataRequest:
     """Return a place alone as the request for what is there."""
     return data if isinstance(data, DataRequest) else DataRequest(str(data))
@@ -165,14 +174,19 @@ def folder_xrays(request: DataRequest, said: list[str] | None = None) -> list[Fo
     suffix = path.suffix.lower()
     if suffix in TABLE_SUFFIXES and suffix != ".parquet" and path.is_file():
         path, table = path.parent, str(path)
-    is_saved = any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+    is_saved = any((path / name).is_file() for name in SAVED_NAMES)
     if suffix == ".parquet" or is_saved or not path.exists():
         request.check()
         return None
+    if path.is_file():
+        refuse_spreadsheet(request.data)
     listing = list_folder(path)
     tables = [file.path for name, file in listing.tables.items() if name.endswith(".parquet")]
     if path.is_dir() and any(map(holds_images, tables)):
         return None
+    if request.config_name != "all":
+        named = f"config_name {request.config_name} chooses X-rays of the set"
+        raise ValueError(f"{named}, and {request.data} is not the set: leave it out")
     meaning = parse_columns(request.columns), parse_positive(request.positive)
     xrays, lines = find_xrays(listing, request.name, table, *meaning, request.is_other)
     _say(lines, said)
@@ -240,6 +254,12 @@ def _divided(rows: datasets.Dataset, request: DataRequest, said: list[str]) -> d
         warn_of_patients(request.data, unknown, len(ids))
         said.append(f"{len(unknown)} X-rays of {len(ids)} have no patient id: each counts as a patient of its own")
     patients = [patient or id for id, patient in zip(ids, patients, strict=True)]
+    held: dict[str, set[str]] = {}
+    for patient, split in zip(patients, own, strict=True):
+        held.setdefault(patient, set()).update([split] if split else [])
+    if several := [patient for patient, splits in held.items() if len(splits) > 1]:
+        said.append(f"X-rays in several splits: those of {counted(len(several), 'patient')} ({several[0]}, ...)")
+        logger.warning("warning: %s holds %s: a training on them is refused", request.data, said[-1])
     if not any(own):
         patients = _joined_by_pixels(rows, patients)
         own = [cxm.split_of(patient) for patient in patients]

@@ -9,9 +9,16 @@ from pathlib import PurePosixPath
 import chest_xray_masks as cxm
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 TABLE_SEPARATORS = ",;\t|"
 NO_VALUES = ("", "na", "n/a", "nan", "none", "null", "-")
 TextColumns = dict[str, list[str]]  # by name, all of one length; "" where a row has no value
+
+
+def refuse_spreadsheet(name: str) -> None:
+    """Raise ValueError where a name is that of a spreadsheet."""
+    if name.lower().endswith(SPREADSHEETS):
+        raise ValueError(f"{name} is a spreadsheet, which is not read: save it as CSV (UTF-8)")
 
 
 class EmptyTableError(ValueError):

@@ -61,6 +61,9 @@ class CalibrationConfig:
         Raises:
             ValueError: options that do not go together, or a value out of its range.
         """
+        object.__setattr__(self, "output", Path(self.output))
+        if self.write is not None:
+            object.__setattr__(self, "write", Path(self.write))
         pairs = (("model", "data"), ("predictions", "truth"))
         given = [name for pair in pairs for name in pair if getattr(self, name) is not None]
         if tuple(given) not in pairs:

@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 from accelerate import Accelerator
 
+from chest_xray_masks import SPLITS
 from hub_models.dataset.folds import FOLDS
 from hub_models.dataset.sources import DataRequest
 from hub_models.evaluation.charts import Rows
@@ -174,6 +175,8 @@ def evaluate_run(
         ValueError: the model was trained on patients it would be tested on, or cannot be tested on these X-rays;
             `output` is a run folder, or not given for a model of the Hub.
     """
+    if split not in (*SPLITS, "all"):
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, all, got {split}")
     data = DataRequest(str(data_dir), "all", table, columns, positive, data_revision)
     data.check()
     accelerator = make_accelerator()

@@ -22,12 +22,12 @@ class Overlap(NamedTuple):
 
 
 def count_overlap(predicted: np.ndarray, reference: np.ndarray) -> Overlap:
-    """Count the pixels of two (H, W) bool masks.
+    """Count the pixels of two (H, W) masks, bool or int, where > 0 is lung.
 
     Raises:
-        ValueError: their shapes differ.
+        ValueError: their shapes differ, or they hold floats.
     """
-    _check_shapes(predicted, reference)
+    predicted, reference = _as_masks(predicted, reference)
     both = int(np.count_nonzero(predicted & reference))
     return Overlap(both, int(np.count_nonzero(predicted)) - both, int(np.count_nonzero(reference)) - both)
 
@@ -47,19 +47,19 @@ def iou(counts: Overlap) -> float:
 def surface_distances(
     predicted: np.ndarray, reference: np.ndarray, spacing: tuple[float, float] = (1.0, 1.0)
 ) -> tuple[float, float]:
-    """Return (hd95, assd) of two (H, W) bool masks in the unit of `spacing`; both nan where a mask is empty.
+    """Return (hd95, assd) of two (H, W) masks, bool or int, in the unit of `spacing`; both nan where a mask is empty.
 
     hd95 is the larger of the two directed 95th percentiles, assd the mean over the outlines' pixels of both masks.
     `spacing` is the height and width of a pixel; (1, 1) measures in pixels.
 
     Raises:
-        ValueError: the shapes differ, or `spacing` is not two positive numbers.
+        ValueError: the shapes differ, a mask holds floats, or `spacing` is not two positive numbers.
 
     Source: as MONAI's compute_hausdorff_distance(percentile=95) and compute_average_surface_distance(symmetric=True).
     """
     from monai.metrics.utils import get_mask_edges, get_surface_distance
 
-    _check_shapes(predicted, reference)
+    predicted, reference = _as_masks(predicted, reference)
     if np.shape(spacing) != (2,) or not (np.isfinite(spacing).all() and min(spacing) > 0):
         raise ValueError(f"spacing must be two positive numbers, the height and width of a pixel, got {spacing!r}")
     if not (predicted.any() and reference.any()):
@@ -104,7 +104,11 @@ def lung_metrics(columns: Columns, weights: np.ndarray) -> dict[str, np.ndarray]
     return metrics | {"undefined_distances": mean(np.isnan(columns["hd95_percent"]).astype(float), weights)}
 
 
-def _check_shapes(predicted: np.ndarray, reference: np.ndarray) -> None:
-    """Raise ValueError where two masks differ in shape."""
+def _as_masks(predicted: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return two masks as bool, > 0; raise ValueError where they differ in shape, or hold neither ints nor bools."""
     if predicted.shape != reference.shape:
         raise ValueError(f"predicted mask {predicted.shape} and reference mask {reference.shape} must have one shape")
+    for name, mask in (("predicted", predicted), ("reference", reference)):
+        if mask.dtype.kind not in "biu":
+            raise ValueError(f"{name} mask must hold ints or bools, got {mask.dtype}: apply a threshold first")
+    return predicted > 0, reference > 0

@@ -16,12 +16,13 @@ from fsspec.implementations.local import LocalFileSystem
 import chest_xray_masks
 from chest_xray_masks import HEAD_BYTES, ZIP_ERRORS, read_member, regular_size, scan, zip_members
 from hub_models.dataset.folders import is_mask
-from hub_models.dataset.sources import DataRequest, is_dataset_id
+from hub_models.dataset.sources import DataRequest, holds_rows, is_dataset_id
+from hub_models.dataset.tables import refuse_spreadsheet
 from hub_models.imaging.file_kinds import HIDDEN
 from hub_models.predict.dataset_rows import of_dataset, of_parquet
 from hub_models.predict.index import Entry, Sources, index_of, stream_places
 from hub_models.predict.listing import files_below, sized, unreadable_folders
-from hub_models.predict.lists import LIST_SUFFIXES, SPREADSHEETS, read_list
+from hub_models.predict.lists import LIST_SUFFIXES, read_list
 from hub_models.predict.passed_over import ROWS, PassedOver, why_passed_over
 from hub_models.predict.places import open_file
 
@@ -63,12 +64,17 @@ def find_sources(
 
     Raises:
         FileNotFoundError: there is nothing, or no image.
-        ValueError: a damaged zip, a list without a known column, a table without an image column or with several, an
-            `id_column` of what has no columns, or of which two rows have the same value.
+        ValueError: `config` or `split` of a folder of files, a damaged zip, a list without a known column, a table
+            without an image column or with several, an `id_column` of what has no columns, or of which two rows have
+            the same value.
         ImportError: a URL whose file system needs another package.
     """
-    if (config or split) and data_dir is None and Path(images).exists() and DataRequest(images).is_set:
-        images, data_dir = chest_xray_masks.__name__, images
+    if (config or split) and data_dir is None and (Path(images).exists() or fsspec.core.has_magic(images)):
+        if DataRequest(images).is_set:
+            images, data_dir = chest_xray_masks.__name__, images
+        elif not holds_rows(Path(images)):
+            way = "leave them out, or write the X-rays as a dataset with cxm export, and pass its folder"
+            raise ValueError(f"--split and --config_name are of a dataset or the set, and {images} is neither: {way}")
     dataset = partial(of_dataset, images, config, split, data_dir, column, allow_paths, id_column)
     if config or split or data_dir:
         return dataset()
@@ -105,8 +111,7 @@ def _file(
         return read_list(files, path, images, allow_paths, id_column)
     if suffix == ".parquet":
         return of_parquet(files, {name: path}, column, allow_paths, id_column)
-    if suffix in SPREADSHEETS:
-        raise ValueError(f"{images} is a spreadsheet, which is not read: save it as CSV (UTF-8)")
+    refuse_spreadsheet(images)
     _check_no_column(images, id_column)
     if suffix == ".zip":
         return _zip(files, path)

@@ -24,7 +24,6 @@ from hub_models.predict.row_log import as_it_was
 logger = logging.getLogger(__name__)
 
 LIST_SUFFIXES = (".txt", ".csv", ".tsv")
-SPREADSHEETS = (".xlsx", ".xls", ".ods")
 # of a table, the first that it has, in any capitals and with blanks for underlines: `Image Index` of NIH
 LIST_COLUMNS = (
     *("source", "path", "file", "file_name", "filename", "file_path", "filepath", "image", "image_path"),

@@ -1,13 +1,13 @@
 """Read X-rays with models: `ChestXrayReader`, from any file to lungs, probability, decision and flags."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -172,8 +172,8 @@ class ChestXrayReader:
             TypeError: an X-ray is none of these.
             ValueError: an X-ray cannot be decoded, or has a side below LEAST_SIDE pixels.
         """
-        if isinstance(images, Source) or not isinstance(images, Iterable):
-            images = [images]
+        if isinstance(images, Source | Mapping) or not isinstance(images, Iterable):
+            images = [cast(Source, images)]
         named, found = ((source, f"image {number}") for number, source in enumerate(images, 1)), []
         while xrays := [self.decode(*one) for one in islice(named, FORWARD_BATCH)]:  # no more of them are in memory
             found += self.read_decoded(xrays)

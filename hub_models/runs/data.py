@@ -154,11 +154,14 @@ def load_rows(config: TrainConfig, splits: tuple[str, ...] = SPLITS) -> dict[str
         divided["all"] = together(load_splits(request))
     usable = {split: TASKS[config.task].usable(divided[split]) for split in splits}
     if empty := [split for split, rows in usable.items() if not len(rows)]:
-        where = f"{config.data_dir} (protocol {config.protocol})"
+        is_other = empty[0] == "test" and config.test_data
+        where = config.test_data if is_other else f"{config.data_dir} (protocol {config.protocol})"
+        which = "X-ray" if is_other or empty[0] == "all" else f"{empty[0]} X-ray"
         needed, field = ("lung mask", "mask") if TASKS[config.task].learns_masks else ("label", "label")
         ways = f"pass more X-rays, or name the column of a table with --columns {field}=..."
+        ways += "" if TASKS[config.task].learns_masks else ", or folders and values of tuberculosis with --positive"
         ways += ", or choose another --task" if empty[0] == "train" else ""
-        raise ValueError(f"no {empty[0]} X-ray in {where} has a {needed}, as {config.task} needs: {ways}")
+        raise ValueError(f"no {which} in {where} has a {needed}, as {config.task} needs: {ways}")
     return usable
 
 

@@ -391,6 +391,18 @@ def test_every_kind_of_model_is_read_alike(
     site.stop()
 
 
+def test_page_is_written_again_and_other_files_are_kept(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("hub_models.app.static_page.vendor", lambda folder: folder.mkdir())
+    first = build_static(tmp_path / "page")
+    held = {path.relative_to(first) for path in first.rglob("*")}
+    (first / "index.html").write_text("older")
+    assert {path.relative_to(first) for path in build_static(first).rglob("*")} == held
+    assert (first / "index.html").read_text() != "older"
+    (first / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds notes.txt, which belongs to no static page"):
+        build_static(first)
+
+
 def test_what_the_page_cannot_read_with_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "tb"
     folder.mkdir()

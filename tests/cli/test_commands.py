@@ -170,6 +170,12 @@ def test_pull_fills_a_folder_of_its_own(tmp_path: Path, monkeypatch, capsys) -> 
     assert list(output.parent.iterdir()) == [output]
 
 
+def test_pull_of_what_is_here_names_its_folder(tmp_path: Path, capsys) -> None:
+    for model, place in ((str(tmp_path), str(tmp_path)), ("bundled:lungs", "weights/lungs")):
+        status, _, said = ended(capsys, "pull", "--model", model)
+        assert status == 2 and f"{model} is on this machine already, in " in said and place in said
+
+
 def test_every_field_is_an_option_with_help_and_its_true_default(capsys) -> None:
     for kind, groups in ((TrainConfig, TRAIN_GROUPS), (ExportConfig, EXPORT_GROUPS)):
         names = sorted(name for group in groups.values() for name in group)

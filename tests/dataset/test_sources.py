@@ -23,7 +23,7 @@ from hub_models.dataset.audit import report
 from hub_models.dataset.audit_report import ADVICE_OF_OWN, KINDS
 from hub_models.dataset.columns import Labels, labels_of, parse_columns, parse_positive
 from hub_models.dataset.schema import with_files
-from hub_models.dataset.sources import DataRequest, fingerprint_of, load_splits
+from hub_models.dataset.sources import DataRequest, fingerprint_of, folder_xrays, load_splits
 from hub_models.imaging.gray import to_gray
 
 HEADER = ["Datei", "Diagnose", "Patient", "Sex", "Age"]
@@ -553,6 +553,87 @@ def test_column_of_bytes_holds_images(own: Path, tmp_path: Path, kind: pyarrow.D
         cells = with_files(found)
         assert [row["image"]["bytes"] for row in cells] == xrays[::-1]
         assert [row["mask"] is None for row in cells] == [True, False]
+
+
+def test_column_of_bytes_and_paths_holds_images(tmp_path: Path) -> None:
+    """As `datasets` writes one, but without its note of what it is."""
+    cell = {"bytes": tiny.png(np.arange(64, dtype=np.uint8).reshape(8, 8)), "path": None}
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    table = pyarrow.table({"image": pyarrow.array([cell], kind), "label": ["tb"]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    (row,) = (row for part in load_splits(tmp_path / "in.parquet").values() for row in with_files(part))
+    assert (row["image"]["bytes"], row["mask"], row["label"]) == (cell["bytes"], None, 1)
+
+
+@pytest.mark.parametrize(
+    "folder", ["segmentation_masks", "ground truth", "GT", "labels", "Annotations", "roi", "Masken", "targets"]
+)
+def test_folders_of_masks_by_other_words(folder: str, tmp_path: Path) -> None:
+    small(tmp_path / "images", {"a.png": 1, "b.png": 2})
+    small(tmp_path / folder, {"a.png": 3, "b.png": 4})
+    xrays = folder_xrays(DataRequest(str(tmp_path)))
+    assert xrays is not None
+    assert [(xray.id, [mask.name for mask in xray.masks]) for xray in xrays] == [
+        (id, [str(tmp_path / folder / f"{id}.png")]) for id in ("a", "b")
+    ]
+
+
+def test_patient_in_several_splits_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1, "b.png": 2, "c.png": 3})
+    rows = "file,patient,split\na.png,P1,train\nb.png,P1,test\nc.png,P2,train\n"
+    (folder / "labels.csv").write_text(rows)
+    found = report(DataRequest(str(folder)), progress=False).findings
+    assert [(one.ids, one.message) for one in found if one.kind == "patient in several splits"] == [
+        (("a", "b"), "patient P1: test, train")
+    ]
+    said: list[str] = []
+    load_splits(folder, said)
+    assert "X-rays in several splits: those of 1 patient (P1, ...)" in said and said[-1] in caplog.text
+
+
+def test_named_positive_that_no_x_ray_has_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"TB/a.png": 1, "COVID/b.png": 2, "normal/c.png": 3})
+    load_splits(DataRequest(str(folder), positive="tb,covid19"))
+    assert "--positive names covid19, and there is no such value in the folders of" in caplog.text
+    assert "(counted as normal: covid, normal)" in caplog.text
+    caplog.clear()
+    labels_of(["TB", "Effusion", ""], parse_positive("tb,efusion"), "the table")
+    assert (
+        "--positive names efusion, and there is no such value in the table (counted as normal: effusion)"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize(
+    ("paths", "named"),
+    [
+        (("Tuberkulose/a.png", "gesund/b.png"), "Tuberkulose (1), gesund (1)"),
+        (("A/TB/a.png", "A/other/b.png", "B/normal/c.png", "B/other/d.png"), "other (2)"),
+    ],
+)
+def test_folders_of_no_known_class_are_named(
+    paths: tuple[str, ...], named: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_splits(small(tmp_path / "in", {path: number for number, path in enumerate(paths)}))
+    assert f"no label: {named}; if one is of tuberculosis, name it with --positive" in caplog.text
+
+
+def test_sites_are_chosen_of_the_set_alone(own: Path) -> None:
+    with pytest.raises(ValueError, match="config_name MC chooses X-rays of the set, and .*clinic is not the set"):
+        load_splits(DataRequest(str(own), "MC"))
+
+
+def test_table_is_named_from_its_folder_too(own: Path) -> None:
+    assert len(folder_xrays(DataRequest(str(own), table="labels.csv", **MEANING)) or []) == 60
+
+
+def test_spreadsheet_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = small(tmp_path / "in", {"a.png": 1})
+    (folder / "labels.xlsx").write_bytes(b"PK")
+    load_splits(folder)
+    assert f"warning: {folder} holds 1 spreadsheet, not read: save the table" in caplog.text
+    with pytest.raises(ValueError, match="labels.xlsx is a spreadsheet, which is not read: save it as CSV"):
+        load_splits(folder / "labels.xlsx")
 
 
 def test_lists_of_images_are_no_column_of_images(tmp_path: Path) -> None:

@@ -142,6 +142,11 @@ def test_lung_model_that_is_not_here_is_named(make_run, tiny_resnet, config, tmp
         evaluate_run(run, config.data_dir)
 
 
+def test_unknown_split_is_refused(untrained, config) -> None:
+    with pytest.raises(ValueError, match="split must be one of train, validation, test, all, got tst"):
+        evaluate_run(untrained, config.data_dir, "tst")
+
+
 def test_another_split_protocol_and_folder(untrained, config, tmp_path, no_pictures) -> None:
     validation = evaluate_run(untrained, config.data_dir, "validation")
     assert validation["images"] == len(load_rows(config)["validation"])

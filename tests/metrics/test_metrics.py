@@ -290,3 +290,13 @@ def test_import_is_cheap_and_the_old_names_stay() -> None:
     assert done.stdout.strip() == "set()"
     for name in ("lung", "screening", "saliency"):
         assert getattr(metrics_package, f"{name}_figures") is getattr(metrics_package, f"{name}_metrics")
+
+
+def test_masks_of_ints_count_as_those_of_bools_and_floats_are_refused() -> None:
+    ones = np.ones((4, 4), np.uint8)
+    for other in (ones, 2 * ones, 255 * ones, ones.astype(bool)):
+        assert count_overlap(ones, other) == (16, 0, 0)
+        assert surface_distances(ones, other) == (0, 0)
+    for measured in (count_overlap, surface_distances):
+        with pytest.raises(ValueError, match="reference mask must hold ints or bools, got float32: apply a threshold"):
+            measured(ones, ones.astype(np.float32))

@@ -158,8 +158,19 @@ def test_split_of_the_set_is_that_of_the_builder(tiny_set, tmp_path) -> None:
     assert list(of_site.index["source"]) == [id for id in load_splits(tree)["train"]["id"] if id.startswith("MC")]
 
 
-def test_split_that_a_folder_has_not_is_named(tmp_path) -> None:
-    (tmp_path / "one.png").write_bytes(PNGS[0])
+@pytest.mark.parametrize(("name", "way"), [("", {"split": "test"}), ("xrays/*.png", {"config": "MC"})])
+def test_folder_of_files_has_no_splits_here(name, way, tmp_path) -> None:
+    """`datasets` would take its masks for X-rays, and its folders for labels."""
+    for folder in ("xrays", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.png").write_bytes(PNGS[0])
+    (tmp_path / "labels.csv").write_text("file,split\none.png,test\n")
+    with pytest.raises(ValueError, match="--split and --config_name are of a dataset or the set"):
+        find_sources(str(tmp_path / name), **way)
+
+
+def test_split_that_a_dataset_has_not_is_named(tmp_path) -> None:
+    write(tmp_path / "train.parquet", image=PNGS)
     with pytest.raises(ValueError, match=f"{tmp_path} has no split fold1 .*train"):
         find_sources(str(tmp_path), split="fold1")
 

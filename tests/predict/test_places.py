@@ -277,21 +277,28 @@ def test_text_of_a_column_is_opened_where_allowed_only(tmp_path: Path) -> None:
 
 def test_images_of_a_folder_are_its_own(tmp_path: Path) -> None:
     write_tree({"set/train/x.png": PNG, "set/train/y.png": PNG, "other.png": PNG}, tmp_path)
-    assert list(said(find_sources(str(tmp_path / "set"), split="train")).values()) == ["", ""]
+    of_folder = {"data_dir": str(tmp_path / "set"), "split": "train"}
+    assert list(said(find_sources("imagefolder", **of_folder)).values()) == ["", ""]
     (tmp_path / "set" / "train" / "z.png").symlink_to(tmp_path / "other.png")
-    errors = said(find_sources(str(tmp_path / "set"), split="train"))
+    errors = said(find_sources("imagefolder", **of_folder))
     assert sorted(SECRET in error for error in errors.values()) == [False, False, True]
 
 
-@pytest.mark.parametrize("way", ["card", "metadata"])
-def test_folder_that_lists_images_elsewhere_is_one_of_others(way: str, tmp_path: Path) -> None:
+def test_folder_whose_card_lists_images_elsewhere_is_no_dataset(tmp_path: Path) -> None:
     write_tree({"set/train/x.png": PNG, "others/secret.png": PNG}, tmp_path)
     card = f"---\nconfigs:\n- config_name: default\n  data_files: '{tmp_path}/others/*.png'\n---\n"
-    metadata = '{"file_name": "../../others/secret.png"}\n'
-    name, text = {"card": ("README.md", card), "metadata": ("train/metadata.jsonl", metadata)}[way]
-    (tmp_path / "set" / name).write_text(text)
+    (tmp_path / "set" / "README.md").write_text(card)
+    with pytest.raises(
+        ValueError, match="--split and --config_name are of a dataset or the set, and .*set is neither"
+    ):
+        find_sources(str(tmp_path / "set"), split="train")
+
+
+def test_folder_that_lists_images_elsewhere_is_one_of_others(tmp_path: Path) -> None:
+    write_tree({"set/train/x.png": PNG, "others/secret.png": PNG}, tmp_path)
+    (tmp_path / "set" / "train" / "metadata.jsonl").write_text('{"file_name": "../../others/secret.png"}\n')
     try:
-        errors = said(find_sources(str(tmp_path / "set"), split="train"))
+        errors = said(find_sources("imagefolder", data_dir=str(tmp_path / "set"), split="train"))
     except Exception as refused:  # by `datasets`, in an error of its own
         assert "secret" in f"{refused} {refused.__cause__}"
     else:

@@ -223,7 +223,7 @@ def test_bad_x_rays_are_named(lungs_folder, tmp_path) -> None:
         reader.read(tmp_path / "absent.png")
 
 
-@pytest.mark.parametrize("source", [torch.zeros(64, 64), None, 3, ["x.png", 4], {}.keys])
+@pytest.mark.parametrize("source", [torch.zeros(64, 64), None, 3, ["x.png", 4], {}.keys, {"image": "x.png"}])
 def test_x_ray_of_another_type_is_refused(source: object, lungs_folder, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((64, 64), np.uint8)).save("x.png")
