@@ -35,8 +35,8 @@ from hub_models.predict.reader import ADVICE, LEAST_SIDE, VERDICTS
 
 STATIC = Path(__file__).with_name("static")
 PLAIN_FILES = ("app.js", "lungs.js", "pixels.js", "reader.js", "source.js", "view.js", "static.css")
-SETTINGS_NAME, WORKER_NAME = "page.json", "sw.js"
-OF_PAGE = {*PLAIN_FILES, "reading.css", "index.html", SETTINGS_NAME, WORKER_NAME, "vendor", "models", "examples"}
+PAGE_SETTINGS_NAME, WORKER_NAME = "page.json", "sw.js"
+OF_PAGE = {*PLAIN_FILES, "reading.css", "index.html", PAGE_SETTINGS_NAME, WORKER_NAME, "vendor", "models", "examples"}
 FILTERS = ("bilinear", "box")  # that pixels.js resizes with
 DISTRIBUTION_FILE = "models/lungs-distribution.bin"
 MODEL_ROLES = {"lungs": "Lung model", "tuberculosis": "Tuberculosis model"}
@@ -101,7 +101,7 @@ def build_static(
         ValueError: a model that the page cannot read with.
     """
     output = Path(output)
-    has_page = (output / SETTINGS_NAME).is_file()
+    has_page = (output / PAGE_SETTINGS_NAME).is_file()
     check_output(output, "static page", lambda name: has_page and name.split("/")[0] in OF_PAGE)
     if segmenter is None and classifier is None:
         segmenter, classifier = DEFAULT_MODELS
@@ -131,7 +131,7 @@ def _fill(page: Path, models: Mapping[str, ExportedModel]) -> None:
     examples = {name: f"examples/{name.replace(' ', '-').lower()}.png" for name in EXAMPLE_PHANTOMS}
     for name, path in examples.items():
         (page / path).write_bytes(example_png(name, EXAMPLE_SIZE))
-    write_json(_settings(page, models), page / SETTINGS_NAME)
+    write_json(_settings(page, models), page / PAGE_SETTINGS_NAME)
     warning = " ".join([NO_DEVICE, *_synthetic(models)])
     shown = {"examples": examples, "models": _lines_of(models), "limits": _limits_of(models), "warning": warning}
     (page / "index.html").write_text(TEMPLATES.get_template("static/index.html").render(shown))

@@ -67,8 +67,8 @@ def find_xrays(
         ways = f"pass a folder or zip of X-rays, or the set in one of its layouts: {cxm.LAYOUTS}"
         raise FileNotFoundError(f"no chest X-rays in {root} (files: {held or 'none'}): {ways}")
     said: list[str] = []
-    if sheets := sum(listing.others.get(suffix, 0) for suffix in SPREADSHEETS):
-        count = counted(sheets, "spreadsheet")
+    if spreadsheets := sum(listing.others.get(suffix, 0) for suffix in SPREADSHEETS):
+        count = counted(spreadsheets, "spreadsheet")
         said.append(f"not read: {count}")
         logger.warning("warning: %s holds %s, not read: save the table of X-rays as CSV (UTF-8)", root, count)
     table = read_folder_table(listing, wanted, given, said, is_other)

@@ -21,7 +21,7 @@ PROTOCOL_TEXTS = {
     "shenzhen_to_mc": "Trained and chosen on Shenzhen, tested on Montgomery",
     "folds": "The splits are those of fold {fold} of five by patient, counted from 0",
 }
-PLACES = {  # what words in the commands stand for, beside DATA
+PLACEHOLDERS = {  # what words in the commands stand for, beside DATA
     "TEST": "`{test_source}`",
     "TABLE": "the table that names the X-rays",
     "RUN": "the run folder to make",
@@ -34,7 +34,7 @@ PLACES = {  # what words in the commands stand for, beside DATA
 def training_facts(run: RunFolder, heading: str) -> dict[str, str | dict[str, str]]:
     """Return what a card says of the training; `heading` names the run's main metric."""
     commands, source = _commands(run), run.data.get("test_source")
-    places = {word: text.format(test_source=source) for word, text in PLACES.items()}
+    places = {word: text.format(test_source=source) for word, text in PLACEHOLDERS.items()}
     return {
         "start": _start(run),
         "kept": _kept(run, heading),
