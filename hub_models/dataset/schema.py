@@ -61,8 +61,7 @@ def of_dataset(
 
     path, given, labels = Path(data).expanduser(), parse_columns(columns), parse_positive(positive)
     try:
-        is_saved = path.is_dir() and any((path / one).is_file() for one in ("dataset_dict.json", "dataset_info.json"))
-        if is_saved:
+        if is_saved(path):
             loaded = datasets.load_from_disk(str(path))
         elif path.is_file():
             loaded = datasets.load_dataset("parquet", data_files=str(path))
@@ -83,7 +82,7 @@ def of_dataset(
     for name, rows in splits.items():
         own = SPLIT_OF_WORD.get(plain(name)) if len(splits) > 1 or plain(name) != "train" else None
         # whose paths `datasets` listed itself; what a saved dataset says of its builder is a stranger's word
-        listed = not is_saved and rows.builder_name == "imagefolder"
+        listed = not is_saved(path) and rows.builder_name == "imagefolder"
         here = columns_here(given, rows.column_names, data) if is_other else given
         found.append(_in_schema(rows, own, data, here, labels, listed, said))
     sites = sorted({site for rows in found for site in rows.features["site"].names})
@@ -113,6 +112,17 @@ def _check_bytes(rows: datasets.Dataset, data: str) -> None:
         if (first := pyarrow.compute.index(is_lost, True).as_py()) >= 0:
             ways = "pass a table with the bytes of one in each row"
             raise ValueError(f"row {first} of {data} has no bytes of its {name}: {ways}")
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether `datasets` saved what a folder holds."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+
+
+def holds_rows(folder: Path) -> bool:
+    """Return whether a folder holds rows with images: Parquet, or what `datasets` saved."""
+    tables = folder.rglob("*.parquet") if folder.is_dir() else ()
+    return is_saved(folder) or any(map(holds_images, map(str, tables)))
 
 
 def holds_images(path: str) -> bool:

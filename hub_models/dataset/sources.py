@@ -26,7 +26,7 @@ from hub_models.dataset.columns import parse_columns, parse_positive
 from hub_models.dataset.folder_rows import FolderXray, examples, find_xrays
 from hub_models.dataset.folders import list_folder
 from hub_models.dataset.folds import tenth_of
-from hub_models.dataset.schema import features_of, holds_images, of_dataset, with_files
+from hub_models.dataset.schema import features_of, holds_images, is_saved, of_dataset, with_files
 from hub_models.dataset.tables import TABLE_SUFFIXES, refuse_spreadsheet
 from hub_models.files import named_disk
 from hub_models.imaging.file_kinds import IMAGE_SUFFIXES
@@ -36,7 +36,6 @@ from hub_models.lifetime import tied_workers
 logger = logging.getLogger(__name__)
 
 FILE_SUFFIXES = (*TABLE_SUFFIXES, *IMAGE_SUFFIXES, ".zip")  # of a path, where no Hub id has one
-SAVED_NAMES = ("dataset_dict.json", "dataset_info.json")  # of a folder that `datasets` saved
 FOLDER_VERSION = 1  # raise when a row of a folder comes to hold something else; part of the cache's key
 ROWS_PER_PROCESS = 64  # fewer are decoded faster than a process starts
 
@@ -105,13 +104,6 @@ def is_dataset_id(name: str) -> bool:
     return Path(name).suffix.lower() not in FILE_SUFFIXES
 
 
-def holds_rows(folder: Path) -> bool:
-    """Return whether a folder holds rows with images: Parquet, or what `datasets` saved."""
-    if any((folder / name).is_file() for name in SAVED_NAMES):
-        return True
-    return folder.is_dir() and any(map(holds_images, map(str, folder.rglob("*.parquet"))))
-
-
 def as_request(data: DataRequest | str | Path) -> DataRequest:
     """Return a place alone as the request for what is there."""
     return data if isinstance(data, DataRequest) else DataRequest(str(data))
@@ -174,8 +166,7 @@ def folder_xrays(request: DataRequest, said: list[str] | None = None) -> list[Fo
     suffix = path.suffix.lower()
     if suffix in TABLE_SUFFIXES and suffix != ".parquet" and path.is_file():
         path, table = path.parent, str(path)
-    is_saved = any((path / name).is_file() for name in SAVED_NAMES)
-    if suffix == ".parquet" or is_saved or not path.exists():
+    if suffix == ".parquet" or is_saved(path) or not path.exists():
         request.check()
         return None
     if path.is_file():

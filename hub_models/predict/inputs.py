@@ -16,7 +16,8 @@ from fsspec.implementations.local import LocalFileSystem
 import chest_xray_masks
 from chest_xray_masks import HEAD_BYTES, ZIP_ERRORS, read_member, regular_size, scan, zip_members
 from hub_models.dataset.folders import is_mask
-from hub_models.dataset.sources import DataRequest, holds_rows, is_dataset_id
+from hub_models.dataset.schema import holds_rows
+from hub_models.dataset.sources import DataRequest, is_dataset_id
 from hub_models.dataset.tables import refuse_spreadsheet
 from hub_models.imaging.file_kinds import HIDDEN
 from hub_models.predict.dataset_rows import of_dataset, of_parquet
